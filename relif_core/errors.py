@@ -1,0 +1,21 @@
+"""The exceptions of this package: every message names the thing, the place and the mend."""
+
+
+class ReliFError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InputError(ReliFError, ValueError):
+    """An argument, score array or setting that cannot be used as given."""
+
+
+class DataError(ReliFError):
+    """Source data or a tensor folder that is broken, incomplete or of another kind than stated."""
+
+
+class RecordError(ReliFError):
+    """A record or checkpoint that is damaged, or belongs to another run."""
+
+
+class ComparabilityError(ReliFError):
+    """Two audit results that were measured with different rulers."""
