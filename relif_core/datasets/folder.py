@@ -1,0 +1,145 @@
+"""A folder of NumPy arrays under one manifest: what every data set looks like on disk.
+
+``manifest.json`` names each array file with its type, shape, size and sha256 and is written last, and the whole folder
+appears under its name in one rename, so a folder that can be opened is complete.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relif_core import __version__
+from relif_core.errors import DataError
+from relif_core.files import atomic_folder, sha256_of, write_json
+
+MANIFEST = "manifest.json"
+
+
+def fingerprint_of(manifest: Mapping[str, Any]) -> str:
+    """Return the sha256 of everything in a manifest that determines what a model sees.
+
+    The maker's version and the sources are left out: the same arrays under the same schema are the same data.
+    """
+    content = {
+        key: value
+        for key, value in manifest.items()
+        if key not in ("fingerprint", "made_by", "sources", "notes")
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write ``arrays`` and their manifest to the folder ``target`` in one step.
+
+    ``manifest`` must hold ``format``, ``dataset`` and ``sources`` (a list of name, bytes and sha256 of each source file);
+    the array index, the fingerprint and the maker's version are added. A folder with the same data set and sources is
+    replaced; any other existing content raises ``DataError`` and is left alone.
+    """
+    target = Path(target)
+    refuse_to_overwrite(target, manifest)
+    content: dict[str, Any] = dict(manifest)
+    with atomic_folder(target) as folder:
+        files: dict[str, dict[str, Any]] = {}
+        for name, array in arrays.items():
+            path = folder / f"{name}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, array, allow_pickle=False)
+            files[f"{name}.npy"] = {
+                "type": str(array.dtype),
+                "shape": list(array.shape),
+                "bytes": path.stat().st_size,
+                "sha256": sha256_of(path),
+            }
+        content["files"] = files
+        content["made_by"] = f"relif_core {__version__}"
+        content["fingerprint"] = fingerprint_of(content)
+        write_json(folder / MANIFEST, content)
+    return target
+
+
+def refuse_to_overwrite(target: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise ``DataError`` where ``target`` holds something other than the data set and sources of ``manifest``."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise DataError(f"{target} is a file; name a folder for the tensors")
+    if not any(target.iterdir()):
+        return
+    if not (target / MANIFEST).is_file():
+        raise DataError(
+            f"{target} exists and holds no {MANIFEST}: it is no tensor folder; choose another target"
+        )
+    present = read_manifest(target)
+    if present.get("dataset") != manifest["dataset"]:
+        raise DataError(
+            f"{target} holds data set {present.get('dataset')!r}, not {manifest['dataset']!r}; choose another target"
+        )
+    if present.get("sources") != manifest["sources"]:
+        raise DataError(
+            f"{target} holds {manifest['dataset']!r} made from other source files; "
+            "choose another target or remove that folder first"
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a tensor folder; ``DataError`` where it is missing or unreadable."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{folder}: no {MANIFEST}; make the tensors with `relif data`")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}); make the tensors again") from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path} is not a manifest; make the tensors again")
+    return manifest
+
+
+def open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Memory-map every array that the manifest names, keyed without suffix; shapes and types are checked."""
+    arrays = {}
+    for name, expected in manifest["files"].items():
+        path = Path(folder) / name
+        if not path.is_file():
+            raise DataError(f"{path} is missing; make the tensors again")
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise DataError(f"{path} cannot be read as an array ({error}); make the tensors again") from error
+        if str(array.dtype) != expected["type"] or list(array.shape) != expected["shape"]:
+            raise DataError(
+                f"{path} holds {array.dtype}{list(array.shape)}, its manifest says "
+                f"{expected['type']}{expected['shape']}; make the tensors again"
+            )
+        arrays[name.removesuffix(".npy")] = array
+    return arrays
+
+
+def check_array_folder(folder: Path) -> dict[str, Any]:
+    """Verify a tensor folder against its manifest, checksums included, and return the manifest."""
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    missing = {"format", "dataset", "sources", "files", "fingerprint"} - manifest.keys()
+    if missing:
+        raise DataError(f"{folder / MANIFEST}: {', '.join(sorted(missing))} missing; make the tensors again")
+    if fingerprint_of(manifest) != manifest["fingerprint"]:
+        raise DataError(f"{folder / MANIFEST} was changed after it was written; make the tensors again")
+    open_arrays(folder, manifest)
+    for name, expected in manifest["files"].items():
+        if sha256_of(folder / name) != expected["sha256"]:
+            raise DataError(
+                f"{folder / name} differs from the checksum in its manifest; make the tensors again"
+            )
+    known = {*manifest["files"], MANIFEST}
+    strangers = sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and str(path.relative_to(folder)) not in known
+    )
+    if strangers:
+        raise DataError(f"{folder} holds files that its manifest does not name: {', '.join(strangers[:5])}")
+    return manifest
