@@ -1,0 +1,172 @@
+"""Every setting of a run in one place, with the defaults that the paper's released configuration states.
+
+Settings are frozen dataclasses of plain values: they print as Table 5, travel in records as JSON, and their hash is part of
+a record's key. ``settings_from`` reads them back and refuses unknown names and wrong types.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from relif_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The clinical model: a shared LSTM and one two-layer head per task."""
+
+    hidden: int = 256
+    layers: int = 2
+    dropout: float = 0.3
+    head_width: int = 128
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Optimisation and checkpoint selection; ``precision`` is the autocast type of the device that trains."""
+
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    gradient_clip: float = 1.0
+    patience: int = 30
+    minimum_improvement: float = 5e-4
+    precision: Literal["float32", "bfloat16"] = "float32"
+    maximum_hours: int | None = None
+
+
+@dataclass(frozen=True)
+class SurrogateSettings:
+    """The huberised Lipschitz surrogate R (Algorithm 2)."""
+
+    huber_width: float = 0.1
+    hinge_width: float = 0.05
+    prototypes: int = 5
+    distance_floor: float = 1e-3
+    ema: float = 0.1
+    align: bool = True
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """The feedback on the penalty weight λ; ``constant`` keeps λ at ``initial`` (an ablation)."""
+
+    kind: Literal["feedback", "constant", "proportional_integral"] = "feedback"
+    target: float = 0.16
+    step_size: float = 0.001
+    initial: float = 0.1
+    minimum: float = 0.01
+    maximum: float = 1.0
+    warmup: int = 100
+    ema: float = 0.1
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """The audit of a finished run: the prototypes of induced tolerances and the sampled protocol's draws."""
+
+    prototypes: int = 5
+    pair_seed: int = 42
+    pool_size: int = 256
+    pairs: int = 4096
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One training run: a balancer, with or without the penalty, a seed and every number in force."""
+
+    method: str = "relif"
+    balancer: str = "erm"
+    penalty: bool = True
+    seed: int = 0
+    model: ModelSettings = field(default_factory=ModelSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    surrogate: SurrogateSettings = field(default_factory=SurrogateSettings)
+    controller: ControllerSettings = field(default_factory=ControllerSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
+
+
+Settings = TypeVar("Settings")
+
+#: What each named method changes in ``RunSettings``; any balancer's name is a method too, and ``<balancer>+relif`` a hybrid.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "relif": {},
+    "relif_no_alignment": {"surrogate": {"align": False}},
+    "relif_single_prototype": {"surrogate": {"prototypes": 1}},
+    "relif_static": {"controller": {"kind": "constant"}},
+    "relif_proportional_integral": {"controller": {"kind": "proportional_integral"}},
+}
+
+
+def method_settings(method: str, **changes: Any) -> RunSettings:
+    """Return the settings of a named method, with ``changes`` (fields or mappings of fields) applied on top.
+
+    ``method`` is a balancer's name, ``<balancer>+relif``, or one of ``ABLATIONS``.
+
+    >>> method_settings("relif", controller={"target": 0.2}).controller.target
+    0.2
+    >>> method_settings("pcgrad+relif").balancer
+    'pcgrad'
+    """
+    if method in ABLATIONS:
+        base = RunSettings(method=method, balancer="erm", penalty=True)
+        base = changed(base, ABLATIONS[method])
+    else:
+        balancer, plus, penalty = method.partition("+")
+        if plus and penalty != "relif":
+            raise InputError(f"method {method!r}: only '+relif' can follow a balancer's name")
+        base = RunSettings(method=method, balancer=balancer, penalty=bool(plus))
+    return changed(base, changes)
+
+
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return a copy of ``settings`` with ``changes`` applied; nested settings take mappings."""
+    known = {item.name for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    values = {}
+    for name, value in changes.items():
+        if name not in known:
+            raise InputError(
+                f"{type(settings).__name__} has no setting {name!r}; it has {', '.join(sorted(known))}"
+            )
+        present = getattr(settings, name)
+        if dataclasses.is_dataclass(present) and isinstance(value, Mapping):
+            value = changed(present, value)
+        values[name] = value
+    result = dataclasses.replace(settings, **values)  # type: ignore[type-var]
+    _check_types(result)
+    return result
+
+
+def settings_from(kind: type[Settings], content: Mapping[str, Any]) -> Settings:
+    """Read settings of type ``kind`` back from their JSON form."""
+    return changed(kind(), content)
+
+
+def as_json(settings: Any) -> dict[str, Any]:
+    """Return settings as nested dictionaries of plain values."""
+    return dataclasses.asdict(settings)
+
+
+def _check_types(settings: Any) -> None:
+    hints = typing.get_type_hints(type(settings))
+    for item in dataclasses.fields(settings):
+        value, expected = getattr(settings, item.name), hints[item.name]
+        if not _fits(value, expected):
+            raise InputError(f"{type(settings).__name__}.{item.name} = {value!r} does not fit {expected}")
+
+
+def _fits(value: Any, expected: Any) -> bool:
+    origin = typing.get_origin(expected)
+    if origin is Literal:
+        return value in typing.get_args(expected)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, option) for option in typing.get_args(expected))
+    if expected is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if expected is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, expected)
