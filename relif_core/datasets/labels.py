@@ -1,0 +1,33 @@
+"""Label conventions that several clinical sources share."""
+
+import numpy as np
+
+LENGTH_OF_STAY_DAYS = (1, 2, 3, 4, 5, 6, 7, 8, 14)
+"""Lower bounds, in days, of the second to the last length-of-stay class (Harutyunyan et al. 2019: ten classes)."""
+
+LENGTH_OF_STAY_CLASSES = (
+    "< 1 day",
+    *(f"{day}–{day + 1} days" for day in range(1, 8)),
+    "8–14 days",
+    "≥ 14 days",
+)
+
+
+def length_of_stay_class(days: np.ndarray) -> np.ndarray:
+    """Return the class 0..9 of durations in days: class k starts at the k-th bound, which belongs to it."""
+    return np.searchsorted(LENGTH_OF_STAY_DAYS, days, side="right").astype(np.int16)
+
+
+def split_by_subject(subjects: np.ndarray, validation: float, test: float, seed: int) -> np.ndarray:
+    """Draw train (0), validation (1) and test (2) codes so that all stays of a subject share one.
+
+    ``validation`` and ``test`` are fractions of the distinct subjects, rounded. Subjects are shuffled in sorted order, so the result
+    depends on the set of ids and the seed, not on the order of the stays. Returns uint8 [stays].
+    """
+    distinct, inverse = np.unique(subjects, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    codes = np.zeros(len(distinct), dtype=np.uint8)
+    held_out = round(test * len(distinct))
+    codes[order[:held_out]] = 2
+    codes[order[held_out : held_out + round(validation * len(distinct))]] = 1
+    return codes[inverse]
