@@ -1,0 +1,127 @@
+"""Tables that read well: numbers right-aligned at a stated precision, captions, and headers that sort in the book."""
+
+import html
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from relif_core.errors import InputError
+
+Cell = str | float | int | None
+MISSING = "–"
+"""What a table shows where there is no value."""
+
+
+def mean_sd(values: Iterable[float], digits: int = 3) -> str:
+    """Return "mean ± sample standard deviation" of one or more finite values; a single value stands alone.
+
+    Raises
+    ------
+    InputError
+        There are no values, or one is not finite.
+    """
+    numbers = [float(value) for value in values]
+    if not numbers or not all(math.isfinite(number) for number in numbers):
+        raise InputError(f"mean ± sd needs finite values, got {numbers}; leave missing runs out and say so")
+    mean = f"{statistics.fmean(numbers):.{digits}f}"
+    return mean if len(numbers) == 1 else f"{mean} ± {statistics.stdev(numbers):.{digits}f}"
+
+
+def format_cell(value: Cell, digits: int = 3) -> str:
+    """Return one cell as text: floats at ``digits`` decimals, integers with thousands separators, missing values as a dash."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return MISSING
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.{digits}f}"
+
+
+class Table:
+    """A small table that renders as accessible HTML in the book and as aligned text elsewhere.
+
+    Parameters
+    ----------
+    rows
+        One mapping per row, from column title to value; the first row's order of columns holds.
+    caption
+        One sentence above the table; required, since a screen reader announces the table by it.
+    digits
+        Decimals of floats: one number for all columns, or one per column title.
+
+    Raises
+    ------
+    InputError
+        There is no row, no caption, or a row has other columns than the first.
+    """
+
+    def __init__(
+        self, rows: Sequence[Mapping[str, Cell]], *, caption: str, digits: int | Mapping[str, int] = 3
+    ) -> None:
+        if not rows or not caption.strip():
+            raise InputError("a table needs at least one row and a caption")
+        self.columns = list(rows[0])
+        for number, row in enumerate(rows):
+            if list(row) != self.columns:
+                raise InputError(
+                    f"row {number} of table '{caption}' has columns {list(row)}, the first has {self.columns}"
+                )
+        self.caption = " ".join(caption.split())
+        places = digits if isinstance(digits, Mapping) else dict.fromkeys(self.columns, digits)
+        self.cells = [
+            [format_cell(row[column], places.get(column, 3)) for column in self.columns] for row in rows
+        ]
+        self.numeric = [
+            all(_reads_as_number(row[index]) for row in self.cells) for index in range(len(self.columns))
+        ]
+
+    def _repr_html_(self) -> str:
+        head = "".join(
+            f'<th scope="col"{_number_class(numeric)}>{html.escape(column)}</th>'
+            for column, numeric in zip(self.columns, self.numeric, strict=True)
+        )
+        body = []
+        for row in self.cells:
+            cells = [f'<th scope="row"{_number_class(self.numeric[0])}>{html.escape(row[0])}</th>']
+            cells += [
+                f"<td{_number_class(numeric)}>{html.escape(text)}</td>"
+                for text, numeric in zip(row[1:], self.numeric[1:], strict=True)
+            ]
+            body.append(f"<tr>{''.join(cells)}</tr>")
+        caption = html.escape(self.caption)
+        return (
+            f'<div class="relif-table-scroll" role="region" tabindex="0" aria-label="{caption}">'
+            f'<table class="relif-table"><caption>{caption}</caption>'
+            f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        )
+
+    def __repr__(self) -> str:
+        lines = [self.columns, *self.cells]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(self.columns))]
+        text = [
+            "  ".join(
+                cell.rjust(width) if numeric else cell.ljust(width)
+                for cell, width, numeric in zip(line, widths, self.numeric, strict=True)
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join([self.caption, *text])
+
+
+def show_table(
+    rows: Sequence[Mapping[str, Cell]], *, caption: str, digits: int | Mapping[str, int] = 3
+) -> None:
+    """Display a :class:`Table`."""
+    from IPython.display import display
+
+    display(Table(rows, caption=caption, digits=digits))
+
+
+def _reads_as_number(text: str) -> bool:
+    first = text.removeprefix("−").removeprefix("-").removeprefix("+")[:1]
+    return text == MISSING or first.isdigit() or text in ("inf", "-inf")
+
+
+def _number_class(numeric: bool) -> str:
+    return ' class="relif-number"' if numeric else ""
