@@ -3,7 +3,7 @@
 Each subject has five organ factors ``f ~ N(0, 1)`` and a baseline severity ``b`` that is a weighted sum of them, of age and of
 chance. Within a stay the severity ``s`` is a mean-reverting process with shocks, one step an hour,
 
-    s[0] = b + acute excess,    s[r + 1] = s[r] + 0.025 (b - s[r]) + 0.11 ε + shock,
+    s[0] = b + acute excess,    s[r + 1] = s[r] + 0.05 (b - s[r]) + 0.11 ε + shock,
 
 a shock of size N(1.2, 0.4²) coming with probability 0.006 an hour. Whoever is in the unit at the end of row ``r`` dies within the
 next hour with probability ``death_hazard(s[r])``, rising in ``s``, and otherwise leaves with probability ``discharge_hazard(s[r])``,
@@ -34,7 +34,7 @@ FIRST_LABEL_HOUR = 5
 DECOMPENSATION_HOURS = 24
 LONGEST_STAY_HOURS = 1440
 
-REVERSION, NOISE = 0.025, 0.11
+REVERSION, NOISE = 0.05, 0.11
 SHOCK_RATE, SHOCK_MEAN, SHOCK_SPREAD = 0.006, 1.2, 0.4
 READMISSIONS = 0.1
 
@@ -167,12 +167,12 @@ PHENOTYPES: tuple[tuple[str, float, tuple[float, float, float, float, float], fl
 
 def death_hazard(severity: np.ndarray) -> np.ndarray:
     """Return the probability of dying within the next hour at a severity; rises with it."""
-    return np.minimum(0.00012 * np.exp(1.6 * severity), 0.25)
+    return np.minimum(0.0001 * np.exp(2.2 * severity), 0.1)
 
 
 def discharge_hazard(severity: np.ndarray) -> np.ndarray:
     """Return the probability, for a survivor of the hour, of leaving the unit alive within it; falls with severity."""
-    return 0.02 / (1 + np.exp(3.0 * (severity - 0.1)))
+    return 0.009 / (1 + np.exp(4.0 * (severity + 0.1)))
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ def prepare(
 ) -> Path:
     """Simulate a cohort and write it to ``target`` as clinical tensors marked synthetic; ``source`` is not used.
 
-    Options as for ``simulate``. Subjects are split 70/15/15 into train, validation and test. Raises ``InputError`` for options
+    Options as for ``simulate``. Subjects are split 60/20/20 into train, validation and test. Raises ``InputError`` for options
     out of range and ``DataError`` where ``target`` holds something else.
     """
     report = progress or (lambda message: None)
@@ -336,7 +336,7 @@ def prepare(
         offsets=cohort.offsets,
         stays=cohort.stays,
         subjects=cohort.subjects,
-        split=split_by_subject(cohort.subjects, validation=0.15, test=0.15, seed=seed),
+        split=split_by_subject(cohort.subjects, validation=0.2, test=0.2, seed=seed),
         labels=labels,
         label_masks=masks,
     )
@@ -394,7 +394,7 @@ def _draw_people(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
     """Draw what a subject brings along: sex, age, factors, baseline severity, and constant offsets of the channels."""
     age = np.clip(rng.normal(64, 16, count), 18, 95)
     factors = rng.normal(size=(count, len(FACTORS)))
-    chance = rng.normal(0, 0.5, count)
+    chance = rng.normal(0, 0.8, count)
     baseline = -0.4 + factors @ np.array(BASELINE_WEIGHTS) + 0.015 * (age - 64) + chance
     spread = np.array([channel.person_spread for channel in CHANNELS])
     return {
@@ -412,7 +412,7 @@ def _draw_course(rng: np.random.Generator, baseline: np.ndarray, recorded: int) 
     length = np.full(count, float(LONGEST_STAY_HOURS))
     died = np.zeros(count, dtype=bool)
     active = np.arange(count)
-    severity = baseline + np.maximum(rng.normal(2.0, 0.5, count), 0)
+    severity = baseline + np.maximum(rng.normal(1.0, 0.5, count), 0)
     owners, histories = [], []
     for hour in range(1, LONGEST_STAY_HOURS + 1):
         if hour <= recorded:
