@@ -1,0 +1,34 @@
+"""Fixed-tolerance auditing of multi-task models: exact and sampled, with uncertainty, on NumPy alone."""
+
+from relif_core.audit.comparison import Comparison, compare
+from relif_core.audit.exact import BiasCurve, bias_curve
+from relif_core.audit.protocol import audit
+from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
+from relif_core.audit.result import AuditContext, AuditResult, PairAudit
+from relif_core.audit.tolerance import (
+    calibration_pairs,
+    conformal_tolerance,
+    induced_tolerances,
+    reference_distances,
+)
+from relif_core.audit.uncertainty import Influences, subject_bootstrap
+
+__all__ = [
+    "AuditContext",
+    "AuditResult",
+    "BiasCurve",
+    "Comparison",
+    "Influences",
+    "PairAudit",
+    "RankingCertificate",
+    "audit",
+    "bias_curve",
+    "calibration_pairs",
+    "compare",
+    "conformal_tolerance",
+    "drift_budget",
+    "induced_tolerances",
+    "ranking_certificate",
+    "reference_distances",
+    "subject_bootstrap",
+]

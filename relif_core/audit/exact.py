@@ -1,0 +1,164 @@
+"""The exact protocol: Bias and violation rate over all n_i·n_j pairs of two pools, without forming the pairs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from relif_core.audit.pools import Pair, Pool, checked_scores, checked_tolerance, sorted_pool, task_pairs
+from relif_core.errors import InputError
+
+_ONE = np.uint64(1)
+
+
+@dataclass(frozen=True, eq=False)
+class PairTerms:
+    """Exact Bias and violation rate of one task pair and what each sample contributes to them.
+
+    ``bias_first`` [n_i] holds E_y[(|x − y| − δ)_+] for each x of the first pool in ascending order and
+    ``bias_second`` [n_j] the same for the second pool; ``rate_first`` and ``rate_second`` hold P_y(|x − y| > δ).
+    """
+
+    bias: float
+    violation_rate: float
+    bias_first: np.ndarray
+    bias_second: np.ndarray
+    rate_first: np.ndarray
+    rate_second: np.ndarray
+
+
+def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
+    """Return exact Bias, violation rate and per-sample means of one task pair in O(n_i + n_j) time and memory.
+
+    For x of the first pool let a be the number of y with y − x > δ and b the number with x − y > δ. With prefix
+    sums S of the n_j sorted scores y,
+
+        E_y[(|x − y| − δ)_+] = (S[n_j] − S[n_j − a] − a(x + δ) + b(x − δ) − S[b]) / n_j,
+        P_y(|x − y| > δ) = (a + b) / n_j,
+
+    and the means over x are Bias and violation rate. Gap and comparison are those of float64 arithmetic:
+    a pair counts exactly when ``abs(x - y) > tolerance`` is true.
+    """
+    within_second, below_second = _crossings(first.values, second.values, tolerance)
+    within_first, below_first = _crossings(second.values, first.values, tolerance)
+    bias_first, count_first = _sample_terms(first, second, within_second, below_first, tolerance)
+    bias_second, count_second = _sample_terms(second, first, within_first, below_second, tolerance)
+    violations = int(count_first.sum())
+    return PairTerms(
+        bias=max(0.0, float(bias_first.mean())) if violations else 0.0,
+        violation_rate=violations / (first.size * second.size),
+        bias_first=bias_first,
+        bias_second=bias_second,
+        rate_first=count_first / second.size,
+        rate_second=count_second / first.size,
+    )
+
+
+def _sample_terms(
+    own: Pool, other: Pool, within: np.ndarray, below: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """``within`` counts the other pool's scores up to x + δ, ``below`` those more than δ under x."""
+    sums = other.prefix
+    above = other.size - within
+    excess = sums[-1] - sums[within]
+    excess -= above * (own.values + tolerance)
+    excess += below * (own.values - tolerance)
+    excess -= sums[below]
+    excess /= other.size
+    return excess, above + below
+
+
+def _crossings(low: np.ndarray, high: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Merge ``low`` + δ with ``high`` (both ascending) and count across.
+
+    Returns for each x in ``low`` the number of y in ``high`` with y − x ≤ δ, and for each y in ``high`` the number
+    of x in ``low`` with y − x > δ. The bits of a non-negative float64 sort as its value does and leave the top bit
+    free: shifted by one they make room for the origin, and a stable sort of two runs is one linear merge.
+    """
+    keys = np.concatenate((reach(low, tolerance).view(np.uint64), high.view(np.uint64)))
+    keys <<= _ONE
+    keys[: len(low)] |= _ONE
+    keys.sort(kind="stable")
+    from_low = (keys.astype(np.uint8) & 1).view(bool)
+    within = np.flatnonzero(from_low)
+    within -= np.arange(len(low))
+    below = np.flatnonzero(~from_low)
+    below -= np.arange(len(high))
+    return within, below
+
+
+def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return the largest float64 t with ``t - x <= tolerance`` in float64 arithmetic, for each x.
+
+    x + δ rounds, so it can lie one step to either side of t; stepping is adding to the bits of a positive number.
+    """
+    top = values + tolerance
+    bits = top.view(np.int64)
+    down = top - values > tolerance
+    up = (bits + 1).view(np.float64) - values <= tolerance
+    bits -= down
+    bits += up
+    return top
+
+
+@dataclass(frozen=True, eq=False)
+class BiasCurve:
+    """Exact Bias and violation rate as functions of the tolerance.
+
+    ``tolerances``, ``bias`` and ``violation_rate`` are [D]; ``per_pair`` maps a task pair to its (bias,
+    violation_rate) arrays [D]. Bias is convex, falling and piecewise linear in δ with slope −VR(δ); the violation
+    rate is a falling step function.
+    """
+
+    tolerances: np.ndarray
+    bias: np.ndarray
+    violation_rate: np.ndarray
+    per_pair: dict[Pair, tuple[np.ndarray, np.ndarray]]
+
+
+def bias_curve(scores: Mapping[str, Any], tolerances: Sequence[float] | np.ndarray) -> BiasCurve:
+    """Return exact Bias and violation rate at every given tolerance, with one sort for all of them.
+
+    Args:
+        scores: task name to one-dimensional scores in [0, 1]; at least two tasks.
+        tolerances: [D] tolerances, at least 0, in any order; each holds for every task pair.
+
+    Costs O(D · (n_i + n_j) + D · min(n_i, n_j) · log max(n_i, n_j)) per task pair, with memory linear in the pools.
+
+    Raises:
+        InputError: scores that :func:`audit` refuses, or a tolerance that is negative, NaN or infinite.
+
+    >>> bias_curve({"a": [0.0, 1.0], "b": [0.5]}, [0.0, 0.25, 0.5]).bias
+    array([0.5 , 0.25, 0.  ])
+    """
+    deltas = np.asarray(tolerances, dtype=np.float64)
+    if deltas.ndim != 1 or deltas.size == 0:
+        raise InputError(f"tolerances must be a non-empty list of numbers, got shape {deltas.shape}")
+    for position, value in enumerate(deltas):
+        checked_tolerance(value, f"tolerance at position {position}")
+    pools = {task: sorted_pool(values) for task, values in checked_scores(scores).items()}
+    per_pair = {(i, j): _pair_curve(pools[i], pools[j], deltas) for i, j in task_pairs(list(pools))}
+    return BiasCurve(
+        tolerances=deltas,
+        bias=np.mean([bias for bias, _ in per_pair.values()], axis=0),
+        violation_rate=np.mean([rate for _, rate in per_pair.values()], axis=0),
+        per_pair=per_pair,
+    )
+
+
+def _pair_curve(first: Pool, second: Pool, deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    few, many = sorted((first, second), key=lambda pool: pool.size)
+    sums, pairs = many.prefix, few.size * many.size
+    bias, rate = np.zeros(len(deltas)), np.zeros(len(deltas))
+    for position, delta in enumerate(deltas):
+        within = np.searchsorted(many.values, reach(few.values, delta), side="right")
+        below = np.searchsorted(reach(many.values, delta), few.values, side="left")
+        above = many.size - within
+        violations = int(above.sum() + below.sum())
+        if violations:
+            excess = (sums[-1] - sums[within]) - above * (few.values + delta)
+            excess += below * (few.values - delta) - sums[below]
+            bias[position] = max(0.0, float(excess.sum()) / pairs)
+            rate[position] = violations / pairs
+    return bias, rate

@@ -1,0 +1,247 @@
+"""What an audit reads: checked scores, sorted pools with prefix sums, tolerances per pair, subject codes."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from relif_core.errors import InputError
+
+Pair = tuple[str, str]
+Tolerance = float | Mapping[Pair, float]
+
+_BLOCK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The scores of one task in ascending order; every exact quantity is read from this.
+
+    ``values`` is float64 [n], ascending, without negative zeros. ``codes`` is [n] or None: the subject code of
+    each sorted score.
+    """
+
+    values: np.ndarray
+    codes: np.ndarray | None = None
+
+    @property
+    def size(self) -> int:
+        """Return the number of scores."""
+        return len(self.values)
+
+    @cached_property
+    def prefix(self) -> np.ndarray:
+        """Return prefix sums [n+1]: ``prefix[k]`` is the sum of the k smallest scores.
+
+        Summed within blocks and then over blocks, so that rounding grows with the block length and the number of
+        blocks instead of their product.
+        """
+        n = len(self.values)
+        sums = np.zeros(n + 1)
+        whole = n - n % _BLOCK
+        blocks = sums[1 : whole + 1].reshape(-1, _BLOCK)
+        np.cumsum(self.values[:whole].reshape(-1, _BLOCK), axis=1, out=blocks)
+        if len(blocks) > 1:
+            blocks[1:] += np.cumsum(blocks[:-1, -1])[:, None]
+        if whole < n:
+            sums[whole + 1 :] = np.cumsum(self.values[whole:]) + sums[whole]
+        return sums
+
+
+def task_pairs(tasks: Sequence[str]) -> list[Pair]:
+    """Return the unordered task pairs (i, j), i before j in task order."""
+    return list(itertools.combinations(tasks, 2))
+
+
+def checked_scores(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the scores as one-dimensional float arrays, or say what is wrong with them.
+
+    Each array keeps float32 or float64; other real kinds become float64.
+
+    Raises:
+        InputError: fewer than two tasks, a task name that is no text, an empty pool, a wrong shape, a kind that is
+            not numeric, NaN, or a score outside [0, 1].
+    """
+    if not isinstance(scores, Mapping):
+        raise InputError(f"scores must map task names to score arrays, not be a {type(scores).__name__}")
+    if len(scores) < 2:
+        raise InputError(f"an audit compares tasks and needs at least two, got {len(scores)}: {list(scores)}")
+    return {task: _checked_pool(task, values) for task, values in scores.items()}
+
+
+def _checked_pool(task: str, values: Any) -> np.ndarray:
+    if not isinstance(task, str):
+        raise InputError(f"task names must be text, got {task!r}")
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise InputError(
+            f"task {task!r}: scores must be one-dimensional, got shape {array.shape}; pass one score per valid sample"
+        )
+    if array.size == 0:
+        raise InputError(f"task {task!r}: the pool is empty; leave the task out or audit another split")
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"task {task!r}: scores must be real numbers, got an array of {array.dtype}")
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float64)
+    low, high = array.min(), array.max()
+    if math.isnan(low):
+        count = int(np.isnan(array).sum())
+        raise InputError(
+            f"task {task!r}: {count} of {array.size} scores are NaN; drop them before auditing, with their subjects"
+        )
+    if low < 0 or high > 1:
+        count = int(((array < 0) | (array > 1)).sum())
+        raise InputError(
+            f"task {task!r}: {count} of {array.size} scores lie outside [0, 1] (smallest {low:g}, largest {high:g}); "
+            "map the output to an audit score first"
+        )
+    return array
+
+
+def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair, float]:
+    """Return one tolerance per task pair, in pair order.
+
+    A number holds for every pair; a mapping must name every pair once, as (i, j) or (j, i).
+
+    Raises:
+        InputError: a tolerance that is negative, NaN, infinite or no number, a missing, unknown or doubled pair.
+    """
+    pairs = task_pairs(tasks)
+    if not isinstance(tolerance, Mapping):
+        value = checked_tolerance(tolerance, "tolerance")
+        return dict.fromkeys(pairs, value)
+    given: dict[frozenset[str], float] = {}
+    for key, value in tolerance.items():
+        if not (isinstance(key, tuple) and len(key) == 2 and key[0] != key[1] and set(key) <= set(tasks)):
+            raise InputError(f"tolerance names {key!r}, which is no pair of the audited tasks {list(tasks)}")
+        if frozenset(key) in given:
+            raise InputError(
+                f"tolerance names the pair {tuple(sorted(key))} twice; keep one of the two orders"
+            )
+        given[frozenset(key)] = checked_tolerance(value, f"tolerance of pair {key}")
+    for pair in pairs:
+        if frozenset(pair) not in given:
+            raise InputError(f"tolerance of pair {pair} is missing; name every task pair or pass one number")
+    return {pair: given[frozenset(pair)] for pair in pairs}
+
+
+def checked_tolerance(value: Any, name: str) -> float:
+    """Return ``value`` as a float that can serve as a tolerance: finite and at least 0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name} must be a number or a mapping from task pairs to numbers, got {value!r}"
+        ) from None
+    if math.isnan(number):
+        raise InputError(f"{name} is NaN; fix it on calibration data before auditing")
+    if number < 0:
+        raise InputError(f"{name} is negative ({number:g}); a tolerance is a distance, at least 0")
+    if math.isinf(number):
+        raise InputError(f"{name} is infinite; no gap could exceed it")
+    return number
+
+
+def checked_labels(
+    labels: Mapping[str, Any], scores: Mapping[str, np.ndarray], name: str
+) -> dict[str, np.ndarray]:
+    """Return one label per score for every task: subject ids or group labels, integers or text.
+
+    Raises:
+        InputError: a task without labels, labels that are misaligned with the scores or of another kind.
+    """
+    if not isinstance(labels, Mapping):
+        raise InputError(f"{name} must map task names to arrays aligned with the scores")
+    checked = {}
+    for task, values in scores.items():
+        if task not in labels:
+            raise InputError(f"task {task!r}: {name} are missing; give one per score")
+        array = np.asarray(labels[task])
+        if array.shape != values.shape:
+            raise InputError(
+                f"task {task!r}: {name} are misaligned, {array.shape} against scores of shape {values.shape}; "
+                "give one per score, in the same order"
+            )
+        if array.dtype.kind == "O":
+            array = _plain(array, task, name)
+        if array.dtype.kind not in "iubU":
+            raise InputError(f"task {task!r}: {name} must be integers or text, got an array of {array.dtype}")
+        checked[task] = array.astype(np.uint8) if array.dtype.kind == "b" else array
+    if len({array.dtype.kind == "U" for array in checked.values()}) > 1:
+        raise InputError(f"{name} are integers for one task and text for another; use one kind for all tasks")
+    return checked
+
+
+def _plain(array: np.ndarray, task: str, name: str) -> np.ndarray:
+    kinds = {type(item) for item in array.tolist()}
+    if kinds <= {str}:
+        return array.astype(str)
+    if kinds <= {int}:
+        return array.astype(np.int64)
+    raise InputError(
+        f"task {task!r}: {name} hold values of kind {sorted(kind.__name__ for kind in kinds)}; "
+        "make all of them integers or all of them text"
+    )
+
+
+def subject_codes(subjects: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the distinct subject ids over all tasks, ascending, and per task each sample's index into them."""
+    distinct: list[np.ndarray] = []
+    place: dict[str, int] = {}
+    for task, array in subjects.items():
+        known = (k for k, other in enumerate(distinct) if other is array or np.array_equal(other, array))
+        place[task] = next(known, len(distinct))
+        if place[task] == len(distinct):
+            distinct.append(array)
+    everything = distinct[0] if len(distinct) == 1 else np.concatenate(distinct)
+    ids, codes = _ids_and_codes(everything)
+    parts = np.split(codes, np.cumsum([len(array) for array in distinct])[:-1])
+    return ids, {task: parts[k] for task, k in place.items()}
+
+
+def _ids_and_codes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``np.unique`` with inverse, by counting instead of sorting where integer ids are dense."""
+    if labels.dtype.kind in "iu":
+        low, high = int(labels.min()), int(labels.max())
+        if high - low < 4 * labels.size + _BLOCK and high < 2**63:
+            shifted = labels.astype(np.int64)
+            shifted -= low
+            present = np.bincount(shifted, minlength=high - low + 1) > 0
+            return np.flatnonzero(present) + low, (np.cumsum(present) - 1)[shifted]
+    ids, codes = np.unique(labels, return_inverse=True)
+    return ids, codes
+
+
+def sorted_pool(values: np.ndarray, codes: np.ndarray | None = None) -> Pool:
+    """Sort one task's scores once; with ``codes``, carry each score's subject code along."""
+    if codes is None:
+        ordered = np.sort(values)
+    else:
+        order = sorting_order(values)
+        ordered, codes = values[order], codes[order]
+    ordered = ordered.astype(np.float64, copy=False)
+    ordered += 0.0  # a negative zero becomes a positive one, whose bits sort as its value does
+    return Pool(ordered, codes)
+
+
+def sorting_order(values: np.ndarray) -> np.ndarray:
+    """Return the permutation that sorts scores in [0, 1]; scores closer than 2^-(62 - log2 n) keep a valid order.
+
+    The leading bits of a score and its index share one 64-bit key, so that sorting the keys, which is twice as
+    quick as ``np.argsort``, brings the permutation along. Scores that agree in their leading bits are put right
+    by a stable sort, which takes linear time on a nearly sorted array.
+    """
+    index_bits = max(1, (len(values) - 1).bit_length())
+    keys = (values.astype(np.float64) * 2.0 ** (63 - index_bits)).astype(np.uint64)
+    keys <<= np.uint64(index_bits)
+    keys |= np.arange(len(values), dtype=np.uint64)
+    keys.sort()
+    order = (keys & np.uint64(2**index_bits - 1)).astype(np.int64)
+    ordered = values[order]
+    if np.any(ordered[1:] < ordered[:-1]):
+        order = order[np.argsort(ordered, kind="stable")]
+    return order

@@ -1,0 +1,215 @@
+"""What an audit leaves: numbers with errors, the ruler they were measured with, and their JSON form."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from relif_core.audit.pools import Pair
+from relif_core.audit.uncertainty import Influences, interval
+from relif_core.errors import InputError, RecordError
+
+SCHEMA = "relif-audit/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditContext:
+    """What numbers alone cannot tell about an audit; None where it is not stated.
+
+    ``dataset`` (name and version or fingerprint), ``split`` ("test"), ``score_definition`` (how outputs become
+    audit scores) and ``tolerance_source`` (which data and rule set the tolerance). The first three must agree
+    before two results may be compared.
+    """
+
+    dataset: str | None = None
+    split: str | None = None
+    score_definition: str | None = None
+    tolerance_source: str | None = None
+
+    @classmethod
+    def of(cls, given: "AuditContext | Mapping[str, Any] | None") -> "AuditContext":
+        """Return ``given`` as a context; a mapping may hold the field names of this class only."""
+        if given is None:
+            return cls()
+        if isinstance(given, AuditContext):
+            return given
+        if not isinstance(given, Mapping):
+            raise InputError(f"context must be an AuditContext or a mapping, got {type(given).__name__}")
+        known = {item.name for item in fields(cls)}
+        for name, value in given.items():
+            if name not in known:
+                raise InputError(f"context has no field {name!r}; it knows {sorted(known)}")
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"context field {name!r} must be text, got {type(value).__name__}")
+        return cls(**given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairAudit:
+    """Bias and violation rate of one task pair.
+
+    ``samples`` holds the sizes of both pools, ``clusters`` the number of independent units (subjects where their
+    ids were given, else samples); standard errors are NaN where one unit leaves no spread to measure.
+    """
+
+    tasks: Pair
+    tolerance: float
+    samples: tuple[int, int]
+    clusters: int
+    bias: float
+    violation_rate: float
+    bias_se: float
+    violation_rate_se: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditResult:
+    """Fixed-tolerance Bias and violation rate of one model, averaged over task pairs with equal weight.
+
+    ``protocol`` is "exact" or "sampled"; ``pair_seed``, ``pool_size`` and ``pairs`` are None for the exact one.
+    ``samples`` maps each task to its pool size and ``pool_fingerprint`` identifies which subjects the pools hold.
+    ``clustered_by`` is "subject" or "sample", ``clusters`` their number, ``freedom`` the degrees of freedom of the
+    intervals. ``influences`` (one row per subject) is there if subjects were given and is left out of JSON unless
+    asked for. ``groups`` holds one result per subgroup, ``groups_left_out`` the reason why a subgroup has none.
+    """
+
+    context: AuditContext
+    tasks: tuple[str, ...]
+    protocol: str
+    pair_seed: int | None
+    pool_size: int | None
+    pairs: int | None
+    samples: dict[str, int]
+    pool_fingerprint: str
+    clustered_by: str
+    clusters: int
+    freedom: int
+    bias: float
+    violation_rate: float
+    bias_se: float
+    violation_rate_se: float
+    per_pair: tuple[PairAudit, ...]
+    influences: Influences | None = field(default=None, compare=False, repr=False)
+    groups: dict[str, "AuditResult"] = field(default_factory=dict)
+    groups_left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tolerances(self) -> dict[Pair, float]:
+        """Return the tolerance of every task pair."""
+        return {row.tasks: row.tolerance for row in self.per_pair}
+
+    def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the confidence interval of Bias, cut to [0, 1]: estimate ± t · standard error.
+
+        An estimate of exactly 0 or 1 has standard error 0 and an interval of length 0, which says only that the
+        sample shows no variation.
+        """
+        return _within_unit(interval(self.bias, self.bias_se, level, self.freedom))
+
+    def violation_rate_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the confidence interval of the violation rate, made as :meth:`bias_interval`."""
+        return _within_unit(interval(self.violation_rate, self.violation_rate_se, level, self.freedom))
+
+    def as_dict(self, *, include_influences: bool = False) -> dict[str, Any]:
+        """Return the result as JSON-ready values; NaN standard errors become None.
+
+        Influences hold one row per subject: include them only where person-level output is allowed.
+        """
+        content: dict[str, Any] = {"schema": SCHEMA}
+        for item in fields(self):
+            content[item.name] = getattr(self, item.name)
+        content["context"] = {item.name: getattr(self.context, item.name) for item in fields(AuditContext)}
+        content["tasks"] = list(self.tasks)
+        content["per_pair"] = [
+            {item.name: _plain(getattr(row, item.name)) for item in fields(PairAudit)}
+            for row in self.per_pair
+        ]
+        content["bias_se"], content["violation_rate_se"] = (
+            _plain(self.bias_se),
+            _plain(self.violation_rate_se),
+        )
+        content["groups"] = {
+            label: result.as_dict(include_influences=include_influences)
+            for label, result in self.groups.items()
+        }
+        content["groups_left_out"] = dict(self.groups_left_out)
+        content["influences"] = None
+        if include_influences and self.influences is not None:
+            content["influences"] = {
+                "subjects": self.influences.subjects.tolist(),
+                "bias": self.influences.bias.tolist(),
+                "violation_rate": self.influences.violation_rate.tolist(),
+            }
+        return content
+
+    def to_json(self, *, include_influences: bool = False) -> str:
+        """Return the result as JSON text (see :meth:`as_dict`); :meth:`from_json` reads it back exactly."""
+        return json.dumps(
+            self.as_dict(include_influences=include_influences), allow_nan=False, ensure_ascii=False, indent=1
+        )
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "AuditResult":
+        """Rebuild a result from :meth:`as_dict`.
+
+        Raises:
+            RecordError: another schema, or fields that are missing, unknown or of a wrong kind.
+        """
+        if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
+            found = content.get("schema") if isinstance(content, Mapping) else type(content).__name__
+            raise RecordError(
+                f"audit result has schema {found!r}, this version reads {SCHEMA!r}; audit again"
+            )
+        values = {name: value for name, value in content.items() if name != "schema"}
+        try:
+            values["context"] = AuditContext.of(values["context"])
+            values["tasks"] = tuple(values["tasks"])
+            values["per_pair"] = tuple(_pair_from(row) for row in values["per_pair"])
+            for name in ("bias_se", "violation_rate_se"):
+                values[name] = math.nan if values[name] is None else float(values[name])
+            values["groups"] = {label: cls.from_dict(result) for label, result in values["groups"].items()}
+            shares = values["influences"]
+            if shares is not None:
+                values["influences"] = Influences(
+                    np.asarray(shares["subjects"]),
+                    np.asarray(shares["bias"]),
+                    np.asarray(shares["violation_rate"]),
+                )
+            return cls(**values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(f"audit result is damaged ({error!r}); audit again") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> "AuditResult":
+        """Rebuild a result from :meth:`to_json`.
+
+        Raises:
+            RecordError: text that is no JSON, or no audit result of this schema.
+        """
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecordError(f"audit result is no JSON ({error}); audit again") from error
+        return cls.from_dict(content)
+
+
+def _within_unit(bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    return (low, high) if math.isnan(low) else (max(0.0, low), min(1.0, high))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _pair_from(row: Mapping[str, Any]) -> PairAudit:
+    values = dict(row)
+    values["tasks"], values["samples"] = tuple(values["tasks"]), tuple(values["samples"])
+    for name in ("bias_se", "violation_rate_se"):
+        values[name] = math.nan if values[name] is None else float(values[name])
+    return PairAudit(**values)

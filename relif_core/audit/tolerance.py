@@ -1,0 +1,161 @@
+"""Where tolerances come from: a method's own prototypes (induced), or calibration on reference distances."""
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from relif_core.audit.pools import Pair, checked_scores, task_pairs
+from relif_core.errors import InputError
+
+
+def induced_tolerances(
+    embeddings: Mapping[str, Any], scores: Mapping[str, Any], k: int = 5
+) -> dict[Pair, float]:
+    """Return the tolerance that a method's own representation induces for each task pair.
+
+    Args:
+        embeddings: task name to [n, D] embeddings of the task's valid samples.
+        scores: task name to [n] audit scores of the same samples.
+        k: number of highest-scoring samples per prototype; all of them where a pool is smaller.
+
+    A prototype is the mean embedding of the k highest-scoring samples (ties: the lower index first), scaled to
+    length 1; the tolerance of (i, j) is (1 − cos) / 2 in [0, 1]. A diagnostic: methods audited each at its own
+    induced tolerance are measured with different rulers.
+
+    Raises:
+        InputError: k below 1, scores that :func:`audit` refuses, embeddings that are missing, misaligned or not
+            finite, or a prototype of length 0.
+
+    >>> induced_tolerances({"a": [[1.0, 0.0]], "b": [[0.0, 1.0]]}, {"a": [0.9], "b": [0.4]})
+    {('a', 'b'): 0.5}
+    """
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}")
+    checked = checked_scores(scores)
+    units = {
+        task: _prototype(task, _embedding(embeddings, task, len(checked[task])), checked[task], k)
+        for task in checked
+    }
+    widths = {task: len(unit) for task, unit in units.items()}
+    if len(set(widths.values())) > 1:
+        raise InputError(
+            f"embeddings differ in width between tasks: {widths}; they must share one representation"
+        )
+    return {(i, j): _half_cosine_distance(units[i], units[j]) for i, j in task_pairs(list(units))}
+
+
+def _embedding(embeddings: Mapping[str, Any], task: str, samples: int) -> np.ndarray:
+    if task not in embeddings:
+        raise InputError(f"task {task!r}: embeddings are missing; give one row per score")
+    array = np.asarray(embeddings[task], dtype=np.float64)
+    if array.ndim != 2 or len(array) != samples:
+        raise InputError(
+            f"task {task!r}: embeddings have shape {array.shape}, expected [{samples}, D], one row per score"
+        )
+    return array
+
+
+def _prototype(task: str, embedding: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    chosen = np.argsort(-scores, kind="stable")[:k]
+    mean = embedding[chosen].mean(axis=0)
+    length = float(np.linalg.norm(mean))
+    if not math.isfinite(length):
+        raise InputError(
+            f"task {task!r}: embeddings of the prototype samples {chosen.tolist()} are not finite"
+        )
+    if length == 0:
+        raise InputError(
+            f"task {task!r}: the prototype has length 0, so no angle to it exists; inspect the embeddings"
+        )
+    return mean / length
+
+
+def _half_cosine_distance(first: np.ndarray, second: np.ndarray) -> float:
+    return min(1.0, max(0.0, (1.0 - float(first @ second)) / 2))
+
+
+def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
+    """Return a random matching of subjects as sample indices, int64 [⌊G/2⌋, 2] for G distinct subjects.
+
+    One sample is drawn per subject and subjects are paired at random, so that no two pairs share a subject:
+    distances of such pairs are exchangeable, as :func:`conformal_tolerance` requires. With an odd number one
+    subject stays unpaired.
+
+    Raises:
+        InputError: ids that are not one-dimensional, or fewer than two subjects.
+    """
+    ids = np.asarray(subjects)
+    if ids.ndim != 1:
+        raise InputError(f"subjects must be one-dimensional, got shape {ids.shape}")
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(len(ids))
+    distinct, first_seen = np.unique(ids[shuffled], return_index=True)
+    if len(distinct) < 2:
+        raise InputError(f"calibration pairs need at least two subjects, got {len(distinct)}")
+    order = generator.permutation(len(distinct))
+    chosen = shuffled[first_seen][order]
+    return chosen[: len(chosen) - len(chosen) % 2].reshape(-1, 2)
+
+
+def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray:
+    """Return (1 − cos) / 2 of a reference model's embeddings over disjoint subject pairs, float64 [⌊G/2⌋].
+
+    Args:
+        embeddings: [n, D] embeddings of the calibration samples.
+        subjects: [n] subject ids.
+        seed: of the random matching.
+
+    Raises:
+        InputError: misaligned arrays, embeddings that are not finite or have length 0, fewer than two subjects.
+    """
+    array = np.asarray(embeddings, dtype=np.float64)
+    if array.ndim != 2 or len(array) != len(np.asarray(subjects)):
+        raise InputError(
+            f"embeddings have shape {array.shape}, expected [{len(np.asarray(subjects))}, D], one row per id"
+        )
+    lengths = np.linalg.norm(array, axis=1)
+    if not np.isfinite(lengths).all() or (lengths == 0).any():
+        bad = int((~np.isfinite(lengths) | (lengths == 0)).sum())
+        raise InputError(
+            f"{bad} of {len(array)} embeddings are not finite or have length 0; they have no direction"
+        )
+    units = array / lengths[:, None]
+    pairs = calibration_pairs(subjects, seed)
+    cosines = np.einsum("nd,nd->n", units[pairs[:, 0]], units[pairs[:, 1]])
+    return np.clip((1.0 - cosines) / 2, 0.0, 1.0)
+
+
+def conformal_tolerance(distances: Sequence[float] | np.ndarray, alpha: float) -> float:
+    """Return the reference tolerance that a new exchangeable distance exceeds with probability at most ``alpha``.
+
+    Args:
+        distances: [n] reference distances in [0, 1] of exchangeable pairs (see :func:`calibration_pairs`).
+        alpha: in (0, 1); read as the decimal number it prints as, so that (n+1)(1−α) does not round up.
+
+    The k-th smallest distance with k = ⌈(n + 1)(1 − α)⌉ if k ≤ n, else 1 (split conformal prediction,
+    Vovk, Gammerman and Shafer 2005; theorem B.3).
+
+    Raises:
+        InputError: no distances, a shape other than [n], NaN, a distance outside [0, 1], alpha outside (0, 1).
+
+    >>> conformal_tolerance([0.1, 0.2, 0.3, 0.4], alpha=0.2)
+    0.4
+    >>> conformal_tolerance([0.1, 0.2, 0.3, 0.4], alpha=0.1)
+    1.0
+    """
+    array = np.asarray(distances, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise InputError(f"distances must be a non-empty list of numbers, got shape {array.shape}")
+    if np.isnan(array).any():
+        raise InputError(f"{int(np.isnan(array).sum())} of {array.size} reference distances are NaN")
+    if array.min() < 0 or array.max() > 1:
+        raise InputError(f"reference distances must lie in [0, 1], got {array.min():g} to {array.max():g}")
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha must lie between 0 and 1, got {alpha}")
+    rank = math.ceil((array.size + 1) * (1 - Fraction(str(float(alpha)))))
+    if rank > array.size:
+        return 1.0
+    return float(np.partition(array, rank - 1)[rank - 1])
