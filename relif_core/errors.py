@@ -19,3 +19,11 @@ class RecordError(ReliFError):
 
 class ComparabilityError(ReliFError):
     """Two audit results that were measured with different rulers."""
+
+
+class DivergenceError(ReliFError):
+    """Training that left the finite numbers."""
+
+
+class RunPaused(ReliFError):  # noqa: N818 - a state to be told, not a fault
+    """A run that reached its deadline: its checkpoint is saved and the next start goes on from there."""

@@ -62,3 +62,12 @@ def sha256_of(path: Path) -> str:
     """Return the hexadecimal sha256 of a file, read in blocks."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def package_digest() -> str:
+    """Return the sha256 over this package's Python sources: which code made a result."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -53,7 +53,11 @@ class SurrogateSettings:
 
 @dataclass(frozen=True)
 class ControllerSettings:
-    """The feedback on the penalty weight λ; ``constant`` keeps λ at ``initial`` (an ablation)."""
+    """The feedback on the penalty weight λ.
+
+    ``constant`` keeps λ at ``initial`` (an ablation). ``proportional_integral`` (an extension) reads ``step_size`` as its
+    integral gain and is the only kind that reads ``proportional_gain``.
+    """
 
     kind: Literal["feedback", "constant", "proportional_integral"] = "feedback"
     target: float = 0.16
@@ -63,6 +67,7 @@ class ControllerSettings:
     maximum: float = 1.0
     warmup: int = 100
     ema: float = 0.1
+    proportional_gain: float = 1.0
 
 
 @dataclass(frozen=True)

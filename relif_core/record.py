@@ -1,0 +1,174 @@
+"""What a finished run leaves: a folder with ``record.json`` and ``arrays.npz``, readable without torch.
+
+``record.json`` holds the key, settings, data set, result and circumstances; ``arrays.npz`` the audit scores per split and
+task, the calibration distances and the step traces. ``result`` and the arrays are determined by the key; ``made`` (times,
+machine, versions) is not.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relif_core.errors import RecordError
+from relif_core.files import atomic_file, write_json
+from relif_core.settings import RunSettings, as_json, settings_from
+
+FORMAT = "relif-record-1"
+
+
+def run_key(settings: RunSettings, data_fingerprint: str, device: str) -> str:
+    """Return the sha256 of what determines a run: its settings, its data and the kind of device ("cpu" or "cuda")."""
+    content = {"format": FORMAT, "settings": as_json(settings), "data": data_fingerprint, "device": device}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run.
+
+    ``content`` is record.json. ``arrays`` maps ``score/<split>/<task>`` (float32, one per sample with a label), and under
+    the same name ``sample/...`` (its row in the data set) and ``subject/...`` (its subject's number), to arrays, besides
+    ``calibration/distances`` and ``trace/<name>``.
+    """
+
+    content: dict[str, Any]
+    arrays: dict[str, np.ndarray] = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """The hash of what determines this run."""
+        return self.content["key"]
+
+    @property
+    def settings(self) -> RunSettings:
+        """The settings in force."""
+        return settings_from(RunSettings, self.content["settings"])
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.content["settings"]["method"]
+
+    @property
+    def seed(self) -> int:
+        """The seed of initial weights, batch order and dropout."""
+        return self.content["settings"]["seed"]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Utility, induced tolerances, history and the selected epoch."""
+        return self.content["result"]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names in the data set's order, which is the audit's order."""
+        return tuple(task["name"] for task in self.content["dataset"]["tasks"])
+
+    def scores(self, split: str = "test") -> dict[str, np.ndarray]:
+        """Return the audit pools of a split: task → scores [n] in [0, 1]."""
+        return self._per_task("score", split)
+
+    def subjects(self, split: str = "test") -> dict[str, np.ndarray]:
+        """Return the subject of every pool entry: task → numbers [n]."""
+        return self._per_task("subject", split)
+
+    def induced_tolerances(self, split: str = "test") -> dict[tuple[str, str], float]:
+        """Return the method's induced tolerance per task pair on a split."""
+        pairs = self.result["induced_tolerances"][split]
+        return {(item["tasks"][0], item["tasks"][1]): item["tolerance"] for item in pairs}
+
+    def trace(self, name: str) -> np.ndarray:
+        """Return a step trace: ``weight``, ``violation_rate`` or ``smoothed_rate`` [steps]."""
+        return self.arrays[f"trace/{name}"]
+
+    def _per_task(self, kind: str, split: str) -> dict[str, np.ndarray]:
+        found = {
+            task: self.arrays[f"{kind}/{split}/{task}"]
+            for task in self.tasks
+            if f"{kind}/{split}/{task}" in self.arrays
+        }
+        if not found:
+            raise RecordError(f"record {self.key[:12]} holds no {kind} arrays for split {split!r}")
+        return found
+
+    def digest(self) -> str:
+        """Return the sha256 of everything that the key determines: two runs of one key must agree in it."""
+        content = {name: self.content[name] for name in ("key", "settings", "dataset", "result")}
+        hasher = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+        for name in sorted(self.arrays):
+            hasher.update(name.encode() + str(self.arrays[name].dtype).encode() + self.arrays[name].tobytes())
+        return hasher.hexdigest()
+
+    def save(self, folder: Path) -> Path:
+        """Write the record; ``record.json`` comes last and names the checksum of the arrays."""
+        folder = Path(folder)
+        stream = io.BytesIO()
+        np.savez_compressed(stream, allow_pickle=False, **self.arrays)
+        packed = stream.getvalue()
+        with atomic_file(folder / "arrays.npz") as target:
+            target.write(packed)
+        write_json(
+            folder / "record.json", self.content | {"arrays_sha256": hashlib.sha256(packed).hexdigest()}
+        )
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> "Record":
+        """Read a record back; ``RecordError`` names what is missing, damaged or of another format."""
+        folder = Path(folder)
+        try:
+            content = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RecordError(
+                f"{folder} holds no record.json: the run has not finished; run it again to go on"
+            ) from error
+        except ValueError as error:
+            raise RecordError(
+                f"{folder / 'record.json'} is not valid JSON ({error}); remove the folder and run again"
+            ) from error
+        if content.get("format") != FORMAT:
+            raise RecordError(f"{folder} has format {content.get('format')!r}, this version reads {FORMAT!r}")
+        try:
+            packed = (folder / "arrays.npz").read_bytes()
+        except FileNotFoundError as error:
+            raise RecordError(
+                f"{folder / 'arrays.npz'} is missing; remove the folder and run again"
+            ) from error
+        if hashlib.sha256(packed).hexdigest() != content.pop("arrays_sha256"):
+            raise RecordError(
+                f"{folder / 'arrays.npz'} differs from its checksum; remove the folder and run again"
+            )
+        try:
+            with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise RecordError(
+                f"{folder / 'arrays.npz'} cannot be read ({error}); remove the folder and run again"
+            ) from error
+        return cls(content, arrays)
+
+    @staticmethod
+    def finished(folder: Path) -> bool:
+        """Tell whether a folder holds a finished record (its last file is there)."""
+        return (Path(folder) / "record.json").is_file()
+
+
+def load_records(folder: Path, **wanted: Any) -> list[Record]:
+    """Load every finished record below ``folder``, sorted by method and seed; ``wanted`` filters by method or seed."""
+    records = [Record.load(path.parent) for path in sorted(Path(folder).rglob("record.json"))]
+    for name, value in wanted.items():
+        records = [record for record in records if getattr(record, name) == value]
+    return sorted(records, key=lambda record: (record.method, record.seed, record.key))
+
+
+def describe_dataset(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record says of its data set: never the data."""
+    names = ("dataset", "title", "licence", "output_policy", "synthetic", "fingerprint", "tasks")
+    return {name: manifest[name] for name in names}

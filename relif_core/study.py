@@ -1,0 +1,231 @@
+"""A grid of runs on one data set: each run becomes a record, finished ones are never computed again.
+
+Every run owns the folder ``<target>/<method>-seed<seed>-<key>``; a study that was stopped or killed goes on where it was when
+it is started again. ``ENGINES`` maps a name to the way in which the missing runs are worked off.
+"""
+
+import math
+import multiprocessing
+import queue
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relif_core.clinical import ClinicalProblem
+from relif_core.datasets.tensors import ClinicalTensors
+from relif_core.errors import InputError, RecordError, RunPaused
+from relif_core.record import Record, run_key
+from relif_core.settings import RunSettings, method_settings
+from relif_core.training import EpochReport, run
+
+#: A worker process that dies is replaced; a run that took this many workers with it is given up.
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study and the folder of its record."""
+
+    settings: RunSettings
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Method and seed, for people."""
+        return f"{self.settings.method} seed {self.settings.seed}"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every worker of a study needs: the data, the device, and until when a run may go on."""
+
+    data: Path
+    device: str = "cpu"
+    threads: int = 1
+    deadline: float = math.inf
+
+
+@dataclass
+class StudySummary:
+    """What a call to ``run_study`` did: records in the order of the runs asked for, and what remains."""
+
+    records: list[Record] = field(default_factory=list)
+    found: int = 0
+    made: int = 0
+    paused: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+#: Called with a job's name and its newest epoch, or with None when the job ends.
+Watch = Callable[[str, EpochReport | None], None]
+#: An engine works off jobs and yields (job, None | the error that ended it).
+Outcome = tuple[Job, Exception | None]
+Engine = Callable[[Sequence[Job], Workshop, int, Watch], Iterable[Outcome]]
+
+
+def grid(methods: Sequence[str], seeds: Sequence[int], **changes: Any) -> list[RunSettings]:
+    """Return the settings of every method with every seed, ``changes`` applied to all."""
+    return [method_settings(method, **changes, seed=seed) for method in methods for seed in seeds]
+
+
+def run_study(
+    runs: Sequence[RunSettings],
+    data: Path,
+    target: Path,
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    threads: int = 1,
+    minutes: float | None = None,
+    watch: Watch | None = None,
+) -> StudySummary:
+    """Bring every run of a study to a record under ``target``.
+
+    ``data`` is a clinical tensor folder. ``workers`` processes share the device (1: this process alone); each computes with
+    ``threads`` threads, so that a record does not depend on the number of workers. After ``minutes`` no run is begun and those
+    under way stop after their epoch; the next call goes on. A run that fails is reported in the summary and the others go on.
+    """
+    if workers < 1 or threads < 1:
+        raise InputError("a study needs at least one worker and one thread")
+    began = time.time()
+    fingerprint = ClinicalTensors.open(data).fingerprint
+    jobs = [Job(settings, _folder(Path(target), settings, fingerprint, device)) for settings in runs]
+    if len({job.folder for job in jobs}) < len(jobs):
+        raise InputError("the study lists the same run twice")
+    summary = StudySummary()
+    missing = [job for job in jobs if not Record.finished(job.folder)]
+    summary.found = len(jobs) - len(missing)
+    deadline = math.inf if minutes is None else began + 60 * minutes
+    workshop = Workshop(Path(data), device, threads, deadline)
+    engine = ENGINES["processes" if workers > 1 else "in_process"]
+    for job, error in engine(missing, workshop, workers, watch or (lambda name, report: None)):
+        if error is None:
+            summary.made += 1
+        elif isinstance(error, RunPaused):
+            summary.paused.append(job.name)
+        else:
+            summary.failed[job.name] = f"{type(error).__name__}: {error}"
+    summary.records = [Record.load(job.folder) for job in jobs if Record.finished(job.folder)]
+    summary.seconds = time.time() - began
+    return summary
+
+
+def _folder(target: Path, settings: RunSettings, fingerprint: str, device: str) -> Path:
+    key = run_key(settings, fingerprint, torch.device(device).type)
+    return target / f"{settings.method}-seed{settings.seed}-{key[:12]}"
+
+
+def _in_process(jobs: Sequence[Job], workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
+    """Work off the jobs one after another in this process."""
+    before = torch.get_num_threads()
+    problems: dict[int | None, ClinicalProblem] = {}
+    try:
+        torch.set_num_threads(workshop.threads)
+        for job in jobs:
+            yield job, _attempt(job, workshop, problems, watch)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _processes(jobs: Sequence[Job], workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
+    """Work off the jobs in worker processes; a worker that dies is replaced and its run continued from the checkpoint."""
+    context = multiprocessing.get_context("spawn")
+    waiting, attempts = list(jobs), dict.fromkeys([job.folder for job in jobs], 0)
+    with context.Manager() as manager:
+        reports = manager.Queue()
+        while waiting:
+            pending: dict[Future[Exception | None], Job] = {}
+            broken = False
+            with ProcessPoolExecutor(
+                min(workers, len(waiting)), context, initializer=_open_workshop, initargs=(workshop, reports)
+            ) as pool:
+                for job in waiting:
+                    pending[pool.submit(_work, job)] = job
+                waiting = []
+                while pending:
+                    done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                    _pass_on(reports, watch)
+                    for future in done:
+                        job = pending.pop(future)
+                        error = future.exception()
+                        if isinstance(error, BrokenProcessPool):
+                            broken = True
+                            waiting.append(job)
+                        else:
+                            yield job, error if isinstance(error, Exception) else future.result()
+            if broken:
+                waiting, given_up = _after_a_death(waiting, attempts)
+                for job in given_up:
+                    yield (
+                        job,
+                        RecordError(f"its worker process died {ATTEMPTS} times; run it alone to see why"),
+                    )
+        _pass_on(reports, watch)
+
+
+def _after_a_death(jobs: Sequence[Job], attempts: dict[Path, int]) -> tuple[list[Job], list[Job]]:
+    """Count an attempt for every job that had begun; return the jobs to go on with and those to give up."""
+    for job in jobs:
+        if job.folder.exists():
+            attempts[job.folder] += 1
+    keep = [job for job in jobs if attempts[job.folder] < ATTEMPTS]
+    return keep, [job for job in jobs if attempts[job.folder] >= ATTEMPTS]
+
+
+ENGINES: Mapping[str, Engine] = {"in_process": _in_process, "processes": _processes}
+
+
+def _attempt(
+    job: Job, workshop: Workshop, problems: dict[int | None, ClinicalProblem], watch: Watch
+) -> Exception | None:
+    """Run one job, or pause it where the time is used up; return the error that ended it instead of raising it."""
+    try:
+        if time.time() > workshop.deadline:
+            return RunPaused(f"{job.name}: not begun, the time is used up; run the study again to go on")
+        hours = job.settings.training.maximum_hours
+        if hours not in problems:
+            problems[hours] = ClinicalProblem(ClinicalTensors.open(workshop.data), workshop.device, hours)
+        run(
+            job.settings,
+            problems[hours],
+            job.folder,
+            progress=lambda report: watch(job.name, report),
+            deadline=workshop.deadline,
+        )
+    except Exception as error:
+        return error
+    finally:
+        watch(job.name, None)
+    return None
+
+
+_worker: dict[str, Any] = {}
+
+
+def _open_workshop(workshop: Workshop, reports: Any) -> None:
+    """Prepare a worker process: its threads, its data on first use, and the line back to the study."""
+    torch.set_num_threads(workshop.threads)
+    _worker.update(workshop=workshop, problems={}, reports=reports)
+
+
+def _work(job: Job) -> Exception | None:
+    reports = _worker["reports"]
+    return _attempt(
+        job, _worker["workshop"], _worker["problems"], lambda name, report: reports.put((name, report))
+    )
+
+
+def _pass_on(reports: Any, watch: Watch) -> None:
+    """Hand every waiting report to the watcher."""
+    while True:
+        try:
+            watch(*reports.get_nowait())
+        except queue.Empty:
+            return

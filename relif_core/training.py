@@ -1,0 +1,423 @@
+"""One run: a data set, a model, a balancer, the surrogate and the controller become a record (Algorithm 2).
+
+A run saves its whole state after every epoch and goes on from there when it is started again; batch order depends on (seed,
+epoch) alone and the generator states travel with the checkpoint, so an interrupted run ends where an uninterrupted one does
+(exactly so on CPU with the same number of threads).
+"""
+
+import contextlib
+import fcntl
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from relif_core import __version__
+from relif_core.audit import induced_tolerances
+from relif_core.audit.tolerance import reference_distances
+from relif_core.balancers import make_balancer
+from relif_core.clinical import ClinicalProblem, Evaluation
+from relif_core.controller import (
+    ConstantWeight,
+    Controller,
+    ProportionalIntegralController,
+    ViolationController,
+)
+from relif_core.errors import DivergenceError, InputError, RecordError, RunPaused
+from relif_core.files import atomic_file, package_digest
+from relif_core.record import FORMAT, Record, run_key
+from relif_core.settings import ControllerSettings, RunSettings, TrainingSettings, as_json
+from relif_core.surrogate import LipschitzSurrogate
+
+CHECKPOINT = "checkpoint.pt"
+#: Seed of the matching that makes calibration pairs: the same pairs of subjects for every run on a data set.
+CALIBRATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What a progress display shows after an epoch: mean task losses, penalty R, λ, r̄ and validation utility."""
+
+    epoch: int
+    epochs: int
+    losses: dict[str, float]
+    penalty: float
+    weight: float
+    smoothed_rate: float
+    worst: float
+    macro: float
+    best_epoch: int
+
+
+Progress = Callable[[EpochReport], None]
+
+
+def make_controller(settings: ControllerSettings) -> Controller:
+    """Return the rule for λ that the settings name."""
+    if settings.kind == "constant":
+        return ConstantWeight(settings.initial, ema=settings.ema)
+    common = {
+        name: getattr(settings, name) for name in ("target", "initial", "minimum", "maximum", "warmup", "ema")
+    }
+    if settings.kind == "proportional_integral":
+        return ProportionalIntegralController(
+            integral_gain=settings.step_size, proportional_gain=settings.proportional_gain, **common
+        )
+    return ViolationController(step_size=settings.step_size, **common)
+
+
+def run(
+    settings: RunSettings,
+    problem: ClinicalProblem,
+    folder: Path,
+    progress: Progress | None = None,
+    deadline: float = math.inf,
+) -> Record:
+    """Train, select, evaluate and write one record into ``folder``; return it.
+
+    A finished record of the same key is returned as it is; a checkpoint of the same key is continued. The reported numbers
+    come from the epoch with the best validation Worst. Once ``time.time()`` has passed ``deadline`` the run stops after the
+    epoch in progress.
+
+    Raises ``RecordError`` where the folder belongs to another run or is in use by another process, ``DivergenceError`` where
+    the losses leave the finite numbers, ``RunPaused`` at the deadline (start the run again to go on).
+    """
+    folder = Path(folder)
+    key = run_key(settings, problem.data_fingerprint, problem.device.type)
+    with _held(folder):
+        if Record.finished(folder):
+            record = Record.load(folder)
+            if record.key != key:
+                raise RecordError(
+                    f"{folder} holds the record of another run ({record.key[:12]}); choose another folder"
+                )
+            return record
+        began = time.time()
+        loop = TrainingLoop(settings, problem)
+        resumed = _restore(loop, folder / CHECKPOINT, key)
+        while not loop.finished:
+            loop.train_epoch()
+            loop.select()
+            _save(loop, folder / CHECKPOINT, key)
+            if progress is not None:
+                progress(loop.report())
+            if time.time() > deadline and not loop.finished:
+                raise RunPaused(f"{folder}: the time is used up after epoch {loop.epoch}; run again to go on")
+        record = _finish(loop, key, began, resumed)
+        save_file(loop.best_weights, folder / "model.safetensors")
+        record.save(folder)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        return record
+
+
+class TrainingLoop:
+    """The moving parts of one run. ``train_epoch`` and ``select`` advance it by one epoch."""
+
+    def __init__(self, settings: RunSettings, problem: ClinicalProblem) -> None:
+        training = settings.training
+        _check(training)
+        self.settings, self.problem = settings, problem
+        torch.manual_seed(settings.seed)
+        self.model = problem.build_model(settings.model)
+        self.balancer = make_balancer(
+            settings.balancer, tasks=len(problem.task_names), seed=settings.seed
+        ).to(problem.device)
+        self.surrogate = LipschitzSurrogate(**asdict(settings.surrogate)).to(problem.device)
+        self.controller = make_controller(settings.controller)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(self.model.parameters()), "weight_decay": training.weight_decay},
+                *self.balancer.parameter_groups(training.weight_decay),
+            ],
+            lr=training.learning_rate,
+        )
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=training.epochs)
+        self.epoch = 0
+        self.best_epoch = 0
+        self.best_worst = -math.inf
+        self.best_weights: dict[str, Tensor] = {}
+        self.seconds = 0.0
+        self.history: dict[str, list[Any]] = {
+            name: [] for name in ("losses", "penalty", "weight", "smoothed_rate", "worst", "macro", "scores")
+        }
+        self.trace: dict[str, list[float]] = {"weight": [], "violation_rate": [], "smoothed_rate": []}
+
+    @property
+    def finished(self) -> bool:
+        """True after the last epoch, or when ``patience`` epochs brought no improvement."""
+        training = self.settings.training
+        return self.epoch >= training.epochs or (self.epoch - self.best_epoch) >= training.patience
+
+    def train_epoch(self) -> None:
+        """Run one epoch of optimisation steps and note its mean losses and penalty."""
+        began = time.perf_counter()
+        training = self.settings.training
+        self.model.train()
+        self.surrogate.train()
+        total = torch.zeros(len(self.problem.task_names) + 1, device=self.problem.device)
+        steps = 0
+        for batch in self.problem.training_batches(training.batch_size, self.settings.seed, self.epoch):
+            total += self.step(batch)
+            steps += 1
+        self.schedule.step()
+        self.epoch += 1
+        means = (total / max(steps, 1)).tolist()
+        if not all(math.isfinite(value) for value in means):
+            raise DivergenceError(
+                f"{self.settings.method}, seed {self.settings.seed}: losses are not finite in epoch {self.epoch}; "
+                "lower the learning rate or the gradient clip"
+            )
+        self.history["losses"].append(means[:-1])
+        self.history["penalty"].append(means[-1])
+        self.seconds += time.perf_counter() - began
+
+    def step(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Make one optimisation step; return the task losses and the unweighted penalty [T + 1], without gradient."""
+        training = self.settings.training
+        with torch.autocast(
+            self.problem.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"
+        ):
+            outputs = self.model(batch)
+            losses = self.model.losses(outputs, batch)
+        penalty: Tensor | None = None
+        if self.settings.penalty:
+            found = self.surrogate(outputs.embedding, self.model.scores(outputs, batch))
+            # The one scalar that leaves the device: λ is steered on the host.
+            rate = found.violation_rate.item()
+            weight = self.controller.update(rate)
+            penalty = found.loss
+            for name, value in (
+                ("weight", weight),
+                ("violation_rate", rate),
+                ("smoothed_rate", self._smoothed_rate()),
+            ):
+                self.trace[name].append(value)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._backward(losses, None if penalty is None else weight * penalty)
+        clip = training.gradient_clip if self.balancer.gradient_clip is None else self.balancer.gradient_clip
+        nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        seen = losses.new_zeros(1) if penalty is None else penalty.detach().view(1)
+        return torch.cat([losses.detach(), seen])
+
+    def select(self) -> None:
+        """Evaluate on the validation split and keep the weights where Worst improved enough."""
+        evaluation = self.problem.evaluate(self.model, "validation")
+        worst, macro = evaluation.utility.worst, evaluation.utility.macro
+        if worst > self.best_worst + self.settings.training.minimum_improvement:
+            self.best_worst, self.best_epoch = worst, self.epoch
+            self.best_weights = {
+                name: value.detach().clone() for name, value in self.model.state_dict().items()
+            }
+        self.history["worst"].append(worst)
+        self.history["macro"].append(macro)
+        self.history["scores"].append([task.score for task in evaluation.utility.tasks.values()])
+        self.history["weight"].append(self.controller.weight if self.settings.penalty else 0.0)
+        self.history["smoothed_rate"].append(self._smoothed_rate())
+
+    def report(self) -> EpochReport:
+        """Return the last epoch's numbers for a progress display."""
+        last = {name: values[-1] for name, values in self.history.items()}
+        return EpochReport(
+            epoch=self.epoch,
+            epochs=self.settings.training.epochs,
+            losses=dict(zip(self.problem.task_names, last["losses"], strict=True)),
+            penalty=last["penalty"],
+            weight=last["weight"],
+            smoothed_rate=last["smoothed_rate"],
+            worst=last["worst"],
+            macro=last["macro"],
+            best_epoch=self.best_epoch,
+        )
+
+    def best_evaluations(self) -> dict[str, Evaluation]:
+        """Put the selected weights in place and evaluate validation and test."""
+        if not self.best_weights:
+            raise DivergenceError(
+                f"{self.settings.method}, seed {self.settings.seed}: validation Worst was undefined in every epoch; "
+                "give a validation split with both classes of some task"
+            )
+        self.model.load_state_dict(self.best_weights)
+        return {split: self.problem.evaluate(self.model, split) for split in ("validation", "test")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next epoch depends on."""
+        state: dict[str, Any] = {
+            name: getattr(self, name).state_dict()
+            for name in ("model", "balancer", "surrogate", "controller", "optimizer", "schedule")
+        }
+        state |= {
+            name: getattr(self, name)
+            for name in ("epoch", "best_epoch", "best_worst", "best_weights", "seconds", "history", "trace")
+        }
+        state["random"] = torch.get_rng_state()
+        if self.problem.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.problem.device)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state."""
+        for name in ("model", "balancer", "surrogate", "controller", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        for name in ("epoch", "best_epoch", "best_worst", "best_weights", "seconds", "history", "trace"):
+            setattr(self, name, state[name])
+        torch.set_rng_state(state["random"].cpu())
+        if self.problem.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.problem.device)
+
+    def _backward(self, losses: Tensor, penalty: Tensor | None) -> None:
+        """Leave the balanced gradient in ``.grad`` of every parameter, the weighted penalty's included."""
+        if not self.balancer.needs_gradients:
+            objective = (self.balancer(losses.detach(), None) * losses).sum()
+            (objective if penalty is None else objective + penalty).backward()
+            return
+        shared = self.model.shared_parameters()
+        rows, heads = [], []
+        for index, task in enumerate(self.problem.task_names):
+            last = penalty is None and index == len(self.problem.task_names) - 1
+            parameters = shared + self.model.head_parameters(task)
+            gradients = torch.autograd.grad(
+                losses[index], parameters, retain_graph=not last, allow_unused=True, materialize_grads=True
+            )
+            rows.append(torch.cat([gradient.flatten() for gradient in gradients[: len(shared)]]))
+            heads.append(gradients[len(shared) :])
+        matrix = torch.stack(rows)
+        gram = matrix @ matrix.T
+        if self.balancer.gradient_scope == "all":
+            # Heads of different tasks share no parameter, so they add to the diagonal only.
+            gram += torch.diag(
+                torch.stack(
+                    [sum((part.square().sum() for part in head), gram.new_zeros(())) for head in heads]
+                )
+            )
+        weights = self.balancer(losses.detach(), gram)
+        combined = (weights.to(matrix.dtype) @ matrix).split([parameter.numel() for parameter in shared])
+        for parameter, gradient in zip(shared, combined, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        for index, task in enumerate(self.problem.task_names):
+            factor = weights[index] if self.balancer.weighted_heads else 1.0
+            for parameter, gradient in zip(self.model.head_parameters(task), heads[index], strict=True):
+                parameter.grad = gradient * factor
+        if penalty is not None and penalty.requires_grad:
+            penalty.backward()
+
+    def _smoothed_rate(self) -> float:
+        rate = self.controller.smoothed_rate if self.settings.penalty else None
+        return math.nan if rate is None else rate
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Describe where a run was made: processor or GPU, threads, and library versions."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as stream:
+        name = next(line.split(":", 1)[1].strip() for line in stream if line.startswith("model name"))
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "relif_core": __version__,
+        },
+        "source": package_digest(),
+    }
+
+
+def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record:
+    """Evaluate the selected weights and gather the record."""
+    problem, settings = loop.problem, loop.settings
+    evaluations = loop.best_evaluations()
+    arrays: dict[str, np.ndarray] = {}
+    tolerances: dict[str, list[dict[str, Any]]] = {}
+    for split, evaluation in evaluations.items():
+        pools = {task: scores for task, scores in evaluation.scores.items() if len(scores)}
+        for task, scores in pools.items():
+            arrays[f"score/{split}/{task}"] = scores.astype(np.float32)
+            arrays[f"sample/{split}/{task}"] = evaluation.samples[task].astype(np.int32)
+            arrays[f"subject/{split}/{task}"] = problem.subjects(evaluation.samples[task])
+        induced = induced_tolerances(
+            {task: evaluation.embeddings_of(task) for task in pools}, pools, settings.audit.prototypes
+        )
+        tolerances[split] = [{"tasks": list(pair), "tolerance": value} for pair, value in induced.items()]
+    validation = evaluations["validation"]
+    arrays["calibration/distances"] = np.sort(
+        reference_distances(validation.embeddings, problem.subjects(validation.order), CALIBRATION_SEED)
+    )
+    for name, values in loop.trace.items():
+        arrays[f"trace/{name}"] = np.array(values, dtype=np.float64)
+    content = {
+        "format": FORMAT,
+        "key": key,
+        "settings": as_json(settings),
+        "dataset": problem.description,
+        "result": {
+            "epochs": loop.epoch,
+            "best_epoch": loop.best_epoch,
+            "utility": {split: evaluation.utility.as_json() for split, evaluation in evaluations.items()},
+            "induced_tolerances": tolerances,
+            "history": _finite(loop.history),
+        },
+        "made": {
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+            "resumed": resumed,
+            "training_seconds": round(loop.seconds, 3),
+            **machine(problem.device),
+        },
+    }
+    return Record(content, arrays)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: undefined numbers become None."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _save(loop: TrainingLoop, path: Path, key: str) -> None:
+    with atomic_file(path) as stream:
+        torch.save({"key": key, "state": loop.state_dict()}, stream)
+
+
+def _restore(loop: TrainingLoop, path: Path, key: str) -> bool:
+    """Load a checkpoint if there is one; tell whether there was."""
+    if not path.is_file():
+        return False
+    try:
+        saved = torch.load(path, map_location=loop.problem.device, weights_only=True)
+    except Exception as error:
+        raise RecordError(f"{path} cannot be read ({error}); remove it and the run starts over") from error
+    if saved["key"] != key:
+        raise RecordError(f"{path} belongs to another run ({saved['key'][:12]}); choose another folder")
+    loop.load_state_dict(saved["state"])
+    return True
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process; the lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RecordError(
+                f"{folder} is being written by another process; wait for it or choose another folder"
+            ) from error
+        yield
+
+
+def _check(training: TrainingSettings) -> None:
+    if training.epochs < 1 or training.batch_size < 2 or training.patience < 1:
+        raise InputError("training needs epochs >= 1, batch_size >= 2 and patience >= 1")
