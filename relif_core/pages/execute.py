@@ -67,6 +67,7 @@ def execute_page(
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     source = read_source(root / "notebooks" / f"{name}.md")
     known = parameter_names(source)
@@ -89,6 +90,7 @@ def execute_page(
             log_output=False,
             start_timeout=180,
             cwd=str(root / "notebooks"),
+            config=Config({"KernelManager": {"transport": "ipc"}}),  # nothing of the page passes a network port
         )
     except PapermillExecutionError as error:
         shown = failed.relative_to(root)

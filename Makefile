@@ -1,0 +1,58 @@
+# make book   environment, execute the pages, render _build/html
+# make test   everything that must hold: format, lint, types, fresh pages, book, tests, stored outputs
+# make pages  re-execute stale pages and update notebooks/*.ipynb
+# make clean  remove what was built (not the environment)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := book
+.PHONY: book test pages check chromium clean environment
+
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+# The first interpreter that the pinned packages support.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$python; break; }; done)
+
+environment: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found; install one or set PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+book: environment
+	$(BIN)/python -m relif_core.pages book --workers $(WORKERS)
+	@echo "The book: _build/html/index.html"
+
+pages: environment
+	$(BIN)/python -m relif_core.pages update --workers $(WORKERS)
+
+# Quick checks that need no execution.
+check: environment
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy relif_core
+	$(BIN)/python -m relif_core.pages check
+
+# One worker per core, so one thread per worker; --nbval compares every output of every page with the committed one.
+test: check chromium book
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --nbval --nbval-cell-timeout 600 notebooks
+
+# The browser tests drive Debian's Chromium.
+chromium:
+	@command -v chromium >/dev/null && exit 0; \
+	as_root=; [ "$$(id -u)" = 0 ] || as_root="sudo -n"; \
+	if command -v apt-get >/dev/null && $$as_root true 2>/dev/null; then \
+		$$as_root apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else \
+		echo "make test opens the book in Chromium, and there is none: install the package 'chromium'" >&2; exit 1; \
+	fi
+
+clean:
+	rm -rf _build book/notebooks
