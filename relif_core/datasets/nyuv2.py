@@ -18,19 +18,16 @@ are fitted to the depth (``relif_core.datasets.surface_normals``). The dataset: 
 
 import csv
 import hashlib
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from relif_core.datasets.dense_tensors import IGNORE, SPLITS, Frame, choose_validation, write_dense_tensors
+from relif_core.datasets.parallel import in_order
 from relif_core.datasets.surface_normals import (
     AxisOrder,
     Intrinsics,
@@ -63,9 +60,6 @@ MAT_FILE, SPLIT_FILE, MAPPING_FILE = "nyu_depth_v2_labeled.mat", "splits.mat", "
 #: Consecutive frames show one room; blocks of this many are kept together where the source names neither scenes nor official numbers.
 BLOCK = 16
 AXIS_FRAMES = 8
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -160,7 +154,7 @@ def prepare(
         )
 
     def frames() -> Iterator[Frame]:
-        for count, frame in enumerate(_in_order(convert, range(len(listing.ids)), workers), start=1):
+        for count, frame in enumerate(in_order(convert, range(len(listing.ids)), workers), start=1):
             yield frame
             if count % 100 == 0 or count == len(listing.ids):
                 say(f"{count} of {len(listing.ids)} frames")
@@ -513,25 +507,3 @@ def _folder_entry(source: Path, name: str, paths: dict[int, dict[str, Path]], ki
         "bytes": sum(path.stat().st_size for path in files),
         "sha256": hashlib.sha256(lines.encode()).hexdigest(),
     }
-
-
-def _in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None
-) -> Iterator[Result]:
-    """Apply ``function`` in threads and yield results in order, never more than a few ahead of the reader."""
-    workers = min(os.cpu_count() or 1, 8) if workers is None else workers
-    if workers <= 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(partial(function, item)))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
