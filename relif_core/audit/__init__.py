@@ -1,5 +1,6 @@
 """Fixed-tolerance auditing of multi-task models: exact and sampled, with uncertainty, on NumPy alone."""
 
+from relif_core.audit.card import CARD_SCHEMA, audit_card, card_html, card_markdown
 from relif_core.audit.comparison import Comparison, compare
 from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.protocol import audit
@@ -14,6 +15,7 @@ from relif_core.audit.tolerance import (
 from relif_core.audit.uncertainty import Influences, subject_bootstrap
 
 __all__ = [
+    "CARD_SCHEMA",
     "AuditContext",
     "AuditResult",
     "BiasCurve",
@@ -22,8 +24,11 @@ __all__ = [
     "PairAudit",
     "RankingCertificate",
     "audit",
+    "audit_card",
     "bias_curve",
     "calibration_pairs",
+    "card_html",
+    "card_markdown",
     "compare",
     "conformal_tolerance",
     "drift_budget",

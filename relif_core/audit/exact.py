@@ -1,6 +1,6 @@
 """The exact protocol: Bias and violation rate over all n_i·n_j pairs of two pools, without forming the pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from relif_core.audit.pools import Pair, Pool, checked_scores, checked_tolerance
 from relif_core.errors import InputError
 
 _ONE = np.uint64(1)
+_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,11 @@ class PairTerms:
     bias_second: np.ndarray
     rate_first: np.ndarray
     rate_second: np.ndarray
+
+    def kinds(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+        """Yield (first pool's terms, second pool's terms, their mean), for Bias and then for the violation rate."""
+        yield self.bias_first, self.bias_second, self.bias
+        yield self.rate_first, self.rate_second, self.violation_rate
 
 
 def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
@@ -58,15 +64,23 @@ def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
 def _sample_terms(
     own: Pool, other: Pool, within: np.ndarray, below: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``within`` counts the other pool's scores up to x + δ, ``below`` those more than δ under x."""
+    """Return E_y[(|x − y| − δ)_+] and the number of violating y for each x.
+
+    ``within`` counts the other pool's scores up to x + δ, ``below`` those more than δ under x.
+    """
     sums = other.prefix
-    above = other.size - within
-    excess = sums[-1] - sums[within]
-    excess -= above * (own.values + tolerance)
-    excess += below * (own.values - tolerance)
-    excess -= sums[below]
-    excess /= other.size
-    return excess, above + below
+    excess = np.empty(own.size)
+    count = np.empty(own.size, dtype=np.int64)
+    for part in _blocks(own.size):
+        values, inside, under = own.values[part], within[part], below[part]
+        above = other.size - inside
+        mean = sums[-1] - sums[inside]
+        mean -= above * (values + tolerance)
+        mean += under * (values - tolerance)
+        mean -= sums[under]
+        np.divide(mean, other.size, out=excess[part])
+        np.add(above, under, out=count[part])
+    return excess, count
 
 
 def _crossings(low: np.ndarray, high: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -76,20 +90,28 @@ def _crossings(low: np.ndarray, high: np.ndarray, tolerance: float) -> tuple[np.
     of x in ``low`` with y − x > δ. The bits of a non-negative float64 sort as its value does and leave the top bit
     free: shifted by one they make room for the origin, and a stable sort of two runs is one linear merge.
     """
-    keys = np.concatenate((reach(low, tolerance).view(np.uint64), high.view(np.uint64)))
-    keys <<= _ONE
-    keys[: len(low)] |= _ONE
+    keys = np.empty(len(low) + len(high), dtype=np.uint64)
+    from_low = keys[: len(low)]
+    for part in _blocks(len(low)):
+        np.left_shift(reach(low[part], tolerance).view(np.uint64), _ONE, out=from_low[part])
+    from_low |= _ONE
+    np.left_shift(high.view(np.uint64), _ONE, out=keys[len(low) :])
     keys.sort(kind="stable")
-    from_low = (keys.astype(np.uint8) & 1).view(bool)
-    within = np.flatnonzero(from_low)
+    origin = (keys.astype(np.uint8) & 1).view(bool)
+    within = np.flatnonzero(origin)
     within -= np.arange(len(low))
-    below = np.flatnonzero(~from_low)
+    below = np.flatnonzero(~origin)
     below -= np.arange(len(high))
     return within, below
 
 
+def _blocks(size: int) -> Iterator[slice]:
+    """Cut a range into parts whose temporary arrays stay in the processor's cache."""
+    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
+
+
 def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
-    """Return the largest float64 t with ``t - x <= tolerance`` in float64 arithmetic, for each x.
+    """Return the largest float64 t with ``t - x <= tolerance`` in float64 arithmetic, for each x ≥ 0.
 
     x + δ rounds, so it can lie one step to either side of t; stepping is adding to the bits of a positive number.
     """

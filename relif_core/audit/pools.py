@@ -21,12 +21,10 @@ _BLOCK = 1024
 class Pool:
     """The scores of one task in ascending order; every exact quantity is read from this.
 
-    ``values`` is float64 [n], ascending, without negative zeros. ``codes`` is [n] or None: the subject code of
-    each sorted score.
+    ``values`` is float64 [n], ascending, without negative zeros.
     """
 
     values: np.ndarray
-    codes: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -204,44 +202,71 @@ def subject_codes(subjects: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[
 
 
 def _ids_and_codes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``np.unique`` with inverse, by counting instead of sorting where integer ids are dense."""
-    if labels.dtype.kind in "iu":
-        low, high = int(labels.min()), int(labels.max())
-        if high - low < 4 * labels.size + _BLOCK and high < 2**63:
+    """``np.unique`` with inverse, quicker where integer ids are dense or leave room for an index beside them."""
+    if labels.dtype.kind in "iu" and int(labels.max()) < 2**63:
+        low = int(labels.min())
+        width = int(labels.max()) - low
+        if width < 4 * labels.size + _BLOCK:
             shifted = labels.astype(np.int64)
             shifted -= low
-            present = np.bincount(shifted, minlength=high - low + 1) > 0
+            present = np.bincount(shifted, minlength=width + 1) > 0
             return np.flatnonzero(present) + low, (np.cumsum(present) - 1)[shifted]
+        if width.bit_length() + _index_bits(labels.size) <= 63:
+            shifted = labels.astype(np.int64)
+            shifted -= low
+            order = _packed_order(shifted.view(np.uint64))
+            ordered = labels[order]
+            first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+            codes = np.empty(labels.size, dtype=np.int64)
+            codes[order] = np.cumsum(first) - 1
+            return ordered[first], codes
     ids, codes = np.unique(labels, return_inverse=True)
     return ids, codes
 
 
-def sorted_pool(values: np.ndarray, codes: np.ndarray | None = None) -> Pool:
-    """Sort one task's scores once; with ``codes``, carry each score's subject code along."""
-    if codes is None:
-        ordered = np.sort(values)
-    else:
-        order = sorting_order(values)
-        ordered, codes = values[order], codes[order]
+def sorted_pool(values: np.ndarray) -> Pool:
+    """Sort one task's scores, once."""
+    return _pool(np.sort(values))
+
+
+def sorted_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
+    """Sort one task's scores and carry each score's subject code along."""
+    order = sorting_order(values)
+    return _pool(values[order]), codes[order]
+
+
+def _pool(ordered: np.ndarray) -> Pool:
     ordered = ordered.astype(np.float64, copy=False)
     ordered += 0.0  # a negative zero becomes a positive one, whose bits sort as its value does
-    return Pool(ordered, codes)
+    return Pool(ordered)
 
 
 def sorting_order(values: np.ndarray) -> np.ndarray:
-    """Return the permutation that sorts scores in [0, 1]; scores closer than 2^-(62 - log2 n) keep a valid order.
+    """Return a permutation that sorts scores in [0, 1], in about the time of sorting them.
 
-    The leading bits of a score and its index share one 64-bit key, so that sorting the keys, which is twice as
-    quick as ``np.argsort``, brings the permutation along. Scores that agree in their leading bits are put right
-    by a stable sort, which takes linear time on a nearly sorted array.
+    Their leading bits are sorted together with their indices; scores that agree there are put right by a stable
+    sort, which takes linear time on a nearly sorted array.
     """
-    index_bits = max(1, (len(values) - 1).bit_length())
-    keys = (values.astype(np.float64) * 2.0 ** (63 - index_bits)).astype(np.uint64)
-    keys <<= np.uint64(index_bits)
-    keys |= np.arange(len(values), dtype=np.uint64)
-    keys.sort()
-    order = (keys & np.uint64(2**index_bits - 1)).astype(np.int64)
+    scale = 2.0 ** (63 - _index_bits(len(values)))
+    order = _packed_order((values.astype(np.float64) * scale).astype(np.uint64))
     ordered = values[order]
     if np.any(ordered[1:] < ordered[:-1]):
         order = order[np.argsort(ordered, kind="stable")]
     return order
+
+
+def _index_bits(size: int) -> int:
+    return max(1, (size - 1).bit_length())
+
+
+def _packed_order(keys: np.ndarray) -> np.ndarray:
+    """Return the stable sorting permutation of uint64 keys that leave room for an index in their upper bits.
+
+    Key and index share one integer, so that a plain sort brings the permutation along; ``keys`` is overwritten.
+    """
+    bits = np.uint64(_index_bits(len(keys)))
+    keys <<= bits
+    keys |= np.arange(len(keys), dtype=np.uint64)
+    keys.sort()
+    keys &= (np.uint64(1) << bits) - np.uint64(1)
+    return keys.view(np.int64)

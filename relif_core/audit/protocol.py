@@ -17,12 +17,13 @@ from relif_core.audit.pools import (
     checked_scores,
     checked_tolerances,
     sorted_pool,
+    sorted_pool_with_codes,
     subject_codes,
     task_pairs,
 )
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
 from relif_core.audit.sampled import SampledPair, sampled_pairs, sampled_pools
-from relif_core.audit.uncertainty import Influences, clustered_error, independent_variance, subject_influences
+from relif_core.audit.uncertainty import SampleSpread, SubjectSpread
 from relif_core.errors import InputError
 
 
@@ -56,7 +57,7 @@ def audit(
         Bias_ij = E[max(0, |x − y| − δ_ij)],   VR_ij = P(|x − y| > δ_ij),
 
     and the result averages both over task pairs. Exact: O(n log n) time and O(n) memory per pair. Standard
-    errors come from influences summed per subject (:func:`subject_influences`); under the sampled protocol the
+    errors come from influences summed per subject (:class:`SubjectSpread`); under the sampled protocol the
     variance of the pair draws is added.
 
     Raises:
@@ -123,10 +124,22 @@ def _audit(
         used = {task: scores[task][chosen[task]] for task in scores}
         codes = {task: codes[task][chosen[task]] for task in scores} if codes else None
         draws = sampled_pairs(used, tolerances, sampling.pairs, generator)
-    pools = {task: sorted_pool(used[task], codes[task] if codes else None) for task in used}
-    tally = _Tally(pools, len(clusters.ids) if clusters else None, len(tolerances))
+    spread: SubjectSpread | SampleSpread
+    if clusters and codes:
+        carried = {task: sorted_pool_with_codes(used[task], codes[task]) for task in used}
+        pools = {task: pool for task, (pool, _) in carried.items()}
+        ordered_codes = {task: ordered for task, (_, ordered) in carried.items()}
+        spread = SubjectSpread(pools, ordered_codes, clusters.ids, len(tolerances))
+    else:
+        pools = {task: sorted_pool(values) for task, values in used.items()}
+        spread = SampleSpread(pools, len(tolerances))
+    rows, draw_variance = [], np.zeros(2)
     for pair in task_pairs(list(pools)):
-        tally.add(pair, tolerances[pair], draws[pair] if draws else None)
+        row, variance = _audit_pair(pair, pools, tolerances[pair], spread, draws[pair] if draws else None)
+        rows.append(row)
+        draw_variance += variance / len(tolerances) ** 2
+    errors, units, freedom = spread.total()
+    bias_se, rate_se = np.sqrt(errors**2 + draw_variance).tolist()
     return AuditResult(
         context=context,
         tasks=tuple(scores),
@@ -136,97 +149,42 @@ def _audit(
         pairs=int(sampling.pairs) if sampling else None,
         samples={task: len(values) for task, values in scores.items()},
         pool_fingerprint=_fingerprint(scores, clusters, ordered=sampling is not None),
-        influences=tally.influences(clusters.ids) if clusters else None,
-        **tally.summary(),
+        clustered_by="subject" if clusters else "sample",
+        clusters=units,
+        freedom=freedom,
+        bias=math.fsum(row.bias for row in rows) / len(rows),
+        violation_rate=math.fsum(row.violation_rate for row in rows) / len(rows),
+        bias_se=bias_se,
+        violation_rate_se=rate_se,
+        per_pair=tuple(rows),
+        influences=spread.influences() if isinstance(spread, SubjectSpread) else None,
     )
 
 
-class _Tally:
-    """Adds up task pairs: estimates with equal weight, influences per subject, variance of pair draws."""
-
-    def __init__(self, pools: dict[str, Pool], subjects: int | None, pairs: int) -> None:
-        self.pools = pools
-        self.subjects = subjects
-        self.weight = 1 / pairs
-        self.rows: list[PairAudit] = []
-        self.draw_variance = np.zeros(2)
-        self.shares = np.zeros((2, subjects or 0))
-        self.sample_means = {
-            task: np.zeros((2, 0 if subjects else pool.size)) for task, pool in pools.items()
-        }
-        self.present = {
-            task: np.bincount(pool.codes, minlength=subjects) > 0
-            for task, pool in pools.items()
-            if subjects is not None and pool.codes is not None
-        }
-
-    def add(self, pair: Pair, tolerance: float, draws: SampledPair | None) -> None:
-        first, second = self.pools[pair[0]], self.pools[pair[1]]
-        terms = pair_terms(first, second, tolerance)
-        bias, rate, draw_variance = _estimates(terms, draws)
-        if self.subjects is None:
-            errors, clusters = self._sample_errors(pair, terms), first.size + second.size
-        else:
-            shares = np.stack(subject_influences(terms, first, second, self.subjects))
-            self.shares += self.weight * shares
-            clusters = int(np.count_nonzero(self.present[pair[0]] | self.present[pair[1]]))
-            errors = np.array([clustered_error(share, clusters) for share in shares])
-        self.draw_variance += self.weight**2 * draw_variance
-        bias_se, rate_se = np.sqrt(errors**2 + draw_variance).tolist()
-        self.rows.append(
-            PairAudit(
-                tasks=pair,
-                tolerance=tolerance,
-                samples=(first.size, second.size),
-                clusters=clusters,
-                bias=bias,
-                violation_rate=rate,
-                bias_se=bias_se,
-                violation_rate_se=rate_se,
-            )
-        )
-
-    def _sample_errors(self, pair: Pair, terms: PairTerms) -> np.ndarray:
-        """Also add the pair's per-sample means, which later pairs share, to the pools they belong to."""
-        variance = np.zeros(2)
-        for task, means in (
-            (pair[0], (terms.bias_first, terms.rate_first)),
-            (pair[1], (terms.bias_second, terms.rate_second)),
-        ):
-            for kind, values in enumerate(means):
-                self.sample_means[task][kind] += self.weight * values
-                variance[kind] += independent_variance(values)
-        return np.sqrt(variance)
-
-    def summary(self) -> dict[str, Any]:
-        """Return the fields of a result that average over pairs."""
-        if self.subjects is None:
-            variance = sum(
-                np.array([independent_variance(values) for values in means])
-                for means in self.sample_means.values()
-            )
-            clusters = sum(pool.size for pool in self.pools.values())
-            freedom = clusters - len(self.pools)
-        else:
-            clusters = int(np.count_nonzero(np.logical_or.reduce(list(self.present.values()))))
-            variance = np.array([clustered_error(share, clusters) ** 2 for share in self.shares])
-            freedom = clusters - 1
-        bias_se, rate_se = np.sqrt(variance + self.draw_variance).tolist()
-        return {
-            "clustered_by": "sample" if self.subjects is None else "subject",
-            "clusters": clusters,
-            "freedom": freedom,
-            "bias": math.fsum(row.bias for row in self.rows) * self.weight,
-            "violation_rate": math.fsum(row.violation_rate for row in self.rows) * self.weight,
-            "bias_se": bias_se,
-            "violation_rate_se": rate_se,
-            "per_pair": tuple(self.rows),
-        }
-
-    def influences(self, ids: np.ndarray) -> Influences:
-        """Return the influences of the subjects whose samples were audited."""
-        used = np.logical_or.reduce(list(self.present.values()))
-        return Influences(ids[used], self.shares[0][used], self.shares[1][used])
+def _audit_pair(
+    pair: Pair,
+    pools: dict[str, Pool],
+    tolerance: float,
+    spread: SubjectSpread | SampleSpread,
+    draws: SampledPair | None,
+) -> tuple[PairAudit, np.ndarray]:
+    """Return one pair's row and the variances [2] of Bias and violation rate that drawing pairs adds."""
+    first, second = pools[pair[0]], pools[pair[1]]
+    terms = pair_terms(first, second, tolerance)
+    errors, units = spread.add(pair, terms)
+    bias, rate, variance = _estimates(terms, draws)
+    bias_se, rate_se = np.sqrt(errors**2 + variance).tolist()
+    row = PairAudit(
+        tasks=pair,
+        tolerance=tolerance,
+        samples=(first.size, second.size),
+        clusters=units,
+        bias=bias,
+        violation_rate=rate,
+        bias_se=bias_se,
+        violation_rate_se=rate_se,
+    )
+    return row, variance
 
 
 def _estimates(terms: PairTerms, draws: SampledPair | None) -> tuple[float, float, np.ndarray]:
