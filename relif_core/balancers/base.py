@@ -1,0 +1,128 @@
+"""The one interface of all task balancers: losses and Gram matrix in, one weight per task out."""
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from relif_core.errors import InputError
+
+
+class Balancer(nn.Module):
+    """A map from the task losses (and the Gram matrix of their gradients) to one weight per task.
+
+    The class attributes tell the training loop everything it needs; it never asks which balancer it holds.
+    All state lives in ``state_dict``, random generators included, and is restored exactly.
+
+    Args:
+        tasks: number of tasks T, at least 1.
+        seed: seed of the balancer's own random generator; ignored where nothing is drawn.
+
+    Raises:
+        InputError: ``tasks`` is less than 1.
+    """
+
+    title: ClassVar[str]
+    """Name in tables."""
+
+    source: ClassVar[str]
+    """The publication."""
+
+    version: ClassVar[Literal["as_published", "as_released"]] = "as_published"
+    """Whether it follows the publication or what the released code of the paper under study does."""
+
+    needs_gradients: bool = False
+    """False: the weights depend on the losses only, and one backward of the weighted loss serves everything."""
+
+    gradient_scope: Literal["shared", "all"] = "shared"
+    """Parameters behind the Gram matrix; "all" adds each head's squared gradient norm to the diagonal."""
+
+    weighted_heads: bool = True
+    """True: head i receives its weight times its gradient; False: its plain gradient."""
+
+    gradient_clip: float | None = None
+    """Norm at which gradients are clipped, where it differs from the training default."""
+
+    def __init__(self, tasks: int, seed: int = 0) -> None:
+        super().__init__()
+        self._require(tasks >= 1, f"tasks must be at least 1, got {tasks}")
+        self.tasks = tasks
+
+    def _require(self, allowed: bool, text: str) -> None:
+        if not allowed:
+            raise InputError(f"{type(self).__name__}: {text}")
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the optimiser groups of learned task parameters; empty where nothing is learned.
+
+        Args:
+            weight_decay: the weight decay of the model.
+        """
+        return []
+
+    @torch.no_grad()
+    def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
+        """Return the weights of this step and move the balancer's state one step on.
+
+        Args:
+            losses: [T] finite task losses; their graph is not used.
+            gram: [T, T] inner products of the task gradients over ``gradient_scope``; needed where
+                ``needs_gradients`` is true, else ignored.
+
+        Returns:
+            [T] weights without graph, in the dtype and on the device of the losses.
+
+        Raises:
+            InputError: a shape is wrong or the Gram matrix is missing.
+        """
+        self._require(
+            losses.shape == (self.tasks,),
+            f"losses have shape {tuple(losses.shape)}, expected ({self.tasks},)",
+        )
+        if not self.needs_gradients:
+            return self._weights_from_losses(losses.detach()).to(losses)
+        if gram is None:
+            raise InputError(f"{type(self).__name__}: needs the Gram matrix of the task gradients")
+        self._require(
+            gram.shape == (self.tasks, self.tasks),
+            f"the Gram matrix has shape {tuple(gram.shape)}, expected ({self.tasks}, {self.tasks})",
+        )
+        return self._weights_from_gram(losses.detach(), gram.detach()).to(losses)
+
+    def _weights_from_losses(self, losses: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _weights_from_gram(self, losses: Tensor, gram: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class SmallMatrixBalancer(Balancer):
+    """A gradient balancer that works on the T×T Gram matrix on the host in double precision (one small copy).
+
+    Rows and columns are scaled by one common factor so that the largest diagonal entry is 1 before
+    :meth:`_solve` sees them, which keeps gradients of any size within range.
+
+    Raises:
+        InputError: the Gram matrix is not finite.
+    """
+
+    needs_gradients = True
+    weighted_heads = False
+
+    def _weights_from_gram(self, losses: Tensor, gram: Tensor) -> Tensor:
+        matrix = gram.cpu().double().numpy()
+        self._require(bool(np.isfinite(matrix).all()), "the Gram matrix of the task gradients is not finite")
+        scale = matrix.diagonal().max()
+        if scale <= 0:
+            return torch.from_numpy(self._at_zero_gradients())
+        return torch.from_numpy(self._solve((matrix + matrix.T) / (2 * scale), float(scale)))
+
+    def _at_zero_gradients(self) -> NDArray[np.float64]:
+        """Return the weights where every gradient is zero, so that no weight moves the shared parameters."""
+        return np.ones(self.tasks)
+
+    def _solve(self, gram: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+        """Return the weights for ``scale * gram``, where the largest diagonal entry of ``gram`` is 1."""
+        raise NotImplementedError
