@@ -70,6 +70,18 @@ Outcome = tuple[Job, Exception | None]
 Engine = Callable[[Sequence[Job], Workshop, int, Watch], Iterable[Outcome]]
 
 
+#: Named studies: the methods of each table or figure and its number of seeds.
+STUDIES: Mapping[str, tuple[tuple[str, ...], int]] = {
+    "erm_relif": (("erm", "relif"), 3),
+}
+
+
+def named_study(name: str, seeds: int | None = None, **changes: Any) -> list[RunSettings]:
+    """Return the runs of a study: a key of ``STUDIES``, or methods separated by commas (then ``seeds`` defaults to 3)."""
+    methods, own = STUDIES.get(name, (tuple(name.split(",")), 3))
+    return grid(methods, range(own if seeds is None else seeds), **changes)
+
+
 def grid(methods: Sequence[str], seeds: Sequence[int], **changes: Any) -> list[RunSettings]:
     """Return the settings of every method with every seed, ``changes`` applied to all."""
     return [method_settings(method, **changes, seed=seed) for method in methods for seed in seeds]

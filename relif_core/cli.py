@@ -1,0 +1,271 @@
+"""The command ``relif``: audit scores, make tensors, train runs and studies, build the book.
+
+Every subcommand imports what it needs when it is called, so that each starts as fast as its own work allows.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relif_core.errors import InputError, ReliFError
+
+if TYPE_CHECKING:
+    from relif_core.settings import RunSettings
+    from relif_core.training import EpochReport
+
+app = typer.Typer(
+    help="Fixed-tolerance auditing and controlled Lipschitz regularisation for multi-task learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Data = Annotated[Path, typer.Option(help="Tensor folder made by `relif data`.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
+Threads = Annotated[int, typer.Option(help="CPU threads per run; part of exact reproducibility.")]
+Change = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting, e.g. --set training.epochs=20 (repeatable).")
+]
+
+
+def main() -> None:
+    """Run the command line; an error of this package ends it with its message and exit status 1."""
+    try:
+        app()
+    except ReliFError as error:
+        print(f"relif: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def data(
+    source: Annotated[
+        str, typer.Argument(help="A source's name, `check` to verify a tensor folder, or `list`.")
+    ],
+    place: Annotated[
+        str,
+        typer.Argument(
+            help="Where the source's files are (- for a synthetic source); for `check` the tensor folder."
+        ),
+    ] = "-",
+    target: Annotated[Path | None, typer.Argument(help="The tensor folder to make.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="name=value for the source, repeatable.")
+    ] = None,
+) -> None:
+    """Turn raw tables into tensors, verify a tensor folder, or list the sources."""
+    from relif_core.datasets import REGISTRY, prepare
+
+    if source == "list":
+        for name, entry in REGISTRY.items():
+            typer.echo(f"{name:16} {entry.title} ({entry.access})")
+    elif source == "check":
+        manifest = check_folder(Path(place))
+        rows = manifest["files"].get("stays.npy") or manifest["files"]["split.npy"]
+        typer.echo(
+            f"{place}: {manifest['title']}, {rows['shape'][0]} samples, whole; {manifest['fingerprint'][:12]}"
+        )
+    elif target is None:
+        raise InputError(f"name the folder to make: relif data {source} {place} TARGET")
+    else:
+        made = prepare(
+            source, None if place == "-" else place, target, progress=_say, **parse_options(option or [])
+        )
+        typer.echo(f"{made} is ready")
+
+
+@app.command()
+def run(
+    data: Data,
+    target: Annotated[Path, typer.Option(help="Folder of the record; a started run goes on there.")],
+    method: Annotated[
+        str, typer.Option(help="A balancer, relif or one of its ablations, or <balancer>+relif.")
+    ] = "relif",
+    seed: Annotated[int, typer.Option(help="Seed of weights, batch order and dropout.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+    change: Change = None,
+) -> None:
+    """Train one configuration and leave a record."""
+    import torch
+
+    from relif_core.clinical import ClinicalProblem
+    from relif_core.datasets.tensors import ClinicalTensors
+    from relif_core.settings import method_settings
+    from relif_core.training import run as train
+
+    where = _device(device)
+    settings = method_settings(method, seed=seed, **nested(parse_options(change or [])))
+    settings = _fit_precision(settings, where, change or [])
+    torch.set_num_threads(threads)
+    problem = ClinicalProblem(ClinicalTensors.open(data), where, settings.training.maximum_hours)
+    with _EpochBars() as bars:
+        record = train(
+            settings, problem, target, progress=lambda report: bars.show(f"{method} seed {seed}", report)
+        )
+    found = record.result["utility"]["test"]
+    typer.echo(
+        f"{target}: epoch {record.result['best_epoch']} of {record.result['epochs']}; "
+        f"test Worst {found['worst']:.4f}, Macro {found['macro']:.4f}"
+    )
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="A named study, or a comma-separated list of methods.")],
+    data: Data,
+    target: Annotated[
+        Path, typer.Option(help="Folder of the study's records; a started study goes on there.")
+    ],
+    seeds: Annotated[
+        int | None, typer.Option(help="Seeds 0 .. N-1; the study's own number if not given.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the device.")] = 1,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop cleanly after this time; call again to go on.")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+    change: Change = None,
+) -> None:
+    """Bring every run of a study to a record; finished runs are never computed again."""
+    from relif_core.study import named_study, run_study
+
+    where = _device(device)
+    runs = named_study(name, seeds, **nested(parse_options(change or [])))
+    runs = [_fit_precision(settings, where, change or []) for settings in runs]
+    with _EpochBars() as bars:
+        summary = run_study(
+            runs,
+            data,
+            target,
+            workers=workers,
+            device=where,
+            threads=threads,
+            minutes=minutes,
+            watch=bars.show,
+        )
+    for job, problem in summary.failed.items():
+        typer.echo(f"failed: {job}: {problem}", err=True)
+    typer.echo(
+        f"{len(summary.records)} of {len(runs)} records ({summary.found} found, {summary.made} made) "
+        f"in {summary.seconds / 60:.1f} min; {len(summary.paused)} to go on with, {len(summary.failed)} failed"
+    )
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """Verify a tensor folder of any format and return its manifest."""
+    from relif_core.datasets.folder import read_manifest
+
+    kind = read_manifest(folder).get("format")
+    if kind == "relif-clinical-1":
+        from relif_core.datasets.tensors import check_tensors
+
+        return check_tensors(folder).manifest
+    from relif_core.datasets.dense_tensors import check_dense
+
+    return check_dense(folder).manifest
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """Read ``name=value`` pairs; values are JSON where they parse as such, text otherwise.
+
+    >>> parse_options(["seed=3", "layout=hourly"])
+    {'seed': 3, 'layout': 'hourly'}
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"{pair!r} is no setting; write name=value")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+def nested(options: dict[str, Any]) -> dict[str, Any]:
+    """Turn dotted names into nested mappings.
+
+    >>> nested({"training.epochs": 5, "seed": 1})
+    {'training': {'epochs': 5}, 'seed': 1}
+    """
+    content: dict[str, Any] = {}
+    for name, value in options.items():
+        *path, last = name.split(".")
+        place = content
+        for step in path:
+            place = place.setdefault(step, {})
+        place[last] = value
+    return content
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {name!r}: this machine has no CUDA device; use --device cpu")
+    return name
+
+
+def _fit_precision(settings: "RunSettings", device: str, changes: list[str]) -> "RunSettings":
+    """bfloat16 autocast is the default on a GPU, float32 elsewhere; what the user set stands."""
+    from relif_core.settings import changed
+
+    if device.startswith("cuda") and not any(item.startswith("training.precision") for item in changes):
+        return changed(settings, {"training": {"precision": "bfloat16"}})
+    return settings
+
+
+class _EpochBars:
+    """One progress line per run under way: epoch, losses, R, λ, r̄, Worst."""
+
+    def __enter__(self) -> "_EpochBars":
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=Console(stderr=True),
+        )
+        self._lines: dict[str, Any] = {}
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, name: str, report: "EpochReport | None") -> None:
+        """Move a run's line to its newest epoch, or take it away when the run ends."""
+        if report is None:
+            if name in self._lines:
+                self._bars.remove_task(self._lines.pop(name))
+            return
+        if name not in self._lines:
+            self._lines[name] = self._bars.add_task(name, total=report.epochs, state="")
+        losses = " ".join(f"{task} {loss:.3f}" for task, loss in report.losses.items())
+        state = (
+            f"{losses}  R {report.penalty:.3f} λ {report.weight:.4f} r̄ {report.smoothed_rate:.3f}  "
+            f"Worst {report.worst:.4f} (best at {report.best_epoch})"
+        )
+        self._bars.update(self._lines[name], completed=report.epoch, state=state)
+
+
+if __name__ == "__main__":
+    main()
