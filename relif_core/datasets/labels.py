@@ -13,6 +13,15 @@ LENGTH_OF_STAY_CLASSES = (
 )
 
 
+AGE_BANDS = ("< 45", "45–64", "65–79", "≥ 80")
+"""Age bands, in years, of the subgroup audits."""
+
+
+def age_band(age: np.ndarray) -> np.ndarray:
+    """Return the index into ``AGE_BANDS`` of ages in years."""
+    return np.searchsorted((45, 65, 80), age, side="right").astype(np.uint8)
+
+
 def length_of_stay_class(days: np.ndarray) -> np.ndarray:
     """Return the class 0..9 of durations in days: class k starts at the k-th bound, which belongs to it."""
     return np.searchsorted(LENGTH_OF_STAY_DAYS, days, side="right").astype(np.int16)

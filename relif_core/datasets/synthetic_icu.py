@@ -22,7 +22,9 @@ import numpy as np
 
 from relif_core.datasets.imputation import forward_fill
 from relif_core.datasets.labels import (
+    AGE_BANDS,
     LENGTH_OF_STAY_CLASSES,
+    age_band,
     length_of_stay_class,
     split_by_subject,
 )
@@ -41,7 +43,6 @@ READMISSIONS = 0.1
 FACTORS = ("cardiac", "respiratory", "renal", "neurologic", "metabolic")
 BASELINE_WEIGHTS = (0.35, 0.4, 0.3, 0.35, 0.2)
 SEXES = ("female", "male")
-AGE_BANDS = ("18-44", "45-64", "65-79", "80+")
 WARDS = ("medical", "surgical", "cardiac")
 
 
@@ -256,7 +257,7 @@ def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> Simulat
         subjects=subjects,
         sex=people["sex"].astype(np.uint8),
         age=people["age"],
-        age_band=np.searchsorted((45, 65, 80), people["age"], side="right").astype(np.uint8),
+        age_band=age_band(people["age"]),
         ward=ward,
         factors=people["factors"],
         baseline=people["baseline"],

@@ -1,0 +1,75 @@
+"""Reading the files of an archive or folder into memory, refusing whatever does not stay inside."""
+
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from relif_core.errors import DataError
+
+ARCHIVE_SUFFIXES = (".tar.xz", ".tar.gz", ".tgz", ".zip")
+LARGEST_CONTENT = 4 * 2**30
+
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError)
+
+
+def read_members(path: Path, largest: int = LARGEST_CONTENT) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of every regular file of a folder or .tar.xz, .tar.gz, .tgz or .zip archive.
+
+    Names use ``/`` and are relative to the folder or archive; hidden files and the ``__MACOSX`` folder are passed over. Nothing is
+    written to disk. Raises ``DataError`` for an archive that is broken or cut short, for a member with an absolute path, a path
+    that climbs out (``..``), a link or a device, and when the contents exceed ``largest`` bytes in all.
+    """
+    path = Path(path)
+    total = 0
+    try:
+        for name, content in _members(path):
+            total += len(content)
+            if total > largest:
+                raise DataError(
+                    f"{path}: unpacks to more than {largest} bytes; this is not the expected archive"
+                )
+            yield name, content
+    except _BROKEN as error:
+        raise DataError(f"{path}: broken or incomplete archive ({error}); download it again") from error
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path).as_posix()
+            if file.is_file() and not _hidden(name):
+                yield name, file.read_bytes()
+    elif path.name.endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                _require_inside(path, entry.filename)
+                if (entry.external_attr >> 16) & 0o170000 == 0o120000:
+                    raise DataError(f"{path}: member {entry.filename!r} is a link; refused")
+                if not entry.is_dir() and not _hidden(entry.filename):
+                    yield entry.filename, archive.read(entry)
+    elif path.name.endswith(ARCHIVE_SUFFIXES):
+        with tarfile.open(path, "r|xz" if path.name.endswith(".xz") else "r|gz") as archive:
+            for member in archive:
+                _require_inside(path, member.name)
+                if not (member.isfile() or member.isdir()):
+                    raise DataError(f"{path}: member {member.name!r} is a link or device; refused")
+                stream = archive.extractfile(member) if member.isfile() else None
+                if stream is not None and not _hidden(member.name):
+                    yield member.name, stream.read()
+    else:
+        raise DataError(f"{path}: neither a folder nor one of {', '.join(ARCHIVE_SUFFIXES)}")
+
+
+def _hidden(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return "__MACOSX" in parts or any(part.startswith(".") and part != "." for part in parts)
+
+
+def _require_inside(path: Path, name: str) -> None:
+    """Refuse member names that would leave the folder they are unpacked into, on any system."""
+    windows = PureWindowsPath(name)
+    if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise DataError(f"{path}: member {name!r} climbs out of the archive; refused")
