@@ -91,13 +91,14 @@ def simulated_method(
     """Score and embed the same patients as one method would.
 
     Scores are logistic(sharpness * (centre_t + spread_t * severity_t) + shift), in (0, 1): sharpness above 1
-    is an overconfident method. Embeddings are common + separation * sum_t severity_t * direction_t, one per
-    patient and shared by all tasks: separation spreads the representation without touching any score, so
-    it moves induced tolerances and nothing else.
+    is an overconfident method. Embeddings are common + separation * sum_t (severity_t - the patient's mean
+    severity) * direction_t, one per patient and shared by all tasks: separation spreads the representation
+    without touching any score, so it moves induced tolerances (from 0 towards 0.6) and nothing else.
     """
     logits = sharpness * (patients.centre + patients.spread * patients.severity) + shift
     scores = 1.0 / (1.0 + np.exp(-logits))
-    embeddings = patients.directions[0] + separation * patients.severity @ patients.directions[1:]
+    contrast = patients.severity - patients.severity.mean(axis=1, keepdims=True)
+    embeddings = patients.directions[0] + separation * contrast @ patients.directions[1:]
     everyone = np.arange(len(scores), dtype=np.int64)
     pools = {task: patients.labelled[:, column] for column, task in enumerate(patients.tasks)}
     return Cohort(
