@@ -167,9 +167,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
         from relif_core.datasets.tensors import check_tensors
 
         return check_tensors(folder).manifest
-    from relif_core.datasets.dense_tensors import check_dense
+    from relif_core.datasets.dense_tensors import check_dense_tensors
 
-    return check_dense(folder).manifest
+    return check_dense_tensors(folder).manifest
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
