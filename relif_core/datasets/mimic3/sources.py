@@ -1,0 +1,169 @@
+"""Finding and scanning the tables of a MIMIC-III folder: CSV or CSV.gz, names and headers in either case."""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from relif_core.errors import DataError
+
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "icustays": (
+        "subject_id",
+        "hadm_id",
+        "icustay_id",
+        "dbsource",
+        "first_careunit",
+        "last_careunit",
+        "first_wardid",
+        "last_wardid",
+        "intime",
+        "outtime",
+        "los",
+    ),
+    "admissions": (
+        "subject_id",
+        "hadm_id",
+        "admittime",
+        "dischtime",
+        "deathtime",
+        "ethnicity",
+        "hospital_expire_flag",
+    ),
+    "patients": ("subject_id", "gender", "dob", "dod"),
+    "diagnoses_icd": ("subject_id", "hadm_id", "icd9_code"),
+    "d_icd_diagnoses": ("icd9_code",),
+    "chartevents": (
+        "subject_id",
+        "hadm_id",
+        "icustay_id",
+        "itemid",
+        "charttime",
+        "value",
+        "valueuom",
+        "error",
+    ),
+    "labevents": ("subject_id", "hadm_id", "itemid", "charttime", "value", "valueuom"),
+    "outputevents": ("subject_id", "hadm_id", "icustay_id"),
+}
+"""The tables that are read and the columns that each must have; other tables and columns are ignored."""
+
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+READ_ERRORS = (pl.exceptions.PolarsError, OSError, EOFError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One source table: its name in lower case, its file and its header as written."""
+
+    name: str
+    path: Path
+    header: tuple[str, ...]
+
+    def has(self, column: str) -> bool:
+        """Say whether the table has a column, whatever its case."""
+        return column in {name.lower() for name in self.header}
+
+
+def find_tables(source: Path) -> dict[str, Table]:
+    """Return the tables of ``TABLES`` found in a folder, headers checked.
+
+    A plain file is preferred to a compressed one of the same table. Raises ``DataError`` naming every missing table or column.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise DataError(f"{source} is not a folder; name the folder that holds the MIMIC-III CSV files")
+    files: dict[str, Path] = {}
+    for path in sorted(source.iterdir(), key=lambda entry: entry.suffix.lower() != ".csv"):
+        name = path.name.lower()
+        stem = name.removesuffix(".gz").removesuffix(".csv")
+        if stem in TABLES and name in (f"{stem}.csv", f"{stem}.csv.gz"):
+            files.setdefault(stem, path)
+    missing = sorted(name.upper() for name in TABLES.keys() - files.keys())
+    if missing:
+        raise DataError(
+            f"{source}: no CSV or CSV.gz file for {', '.join(missing)}; copy the missing MIMIC-III tables there"
+        )
+    return {name: _open(name, files[name]) for name in TABLES}
+
+
+def _open(name: str, path: Path) -> Table:
+    """Read a table's header and refuse a table without the columns that are needed."""
+    try:
+        opener = gzip.open if path.name.lower().endswith(".gz") else open
+        with opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as stream:
+            header = tuple(next(csv.reader(stream), ()))
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
+    lower = [column.lower() for column in header]
+    absent = [column.upper() for column in TABLES[name] if column not in lower]
+    if absent:
+        raise DataError(
+            f"{path}: column {', '.join(absent)} missing (found {', '.join(header)}); "
+            "take the file as PhysioNet delivers it"
+        )
+    if not path.name.lower().endswith(".gz"):
+        _refuse_cut_off(path, len(header))
+    return Table(name, path, header)
+
+
+def _refuse_cut_off(path: Path, columns: int) -> None:
+    """Raise where a plain file ends within a row; compressed files carry their own checksum."""
+    with open(path, "rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - 65536))
+        tail = stream.read()
+    if tail.endswith(b"\n"):
+        return
+    last = tail.rpartition(b"\n")[2].decode(errors="replace")
+    if len(next(csv.reader([last]), ())) != columns:
+        raise DataError(f"{path} ends in the middle of a row: the copy is cut off; fetch the file again")
+
+
+def unreadable(path: Path, error: BaseException) -> DataError:
+    """Return the ``DataError`` for a file that could not be read through."""
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return DataError(
+        f"{path} cannot be read: {reason}; compare its size and sha256 with the official ones and fetch it again"
+    )
+
+
+def scan(table: Table, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.LazyFrame:
+    """Return a lazy scan of some columns of a table, names in lower case, with the given types."""
+    written = {column.lower(): column for column in table.header}
+    schema = {name: columns.get(name.lower(), pl.String) for name in table.header}
+    return pl.scan_csv(table.path, schema=schema, encoding="utf8-lossy").select(
+        pl.col(written[column]).alias(column) for column in columns
+    )
+
+
+def read(table: Table, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
+    """Read some columns of a (small) table whole; ``DataError`` where it is damaged."""
+    try:
+        return scan(table, columns).collect()
+    except READ_ERRORS as error:
+        raise unreadable(table.path, error) from error
+
+
+def parse_times(frame: pl.DataFrame, columns: tuple[str, ...], table: Table, key: str) -> pl.DataFrame:
+    """Turn text columns into datetimes; empty text is null, anything else unreadable raises ``DataError`` naming the row."""
+    parsed = frame.with_columns(
+        pl.col(column).str.to_datetime(TIME_FORMAT, strict=False, time_unit="us").alias(f"{column} parsed")
+        for column in columns
+    )
+    for column in columns:
+        bad = parsed.filter(
+            pl.col(f"{column} parsed").is_null() & (pl.col(column).fill_null("").str.len_bytes() > 0)
+        )
+        if bad.height:
+            raise DataError(
+                f"{table.path}: {key} {bad[key][0]} has {column.upper()} {bad[column][0]!r}, "
+                "which is no time of the form YYYY-MM-DD HH:MM:SS; mend the row or fetch the file again"
+            )
+    return parsed.with_columns(pl.col(f"{column} parsed").alias(column) for column in columns).drop(
+        f"{column} parsed" for column in columns
+    )
