@@ -1,0 +1,83 @@
+"""What must hold on every page of the book, on a phone and without a network."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+Visit = Callable[[str], Any]
+
+
+def test_no_complaints_and_no_network(visit: Visit, page_name: str) -> None:
+    window = visit(page_name)
+    assert window.complaints == []
+    foreign = [url for url in window.requests if not url.startswith((window.address, "data:", "blob:"))]
+    assert foreign == []
+
+
+def test_mathematics_is_set(visit: Visit, page_name: str) -> None:
+    page = visit(page_name).page
+    unset = page.locator(".math").filter(has_not=page.locator("mjx-container"))
+    assert unset.all_inner_texts() == []
+    errors = page.locator("mjx-merror, [data-mjx-error], mjx-mtext[style*='color: red']")
+    assert errors.all_inner_texts() == []
+
+
+def test_no_raw_tex_or_markup_in_the_text(visit: Visit, page_name: str) -> None:
+    page = visit(page_name).page
+    leftovers = page.evaluate(
+        r"""() => {
+          const walker = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
+          const found = [];
+          const raw = /\\(?:mathbb|mathrm|operatorname|frac|delta|lambda|max|le|ge|eta|rho)\b|\$[^$]+\$|\{(?:ref|numref|eq|term|cite|glue|prf)[:a-z]*\}`/;
+          for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+            if (node.parentElement.closest("pre, code, script, style, mjx-container")) continue;
+            if (raw.test(node.textContent)) found.push(node.textContent.trim());
+          }
+          return found;
+        }"""
+    )
+    assert leftovers == []
+
+
+def test_every_image_has_alternative_text(visit: Visit, page_name: str) -> None:
+    page = visit(page_name).page
+    poor = page.evaluate(
+        """() => [...document.images].filter(image => {
+             const alt = (image.getAttribute("alt") || "").trim();
+             return alt.length < 15 || /\\.(png|svg|jpe?g)$/.test(alt);
+           }).map(image => image.outerHTML.slice(0, 200))"""
+    )
+    assert poor == []
+    unloaded = page.evaluate(
+        """async () => {
+             for (const image of document.images) { image.loading = "eager"; await image.decode().catch(() => {}); }
+             return [...document.images].filter(image => image.naturalWidth === 0).map(image => image.src);
+           }"""
+    )
+    assert unloaded == []
+
+
+def test_tables_announce_themselves(visit: Visit, page_name: str) -> None:
+    page = visit(page_name).page
+    for table in page.locator("table.relif-table").all():
+        assert table.locator("caption").inner_text().strip()
+        assert table.locator("thead th[scope=col]").count() > 0
+
+
+def test_a_phone_shows_the_page_without_sideways_scrolling(visit: Visit, page_name: str) -> None:
+    page = visit(page_name).page
+    wide = page.evaluate(
+        """() => document.documentElement.scrollWidth <= window.innerWidth + 1 ? [] :
+             [...document.querySelectorAll("article *")]
+               .filter(e => e.getBoundingClientRect().right > window.innerWidth + 1)
+               .map(e => e.tagName + "." + e.className).slice(0, 8)"""
+    )
+    assert wide == []
+
+
+def test_headings_form_an_outline(visit: Visit, page_name: str) -> None:
+    levels = visit(page_name).page.eval_on_selector_all(
+        "article h1, article h2, article h3, article h4", "all => all.map(h => +h.tagName[1])"
+    )
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))

@@ -1,0 +1,105 @@
+"""What a reader does: turn pages, search, switch to dark, sort a table."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+NewWindow = Callable[..., Any]
+TOC = yaml.safe_load((Path(__file__).resolve().parents[2] / "book" / "_toc.yml").read_text())
+ORDER = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+
+
+@pytest.fixture
+def window(new_window: NewWindow) -> Any:
+    return new_window(viewport={"width": 1280, "height": 900}, color_scheme="light")
+
+
+def test_turning_pages_visits_the_whole_book_in_order(window: Any) -> None:
+    window.open(ORDER[0])
+    page = window.page
+    seen = [ORDER[0]]
+    while page.locator("a.right-next").count():
+        page.locator("a.right-next").click()
+        seen.append(page.url.removeprefix(window.address).removesuffix(".html"))
+    assert seen == ORDER
+    page.locator("a.left-prev").click()
+    assert page.url == f"{window.address}{ORDER[-2]}.html"
+    assert window.complaints == []
+
+
+def test_the_sidebar_lists_every_page(window: Any) -> None:
+    window.open(ORDER[0])
+    titles = window.page.locator("#pst-primary-sidebar nav a.reference.internal")
+    assert titles.count() == len(ORDER)
+    window.page.locator("#pst-primary-sidebar nav a", has_text="Glossary").click()
+    assert window.page.url == f"{window.address}glossary.html"
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"), [("tolerance", "glossary.html"), ("papermill", "rerun_a_page.html")]
+)
+def test_search_finds_and_opens_a_page(window: Any, query: str, expected: str) -> None:
+    window.open(ORDER[0])
+    page = window.page
+    page.locator("#pst-primary-sidebar .search-button__button").click()
+    page.locator("#pst-search-dialog input[name=q]").fill(query)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=*")
+    hit = page.locator(f"ul.search li a[href*='{expected}']").first
+    hit.wait_for()
+    hit.click()
+    assert expected in page.url
+    assert window.complaints == []
+
+
+def test_searching_for_nonsense_says_so(window: Any) -> None:
+    window.page.goto(f"{window.address}search.html?q=qwertzuiopasdf")
+    window.page.get_by_text("did not match any documents").wait_for()
+
+
+def test_dark_mode_is_one_button_away_and_stays(window: Any) -> None:
+    window.open(ORDER[0])
+    page = window.page
+    ground = "() => getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    button = page.locator(".theme-switch-button").first
+    for _ in range(3):
+        if page.locator("html").get_attribute("data-theme") == "dark":
+            break
+        button.click()
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    assert page.evaluate(ground) != light
+    window.open("glossary")
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+
+
+def test_pictures_keep_a_white_ground_in_dark_mode(new_window: NewWindow) -> None:
+    window = new_window(color_scheme="dark")
+    checked = 0
+    for name in ORDER:
+        if not name.startswith("notebooks/"):
+            continue
+        window.open(name)
+        grounds = window.page.eval_on_selector_all(
+            ".cell_output img", "all => all.map(i => getComputedStyle(i).backgroundColor)"
+        )
+        assert set(grounds) <= {"rgb(255, 255, 255)"}
+        checked += len(grounds)
+    assert checked > 0
+
+
+def test_a_table_sorts_by_its_headers_with_mouse_and_keyboard(window: Any) -> None:
+    window.open("notebooks/table_5_settings")
+    table = window.page.locator("table.relif-table").first
+    button = table.locator("thead button").first
+    column = table.locator("tbody tr > :first-child")
+    button.click()
+    rising = column.all_inner_texts()
+    assert rising == sorted(rising, key=str.lower)
+    assert table.locator("thead th").first.get_attribute("aria-sort") == "ascending"
+    button.press("Enter")
+    assert column.all_inner_texts() == rising[::-1]
+    assert table.locator("thead th").first.get_attribute("aria-sort") == "descending"
