@@ -1,0 +1,195 @@
+"""The rooms of the house: what may import what, and what importing a part loads."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "relif_core"
+
+FLOORS = [
+    {"errors"},
+    {"files", "audit"},
+    {
+        "surrogate",
+        "controller",
+        "balancers",
+        "models",
+        "datasets",
+        "record",
+        "settings",
+        "utility",
+        "dense_utility",
+        "simulation",
+    },
+    {"clinical", "training"},
+    {"study"},
+    {"pages"},
+    {"cli"},
+]
+"""From the ground up: a part imports from its own floor or from below, never from above."""
+
+KNOWS_ONLY = {
+    "audit": {"errors"},
+    "surrogate": {"errors"},
+    "controller": {"errors"},
+}
+"""Parts that must stay usable alone: everything of the package that they may import."""
+
+
+def part_of(module: str) -> str:
+    """The room that a module belongs to: ``relif_core.audit.exact`` is part of ``audit``."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and not parts[1].startswith("__") else ""
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path, *, lazy: bool) -> Iterator[str]:
+    """Names of the package's modules that a file imports, at its top or (``lazy``) anywhere."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if lazy else _top_level(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.startswith("relif_core."))
+
+
+def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Statements that run on import; what only a type checker sees does not."""
+    for node in tree.body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.If | ast.Try):
+            yield from ast.walk(node)
+        else:
+            yield node
+
+
+def resolve(name: str, known: dict[str, Path]) -> str:
+    """``relif_core.files.atomic_file`` names the module ``relif_core.files``."""
+    while name not in known:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def test_every_part_has_a_floor() -> None:
+    parts = {part_of(module) for module in modules()} - {""}
+    assert parts <= set().union(*FLOORS), "give the new part a floor in this file"
+
+
+def test_imports_point_downwards() -> None:
+    floor = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+    known = modules()
+    upwards = [
+        f"{module} imports {name}"
+        for module, path in known.items()
+        if part_of(module)
+        for name in imported(path, lazy=True)
+        if (target := part_of(name)) and floor[target] > floor[part_of(module)]
+    ]
+    assert upwards == []
+
+
+@pytest.mark.parametrize("part", KNOWS_ONLY)
+def test_parts_that_stand_alone_know_nothing_above_them(part: str) -> None:
+    foreign = [
+        f"{module} imports {name}"
+        for module, path in modules().items()
+        if part_of(module) == part
+        for name in imported(path, lazy=True)
+        if part_of(name) not in KNOWS_ONLY[part] | {part, ""}
+    ]
+    assert foreign == []
+
+
+def test_no_import_cycle() -> None:
+    known = modules()
+    edges = {
+        module: {resolve(name, known) for name in imported(path, lazy=False)} - {module}
+        for module, path in known.items()
+    }
+    finished: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join([*trail[trail.index(module) :], module])
+        if module not in finished:
+            for target in edges[module]:
+                visit(target, (*trail, module))
+            finished.add(module)
+
+    for module in known:
+        visit(module, ())
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level packages in memory after a statement, in a fresh interpreter."""
+    script = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(answer.stdout.split())
+
+
+def test_the_audit_loads_numpy_alone() -> None:
+    heavy = {
+        "torch",
+        "matplotlib",
+        "seaborn",
+        "pandas",
+        "polars",
+        "scipy",
+        "sklearn",
+        "pydantic",
+        "typer",
+        "rich",
+    }
+    assert not loaded_by("import relif_core.audit") & heavy
+
+
+def test_the_training_path_loads_nothing_a_bare_gpu_machine_lacks() -> None:
+    absent = {
+        "matplotlib",
+        "seaborn",
+        "polars",
+        "pyarrow",
+        "pydantic",
+        "rich",
+        "typer",
+        "pooch",
+        "h5py",
+        "pandas",
+        "jupytext",
+    }
+    statement = "import relif_core.training, relif_core.study, relif_core.datasets.tensors, relif_core.models, relif_core.balancers"
+    assert not loaded_by(statement) & absent
+
+
+def test_the_shell_answers_before_it_loads_torch() -> None:
+    assert not loaded_by("import relif_core.cli") & {"torch", "matplotlib", "polars"}
+
+
+def test_nothing_loads_code_from_data() -> None:
+    """No pickle and no unrestricted checkpoint: records and tensors come from strangers."""
+    forbidden = ("import pickle", "allow_pickle=True", "weights_only=False", "yaml.load(", "eval(", "exec(")
+    sources = [path for path in PACKAGE.rglob("*.py") if path.name != Path(__file__).name]
+    found = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in sources
+        for word in forbidden
+        for line in path.read_text().splitlines()
+        if word in line.replace(".eval(", "").replace("literal_eval(", "")
+    ]
+    assert found == []
