@@ -1,5 +1,6 @@
 """Reading the files of an archive or folder into memory, refusing whatever does not stay inside."""
 
+import gzip
 import lzma
 import tarfile
 import zipfile
@@ -51,7 +52,10 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 if not entry.is_dir() and not _hidden(entry.filename):
                     yield entry.filename, archive.read(entry)
     elif path.name.endswith(ARCHIVE_SUFFIXES):
-        with tarfile.open(path, "r|xz" if path.name.endswith(".xz") else "r|gz") as archive:
+        with (
+            lzma.open(path) if path.name.endswith(".xz") else gzip.open(path) as content,
+            tarfile.open(fileobj=content, mode="r|") as archive,
+        ):
             for member in archive:
                 _require_inside(path, member.name)
                 if not (member.isfile() or member.isdir()):
@@ -59,6 +63,9 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 stream = archive.extractfile(member) if member.isfile() else None
                 if stream is not None and not _hidden(member.name):
                     yield member.name, stream.read()
+            # The checksum stands at the very end, which the archive's reader does not reach by itself.
+            while content.read(2**20):
+                pass
     else:
         raise DataError(f"{path}: neither a folder nor one of {', '.join(ARCHIVE_SUFFIXES)}")
 

@@ -261,25 +261,26 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
         record = int(np.searchsorted(starts, row, side="right")) - 1
         return DataError(f"{path}: record {ids[record]}, line {row - starts[record] + 2}: {problem}")
 
+    text = b"".join(bodies)
     try:
         table = pl.read_csv(
-            io.BytesIO(b"".join(bodies)),
+            io.BytesIO(text),
             has_header=False,
             schema={"time": pl.String, "parameter": pl.String, "value": pl.String},
             quote_char=None,
         )
-        whole = table.height == lines.sum()
+        whole = table.height == lines.sum() and text.count(b",") == 2 * lines.sum()
     except pl.exceptions.PolarsError:
         whole = False
     if not whole:
-        for row, line in enumerate(b"".join(bodies).splitlines()):
+        for row, line in enumerate(text.split(b"\n")[:-1]):
             if line.count(b",") != 2 or not line.isascii():
                 raise fail(row, f"{line[:60]!r} is not of the form Time,Parameter,Value")
         raise DataError(f"{path}: the records cannot be parsed; download the set again")
 
-    table = table.with_columns(pl.col("time", "parameter").fill_null(""))
-    minutes = {text: _minute(text) for text in table["time"].unique()}
-    parameters = {text: _CODES.get(text, -1) for text in table["parameter"].unique()}
+    table = table.with_columns(pl.all().fill_null(""))
+    minutes = {moment: _minute(moment) for moment in table["time"].unique()}
+    parameters = {name: _CODES.get(name, -1) for name in table["parameter"].unique()}
     # Set c is known to hold lines without a parameter name: nothing can be read from them.
     parameters[""] = _EMPTY_PARAMETER
     parsed = table.select(
@@ -290,15 +291,15 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
     for column, bad in (
         ("time", parsed["minute"] < 0),
         ("parameter", parsed["code"] < 0),
-        ("value", ~parsed["value"].is_finite().fill_null(False)),
+        ("value", (parsed["code"] != _EMPTY_PARAMETER) & ~parsed["value"].is_finite().fill_null(False)),
     ):
         if bad.any():
             row = int(bad.arg_max() or 0)
-            text = table[column][row]
+            cell = table[column][row]
             problem = {
-                "time": f"time {text!r} is not between 00:00 and {HOURS}:00",
-                "parameter": f"unknown parameter {text!r}",
-                "value": f"value {text!r} of {table['parameter'][row]!r} is no number",
+                "time": f"time {cell!r} is not between 00:00 and {HOURS}:00",
+                "parameter": f"unknown parameter {cell!r}",
+                "value": f"value {cell!r} of {table['parameter'][row]!r} is no number",
             }[column]
             raise fail(row, problem)
     return parsed
