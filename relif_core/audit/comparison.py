@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from relif_core.audit.result import AuditResult
 from relif_core.audit.uncertainty import clustered_error, interval
 from relif_core.errors import ComparabilityError
@@ -44,13 +42,22 @@ def compare(a: AuditResult, b: AuditResult, level: float = 0.95) -> Comparison:
         InputError: a level outside (0, 1).
     """
     _require_comparable(a, b)
-    paired = a.influences is not None and b.influences is not None
     if a.influences is not None and b.influences is not None:
-        bias_error = _paired_error(a, b, a.influences.bias - b.influences.bias, "bias_se")
-        rate_error = _paired_error(
-            a, b, a.influences.violation_rate - b.influences.violation_rate, "violation_rate_se"
+        paired = True
+        bias_error, rate_error = (
+            math.hypot(clustered_error(shares, a.clusters), draws_a, draws_b)
+            for shares, draws_a, draws_b in zip(
+                (
+                    a.influences.bias - b.influences.bias,
+                    a.influences.violation_rate - b.influences.violation_rate,
+                ),
+                a.draw_errors,
+                b.draw_errors,
+                strict=True,
+            )
         )
     else:
+        paired = False
         bias_error = a.bias_se + b.bias_se
         rate_error = a.violation_rate_se + b.violation_rate_se
     difference, rate_difference = a.bias - b.bias, a.violation_rate - b.violation_rate
@@ -76,9 +83,9 @@ def _require_comparable(a: AuditResult, b: AuditResult) -> None:
         ("split", a.context.split, b.context.split),
         ("tasks", a.tasks, b.tasks),
         ("score definition", a.context.score_definition, b.context.score_definition),
+        ("protocol", a.protocol, b.protocol),
         ("pool sizes", a.samples, b.samples),
         ("pool", a.pool_fingerprint, b.pool_fingerprint),
-        ("protocol", a.protocol, b.protocol),
         ("pair seed", a.pair_seed, b.pair_seed),
         ("pool size", a.pool_size, b.pool_size),
         ("number of pairs", a.pairs, b.pairs),
@@ -89,15 +96,3 @@ def _require_comparable(a: AuditResult, b: AuditResult) -> None:
                 f"these audits cannot be compared, their {field} differs: {of_a!r} against {of_b!r}; "
                 "audit both with the same ruler"
             )
-
-
-def _paired_error(a: AuditResult, b: AuditResult, shares: np.ndarray, name: str) -> float:
-    """Both results' draw noise is what their standard error holds beyond the clustered part."""
-    assert a.influences is not None
-    assert b.influences is not None
-    part = "bias" if name == "bias_se" else "violation_rate"
-    noise = 0.0
-    for result, influences in ((a, a.influences), (b, b.influences)):
-        clustered = clustered_error(getattr(influences, part), result.clusters)
-        noise += max(0.0, getattr(result, name) ** 2 - clustered**2) if result.protocol == "sampled" else 0.0
-    return math.hypot(clustered_error(shares, a.clusters), math.sqrt(noise))

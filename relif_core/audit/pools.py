@@ -168,7 +168,9 @@ def checked_labels(
             array = _plain(array, task, name)
         if array.dtype.kind not in "iubU":
             raise InputError(f"task {task!r}: {name} must be integers or text, got an array of {array.dtype}")
-        checked[task] = array.astype(np.uint8) if array.dtype.kind == "b" else array
+        if array.dtype == np.uint64 and array.max() >= 2**63:
+            raise InputError(f"task {task!r}: {name} exceed 64-bit signed integers; pass them as text")
+        checked[task] = array.astype(np.int64) if array.dtype in (bool, np.uint64) else array
     if len({array.dtype.kind == "U" for array in checked.values()}) > 1:
         raise InputError(f"{name} are integers for one task and text for another; use one kind for all tasks")
     return checked
@@ -203,7 +205,7 @@ def subject_codes(subjects: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[
 
 def _ids_and_codes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``np.unique`` with inverse, quicker where integer ids are dense or leave room for an index beside them."""
-    if labels.dtype.kind in "iu" and int(labels.max()) < 2**63:
+    if labels.dtype.kind in "iu":
         low = int(labels.min())
         width = int(labels.max()) - low
         if width < 4 * labels.size + _BLOCK:

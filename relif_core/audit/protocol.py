@@ -156,6 +156,7 @@ def _audit(
         violation_rate=math.fsum(row.violation_rate for row in rows) / len(rows),
         bias_se=bias_se,
         violation_rate_se=rate_se,
+        draw_errors=(math.sqrt(draw_variance[0]), math.sqrt(draw_variance[1])),
         per_pair=tuple(rows),
         influences=spread.influences() if isinstance(spread, SubjectSpread) else None,
     )

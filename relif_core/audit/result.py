@@ -72,7 +72,8 @@ class AuditResult:
     ``protocol`` is "exact" or "sampled"; ``pair_seed``, ``pool_size`` and ``pairs`` are None for the exact one.
     ``samples`` maps each task to its pool size and ``pool_fingerprint`` identifies which subjects the pools hold.
     ``clustered_by`` is "subject" or "sample", ``clusters`` their number, ``freedom`` the degrees of freedom of the
-    intervals. ``influences`` (one row per subject) is there if subjects were given and is left out of JSON unless
+    intervals. ``draw_errors`` is the part of both standard errors that stems from drawing pairs, (0, 0) if exact.
+    ``influences`` (one row per subject) is there if subjects were given and is left out of JSON unless
     asked for. ``groups`` holds one result per subgroup, ``groups_left_out`` the reason why a subgroup has none.
     """
 
@@ -91,6 +92,7 @@ class AuditResult:
     violation_rate: float
     bias_se: float
     violation_rate_se: float
+    draw_errors: tuple[float, float]
     per_pair: tuple[PairAudit, ...]
     influences: Influences | None = field(default=None, compare=False, repr=False)
     groups: dict[str, "AuditResult"] = field(default_factory=dict)
@@ -122,7 +124,7 @@ class AuditResult:
         for item in fields(self):
             content[item.name] = getattr(self, item.name)
         content["context"] = {item.name: getattr(self.context, item.name) for item in fields(AuditContext)}
-        content["tasks"] = list(self.tasks)
+        content["tasks"], content["draw_errors"] = list(self.tasks), list(self.draw_errors)
         content["per_pair"] = [
             {item.name: _plain(getattr(row, item.name)) for item in fields(PairAudit)}
             for row in self.per_pair
@@ -167,6 +169,7 @@ class AuditResult:
         try:
             values["context"] = AuditContext.of(values["context"])
             values["tasks"] = tuple(values["tasks"])
+            values["draw_errors"] = tuple(values["draw_errors"])
             values["per_pair"] = tuple(_pair_from(row) for row in values["per_pair"])
             for name in ("bias_se", "violation_rate_se"):
                 values[name] = math.nan if values[name] is None else float(values[name])

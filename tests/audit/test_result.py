@@ -1,0 +1,142 @@
+"""Results keep what they say through JSON, hold subgroups, and become audit cards."""
+
+import json
+import math
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from relif_core.audit import (
+    CARD_SCHEMA,
+    AuditContext,
+    AuditResult,
+    audit,
+    audit_card,
+    card_html,
+    card_markdown,
+)
+from relif_core.errors import InputError, RecordError
+
+GENERATOR = np.random.default_rng(0)
+SCORES = {task: GENERATOR.random(50) for task in ("mortality", "length <of> stay", "x|y")}
+SUBJECTS = {task: np.arange(50) // 2 for task in SCORES}
+GROUPS = {task: np.where(np.arange(50) < 30, "female", "male") for task in SCORES}
+CONTEXT = AuditContext(dataset="simulated <cohort>", split="test", score_definition="probability")
+
+
+def measured(**options: Any) -> AuditResult:
+    return audit(SCORES, 0.275, **{"subjects": SUBJECTS, "groups": GROUPS, "context": CONTEXT, **options})
+
+
+@pytest.mark.parametrize("protocol", ["exact", "sampled"])
+def test_json_round_trip(protocol: str) -> None:
+    result = measured(protocol=protocol)
+    found = AuditResult.from_json(result.to_json())
+    assert found == result
+    assert found.influences is None
+    assert "influences" in json.loads(result.to_json())
+    whole = AuditResult.from_json(result.to_json(include_influences=True))
+    assert whole.influences is not None
+    assert result.influences is not None
+    assert (whole.influences.bias == result.influences.bias).all()
+    assert (whole.influences.subjects == result.influences.subjects).all()
+
+
+def test_missing_standard_error_survives_json() -> None:
+    result = audit({"a": [0.1], "b": [0.9, 0.8]}, 0.2)
+    found = AuditResult.from_json(result.to_json())
+    assert math.isnan(found.bias_se)
+    assert math.isnan(found.per_pair[0].bias_se)
+    assert found.bias == result.bias
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON"),
+        ("[]", "schema 'list'"),
+        ("{}", "schema None"),
+        ('{"schema": "relif-audit/9"}', "schema 'relif-audit/9'"),
+        ('{"schema": "relif-audit/1"}', "damaged"),
+    ],
+)
+def test_broken_json(text: str, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        AuditResult.from_json(text)
+
+
+def test_unknown_field_is_refused() -> None:
+    content = measured().as_dict()
+    with pytest.raises(RecordError, match="damaged"):
+        AuditResult.from_dict({**content, "surprise": 1})
+
+
+def test_groups_are_audits_of_their_members() -> None:
+    result = measured()
+    assert list(result.groups) == ["female", "male"]
+    members = {task: GROUPS[task] == "female" for task in SCORES}
+    alone = audit(
+        {task: SCORES[task][members[task]] for task in SCORES},
+        0.275,
+        subjects={task: SUBJECTS[task][members[task]] for task in SCORES},
+        context=CONTEXT,
+    )
+    assert result.groups["female"] == alone
+    assert result.bias == audit(SCORES, 0.275).bias
+
+
+def test_group_missing_from_a_task_is_named_not_dropped() -> None:
+    groups = {**GROUPS, "mortality": np.full(50, "female")}
+    result = measured(groups=groups)
+    assert list(result.groups) == ["female"]
+    assert result.groups_left_out == {"male": "no sample in the pools of mortality"}
+    assert AuditResult.from_json(result.to_json()) == result
+
+
+def test_averages_weigh_task_pairs_equally() -> None:
+    result = measured()
+    assert result.bias == pytest.approx(np.mean([row.bias for row in result.per_pair]))
+    assert result.violation_rate == pytest.approx(np.mean([row.violation_rate for row in result.per_pair]))
+    assert result.tolerances == dict.fromkeys(result.tolerances, 0.275)
+    assert len(result.per_pair) == 3
+
+
+@pytest.mark.parametrize("protocol", ["exact", "sampled"])
+def test_card_satisfies_its_schema_and_renders(protocol: str) -> None:
+    result = measured(protocol=protocol)
+    card = audit_card(
+        result,
+        model="ReLiF, seed 1",
+        calibration="validation subjects",
+        induced={("mortality", "x|y"): 0.2},
+        utility={"worst": 0.81},
+        controller={"target": 0.16, "step_size": 0.001},
+    )
+    jsonschema.Draft202012Validator.check_schema(CARD_SCHEMA)
+    jsonschema.validate(json.loads(json.dumps(card)), CARD_SCHEMA)
+    assert card["results"]["bias"]["interval"] == list(result.bias_interval())
+    page, text = card_html(card), card_markdown(card)
+    for rendering in (page, text):
+        assert f"{result.bias:.4f}" in rendering
+        assert "&lt;cohort&gt;" in rendering
+        assert "<cohort>" not in rendering
+        assert "Group female" in rendering
+    assert "http" not in page
+    assert "x\\|y" in text
+
+
+def test_bare_card_says_what_is_not_stated() -> None:
+    card = audit_card(audit({"a": [0.1], "b": [0.9]}, 0.2), model="m")
+    jsonschema.validate(card, CARD_SCHEMA)
+    assert card_markdown(card).count("not stated") == 8
+    assert "no interval" in card_html(card)
+
+
+def test_card_refuses_what_json_cannot_hold() -> None:
+    result = measured()
+    with pytest.raises(InputError, match="JSON"):
+        audit_card(result, model="m", utility={"worst": math.nan})
+    with pytest.raises(InputError, match="JSON"):
+        audit_card(result, model="m", controller={"step": object()})
