@@ -87,6 +87,8 @@ def _meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[st
     known = items()
     if "fio2_set_item" not in repairs:
         known = known.filter(pl.col("itemid") != FIO2_SET_ITEM)
+    else:
+        counts["fio2_set_item"] += int(triples.filter(pl.col("itemid") == FIO2_SET_ITEM)["len"].sum())
     frame = triples.join(known, on="itemid")
     frame = frame.with_columns(pl.col("value").str.strip_chars().alias("stripped"))
     frame = _dropped_triples(

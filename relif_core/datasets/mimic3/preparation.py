@@ -74,9 +74,10 @@ def prepare_raw(
     tables = find_tables(Path(source))
     with ThreadPoolExecutor(1) as pool:
         checksums = pool.submit(_checksums, list(tables.values()))
+        if target.exists():
+            refuse_to_overwrite(target, {"dataset": dataset, "sources": checksums.result()})
         extraction = extract(tables, chosen, work_folder(target), report)
         sources = checksums.result()
-    refuse_to_overwrite(target, {"dataset": dataset, "sources": sources})
     counts: Counter[str] = Counter()
     arrays, stays, steps = _assemble(extraction, work_folder(target), counts, report)
     split = subject_split(
