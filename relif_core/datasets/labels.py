@@ -1,6 +1,8 @@
-"""Label conventions that several clinical sources share."""
+"""Conventions that several clinical sources share: label classes, splits, checks of options."""
 
 import numpy as np
+
+from relif_core.errors import InputError
 
 LENGTH_OF_STAY_DAYS = (1, 2, 3, 4, 5, 6, 7, 8, 14)
 """Lower bounds, in days, of the second to the last length-of-stay class (Harutyunyan et al. 2019: ten classes)."""
@@ -15,6 +17,12 @@ LENGTH_OF_STAY_CLASSES = (
 
 AGE_BANDS = ("< 45", "45–64", "65–79", "≥ 80")
 """Age bands, in years, of the subgroup audits."""
+
+
+def require_integer(name: str, value: object, least: int) -> None:
+    """Raise ``InputError`` where the option ``name`` is no integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name}={value!r}: give an integer of at least {least}")
 
 
 def age_band(age: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ from relif_core.datasets.labels import (
     LENGTH_OF_STAY_CLASSES,
     age_band,
     length_of_stay_class,
+    require_integer,
     split_by_subject,
 )
 from relif_core.datasets.sources import REGISTRY
@@ -176,8 +177,11 @@ def prepare(
     outside (0, 1) and ``DataError``, naming file and line, for: a missing or broken archive, a path that leaves it, a missing
     or repeated outcome or record, an unknown parameter, a value that is no number, a time outside 00:00 to 48:00.
     """
-    if not 0 < validation < 1:
-        raise InputError(f"validation={validation}: give the part of set a for validation, between 0 and 1")
+    require_integer("seed", seed, least=0)
+    if not isinstance(validation, float) or not 0 < validation < 1:
+        raise InputError(
+            f"validation={validation}: give the part of set a for validation, a number between 0 and 1"
+        )
     if source is None or not Path(source).is_dir():
         raise DataError(f"{source}: not a folder; it should hold set-a, Outcomes-a.txt and so on")
     report = progress or (lambda message: None)

@@ -26,10 +26,10 @@ from relif_core.datasets.labels import (
     LENGTH_OF_STAY_CLASSES,
     age_band,
     length_of_stay_class,
+    require_integer,
     split_by_subject,
 )
 from relif_core.datasets.tensors import Channel, CohortStep, Group, Task, write_tensors
-from relif_core.errors import InputError
 
 MORTALITY_HOUR = 48
 FIRST_LABEL_HOUR = 5
@@ -225,14 +225,13 @@ def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> Simulat
 
     About one stay in ten is the second one of a subject who survived the first. Stays end by death, discharge, or after
     60 days; the truth about the end is kept however many hours are recorded. The same arguments give the same arrays.
-    Raises ``InputError`` for fewer than 10 stays or fewer than 48 hours (the mortality label is read there).
+    Raises ``InputError`` for fewer than 10 stays, fewer than 48 hours (the mortality label is read there) or a negative seed.
     """
-    if stays < 10:
-        raise InputError(f"stays={stays}: the simulator needs at least 10 stays")
-    if hours is not None and hours < MORTALITY_HOUR:
-        raise InputError(
-            f"hours={hours}: record at least {MORTALITY_HOUR} hours; mortality is predicted at that hour"
-        )
+    require_integer("stays", stays, least=10)
+    require_integer("seed", seed, least=0)
+    if hours is not None:
+        # The mortality label is read at hour 48.
+        require_integer("hours", hours, least=MORTALITY_HOUR)
     rng = np.random.default_rng([seed, 2012])
     recorded = LONGEST_STAY_HOURS if hours is None else min(hours, LONGEST_STAY_HOURS)
     second = round(READMISSIONS * stays)

@@ -386,9 +386,11 @@ def test_an_outcome_column_that_is_missing_is_named(small, tmp_path, pack):
         prepare(source, tmp_path / "out")
 
 
-def test_a_validation_part_outside_the_unit_interval_is_refused(small, tmp_path, pack):
+def test_options_out_of_range_are_refused(small, tmp_path, pack):
     with pytest.raises(InputError, match="validation=1"):
         prepare(small.write(tmp_path / "source", pack), tmp_path / "out", validation=1.0)
+    with pytest.raises(InputError, match=r"seed=0\.5"):
+        prepare(tmp_path / "source", tmp_path / "out", seed=0.5)
 
 
 # --- the published data ----------------------------------------------------------------------------------------

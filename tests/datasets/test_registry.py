@@ -87,6 +87,8 @@ def test_prepare_names_what_it_does_not_know(tmp_path):
         prepare("mimic4", tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match=r"unknown option colour; known are hours, seed, stays"):
         prepare("synthetic_icu", None, tmp_path / "out", colour="blue")
+    with pytest.raises(InputError, match=r"mimic3: unknown option .*'colour'"):
+        prepare("mimic3", tmp_path, tmp_path / "out", colour="blue")
     with pytest.raises(InputError, match=r"physionet2012: name the folder .*physionet\.org"):
         prepare("physionet2012", None, tmp_path / "out")
     assert list(Path(tmp_path).iterdir()) == []

@@ -249,6 +249,10 @@ def test_options_out_of_range_and_foreign_targets_are_refused(tmp_path):
         simulate(9)
     with pytest.raises(InputError, match="hours=47"):
         simulate(20, 47)
+    with pytest.raises(InputError, match="stays='many'"):
+        simulate("many")  # as a shell option would arrive
+    with pytest.raises(InputError, match="seed=-1"):
+        simulate(20, seed=-1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file.txt").write_text("keep me")
     with pytest.raises(DataError, match="no tensor folder"):
