@@ -39,6 +39,11 @@ IGNORE = 255
 NORMAL_SCALE = 127
 MAXIMUM_DEPTH = 1000.0
 FRAME_ARRAYS = ("images", "labels", "depth", "normals")
+TASKS = (
+    {"name": "segmentation", "title": "Semantic segmentation", "kind": "pixel classes", "unit": ""},
+    {"name": "depth", "title": "Depth", "kind": "pixel depth", "unit": "m"},
+    {"name": "normals", "title": "Surface normals", "kind": "pixel directions", "unit": "degrees"},
+)
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ def write_dense_tensors(
         "options": dict(options or {}),
         "height": height,
         "width": width,
+        "tasks": [dict(task) for task in TASKS],
         "classes": list(class_names),
         "ignore": IGNORE,
         "normal_scale": NORMAL_SCALE,
