@@ -204,7 +204,12 @@ def subject_codes(subjects: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[
 
 
 def _ids_and_codes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``np.unique`` with inverse, quicker where integer ids are dense or leave room for an index beside them."""
+    """``np.unique`` with inverse, quicker for text and where integers are dense or leave room for an index."""
+    if labels.dtype.kind == "U":
+        texts = labels.tolist()
+        names = sorted(set(texts))
+        place = {name: position for position, name in enumerate(names)}
+        return np.array(names), np.fromiter(map(place.__getitem__, texts), np.int64, len(texts))
     if labels.dtype.kind in "iu":
         low = int(labels.min())
         width = int(labels.max()) - low

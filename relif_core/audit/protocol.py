@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,7 @@ def audit(
         return result
     labels = checked_labels(groups, checked, "groups")
     parts, left_out = _audit_groups(checked, tolerances, ids, sampling, stated, labels)
-    return AuditResult(**{**vars(result), "groups": parts, "groups_left_out": left_out})
+    return replace(result, groups=parts, groups_left_out=left_out)
 
 
 @dataclass(frozen=True)
@@ -114,25 +114,10 @@ def _audit(
     context: AuditContext,
 ) -> AuditResult:
     clusters = _Clusters(*subject_codes(subjects)) if subjects is not None else None
-    draws: dict[Pair, SampledPair] | None = None
-    used, codes = scores, clusters.codes if clusters else None
+    used, codes, draws = scores, clusters.codes if clusters else None, None
     if sampling:
-        generator = np.random.default_rng(sampling.pair_seed)
-        chosen = sampled_pools(
-            {task: len(pool) for task, pool in scores.items()}, sampling.pool_size, generator
-        )
-        used = {task: scores[task][chosen[task]] for task in scores}
-        codes = {task: codes[task][chosen[task]] for task in scores} if codes else None
-        draws = sampled_pairs(used, tolerances, sampling.pairs, generator)
-    spread: SubjectSpread | SampleSpread
-    if clusters and codes:
-        carried = {task: sorted_pool_with_codes(used[task], codes[task]) for task in used}
-        pools = {task: pool for task, (pool, _) in carried.items()}
-        ordered_codes = {task: ordered for task, (_, ordered) in carried.items()}
-        spread = SubjectSpread(pools, ordered_codes, clusters.ids, len(tolerances))
-    else:
-        pools = {task: sorted_pool(values) for task, values in used.items()}
-        spread = SampleSpread(pools, len(tolerances))
+        used, codes, draws = _sample(scores, codes, tolerances, sampling)
+    pools, spread = _sorted(used, codes, clusters, len(tolerances))
     rows, draw_variance = [], np.zeros(2)
     for pair in task_pairs(list(pools)):
         row, variance = _audit_pair(pair, pools, tolerances[pair], spread, draws[pair] if draws else None)
@@ -160,6 +145,39 @@ def _audit(
         per_pair=tuple(rows),
         influences=spread.influences() if isinstance(spread, SubjectSpread) else None,
     )
+
+
+def _sample(
+    scores: dict[str, np.ndarray],
+    codes: dict[str, np.ndarray] | None,
+    tolerances: dict[Pair, float],
+    sampling: _Sampling,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, dict[Pair, SampledPair]]:
+    """Return the sampled pools, the subject codes of their samples and the drawn pairs."""
+    generator = np.random.default_rng(sampling.pair_seed)
+    chosen = sampled_pools({task: len(pool) for task, pool in scores.items()}, sampling.pool_size, generator)
+    used = {task: scores[task][chosen[task]] for task in scores}
+    return (
+        used,
+        {task: codes[task][chosen[task]] for task in scores} if codes else None,
+        sampled_pairs(used, tolerances, sampling.pairs, generator),
+    )
+
+
+def _sorted(
+    scores: dict[str, np.ndarray],
+    codes: dict[str, np.ndarray] | None,
+    clusters: _Clusters | None,
+    pairs: int,
+) -> tuple[dict[str, Pool], SubjectSpread | SampleSpread]:
+    """Sort every pool once and prepare the standard errors that fit what is known of its samples."""
+    if clusters is None or codes is None:
+        pools = {task: sorted_pool(values) for task, values in scores.items()}
+        return pools, SampleSpread(pools, pairs)
+    carried = {task: sorted_pool_with_codes(scores[task], codes[task]) for task in scores}
+    pools = {task: pool for task, (pool, _) in carried.items()}
+    ordered_codes = {task: ordered for task, (_, ordered) in carried.items()}
+    return pools, SubjectSpread(pools, ordered_codes, clusters.ids, pairs)
 
 
 def _audit_pair(

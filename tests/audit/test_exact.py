@@ -121,7 +121,7 @@ def test_prefix_sums_keep_their_precision_over_long_constant_pools() -> None:
 
 
 @pytest.mark.parametrize("scale", [1, 5003, 2**40], ids=["dense", "sparse", "wide"])
-def test_subject_codes_are_those_of_unique(scale: int) -> None:
+def test_subject_codes_of_integers_are_those_of_unique(scale: int) -> None:
     generator = np.random.default_rng(0)
     arrays = {task: generator.integers(-50, 50, 200) * scale for task in "abc"}
     arrays["c"] = arrays["a"].copy()
@@ -129,6 +129,13 @@ def test_subject_codes_are_those_of_unique(scale: int) -> None:
     assert (ids == np.unique(np.concatenate(list(arrays.values())))).all()
     for task, array in arrays.items():
         assert (ids[codes[task]] == array).all()
+
+
+def test_subject_codes_of_text_are_those_of_unique() -> None:
+    labels = {"a": np.array(["é", "b", "b", ""]), "b": np.array(["002-34851", "b"])}
+    ids, codes = subject_codes(labels)
+    assert ids.tolist() == ["", "002-34851", "b", "é"]
+    assert (codes["a"].tolist(), codes["b"].tolist()) == ([3, 2, 2, 0], [1, 2])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8, bool])
