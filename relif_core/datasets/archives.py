@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from relif_core.errors import DataError
 
@@ -71,12 +71,13 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _hidden(name: str) -> bool:
-    parts = PurePosixPath(name).parts
+    parts = name.split("/")
     return "__MACOSX" in parts or any(part.startswith(".") and part != "." for part in parts)
 
 
 def _require_inside(path: Path, name: str) -> None:
     """Refuse member names that would leave the folder they are unpacked into, on any system."""
-    windows = PureWindowsPath(name)
-    if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+    parts = name.replace("\\", "/").split("/")
+    absolute = parts[0] == "" or parts[0][1:2] == ":"
+    if absolute or ".." in parts:
         raise DataError(f"{path}: member {name!r} climbs out of the archive; refused")

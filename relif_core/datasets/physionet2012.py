@@ -22,7 +22,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -234,7 +234,7 @@ def _read_records(path: Path) -> tuple[np.ndarray, list[bytes], dict[str, Any]]:
     digest = hashlib.sha256()
     size = 0
     for member, content in read_members(path):
-        stem, _, suffix = PurePosixPath(member).name.rpartition(".")
+        stem, _, suffix = member.rpartition("/")[2].rpartition(".")
         if suffix != "txt" or not (stem.isascii() and stem.isdigit()):
             raise DataError(f"{path}: {member!r} is no record; expected files named <RecordID>.txt only")
         if int(stem) in found:
