@@ -81,17 +81,20 @@ def execute_page(
     failed = root / "_build" / "failed" / f"{name}.ipynb"
     failed.parent.mkdir(parents=True, exist_ok=True)
     try:
-        notebook = papermill.execute_notebook(
-            source,
-            str(failed),
-            parameters=dict(parameters or {}),
-            kernel_name="python3",
-            progress_bar=False,
-            log_output=False,
-            start_timeout=180,
-            cwd=str(root / "notebooks"),
-            config=Config({"KernelManager": {"transport": "ipc"}}),  # nothing of the page passes a network port
-        )
+        with tempfile.TemporaryDirectory(prefix="relif-page-") as sockets:
+            # Sockets in a folder of their own: kernels that start together cannot take each other's network port.
+            kernel = {"transport": "ipc", "connection_file": str(Path(sockets) / "kernel.json")}
+            notebook = papermill.execute_notebook(
+                source,
+                str(failed),
+                parameters=dict(parameters or {}),
+                kernel_name="python3",
+                progress_bar=False,
+                log_output=False,
+                start_timeout=180,
+                cwd=str(root / "notebooks"),
+                config=Config({"KernelManager": kernel}),
+            )
     except PapermillExecutionError as error:
         shown = failed.relative_to(root)
         raise PageError(
@@ -203,13 +206,17 @@ def _unfinished(notebook: NotebookNode) -> list[str]:
 
 
 def _unpublishable(notebook: NotebookNode, root: Path) -> list[str]:
-    """Outputs that must not be committed: warnings, and paths of this machine."""
+    """Outputs that must not be committed: warnings, pictures without alternative text, paths of this machine."""
     private = {str(root), str(Path.home()), tempfile.gettempdir()} - {"/"}
     problems = []
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 problems.append(f"cell {number} writes to the error stream: {output['text'].strip()[:200]!r}")
+            if "image/png" in output.get("data", {}) and not output.metadata.get("image/png", {}).get("alt"):
+                problems.append(
+                    f"cell {number} shows a picture without words; use relif_core.pages.figures.show"
+                )
             shown = output.get("text", "") + "".join(
                 text
                 for text in output.get("data", {}).values()

@@ -86,12 +86,12 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
             kept["tags"] = list(cell.metadata["tags"])
         if cell.metadata.get("mystnb"):
             kept["mystnb"] = dict(cell.metadata["mystnb"])
-        cell["metadata"] = kept
         for output in cell.get("outputs", []):
             relif |= output.get("data", {}).pop(PROVENANCE_MIME, {})
             alt = output.get("metadata", {}).get("image/png", {}).get("alt")
             if alt:
                 kept.setdefault("mystnb", {})["image"] = {"alt": alt}
+        cell["metadata"] = kept
     notebook["cells"] = [nbformat.from_dict(cell) for cell in notebook.cells]
     notebook["metadata"] = nbformat.from_dict({**_METADATA, **({"relif": relif} if relif else {})})
     notebook["nbformat"], notebook["nbformat_minor"] = 4, 5

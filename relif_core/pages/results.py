@@ -1,0 +1,264 @@
+"""What the results pages share: published records beside the runs that the page has just made, as tables and figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relif_core.errors import RecordError
+from relif_core.pages.figures import colour_of, marker_of
+from relif_core.pages.tables import mean_sd
+from relif_core.publishing import read_published
+from relif_core.record import Record
+from relif_core.reporting import (
+    AuditTable,
+    MethodSummary,
+    ReferenceTolerance,
+    audit_table,
+    choose_reference_tolerance,
+    compare_methods,
+    summarise,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from relif_core.pages import Page
+
+#: Names of methods in tables and figures where they differ from the balancer's own title.
+TITLES = {
+    "relif": "ReLiF",
+    "relif_no_alignment": "ReLiF, no alignment",
+    "relif_single_prototype": "ReLiF, single prototype",
+    "relif_static": "ReLiF, static λ",
+    "relif_proportional_integral": "ReLiF, PI control",
+    "erm": "ERM",
+    "uncertainty": "Uncertainty",
+    "gradnorm": "GradNorm",
+    "pcgrad": "PCGrad",
+    "fairgrad": "FairGrad",
+    "cats_as_released": "CATS",
+}
+
+
+def title_of(method: str) -> str:
+    """Return a method's name for readers.
+
+    >>> title_of("pcgrad+relif"), title_of("uncertainty_as_released")
+    ('PCGrad + ReLiF', 'Uncertainty (as released)')
+    """
+    if method in TITLES:
+        return TITLES[method]
+    balancer, plus, _ = method.partition("+")
+    if plus:
+        return f"{title_of(balancer)} + ReLiF"
+    if method.endswith("_as_released"):
+        return f"{title_of(method.removesuffix('_as_released'))} (as released)"
+    from relif_core.balancers import BALANCERS
+
+    return BALANCERS[method].title
+
+
+@dataclass(frozen=True)
+class ResultSet:
+    """The records of one study on one data set, audited at one fixed tolerance that validation data chose."""
+
+    label: str
+    records: list[Record] = field(repr=False)
+    reference: ReferenceTolerance
+    summaries: dict[str, MethodSummary] = field(repr=False)
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """What the records say of their data set."""
+        return self.records[0].content["dataset"]
+
+    @property
+    def task_titles(self) -> dict[str, str]:
+        """Task name → title, in the audit's order."""
+        return {task["name"]: task["title"] for task in self.dataset["tasks"]}
+
+    @property
+    def made_on(self) -> str:
+        """Device, dates and precision of the records, for readers."""
+        made = [record.content["made"] for record in self.records]
+        devices = ", ".join(sorted({item["device"] for item in made}))
+        dates = sorted({item["began"][:10] for item in made})
+        when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        precision = ", ".join(sorted({record.settings.training.precision for record in self.records}))
+        return f"{devices}; {precision}; {when}"
+
+
+def result_set(
+    label: str,
+    records: Sequence[Record],
+    reference: ReferenceTolerance | None = None,
+    table: AuditTable | None = None,
+) -> ResultSet:
+    """Gather records at a reference tolerance: the given one, or that which the first ERM run's validation split chooses.
+
+    The audits come from ``table`` where one is given, else from the records' own pools.
+    """
+    if not records:
+        raise RecordError(f"{label}: no finished record; run the study first")
+    if reference is None:
+        first = next((record for record in records if record.method == "erm"), None)
+        if first is None:
+            raise RecordError(f"{label}: the tolerance comes from an ERM run, and there is none")
+        reference = choose_reference_tolerance(first)
+    table = table or audit_table(records, reference.tolerance)
+    return ResultSet(label, list(records), reference, summarise(records, table))
+
+
+def published(page: "Page", folder: str) -> ResultSet:
+    """Return the published records of a folder of the checkout, at the tolerance written down beside them."""
+    return result_set("published", *read_published(page.record(folder)))
+
+
+def utility_rows(results: ResultSet) -> list[dict[str, str | int]]:
+    """Worst, Macro and every task's score per method: mean ± standard deviation over seeds."""
+    return [
+        {
+            "Method": title_of(method),
+            "Seeds": len(summary.seeds),
+            "Worst": mean_sd(summary.worst),
+            "Macro": mean_sd(summary.macro),
+            **{
+                results.task_titles[task]: _mean_sd_of_defined(scores)
+                for task, scores in summary.task_scores.items()
+            },
+        }
+        for method, summary in results.summaries.items()
+    ]
+
+
+def audit_rows(results: ResultSet) -> list[dict[str, str]]:
+    """Fixed-tolerance Bias and violation rate with subject intervals, and Bias at the methods' own tolerances."""
+    return [
+        {
+            "Method": title_of(method),
+            "Bias": mean_sd(summary.bias, 4),
+            "95 % interval of Bias": _bracket(summary.interval(), 4),
+            "Violation rate": mean_sd(summary.violation_rate, 3),
+            "95 % interval of violation rate": _bracket(summary.interval("violation_rate"), 3),
+            "Raw Bias (own tolerance)": mean_sd(summary.raw_bias, 4),
+        }
+        for method, summary in results.summaries.items()
+    ]
+
+
+def induced_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
+    """Mean induced tolerance per method, its difference and ratio to one method, and the drift budget."""
+    base = float(np.mean(results.summaries[compared_with].induced))
+    name = title_of(compared_with)
+    return [
+        {
+            "Method": title_of(method),
+            "Induced tolerance": mean_sd(summary.induced),
+            f"Difference to {name}": f"{np.mean(summary.induced) - base:+.3f}",
+            f"Ratio to {name}": f"{np.mean(summary.induced) / base:.2f}" if base > 0 else "–",
+            "Drift budget": mean_sd(summary.budget),
+        }
+        for method, summary in results.summaries.items()
+    ]
+
+
+def candidate_rows(reference: ReferenceTolerance) -> list[dict[str, str]]:
+    """The levels from which the reference tolerance was chosen, with the reference run's validation audit at each."""
+    return [
+        {
+            "α": f"{item['alpha']:.2f}",
+            "Tolerance": f"{item['tolerance']:.3f}",
+            "Validation Bias": f"{item['bias']:.4f}",
+            "Validation violation rate": f"{item['violation_rate']:.3f}",
+            "Chosen": "yes" if item["alpha"] == reference.alpha else "",
+        }
+        for item in reference.candidates
+    ]
+
+
+def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Method b minus method a: seed spread, paired interval over test subjects, and the ranking certificate."""
+    rows = []
+    for a, b in pairs:
+        found = compare_methods(results.summaries[a], results.summaries[b])
+        certificate = found.certificate
+        rows.append(
+            {
+                "Comparison": f"{title_of(b)} − {title_of(a)}",
+                "Bias difference": mean_sd(found.differences, 4),
+                "95 % interval over subjects": _bracket(found.interval, 4),
+                "Seeds with lower Bias": f"{sum(value < 0 for value in found.differences)} of {len(found.seeds)}",
+                "Worst difference": mean_sd(found.worst_differences, 4),
+                "Fixed gap | drift budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
+                "Order certified": "yes" if certificate.certified else "no",
+            }
+        )
+    return rows
+
+
+def draw_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
+    """Draw every run's exact Bias (or "violation_rate") curve, labelled at its method, and mark the fixed tolerance."""
+    for method, summary in results.summaries.items():
+        name = title_of(method)
+        for index, row in enumerate(summary.rows):
+            axes.plot(
+                summary.table.curve_tolerances,
+                getattr(summary.table, f"{kind}_curve")[row],
+                color=colour_of(name),
+                alpha=0.8,
+                linewidth=1.2,
+                marker=marker_of(name),
+                markevery=(index * 7, 40),
+                markersize=5,
+                label=name if index == 0 else None,
+            )
+    axes.axvline(results.reference.tolerance, color="black", linewidth=0.8, linestyle="--")
+    axes.annotate(
+        f"δ = {results.reference.tolerance:.3f}",
+        (results.reference.tolerance, 0.93),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 0),
+        textcoords="offset points",
+    )
+    axes.set(xlabel="tolerance δ", ylabel="Bias" if kind == "bias" else "violation rate", xlim=(0, 1))
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+
+
+def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: ResultSet, method: str = "relif") -> None:
+    """Draw λ and the smoothed violation rate of every seed of a method over its steps, with target and bounds."""
+    records = [record for record in results.records if record.method == method]
+    name = title_of(method)
+    for number, record in enumerate(records):
+        style = ("-", "--", ":", "-.")[number % 4]
+        for axes, trace in ((weight_axes, "weight"), (rate_axes, "smoothed_rate")):
+            values = record.trace(trace)
+            axes.plot(
+                np.arange(1, len(values) + 1),
+                values,
+                style,
+                color=colour_of(name),
+                linewidth=1.2,
+                label=f"seed {record.seed}",
+            )
+    settings = records[0].settings.controller
+    rate_axes.axhline(settings.target, color="black", linewidth=0.8, linestyle="--")
+    rate_axes.annotate(f"target ρ* = {settings.target:g}", (0.98, settings.target), xycoords=("axes fraction", "data"),
+                       ha="right", va="bottom")  # fmt: skip
+    weight_axes.set(xlabel="step", ylabel="penalty weight λ")
+    rate_axes.set(xlabel="step", ylabel="smoothed violation rate", ylim=(0, 1))
+    weight_axes.legend(frameon=False)
+
+
+def _mean_sd_of_defined(scores: Sequence[float | None]) -> str:
+    defined = [score for score in scores if score is not None]
+    if not defined:
+        return "undefined"
+    text = mean_sd(defined)
+    return text if len(defined) == len(scores) else f"{text} (defined in {len(defined)} of {len(scores)})"
+
+
+def _bracket(ends: tuple[float, float], digits: int) -> str:
+    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]".replace("-", "−")
