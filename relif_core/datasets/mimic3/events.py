@@ -84,7 +84,7 @@ def _scan_table(
     if mapped:
         types |= {"itemid": pl.Int32, **dict.fromkeys(("charttime", "value", "valueuom"), pl.String)}
         types |= {"error": pl.String} if table.name == "chartevents" else {}
-    counter = _GroupCounter(table.name, items()["itemid"] if mapped else None, report)
+    counter = _GroupCounter(table.name, items()["itemid"].to_list() if mapped else None, report)
     lazy = scan(table, types)
     if "icustay_id" not in types:
         lazy = lazy.with_columns(pl.lit(None, dtype=pl.Int64).alias("icustay_id"))
@@ -120,7 +120,7 @@ def _failure(table: Table, target: Path, error: BaseException) -> DataError:
 class _GroupCounter:
     """Counts rows by (subject, admission, stay) as batches stream by, and lets only rows of wanted items through."""
 
-    def __init__(self, name: str, wanted: pl.Series | None, report: Callable[[str], None]) -> None:
+    def __init__(self, name: str, wanted: list[int] | None, report: Callable[[str], None]) -> None:
         self.name, self.wanted, self.report = name, wanted, report
         self.groups: list[pl.DataFrame] = []
         self.pending, self.seen, self.announced = 0, 0, _REPORT_ROWS

@@ -1,0 +1,136 @@
+"""Hand-made MIMIC-III tables for the tests of the reader."""
+
+import csv
+import datetime
+import gzip
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ADMITTED = datetime.datetime(2150, 3, 1, 10, 0, 0)
+COLUMNS = {
+    "icustays": "row_id subject_id hadm_id icustay_id dbsource first_careunit last_careunit first_wardid last_wardid intime "
+    "outtime los",
+    "admissions": "row_id subject_id hadm_id admittime dischtime deathtime ethnicity hospital_expire_flag",
+    "patients": "row_id subject_id gender dob dod",
+    "diagnoses_icd": "row_id subject_id hadm_id seq_num icd9_code",
+    "d_icd_diagnoses": "row_id icd9_code",
+    "chartevents": "row_id subject_id hadm_id icustay_id itemid charttime value valueuom error",
+    "labevents": "row_id subject_id hadm_id itemid charttime value valueuom",
+    "outputevents": "row_id subject_id hadm_id icustay_id",
+}
+
+
+class RawTables:
+    """A small set of tables to which stays and events are added one by one; any row may be edited before writing."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in COLUMNS}
+        self.columns = {name: text.split() for name, text in COLUMNS.items()}
+        self.add("d_icd_diagnoses", icd9_code="5849")
+        self.add("d_icd_diagnoses", icd9_code="V3000")
+
+    def add(self, table: str, **values: Any) -> dict[str, Any]:
+        """Append a row with the next ROW_ID."""
+        row = {"row_id": len(self.rows[table]) + 1, **values}
+        self.rows[table].append(row)
+        return row
+
+    def stay(
+        self,
+        stay: int,
+        *,
+        subject: int | None = None,
+        hours: float = 60.0,
+        died_at: float | None = None,
+        begin: datetime.datetime = ADMITTED,
+        age: float = 50.0,
+        code: str | None = "5849",
+    ) -> None:
+        """Add a stay of some hours with its admission (number 1000 + stay), patient, one diagnosis and one heart rate at hour 0.5."""
+        subject, admission = subject or stay, 1000 + stay
+        end = begin + datetime.timedelta(hours=hours)
+        death = None if died_at is None else begin + datetime.timedelta(hours=died_at)
+        self.add(
+            "icustays",
+            **{"subject_id": subject, "hadm_id": admission, "icustay_id": stay, "dbsource": "carevue"},
+            **{"first_careunit": "MICU", "last_careunit": "MICU", "first_wardid": 7, "last_wardid": 7},
+            **{"intime": begin, "outtime": end, "los": round(hours / 24, 4)},
+        )
+        self.add(
+            "admissions",
+            **{"subject_id": subject, "hadm_id": admission, "admittime": begin - datetime.timedelta(hours=2)},
+            **{"dischtime": death or end + datetime.timedelta(days=3), "deathtime": death},
+            **{"ethnicity": "WHITE - RUSSIAN", "hospital_expire_flag": int(death is not None)},
+        )
+        if not any(row["subject_id"] == subject for row in self.rows["patients"]):
+            birth = begin - datetime.timedelta(days=365 * age)
+            self.add("patients", subject_id=subject, gender="F", dob=birth, dod=death)
+        if code is not None:
+            self.add("diagnoses_icd", subject_id=subject, hadm_id=admission, seq_num=1, icd9_code=code)
+        self.event(stay, 211, 0.5, "80", "bpm")
+
+    def event(
+        self,
+        stay: int,
+        item: int,
+        hour: float,
+        value: str | None,
+        unit: str | None = None,
+        *,
+        table: str = "chartevents",
+        **changes: Any,
+    ) -> dict[str, Any]:
+        """Add an event of a stay that was added before, ``hour`` hours after its admission."""
+        home = next(row for row in self.rows["icustays"] if row["icustay_id"] == stay)
+        seconds = round(hour * 3600)
+        row = {
+            "subject_id": home["subject_id"],
+            "hadm_id": home["hadm_id"],
+            "icustay_id": stay,
+            "itemid": item,
+            "charttime": home["intime"] + datetime.timedelta(seconds=seconds),
+            "value": value,
+            "valueuom": unit,
+            **changes,
+        }
+        return self.add(table, **row)
+
+    def text(self, table: str, *, upper: bool = True) -> bytes:
+        """The CSV text of a table."""
+        stream = io.StringIO()
+        columns = self.columns[table]
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([column.upper() if upper else column for column in columns])
+        writer.writerows([row.get(column) for column in columns] for row in self.rows[table])
+        return stream.getvalue().encode()
+
+    def write(self, folder: Path, *, upper: bool = True, compress: bool = False) -> Path:
+        """Write all tables to a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in self.rows:
+            text = self.text(name, upper=upper)
+            file = folder / f"{name.upper() if upper else name}.csv"
+            if compress:
+                file.with_suffix(".csv.gz").write_bytes(gzip.compress(text, 1))
+            else:
+                file.write_bytes(text)
+        return folder
+
+
+@pytest.fixture
+def raw_tables() -> Callable[[], RawTables]:
+    """Return the maker of empty raw tables."""
+    return RawTables
+
+
+@pytest.fixture
+def two_stays() -> RawTables:
+    """Tables with a survivor (stay 1, 60 hours) and a patient who dies at hour 50 of 54 (stay 2)."""
+    tables = RawTables()
+    tables.stay(1)
+    tables.stay(2, hours=54.0, died_at=50.0)
+    return tables
