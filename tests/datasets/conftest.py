@@ -32,3 +32,12 @@ def pack() -> Callable[[Path, dict[str, bytes]], Path]:
         return path
 
     return build
+
+
+@pytest.fixture(scope="session")
+def golden_folder(data_folder: Path) -> Path:
+    """Return the folder of reference outputs beside the real data, or skip the test."""
+    folder = data_folder.parent / "golden"
+    if not folder.is_dir():
+        pytest.skip("reference outputs are absent: they lie in a folder `golden` beside RELIF_DATA")
+    return folder
