@@ -109,7 +109,11 @@ def same_results(first: NotebookNode, second: NotebookNode) -> bool:
 
     def stable(notebook: NotebookNode) -> tuple[Any, ...]:
         cells = [
-            (cell_text(cell), None if LIVE_TAG in cell.metadata.get("tags", []) else cell.get("outputs"))
+            (
+                cell_text(cell),
+                cell.metadata,
+                None if LIVE_TAG in cell.metadata.get("tags", []) else cell.get("outputs"),
+            )
             for cell in notebook.cells
         ]
         relif = notebook.metadata.get("relif", {})
