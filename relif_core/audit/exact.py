@@ -146,7 +146,7 @@ def bias_curve(scores: Mapping[str, Any], tolerances: Sequence[float] | np.ndarr
         scores: task name to one-dimensional scores in [0, 1]; at least two tasks.
         tolerances: [D] tolerances, at least 0, in any order; each holds for every task pair.
 
-    Costs O(D · (n_i + n_j) + D · min(n_i, n_j) · log max(n_i, n_j)) per task pair, with memory linear in the pools.
+    One linear merge per tolerance and task pair, and memory linear in the pools.
 
     Raises:
         InputError: scores that :func:`audit` refuses, or a tolerance that is negative, NaN or infinite.
@@ -170,17 +170,13 @@ def bias_curve(scores: Mapping[str, Any], tolerances: Sequence[float] | np.ndarr
 
 
 def _pair_curve(first: Pool, second: Pool, deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    few, many = sorted((first, second), key=lambda pool: pool.size)
-    sums, pairs = many.prefix, few.size * many.size
     bias, rate = np.zeros(len(deltas)), np.zeros(len(deltas))
-    for position, delta in enumerate(deltas):
-        within = np.searchsorted(many.values, reach(few.values, delta), side="right")
-        below = np.searchsorted(reach(many.values, delta), few.values, side="left")
-        above = many.size - within
-        violations = int(above.sum() + below.sum())
+    for position, delta in enumerate(deltas.tolist()):
+        within_second, _ = _crossings(first.values, second.values, delta)
+        _, below_first = _crossings(second.values, first.values, delta)
+        excess, count = _sample_terms(first, second, within_second, below_first, delta)
+        violations = int(count.sum())
         if violations:
-            excess = (sums[-1] - sums[within]) - above * (few.values + delta)
-            excess += below * (few.values - delta) - sums[below]
-            bias[position] = max(0.0, float(excess.sum()) / pairs)
-            rate[position] = violations / pairs
+            bias[position] = max(0.0, float(excess.mean()))
+            rate[position] = violations / (first.size * second.size)
     return bias, rate
