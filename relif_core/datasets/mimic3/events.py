@@ -60,7 +60,10 @@ def scan_events(
             report(f"{name}: kept from the interrupted run")
         else:
             _scan_table(tables[name], number, cohort, target, groups, report)
-            write_json(work / f"{name}.json", key)
+            try:
+                write_json(work / f"{name}.json", key)
+            except OSError as error:
+                raise full_disk(work, error) from error
         group = pl.read_parquet(groups)
         rows[name] = int(group["len"].sum())
         report(f"{name}: {rows[name]:,} rows in {time.perf_counter() - started:.1f} s")
@@ -110,11 +113,16 @@ def _failure(table: Table, target: Path, error: BaseException) -> DataError:
         sign in text
         for sign in ("no space", "file too large", "quota", "os error 28", "os error 27", "os error 122")
     ):
-        return DataError(
-            f"{target.parent} cannot be written ({str(error).strip()}); free space on that disk or choose another target, "
-            "then run the same command again"
-        )
+        return full_disk(target.parent, error)
     return unreadable(table.path, error)
+
+
+def full_disk(place: Path, error: BaseException) -> DataError:
+    """Return the ``DataError`` for a place that could not be written."""
+    return DataError(
+        f"{place} cannot be written ({str(error).strip()}); free space on that disk or choose another target, "
+        "then run the same command again"
+    )
 
 
 class _GroupCounter:

@@ -17,7 +17,7 @@ from relif_core.datasets.labels import split_by_subject
 from relif_core.datasets.mimic3.channels import channels, tensor_channels, value_columns
 from relif_core.datasets.mimic3.cleaning import clean
 from relif_core.datasets.mimic3.cohort import Cohort, select_cohort
-from relif_core.datasets.mimic3.events import MappedEvents, scan_events
+from relif_core.datasets.mimic3.events import MappedEvents, full_disk, scan_events
 from relif_core.datasets.mimic3.repairs import REPAIRS, chosen_repairs
 from relif_core.datasets.mimic3.series import bins_of, hourly_grid, time_series, within_stay
 from relif_core.datasets.mimic3.sources import Table, find_tables, read
@@ -89,8 +89,7 @@ def prepare_raw(
         seed=seed,
     )
     licence = _licence(Path(source))
-    write_tensors(
-        target,
+    contents: dict[str, Any] = dict(
         dataset=dataset,
         title="MIMIC-III" + licence["suffix"],
         licence=licence["name"],
@@ -116,6 +115,10 @@ def prepare_raw(
         },
         **arrays,
     )
+    try:
+        write_tensors(target, **contents)
+    except OSError as error:
+        raise full_disk(target, error) from error
     shutil.rmtree(work_folder(target), ignore_errors=True)
     return target
 
@@ -184,9 +187,7 @@ def _assemble(
     longest = extraction.cohort.stays["los_hours"].fill_null(0.0).fill_nan(0.0).clip(lower_bound=0)
     room = max(int(bins_of(longest.to_numpy()).sum()), 1)
     columns = sum(len(channel.columns) for channel in tensor_channels())
-    values = np.lib.format.open_memmap(
-        work / "values.npy", mode="w+", dtype=np.float32, shape=(room, columns)
-    )
+    values = _reserved(work / "values.npy", (room, columns))
     observed = np.zeros((room, len(channels())), dtype=np.uint8)
     kept, seen, used = [], [], 0
     counted = counts if "numeric_maximum" in extraction.repairs else None
@@ -225,6 +226,17 @@ def _assemble(
         "label_masks": labels.masks,
     }
     return arrays, stays, steps
+
+
+def _reserved(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Return a float32 array in a file whose space is reserved, so that a full disk is an error here and no crash later."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        with open(path, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise full_disk(path, error) from error
+    return array
 
 
 def _usable() -> pl.Expr:
