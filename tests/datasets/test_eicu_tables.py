@@ -726,6 +726,19 @@ def test_a_plain_file_cut_in_a_line_is_refused(tmp_path: Path) -> None:
         prepare(source, tmp_path / "out")
 
 
+def test_a_quote_that_is_never_closed_is_refused_before_memory_fills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tables(tmp_path / "source", small_tables())
+    edit(source / "vitalAperiodic.csv.gz", lambda text: text + '1,2,"3,,\n' + "1,2,3,4,5\n" * 1000)
+    monkeypatch.setattr(stream_module, "BLOCK_BYTES", 4000)
+    monkeypatch.setattr(stream_module, "LONGEST_RECORD", 1000)
+    with pytest.raises(
+        DataError, match=r"vitalAperiodic.csv.gz: a line or quoted cell is longer than 1000 bytes"
+    ):
+        prepare(source, tmp_path / "out")
+
+
 def test_unreadable_cells_are_counted(tmp_path: Path) -> None:
     tables = small_tables()
     tables["vitalAperiodic"] += [

@@ -216,10 +216,10 @@ ADMISSION_COLUMNS = {"admissionheight": "Height", "admissionweight": "Weight"}
 
 def rules_of_reading() -> tuple[str, ...]:
     """Return, for the manifest, how numbers are read and which are left out."""
+    plain = ("mmHg", "mg/dL", "/min", "cm", "%", "degrees Celsius", "kg")
     ranges = "; ".join(
-        f"{channel.name} {channel.low:g} to {channel.high:g} {channel.unit}"
-        if channel.unit[0].isalpha() or channel.unit[0] in "%/"
-        else f"{channel.name} {channel.low:g} to {channel.high:g}"
+        f"{channel.name} {channel.low:g} to {channel.high:g}"
+        + (f" {channel.unit}" if channel.unit in plain else "")
         for channel in CHANNELS
     )
     return (

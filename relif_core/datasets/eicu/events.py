@@ -108,7 +108,7 @@ def _read_long(
         number.get(tuple((text or "").strip().lower() for text in labels), -1) for labels in present.rows()
     ]
     wanted = present.with_columns(pl.Series("item", codes, dtype=pl.Int32)).filter(pl.col("item") >= 0)
-    frame = frame.join(wanted, on=list(table.labels), how="inner")
+    frame = frame.join(wanted, on=list(table.labels), how="inner").drop(*table.labels)
     frame, row, minute = _locate(table, frame, grid, count)
     code = frame["item"].to_numpy()
     for index, item in enumerate(table.items.values()):
@@ -150,7 +150,9 @@ def _numbers(text: pl.Series, conversion: str) -> np.ndarray:
     elif conversion == "score":
         values = text.str.extract(r"^(\d+)", 1).cast(pl.Float64, strict=False)
     else:
-        values = text.str.strip_chars(" %\t").cast(pl.Float64, strict=False)
+        values = text.cast(pl.Float64, strict=False)
+        if values.null_count() > text.null_count():
+            values = text.str.strip_chars(" %\t").cast(pl.Float64, strict=False)
     numbers: np.ndarray = values.fill_null(float("nan")).to_numpy()
     return numbers
 

@@ -190,11 +190,17 @@ def _whole_lines(stream: Any, path: Path) -> Iterator[bytes]:
     while block := stream.read(BLOCK_BYTES):
         block = rest + block
         cut = block.rfind(b"\n") + 1
-        while cut and block.count(b'"', 0, cut) % 2:
-            cut = block.rfind(b"\n", 0, cut - 1) + 1
-            if len(block) - cut > LONGEST_RECORD:
-                raise DataError(f"{path}: a quoted cell is never closed; download the file again")
+        quotes = block.count(b'"', 0, cut)
+        while quotes % 2:
+            previous = block.rfind(b"\n", 0, cut - 1) + 1
+            quotes -= block.count(b'"', previous, cut)
+            cut = previous
         rest = block[cut:]
+        if len(rest) > LONGEST_RECORD:
+            raise DataError(
+                f"{path}: a line or quoted cell is longer than {LONGEST_RECORD} bytes; "
+                "is this a CSV file, and is a quote left open? Download it again"
+            )
         if cut:
             yield block[:cut]
     if rest:
