@@ -92,7 +92,7 @@ class LipschitzSurrogate(nn.Module):
         R = \text{mean } \varphi_\mu(m), \quad r = \text{mean } 1[m > 0].
 
     :math:`\tau` (``gap_scale``) and :math:`\kappa` (``distance_scale``) follow the 95th percentiles (linear
-    interpolation) of \|p_i(a) - p_j(b)\| and of :math:`d'` over the pairs of the step, without gradient and before
+    interpolation) of :math:`|p_i(a) - p_j(b)|` and of :math:`d'` over the pairs of the step, without gradient and before
     use: the first valid step sets them, later steps move them by an exponential moving average, and neither
     falls below 1e-4. Both, and whether they are set, are buffers and travel with ``state_dict``.
 

@@ -359,6 +359,31 @@ def test_one_step_makes_the_host_wait_for_nothing() -> None:
             output.violation_rate.item()
 
 
+class _CountOperations(TorchDispatchMode):
+    """Count the tensor operations that run."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_work_per_step_is_the_same_few_operations_for_any_number_of_pairs() -> None:
+    counts = []
+    for prototypes in (1, 5, 50):
+        surrogate = LipschitzSurrogate(prototypes=prototypes)
+        step = random_step(0)
+        surrogate(*step)
+        with _CountOperations() as operations:
+            surrogate(*step).loss.backward()
+        counts.append(operations.count)
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[0] < 200
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 25, 75, 150])
 def test_scales_are_the_quantiles_of_torch(count: int) -> None:
     """One prototype against ``count`` others: gaps are known, and the quantile interpolates linearly."""
