@@ -283,3 +283,26 @@ def test_the_demo_equals_a_slow_computation_and_its_published_labels(
     levels = {group.name: len(group.levels) for group in tensors.groups}
     assert levels["hospital"] == 185
     assert levels["sex"] == 3
+
+
+def test_both_layouts_of_the_demo_give_the_same_labels(data_folder: Path, tmp_path: Path) -> None:
+    source = data_folder / "eicu_demo"
+    if not (source / "hourly").is_dir() or not (source / "tables").is_dir():
+        pytest.skip("the eICU demo is absent from RELIF_DATA")
+    hourly = check_tensors(prepare(source, tmp_path / "hourly")).arrays
+    tables = check_tensors(
+        prepare(source, tmp_path / "tables", layout="tables", mortality="unit", mortality_hours=24)
+    ).arrays
+    common, left, right = np.intersect1d(hourly["stays"], tables["stays"], return_indices=True)
+    assert len(common) == 1960
+    for one, other in zip(left, right, strict=True):
+        first, second = hourly["offsets"][one], tables["offsets"][other]
+        rows = min(hourly["offsets"][one + 1] - first, tables["offsets"][other + 1] - second)
+        for name in ("labels/los", "masks/los"):
+            np.testing.assert_array_equal(
+                hourly[name][first : first + rows], tables[name][second : second + rows]
+            )
+    both = (hourly["masks/mortality"][left] == 1) & (tables["masks/mortality"][right] == 1)
+    different = hourly["labels/mortality"][left][both] != tables["labels/mortality"][right][both]
+    assert both.sum() > 1000
+    assert not different.any()
