@@ -92,7 +92,7 @@ class Table:
         caption = html.escape(self.caption)
         return (
             f'<div class="relif-table-scroll" role="region" tabindex="0" aria-label="{caption}">'
-            f'<table class="relif-table"><caption>{caption}</caption>'
+            f'<table class="relif-table"><caption><span>{caption}</span></caption>'
             f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         )
 

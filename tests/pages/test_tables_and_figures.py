@@ -39,7 +39,7 @@ def test_a_table_is_accessible_and_escaped() -> None:
     rows = [{"Pair": "<a>", "Bias": 0.25}, {"Pair": "b", "Bias": None}]
     html = Table(rows, caption="Bias & pairs.", digits={"Bias": 1})._repr_html_()
     HTMLParser().feed(html)
-    assert "<caption>Bias &amp; pairs.</caption>" in html
+    assert "<caption><span>Bias &amp; pairs.</span></caption>" in html
     assert '<th scope="row">&lt;a&gt;</th><td class="relif-number">0.2</td>' in html
     assert '<th scope="col" class="relif-number">Bias</th>' in html
 
