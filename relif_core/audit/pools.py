@@ -204,31 +204,49 @@ def subject_codes(subjects: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[
 
 
 def _ids_and_codes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``np.unique`` with inverse, quicker for text and where integers are dense or leave room for an index."""
-    if labels.dtype.kind == "U":
-        texts = labels.tolist()
-        names = sorted(set(texts))
-        place = {name: position for position, name in enumerate(names)}
-        return np.array(names), np.fromiter(map(place.__getitem__, texts), np.int64, len(texts))
-    if labels.dtype.kind in "iu":
-        low = int(labels.min())
-        width = int(labels.max()) - low
-        if width < 4 * labels.size + _BLOCK:
-            shifted = labels.astype(np.int64)
-            shifted -= low
-            present = np.bincount(shifted, minlength=width + 1) > 0
-            return np.flatnonzero(present) + low, (np.cumsum(present) - 1)[shifted]
-        if width.bit_length() + _index_bits(labels.size) <= 63:
-            shifted = labels.astype(np.int64)
-            shifted -= low
-            order = _packed_order(shifted.view(np.uint64))
-            ordered = labels[order]
-            first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
-            codes = np.empty(labels.size, dtype=np.int64)
-            codes[order] = np.cumsum(first) - 1
-            return ordered[first], codes
-    ids, codes = np.unique(labels, return_inverse=True)
-    return ids, codes
+    """``np.unique`` with inverse, quicker where ids are, or can be written as, integers of moderate range."""
+    numbers = _text_as_integers(labels) if labels.dtype.kind == "U" else labels.astype(np.int64)
+    if numbers is None:
+        ids, codes = np.unique(labels, return_inverse=True)
+        return ids, codes
+    codes = _integer_codes(numbers)
+    member = np.empty(int(codes.max()) + 1, dtype=np.int64)
+    member[codes] = np.arange(labels.size)
+    return labels[member], codes
+
+
+def _integer_codes(numbers: np.ndarray) -> np.ndarray:
+    """Return each number's rank among the distinct numbers; int64 ``numbers`` are overwritten."""
+    width = int(numbers.max()) - int(numbers.min())
+    if width.bit_length() + _index_bits(numbers.size) > 63:
+        return np.unique(numbers, return_inverse=True)[1]
+    numbers -= numbers.min()
+    if width < 4 * numbers.size + _BLOCK:
+        present = np.bincount(numbers, minlength=width + 1) > 0
+        return (np.cumsum(present) - 1)[numbers]
+    keys = numbers.astype(np.uint64)
+    order = _packed_order(keys)
+    ordered = numbers[order]
+    first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    codes = np.empty(numbers.size, dtype=np.int64)
+    codes[order] = np.cumsum(first) - 1
+    return codes
+
+
+def _text_as_integers(labels: np.ndarray) -> np.ndarray | None:
+    """Read text of few distinct characters per place as a mixed-radix number that sorts alike; None if too long."""
+    places = np.ascontiguousarray(np.ascontiguousarray(labels).view(np.uint32).reshape(labels.size, -1).T)
+    low = places.min(axis=1)
+    places -= low[:, None]
+    radix = [int(high) + 1 for high in places.max(axis=1)]
+    if math.prod(radix) >= 2**63:
+        return None
+    numbers = np.zeros(labels.size, dtype=np.int64)
+    for characters, base in zip(places, radix, strict=True):
+        if base > 1:
+            numbers *= base
+            numbers += characters
+    return numbers
 
 
 def sorted_pool(values: np.ndarray) -> Pool:

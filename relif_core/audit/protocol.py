@@ -225,7 +225,9 @@ def _fingerprint(scores: dict[str, np.ndarray], clusters: _Clusters | None, *, o
         digest.update(f"{task}\0{len(values)}\0".encode())
     if clusters is not None:
         ids = clusters.ids
-        digest.update("\0".join(ids).encode() if ids.dtype.kind == "U" else ids.astype(np.int64).tobytes())
+        digest.update(
+            "\0".join(ids.tolist()).encode() if ids.dtype.kind == "U" else ids.astype(np.int64).tobytes()
+        )
         for codes in clusters.codes.values():
             digest.update(
                 (codes if ordered else np.bincount(codes, minlength=len(ids))).astype(np.int64).tobytes()

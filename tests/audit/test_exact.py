@@ -131,11 +131,22 @@ def test_subject_codes_of_integers_are_those_of_unique(scale: int) -> None:
         assert (ids[codes[task]] == array).all()
 
 
-def test_subject_codes_of_text_are_those_of_unique() -> None:
-    labels = {"a": np.array(["é", "b", "b", ""]), "b": np.array(["002-34851", "b"])}
-    ids, codes = subject_codes(labels)
-    assert ids.tolist() == ["", "002-34851", "b", "é"]
-    assert (codes["a"].tolist(), codes["b"].tolist()) == ([3, 2, 2, 0], [1, 2])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["é", "b", "b", "", "ba"],
+        ["002-34851", "002-34850", "001-99999"],
+        [f"{k % 3}" * 60 for k in range(9)],
+        ["", ""],
+    ],
+    ids=["short", "numbers", "long", "empty"],
+)
+def test_subject_codes_of_text_are_those_of_unique(labels: list[str]) -> None:
+    arrays = {"a": np.array(labels), "b": np.array(["002-34851", "b"])}
+    ids, codes = subject_codes(arrays)
+    assert ids.tolist() == sorted({*labels, "002-34851", "b"})
+    for task, array in arrays.items():
+        assert (ids[codes[task]] == array).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8, bool])
