@@ -151,6 +151,9 @@ def execute_pages(
             stale.append(name)
     failures = []
     if stale:
+        stale.sort(
+            key=lambda name: -_expected_seconds(name, root)
+        )  # the longest first keeps all workers busy to the end
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(workers, len(stale)), mp_context=context) as pool:
             jobs = {
@@ -165,6 +168,14 @@ def execute_pages(
     if failures:
         raise PageError(f"{len(failures)} of {len(stale)} pages failed:\n" + "\n".join(failures))
     return stale
+
+
+def _expected_seconds(name: str, root: Path) -> float:
+    """Run time of the committed copy of a page, infinite where there is none."""
+    committed = root / "notebooks" / f"{name}.ipynb"
+    if not committed.is_file():
+        return float("inf")
+    return float(read_notebook(committed).metadata.get("relif", {}).get("seconds", float("inf")))
 
 
 def _execute_in_worker(name: str, target: Path, root: Path) -> float:

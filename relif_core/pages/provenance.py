@@ -4,6 +4,7 @@ import ast
 import html
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -41,6 +42,11 @@ class Page:
         File name of the page without its ending, as in ``notebooks/<name>.md``.
     parameters
         Every name of the cell tagged ``parameters`` with its value; ``profile`` ("quick" or "full") is required.
+
+    Attributes
+    ----------
+    device
+        Where the page computes, "cpu" until the page sets it (as in ``page.device = "cuda"``).
 
     Raises
     ------
@@ -147,7 +153,7 @@ class Page:
         seeds = [f"{key} = {value!r}" for key, value in self.parameters.items() if "seed" in key]
         code = fingerprint_of_text("".join(sources.values()))[:12]
         shown = " ".join(
-            f"-p {key} {value}"
+            f"-p {key} {shlex.quote(str(value))}"
             for key, value in self.parameters.items()
             if isinstance(value, str | int | float)
         )
