@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from relif_core.datasets.eicu import prepare
+from relif_core.datasets.eicu import grid as grid_module
 from relif_core.datasets.eicu import stream as stream_module
 from relif_core.datasets.tensors import ClinicalTensors, check_tensors
 from relif_core.errors import DataError, InputError
@@ -622,6 +623,7 @@ def test_packing_case_order_and_block_size_do_not_matter(
     tables = random_tables(3)
     reference = made(tmp_path, tables)
     monkeypatch.setattr(stream_module, "BLOCK_BYTES", 700)
+    monkeypatch.setattr(grid_module, "BLOCK_ROWS", 64)
     shuffled = {name: random.Random(1).sample(rows, len(rows)) for name, rows in tables.items()}
     source = write_tables(tmp_path / "other", shuffled, packed=False, upper=True)
     other = check_tensors(prepare(source, tmp_path / "plain"))
