@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relif_core.datasets.eicu import prepare
 from relif_core.datasets.eicu import grid as grid_module
+from relif_core.datasets.eicu import prepare
 from relif_core.datasets.eicu import stream as stream_module
 from relif_core.datasets.tensors import ClinicalTensors, check_tensors
 from relif_core.errors import DataError, InputError
