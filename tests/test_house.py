@@ -24,10 +24,11 @@ FLOORS = [
         "settings",
         "utility",
         "dense_utility",
+        "score_tables",
         "simulation",
     },
     {"clinical", "training"},
-    {"study"},
+    {"study", "reporting", "publishing"},
     {"pages"},
     {"cli"},
 ]
