@@ -27,7 +27,7 @@ FLOORS = [
         "score_tables",
         "simulation",
     },
-    {"clinical", "training"},
+    {"clinical", "dense", "training"},
     {"study", "reporting", "publishing"},
     {"pages"},
     {"cli"},
