@@ -1,0 +1,135 @@
+"""Dense data as a training problem: batches, augmentation that keeps geometry true, evaluation and calibration."""
+
+import numpy as np
+import pytest
+import torch
+
+from relif_core.datasets.dense_tensors import DenseTensors
+from relif_core.datasets.synthetic_rooms import prepare
+from relif_core.dense import SCALES, DenseModelSettings, DenseProblem, augment
+from relif_core.errors import DataError, InputError
+
+SMALL = DenseModelSettings(encoder="resnet18")
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory) -> DenseTensors:
+    return DenseTensors.open(
+        prepare(None, tmp_path_factory.mktemp("rooms") / "set", frames=40, height=32, width=48, seed=1)
+    )
+
+
+@pytest.fixture(scope="module")
+def problem(tensors) -> DenseProblem:
+    return DenseProblem(tensors)
+
+
+@pytest.fixture(scope="module")
+def model(problem):
+    torch.manual_seed(0)
+    return problem.build_model(SMALL)
+
+
+def test_batches_cover_the_training_part_once_and_repeat_by_seed(tensors) -> None:
+    problem = DenseProblem(tensors, augmentation="none")
+    batches = list(problem.training_batches(4, seed=0, epoch=0))
+    images = torch.cat([batch["images"] for batch in batches]).numpy()
+    stored = tensors.batch(tensors.frames_of("train"))["images"]
+    assert len(images) == len(stored)
+    assert {image.tobytes() for image in images} == {image.tobytes() for image in stored}
+    again = list(DenseProblem(tensors, augmentation="flip_scale").training_batches(4, seed=0, epoch=1))
+    twice = list(DenseProblem(tensors, augmentation="flip_scale").training_batches(4, seed=0, epoch=1))
+    for first, second in zip(again, twice, strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_mirroring_mirrors_the_geometry(problem, tensors) -> None:
+    batch = problem.batch(tensors.frames_of("train")[:8])
+    mirrored = augment(batch, "flip", np.random.default_rng(0))
+    changed = 0
+    for index in range(8):
+        if torch.equal(mirrored["images"][index], batch["images"][index]):
+            assert torch.equal(mirrored["normals"][index], batch["normals"][index])
+            continue
+        changed += 1
+        for name in ("images", "labels", "depth"):
+            assert torch.equal(mirrored[name][index], batch[name][index].flip(-1))
+        sign = torch.tensor([-1, 1, 1], dtype=torch.int8).view(3, 1, 1)
+        assert torch.equal(mirrored["normals"][index], batch["normals"][index].flip(-1) * sign)
+    assert 0 < changed < 8
+    assert torch.equal(batch["normals"], problem.batch(tensors.frames_of("train")[:8])["normals"])
+
+
+def test_zoom_divides_depth_and_keeps_types_and_sizes(problem, tensors) -> None:
+    batch = problem.batch(tensors.frames_of("train")[:4])
+    factors = set()
+    for seed in range(12):
+        zoomed = augment(batch, "flip_scale", np.random.default_rng(seed))
+        for name in batch:
+            assert zoomed[name].shape == batch[name].shape
+            assert zoomed[name].dtype == batch[name].dtype
+        values = batch["depth"].float().unique()
+        first = zoomed["depth"].float()[0, 0, 0]
+        factors |= {s for s in SCALES if ((values / s).half().float() - first).abs().min() == 0}
+        assert set(zoomed["labels"].unique().tolist()) <= set(batch["labels"].unique().tolist())
+    assert factors == set(SCALES)
+
+
+def test_evaluation_is_complete_and_independent_of_batches(problem, model, tensors, monkeypatch) -> None:
+    first = problem.evaluate(model, "test")
+    monkeypatch.setattr("relif_core.dense.EVALUATION_BATCH", 3)
+    second = problem.evaluate(model, "test")
+    frames = tensors.frames_of("test")
+    np.testing.assert_array_equal(first.order, frames)
+    assert first.embeddings.shape == (len(frames), 512)
+    assert first.utility.worst == pytest.approx(second.utility.worst, abs=1e-4)
+    for task in problem.task_names:
+        assert len(first.scores[task]) == len(first.samples[task]) == len(frames)
+        assert first.scores[task].dtype == np.float32
+        assert ((first.scores[task] >= 0) & (first.scores[task] <= 1)).all()
+        np.testing.assert_allclose(first.scores[task], second.scores[task], atol=1e-5)
+    assert first.embeddings_of("depth").shape == (len(frames), 512)
+
+
+def test_calibration_reaches_every_model(problem, model, tensors) -> None:
+    quantiles = problem.measure_calibration(model)
+    assert set(quantiles) == {"depth", "normals"}
+    calibrated = DenseProblem(tensors, calibration=quantiles)
+    other = calibrated.build_model(SMALL)
+    assert other.calibration["depth"] == pytest.approx(quantiles["depth"])
+    other.load_state_dict(model.state_dict())
+    other.calibrate(quantiles)
+    scores = calibrated.evaluate(other, "validation").scores["depth"]
+    # Ten per cent on either side are clipped.
+    assert scores.min() == 0
+    assert scores.max() == 1
+    assert 0 < np.median(scores) < 1
+
+
+def test_rooms_are_the_subjects(problem, tensors) -> None:
+    frames = tensors.frames_of("test")
+    np.testing.assert_array_equal(problem.subjects(frames), tensors.arrays["scenes"][frames])
+
+
+def test_a_few_steps_lower_the_loss_of_every_task(problem, tensors) -> None:
+    torch.manual_seed(0)
+    model = problem.build_model(SMALL).train()
+    batch = problem.batch(tensors.frames_of("train")[:6])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    history = []
+    for _ in range(8):
+        losses = model.losses(model(batch), batch)
+        optimizer.zero_grad()
+        losses.sum().backward()
+        optimizer.step()
+        history.append(losses.detach())
+    assert (history[-1] < history[0]).all()
+
+
+def test_bad_requests_are_named(tensors, tmp_path) -> None:
+    with pytest.raises(InputError, match="no augmentation"):
+        DenseProblem(tensors, augmentation="blur")  # type: ignore[arg-type]
+    folder = prepare(None, tmp_path / "set", frames=8, height=32, width=32, views=1, validation_fraction=0.0)
+    empty = DenseProblem(DenseTensors.open(folder))
+    with pytest.raises(DataError, match="split 'validation' is empty"):
+        empty.evaluate(empty.build_model(SMALL), "validation")
