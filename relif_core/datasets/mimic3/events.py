@@ -21,7 +21,6 @@ from relif_core.datasets.mimic3.channels import items
 from relif_core.datasets.mimic3.cohort import Cohort
 from relif_core.datasets.mimic3.sources import READ_ERRORS, TIME_FORMAT, Table, scan, unreadable
 from relif_core.errors import DataError
-from relif_core.files import write_json
 
 EVENT_TABLES = ("chartevents", "labevents", "outputevents")
 PASS_VERSION = 1
@@ -56,14 +55,13 @@ def scan_events(
         target, groups = work / f"{name}.parquet", work / f"{name}.groups.parquet"
         key = _key(tables[name], cohort)
         started = time.perf_counter()
-        if _finished(work / f"{name}.json") == key and target.is_file() and groups.is_file():
+        stamp = work / f"{name}.json"
+        if _finished(stamp, key, (target, groups)):
             report(f"{name}: kept from the interrupted run")
         else:
+            stamp.unlink(missing_ok=True)
             _scan_table(tables[name], number, cohort, target, groups, report)
-            try:
-                write_json(work / f"{name}.json", key)
-            except OSError as error:
-                raise full_disk(work, error) from error
+            _stamp(stamp, key, (target, groups))
         group = pl.read_parquet(groups)
         rows[name] = int(group["len"].sum())
         report(f"{name}: {rows[name]:,} rows in {time.perf_counter() - started:.1f} s")
@@ -234,8 +232,22 @@ def _key(table: Table, cohort: Cohort) -> dict[str, Any]:
     }
 
 
-def _finished(path: Path) -> Any:
+def _stamp(path: Path, key: dict[str, Any], files: tuple[Path, ...]) -> None:
+    """Mark a table's files as finished: what they were made from, and their sizes."""
+    partial = path.with_suffix(".stamp")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        partial.write_text(
+            json.dumps({"key": key, "bytes": [file.stat().st_size for file in files]}), encoding="utf-8"
+        )
+        os.replace(partial, path)
+    except OSError as error:
+        raise full_disk(path.parent, error) from error
+
+
+def _finished(path: Path, key: dict[str, Any], files: tuple[Path, ...]) -> bool:
+    """Say whether an interrupted run left these files whole, made from the same source and cohort."""
+    try:
+        stamp = json.loads(path.read_text(encoding="utf-8"))
+        return stamp == {"key": key, "bytes": [file.stat().st_size for file in files]}
     except (OSError, ValueError):
-        return None
+        return False

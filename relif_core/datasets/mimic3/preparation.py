@@ -23,7 +23,7 @@ from relif_core.datasets.mimic3.series import bins_of, hourly_grid, time_series,
 from relif_core.datasets.mimic3.sources import Table, find_tables, read
 from relif_core.datasets.mimic3.tasks import label_stays, phenotype_labels, tensor_tasks
 from relif_core.datasets.tensors import CohortStep, Group, write_tensors
-from relif_core.errors import DataError
+from relif_core.errors import DataError, InputError
 from relif_core.files import sha256_of
 
 BUCKET_ROWS = 4_000_000
@@ -71,6 +71,10 @@ def prepare_raw(
     report = progress or (lambda message: None)
     target = Path(target)
     chosen = chosen_repairs(compatibility, repairs)
+    if not (validation_share >= 0 and test_share >= 0 and validation_share + test_share < 1):
+        raise InputError(
+            f"validation_share={validation_share}, test_share={test_share}: shares of the subjects, at least 0 and together below 1"
+        )
     tables = find_tables(Path(source))
     with ThreadPoolExecutor(1) as pool:
         checksums = pool.submit(_checksums, list(tables.values()))
@@ -106,7 +110,7 @@ def prepare_raw(
         cohort=(*extraction.cohort.steps, *steps),
         notes=_notes(chosen),
         options={
-            "compatibility": compatibility,
+            "compatibility": compatibility if repairs is None else "chosen repairs",
             "repairs": sorted(chosen),
             "seed": seed,
             "event_rows": dict(extraction.events.rows),
