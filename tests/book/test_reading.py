@@ -22,10 +22,12 @@ def test_turning_pages_visits_the_whole_book_in_order(window: Any) -> None:
     page = window.page
     seen = [ORDER[0]]
     while page.locator("a.right-next").count():
-        page.locator("a.right-next").click()
+        with page.expect_navigation():
+            page.locator("a.right-next").click()
         seen.append(page.url.removeprefix(window.address).removesuffix(".html"))
     assert seen == ORDER
-    page.locator("a.left-prev").click()
+    with page.expect_navigation():
+        page.locator("a.left-prev").click()
     assert page.url == f"{window.address}{ORDER[-2]}.html"
     assert window.complaints == []
 
@@ -34,7 +36,8 @@ def test_the_sidebar_lists_every_page(window: Any) -> None:
     window.open(ORDER[0])
     titles = window.page.locator("#pst-primary-sidebar nav a.reference.internal")
     assert titles.count() == len(ORDER)
-    window.page.locator("#pst-primary-sidebar nav a", has_text="Glossary").click()
+    with window.page.expect_navigation():
+        window.page.locator("#pst-primary-sidebar nav a", has_text="Glossary").click()
     assert window.page.url == f"{window.address}glossary.html"
 
 
@@ -49,8 +52,8 @@ def test_search_finds_and_opens_a_page(window: Any, query: str, expected: str) -
     page.keyboard.press("Enter")
     page.wait_for_url("**/search.html?q=*")
     hit = page.locator(f"ul.search li a[href*='{expected}']").first
-    hit.wait_for()
-    hit.click()
+    with page.expect_navigation():
+        hit.click()
     assert expected in page.url
     assert window.complaints == []
 
