@@ -13,6 +13,7 @@ import typer
 from relif_core.errors import InputError, ReliFError
 
 if TYPE_CHECKING:
+    from relif_core.audit import AuditResult
     from relif_core.settings import RunSettings
     from relif_core.training import EpochReport
 
@@ -38,6 +39,122 @@ def main() -> None:
     except ReliFError as error:
         print(f"relif: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+@app.command()
+def audit(
+    scores: Annotated[
+        Path,
+        typer.Argument(help="CSV or Parquet: one row per sample, one column per task; empty = no label."),
+    ],
+    tolerance: Annotated[float, typer.Option(help="The fixed tolerance δ for every task pair.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="A score column, repeatable; all columns if not given.")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Column of subject ids: intervals count subjects, not rows.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Column of group labels: every group is audited by itself too.")
+    ] = None,
+    versus: Annotated[
+        Path | None, typer.Option(help="A second table of the same samples: the paired difference.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="exact, or sampled as the released implementation does.")
+    ] = "exact",
+    pair_seed: Annotated[int, typer.Option(help="Seed of the sampled protocol.")] = 42,
+    level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
+    tolerance_source: Annotated[
+        str | None, typer.Option(help="Which data and rule set the tolerance; goes on the card.")
+    ] = None,
+    card: Annotated[
+        list[Path] | None, typer.Option(help="Write the audit card: .json, .md or .html (repeatable).")
+    ] = None,
+) -> None:
+    """Audit the scores of any model at a fixed tolerance (no torch needed)."""
+    from relif_core.audit import audit as audit_scores
+    from relif_core.audit import audit_card, compare
+    from relif_core.score_tables import read_score_table
+
+    def audited(path: Path) -> "AuditResult":
+        pools, subjects, groups = read_score_table(path, task or (), subject, group)
+        return audit_scores(
+            pools,
+            tolerance,
+            subjects=subjects,
+            groups=groups,
+            protocol=protocol,
+            pair_seed=pair_seed,
+            context={"tolerance_source": tolerance_source},
+        )
+
+    result = audited(scores)
+    for line in _audit_lines(result, level):
+        typer.echo(line)
+    for name, part in result.groups.items():
+        typer.echo(f"group {name}:")
+        for line in _audit_lines(part, level):
+            typer.echo(f"  {line}")
+    for name, reason in result.groups_left_out.items():
+        typer.echo(f"group {name}: left out, {reason}")
+    if versus is not None:
+        found = compare(result, audited(versus), level)
+        low, high = found.interval
+        kind = "paired by subject" if found.paired else "not paired: name --subject for a sharper interval"
+        typer.echo(f"Bias minus {versus.name}: {found.difference:+.4f} ({low:+.4f} to {high:+.4f}; {kind})")
+    for path in card or []:
+        write_card(path, audit_card(result, model=scores.name, level=level))
+
+
+@app.command()
+def card(
+    record: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    output: Annotated[list[Path], typer.Option(help="File to write: .json, .md or .html (repeatable).")],
+    tolerance: Annotated[
+        float | None, typer.Option(help="The fixed tolerance δ, if not read from --reference.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Published folder whose reference.json holds the tolerance.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+) -> None:
+    """Write the audit card of a run."""
+    from relif_core.publishing import read_reference
+    from relif_core.record import Record
+    from relif_core.reporting import record_card
+
+    if (tolerance is None) == (reference is None):
+        raise InputError("name either --tolerance or --reference")
+    held = tolerance if reference is None else read_reference(reference)
+    content = record_card(Record.load(record), held, split)  # type: ignore[arg-type]
+    for path in output:
+        write_card(path, content)
+
+
+@app.command()
+def publish(
+    runs: Annotated[Path, typer.Argument(help="Folder of finished runs of one data set.")],
+    target: Annotated[Path, typer.Argument(help="Folder for the records that may leave the machine.")],
+) -> None:
+    """Write the records of a study, as far as the data's licence allows, with their audits at one tolerance."""
+    from relif_core.publishing import publish as publish_records
+    from relif_core.record import load_records
+
+    table = publish_records(load_records(runs), target)
+    typer.echo(f"{target}: {len(table.keys)} records, tolerance {table.tolerance:.4f}")
+
+
+@app.command()
+def book(
+    workers: Annotated[int, typer.Option(help="Pages executed at a time.")] = 2,
+    again: Annotated[bool, typer.Option(help="Execute every page, fresh ones too.")] = False,
+) -> None:
+    """Execute the pages of this checkout and render the book."""
+    from relif_core.pages.book import build_book
+    from relif_core.pages.project import project_root
+
+    typer.echo(build_book(project_root(), workers=workers, again=again, report=_say))
 
 
 @app.command()
@@ -172,6 +289,21 @@ def check_folder(folder: Path) -> dict[str, Any]:
     return check_dense_tensors(folder).manifest
 
 
+def write_card(path: Path, card: dict[str, Any]) -> None:
+    """Write an audit card in the form that the file's ending names."""
+    from relif_core.audit import card_html, card_markdown
+    from relif_core.files import atomic_file, write_json
+
+    if path.suffix == ".json":
+        write_json(path, card)
+        return
+    forms = {".md": card_markdown, ".html": card_html}
+    if path.suffix not in forms:
+        raise InputError(f"{path}: an audit card is written as .json, .md or .html")
+    with atomic_file(path) as stream:
+        stream.write(forms[path.suffix](card).encode())
+
+
 def parse_options(pairs: list[str]) -> dict[str, Any]:
     """Read ``name=value`` pairs; values are JSON where they parse as such, text otherwise.
 
@@ -204,6 +336,23 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
             place = place.setdefault(step, {})
         place[last] = value
     return content
+
+
+def _audit_lines(result: "AuditResult", level: float) -> list[str]:
+    """The result in a few aligned lines: overall, then per task pair."""
+    (low, high), (rate_low, rate_high) = result.bias_interval(level), result.violation_rate_interval(level)
+    width = max(len(" – ".join(row.tasks)) for row in result.per_pair)
+    lines = [
+        f"Bias           {result.bias:.4f} ({low:.4f} to {high:.4f})",
+        f"Violation rate {result.violation_rate:.4f} ({rate_low:.4f} to {rate_high:.4f})",
+        f"{level:.0%} intervals from {result.clusters:,} independent {result.clustered_by}s; {result.protocol} protocol",
+    ]
+    for row in result.per_pair:
+        pair = " – ".join(row.tasks).ljust(width)
+        lines.append(
+            f"{pair}  δ {row.tolerance:.4f}  Bias {row.bias:.4f}  violation rate {row.violation_rate:.4f}"
+        )
+    return lines
 
 
 def _say(line: str) -> None:

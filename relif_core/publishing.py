@@ -1,0 +1,85 @@
+"""Published records: what of a study may leave the machine, and the files that the book reads.
+
+A published folder holds ``reference.json`` (the tolerance and the validation evidence that chose it), ``audits.json`` (the audit
+table at that tolerance: aggregates) and one record per run. Where the data's licence allows no per-person output, the
+records are published without scores, samples and subjects; the audit table carries what tables and figures need.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from relif_core.errors import RecordError
+from relif_core.files import write_json
+from relif_core.record import Record, load_records
+from relif_core.reporting import AuditTable, ReferenceTolerance, audit_table, choose_reference_tolerance
+
+REFERENCE = "reference.json"
+AUDITS = "audits.json"
+#: Arrays with one entry per person.
+PERSONAL = ("score/", "sample/", "subject/")
+
+
+def write_reference(record: Record, target: Path) -> ReferenceTolerance:
+    """Choose the reference tolerance from a run's validation split and write it down in ``target``; an existing one stands.
+
+    Raises ``RecordError`` where the tolerance there was chosen from other data.
+    """
+    path = Path(target) / REFERENCE
+    if path.is_file():
+        reference = read_reference(target)
+        if reference.fingerprint != record.content["dataset"]["fingerprint"]:
+            raise RecordError(f"{path} was chosen from other data; publish to another folder")
+        return reference
+    reference = choose_reference_tolerance(record)
+    write_json(path, reference.as_json())
+    return reference
+
+
+def read_reference(folder: Path) -> ReferenceTolerance:
+    """Return the tolerance that is written down in a published folder."""
+    path = Path(folder) / REFERENCE
+    try:
+        return ReferenceTolerance(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise RecordError(f"{path} is missing: publish an ERM run there first (relif publish)") from error
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"{path} is no reference tolerance ({error}); publish again") from error
+
+
+def publish(records: Sequence[Record], target: Path) -> AuditTable:
+    """Write records, their audit table and (once) the reference tolerance to ``target``; return the table.
+
+    The tolerance comes from the ERM run with the lowest seed. Calibration distances are kept (they belong to pairs, not
+    persons); per-person arrays only where the data's ``output_policy`` is "person".
+    """
+    target = Path(target)
+    reference_run = min(
+        (record for record in records if record.method == "erm"), key=lambda record: record.seed, default=None
+    )
+    if reference_run is None:
+        raise RecordError(f"nothing to publish to {target}: the tolerance needs a finished ERM run")
+    reference = write_reference(reference_run, target)
+    table = audit_table(records, reference.tolerance)
+    for record in records:
+        allowed = record
+        if record.content["dataset"]["output_policy"] != "person":
+            kept = {name: array for name, array in record.arrays.items() if not name.startswith(PERSONAL)}
+            allowed = Record(record.content, kept)
+        allowed.save(target / f"{record.method}-seed{record.seed}")
+    write_json(target / AUDITS, table.as_json())
+    return table
+
+
+def read_published(folder: Path) -> tuple[list[Record], ReferenceTolerance, AuditTable]:
+    """Return the records, the tolerance and the audit table of a published folder."""
+    folder = Path(folder)
+    try:
+        content = json.loads((folder / AUDITS).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecordError(f"{folder / AUDITS} is missing; publish the records again") from error
+    except ValueError as error:
+        raise RecordError(
+            f"{folder / AUDITS} is not valid JSON ({error}); publish the records again"
+        ) from error
+    return load_records(folder), read_reference(folder), AuditTable.from_json(content)

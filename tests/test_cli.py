@@ -1,0 +1,141 @@
+"""The command line, as a user meets it: results, exit status, messages without tracebacks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = ["--set", "model.hidden=8", "--set", "model.head_width=8", "--set", "training.epochs=2"]
+
+
+def relif(*arguments: object, code: int = 0) -> str:
+    """Run the command and return both streams; its exit status must be ``code``."""
+    done = subprocess.run(
+        [sys.executable, "-m", "relif_core.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output
+    assert "Traceback" not in output
+    return output
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("cli") / "tensors"
+    assert "is ready" in relif("data", "synthetic_icu", "-", target, "-o", "stays=120")
+    return target
+
+
+def test_data_are_made_checked_and_listed(tensors: Path, tmp_path: Path) -> None:
+    assert "120 samples, whole" in relif("data", "check", tensors)
+    assert "physionet2012" in relif("data", "list")
+    assert "unknown option stay" in relif(
+        "data", "synthetic_icu", "-", tmp_path / "x", "-o", "stay=1", code=1
+    )
+    assert "no data source is called 'mimic4'" in relif("data", "mimic4", "-", tmp_path / "x", code=1)
+    assert "name the folder to make" in relif("data", "synthetic_icu", code=1)
+    assert "write name=value" in relif("data", "synthetic_icu", "-", tmp_path / "x", "-o", "stays", code=1)
+
+
+def test_the_road_from_a_study_to_a_card(tensors: Path, tmp_path: Path) -> None:
+    output = relif(
+        "study", "erm,relif", "--data", tensors, "--target", tmp_path / "runs", "--seeds", 1, *SMALL
+    )
+    assert "2 of 2 records (0 found, 2 made)" in output
+    again = relif(
+        "study", "erm,relif", "--data", tensors, "--target", tmp_path / "runs", "--seeds", 1, *SMALL
+    )
+    assert "2 of 2 records (2 found, 0 made)" in again
+    assert "2 records, tolerance" in relif("publish", tmp_path / "runs", tmp_path / "published")
+    assert sorted(path.name for path in (tmp_path / "published").iterdir()) == [
+        "audits.json", "erm-seed0", "reference.json", "relif-seed0",
+    ]  # fmt: skip
+    card = tmp_path / "card.json"
+    relif(
+        "card",
+        tmp_path / "published" / "relif-seed0",
+        "--reference",
+        tmp_path / "published",
+        "--output",
+        card,
+    )
+    content = json.loads(card.read_text())
+    reference = json.loads((tmp_path / "published" / "reference.json").read_text())
+    assert content["tolerance"]["values"][0]["tolerance"] == reference["tolerance"]
+    assert content["controller"]["target"] == 0.16
+
+
+def test_run_leaves_a_record_and_names_mistakes(tensors: Path, tmp_path: Path) -> None:
+    assert "test Worst" in relif(
+        "run", "--data", tensors, "--target", tmp_path / "run", "--method", "fairgrad", *SMALL
+    )
+    assert (tmp_path / "run" / "record.json").is_file()
+    assert "no setting 'epoch'" in relif(
+        "run", "--data", tensors, "--target", tmp_path / "x", "--set", "training.epoch=3", code=1
+    )
+    assert "unknown balancer 'adam'" in relif(
+        "run", "--data", tensors, "--target", tmp_path / "x", "--method", "adam", code=1
+    )
+    assert "no manifest.json" in relif("run", "--data", tmp_path, "--target", tmp_path / "x", code=1)
+
+
+def test_scores_of_any_model_are_audited(tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text("patient,ward,mortality,los\n1,a,0.1,0.4\n2,a,0.9,0.3\n3,b,0.3,\n4,b,0.2,0.8\n")
+    # Gaps of (0.1, 0.9, 0.3, 0.2) with (0.4, 0.3, 0.8), less 0.25: .05 0 .45 .25 .35 0 0 0 .25 0 0 .35 over 12 pairs.
+    card = tmp_path / "card.html"
+    output = relif(
+        "audit",
+        table,
+        "--tolerance",
+        0.25,
+        "--subject",
+        "patient",
+        "--group",
+        "ward",
+        "--versus",
+        table,
+        "--card",
+        card,
+    )
+    assert "Bias           0.1417" in output
+    assert "Violation rate 0.5000" in output
+    assert "group b" in output
+    assert "+0.0000 to +0.0000; paired by subject" in output
+    assert "<table" in card.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tolerance", 0.2], "column 'ward' is String, not a score"),
+        (["--tolerance", 0.2, "--subject", "id"], "has no column 'id'"),
+        (["--tolerance", 0.2, "--task", "mortality"], "at least two tasks"),
+        (["--tolerance", -1, "--task", "mortality", "--task", "los"], "tolerance"),
+        (
+            ["--tolerance", 0.2, "--task", "mortality", "--task", "los", "--card", "x.pdf"],
+            "written as .json, .md or .html",
+        ),
+    ],
+)
+def test_mistakes_in_an_audit_are_named(tmp_path: Path, arguments: list[object], message: str) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text("ward,mortality,los\na,0.1,0.4\nb,0.9,0.3\n")
+    assert message in relif("audit", table, *arguments, code=1)
+
+
+def test_an_audit_needs_no_torch(tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text("a,b\n0.1,0.4\n0.9,0.3\n")
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.modules['matplotlib'] = None; "
+        f"sys.argv = ['relif', 'audit', {str(table)!r}, '--tolerance', '0.1']; from relif_core.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Bias" in done.stdout
