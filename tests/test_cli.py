@@ -115,7 +115,7 @@ def test_scores_of_any_model_are_audited(tmp_path: Path) -> None:
     [
         (["--tolerance", 0.2], "column 'ward' is String, not a score"),
         (["--tolerance", 0.2, "--subject", "id"], "has no column 'id'"),
-        (["--tolerance", 0.2, "--task", "mortality"], "at least two tasks"),
+        (["--tolerance", 0.2, "--task", "mortality"], "needs at least two, got 1"),
         (["--tolerance", -1, "--task", "mortality", "--task", "los"], "tolerance"),
         (
             ["--tolerance", 0.2, "--task", "mortality", "--task", "los", "--card", "x.pdf"],
