@@ -301,7 +301,8 @@ class TrainingLoop:
         weights = self.balancer(losses.detach(), gram)
         combined = (weights.to(matrix.dtype) @ matrix).split([parameter.numel() for parameter in shared])
         for parameter, gradient in zip(shared, combined, strict=True):
-            parameter.grad = gradient.view_as(parameter)
+            # A copy in the parameter's own memory layout, which optimisers expect (channels-last weights).
+            parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))
         for index, task in enumerate(self.problem.task_names):
             factor = weights[index] if self.balancer.weighted_heads else 1.0
             for parameter, gradient in zip(self.model.head_parameters(task), heads[index], strict=True):
