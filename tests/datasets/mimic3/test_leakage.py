@@ -16,8 +16,9 @@ from relif_core.datasets.tensors import ClinicalTensors, check_tensors
 
 ITEMS = (211, 618, 52, 51, 8368, 678, 646, 198, 184, 763)
 TEXTS = ("9", "15", "80", "105", "120/80", "98.6", "0.5", "3 To speech", "None", "ERROR")
+MINUTES = st.one_of(st.integers(0, 29), st.integers(0, 60 * 60))
 MOMENTS = st.tuples(
-    st.integers(0, 60 * 60), st.sampled_from(ITEMS), st.sampled_from(TEXTS), st.booleans()
+    MINUTES, st.sampled_from(ITEMS), st.sampled_from(TEXTS), st.booleans()
 )  # minutes after admission, item, text, and whether the row lacks its stay id
 
 
@@ -33,7 +34,7 @@ def _tensors(tables: Any, mode: str) -> ClinicalTensors:
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     past=st.lists(MOMENTS, max_size=25),
-    future=st.lists(MOMENTS, max_size=25),
+    future=st.lists(MOMENTS, min_size=5, max_size=25),
     hour=st.integers(5, 59),
     delay=st.integers(1, 30),
 )
