@@ -1,0 +1,35 @@
+"""The results page, re-executed as a researcher would: other parameters, own data, and a mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from relif_core.datasets import prepare
+from relif_core.errors import ReliFError
+from relif_core.pages.execute import execute_page
+from relif_core.pages.project import project_root
+
+PAGE = "physionet2012_erm_relif"
+
+
+def test_own_data_and_other_settings(tmp_path: Path) -> None:
+    tensors = prepare("synthetic_icu", None, tmp_path / "mine", stays=150, seed=3)
+    runs = tmp_path / "runs"
+    parameters = {"data": str(tensors), "runs": str(runs), "seeds": 1, "epochs": 1}
+    notebook = execute_page(PAGE, tmp_path / "out.ipynb", root=project_root(), parameters=parameters)
+    assert len(list(runs.glob("*/record.json"))) == 2
+    text = "".join(
+        output.get("text", "") or "".join(output.get("data", {}).get("text/plain", ""))
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    )
+    assert "2 runs on Simulated" in text
+    assert "This run: ReLiF minus ERM" in text
+    assert "Published: ReLiF minus ERM" in text
+
+
+def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReliFError, match="seed_count"):
+        execute_page(PAGE, tmp_path / "out.ipynb", root=project_root(), parameters={"seed_count": 1})
+    assert not (tmp_path / "out.ipynb").exists()
