@@ -1,0 +1,61 @@
+"""What a training step costs with every method, relative to ERM: ``python -m benchmarks.step_cost``.
+
+The clinical model at the paper's size (two-layer LSTM of width 256, 64 stays of 48 hours, four tasks) on simulated stays, in the
+training loop itself: forward, surrogate, controller, balanced backward, clipping and AdamW. One thread and processor time, so
+that other work on the machine does not count; all methods take turns, and the ratio is that of the medians.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from relif_core.balancers import BALANCERS
+from relif_core.clinical import ClinicalProblem
+from relif_core.datasets import prepare
+from relif_core.datasets.tensors import ClinicalTensors
+from relif_core.pages.results import title_of
+from relif_core.settings import method_settings
+from relif_core.training import TrainingLoop
+
+ROUNDS = 9
+RESULT = Path(__file__).parent / "results" / "step_cost.md"
+
+
+def main() -> None:
+    """Measure and keep the table."""
+    torch.set_num_threads(1)
+    methods = ["erm", "relif", *(name for name in BALANCERS if name != "erm"), "pcgrad+relif"]
+    times: dict[str, list[float]] = {method: [] for method in methods}
+    with tempfile.TemporaryDirectory() as scratch:
+        tensors = ClinicalTensors.open(prepare("synthetic_icu", None, Path(scratch) / "icu", stays=400))
+        problem = ClinicalProblem(tensors)
+        batch = next(problem.training_batches(64, seed=0, epoch=0))
+        loops = {method: TrainingLoop(method_settings(method), problem) for method in methods}
+        for turn in range(ROUNDS + 1):
+            for method, loop in loops.items():
+                loop.model.train()
+                start = time.process_time()
+                loop.step(batch)
+                if turn:  # the first turn warms up
+                    times[method].append(time.process_time() - start)
+    medians = {method: statistics.median(values) for method, values in times.items()}
+    lines = [
+        "# What a training step costs",
+        "",
+        f"Made by `python -m benchmarks.step_cost` on one thread of a shared two-core machine (processor time, {ROUNDS} turns).",
+        "",
+        f"ERM step: {1000 * medians['erm']:.0f} ms",
+        "",
+        "| method | step / ERM step |",
+        "| --- | ---: |",
+        *(f"| {title_of(method)} | {medians[method] / medians['erm']:.3f} |" for method in methods),
+    ]
+    RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
