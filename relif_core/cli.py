@@ -24,6 +24,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+#: Modules that a bare installation lacks, and the extra that brings them.
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "sklearn", "safetensors", "scipy"), "train"),
+    **dict.fromkeys(("pyarrow", "h5py", "PIL"), "data"),
+}
+
 Data = Annotated[Path, typer.Option(help="Tensor folder made by `relif data`.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
 Threads = Annotated[int, typer.Option(help="CPU threads per run; part of exact reproducibility.")]
@@ -38,6 +44,15 @@ def main() -> None:
         app()
     except ReliFError as error:
         print(f"relif: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"relif: this needs {error.name}; install it with pip install 'relif-core[{extra}]'",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -139,3 +139,14 @@ def test_an_audit_needs_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Bias" in done.stdout
+
+
+def test_a_missing_library_names_the_extra(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None; "
+        "sys.argv = ['relif', 'run', '--data', 'x', '--target', 'y']; from relif_core.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'relif-core[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
