@@ -1,39 +1,21 @@
 """Clinical tensors as a training problem: batches on the device, the model, and evaluation of a split."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from relif_core.datasets.tensors import ClinicalTensors
-from relif_core.errors import DataError
+from relif_core.errors import DataError, InputError
 from relif_core.models.clinical import ClinicalModel, audit_score
+from relif_core.problem import Evaluation
 from relif_core.record import describe_dataset
-from relif_core.settings import ModelSettings
+from relif_core.settings import ModelSettings, RunSettings
 from relif_core.utility import TaskUtility, Utility, task_utility
 
 EVALUATION_BATCH = 512
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One split seen by one model.
-
-    Per task: ``scores`` float32 [n] and ``samples`` int64 [n] (rows of the data set) for the samples that carry a label.
-    ``embeddings`` float32 [N, D] and ``order`` int64 [N] (rows of the data set) cover the whole split.
-    """
-
-    utility: Utility
-    scores: dict[str, np.ndarray]
-    samples: dict[str, np.ndarray]
-    embeddings: np.ndarray = field(repr=False)
-    order: np.ndarray = field(repr=False)
-
-    def embeddings_of(self, task: str) -> np.ndarray:
-        """Return the embeddings [n, D] of the samples in a task's pool."""
-        return self.embeddings[np.searchsorted(self.order, self.samples[task])]
 
 
 class ClinicalProblem:
@@ -82,6 +64,12 @@ class ClinicalProblem:
     def data_fingerprint(self) -> str:
         """The data set's fingerprint."""
         return self.tensors.fingerprint
+
+    def for_run(self, settings: RunSettings, records: Path) -> "ClinicalProblem":
+        """Return this problem: a clinical run needs nothing of its study's other runs."""
+        if not isinstance(settings.model, ModelSettings):
+            raise InputError(f"{self.tensors.folder} is clinical: its model settings are ModelSettings")
+        return self
 
     def build_model(self, settings: ModelSettings) -> ClinicalModel:
         """Return a freshly initialised model on this device."""
@@ -160,3 +148,6 @@ class ClinicalProblem:
             embeddings=torch.cat(embeddings).cpu().numpy()[back],
             order=stays,
         )
+
+    def calibrate_scores(self, model: ClinicalModel) -> None:
+        """Change nothing: clinical audit scores are probabilities."""

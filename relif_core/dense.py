@@ -1,20 +1,23 @@
 """Dense tensors as a training problem: batches on the device, augmentation there, the model, and evaluation of a split."""
 
+import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relif_core.clinical import Evaluation
-from relif_core.datasets.dense_tensors import FRAME_ARRAYS, DenseTensors
+from relif_core.datasets.dense_tensors import FRAME_ARRAYS, SPLITS, DenseTensors
 from relif_core.dense_utility import DenseMeter
-from relif_core.errors import DataError, InputError
-from relif_core.models.vision import TASKS, DenseModel, calibration_quantiles
-from relif_core.record import describe_dataset
+from relif_core.errors import DataError, InputError, RecordError
+from relif_core.files import sha256_of
+from relif_core.models.vision import DOWNLOAD, TASKS, DenseModel, calibration_quantiles
+from relif_core.problem import Evaluation
+from relif_core.record import Record, describe_dataset
+from relif_core.settings import DenseModelSettings, RunSettings
 
 EVALUATION_BATCH = 16
 #: Zoom factors of the "flip_scale" augmentation, as published with MTAN (Liu et al. 2019).
@@ -22,38 +25,36 @@ SCALES = (1.0, 1.2, 1.5)
 Augmentation = Literal["none", "flip", "flip_scale"]
 
 
-@dataclass(frozen=True)
-class DenseModelSettings:
-    """The dense model: a ResNet (50 in the paper) and its decoders; ``weights`` is a file, "download" or None (random)."""
-
-    encoder: str = "resnet50"
-    weights: str | None = None
-    head: Literal["decoder", "aspp"] = "decoder"
-
-
 class DenseProblem:
     """A dense data set held on one device: on a GPU all of it, in its stored types; on a CPU as memory maps.
 
-    ``calibration`` maps a task to the (q10, q90) of the reference model's raw validation scores; every model built here carries it.
+    ``weights`` is the file of encoder weights that ``DenseModelSettings.weights`` names by its sha256. ``for_run`` gives the problem a
+    run's augmentation, protocol and score calibration: (q10, q90) of the raw validation scores of the ERM run with the same
+    seed, which every model built then carries. An ERM run has none while it trains (its scores steer nothing) and is
+    calibrated by its own selected model at the end.
     """
 
-    task_names = TASKS
+    task_names: tuple[str, ...] = TASKS
 
     def __init__(
         self,
         tensors: DenseTensors,
         device: torch.device | str = "cpu",
         *,
-        augmentation: Augmentation = "flip",
+        weights: Path | str | None = None,
+        augmentation: Augmentation = "none",
         calibration: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        if augmentation not in ("none", "flip", "flip_scale"):
-            raise InputError(f"no augmentation is called {augmentation!r}; known are none, flip, flip_scale")
         self.tensors = tensors
         self.device = torch.device(device)
         self.description = describe_dataset(tensors.manifest)
         self.augmentation = augmentation
+        self.as_released = False
         self.calibration = dict(calibration or {})
+        self.calibrated_by: str | None = None
+        self._subjects = self._rooms()
+        self._weights = None if weights is None else Path(weights)
+        self._weights_digest: str | None = None
         self._resident: dict[str, Tensor] | None = None
         if self.device.type != "cpu":
             self._resident = {
@@ -66,20 +67,82 @@ class DenseProblem:
         """The data set's fingerprint."""
         return self.tensors.fingerprint
 
+    def for_run(self, settings: RunSettings, records: Path) -> "DenseProblem":
+        """Return this problem with a run's augmentation, protocol and, except for ERM, the calibration of its ERM run.
+
+        Raises ``RecordError`` where ``records`` holds no finished ERM run of the same seed and settings.
+        """
+        model = settings.model
+        if not isinstance(model, DenseModelSettings):
+            raise InputError(
+                f"{self.tensors.folder} is dense: start from relif_core.settings.dense_settings (shell: --set model.encoder=resnet50)"
+            )
+        problem = copy.copy(self)
+        problem.augmentation, problem.as_released = model.augmentation, model.protocol == "as_released"
+        problem.calibration, problem.calibrated_by = {}, None
+        if not is_reference(settings):
+            record = find_reference(settings, self.data_fingerprint, records)
+            found = record.result["score_calibration"]["quantiles"]
+            problem.calibration = {task: (low, high) for task, (low, high) in found.items()}
+            problem.calibrated_by = record.key
+        return problem
+
     def build_model(self, settings: DenseModelSettings) -> DenseModel:
-        """Return a model on this device: pretrained or random encoder, random decoders, calibrated scores."""
-        model = DenseModel(settings.encoder, len(self.tensors.class_names), settings.weights, settings.head)
+        """Return a model on this device: pretrained or random encoder, random decoders, calibrated scores.
+
+        Raises ``InputError`` where the settings name weights whose file was not given or is another one.
+        """
+        source = self._weights_for(settings)
+        model = DenseModel(settings.encoder, len(self.tensors.class_names), source, settings.head)
         model.calibrate(self.calibration)
         return model.to(self.device)
 
-    def subjects(self, samples: np.ndarray) -> np.ndarray:
-        """Return each frame's subject as a number: its scene where the source names scenes, else the frame itself.
+    def _weights_for(self, settings: DenseModelSettings) -> Path | str | None:
+        if settings.weights is None or settings.weights == DOWNLOAD:
+            return settings.weights
+        if self._weights is None:
+            raise InputError(
+                f"the settings name encoder weights {settings.weights[:12]}; give their file too (shell: --weights FILE)"
+            )
+        self._weights_digest = self._weights_digest or weights_identity(self._weights)
+        if self._weights_digest != settings.weights:
+            raise InputError(
+                f"{self._weights} has sha256 {self._weights_digest[:12]}, the settings name {settings.weights[:12]}; "
+                "give the file that the settings were made with"
+            )
+        return self._weights
 
-        Frames of one room are no independent draws, so a room counts as one subject in standard errors.
+    def calibrate_scores(self, model: DenseModel) -> dict[str, Any]:
+        """Calibrate the scores of a selected ERM model on its own validation scores; return the calibration in force.
+
+        ``reference`` is the key of the ERM record that it comes from, None where this run is the ERM run.
         """
-        scenes = self.tensors.arrays["scenes"]
-        numbers = scenes if (scenes >= 0).all() else np.arange(len(scenes))
-        return np.asarray(numbers)[samples].astype(np.int32)
+        if self.calibrated_by is None:
+            model.calibrate(self.measure_calibration(model))
+        quantiles = {task: list(model.calibration[task]) for task in ("depth", "normals")}
+        return {"quantiles": quantiles, "reference": self.calibrated_by}
+
+    def subjects(self, samples: np.ndarray) -> np.ndarray:
+        """Return each frame's subject as a number: its scene where the source names scenes, else its run of frame numbers.
+
+        Frames of one room are no independent draws, so a room counts as one subject in standard errors. NYUv2's official numbers
+        go through the rooms in order and its parts divide rooms, so a run of consecutive numbers within a part holds whole rooms.
+        Without either, every frame is its own subject.
+        """
+        return self._subjects[samples]
+
+    def _rooms(self) -> np.ndarray:
+        scenes, ids = self.tensors.arrays["scenes"], self.tensors.arrays["ids"]
+        if (scenes >= 0).all():
+            return np.asarray(scenes, dtype=np.int32)
+        if self.tensors.manifest["options"].get("layout") not in ("official", "images"):
+            return np.arange(len(ids), dtype=np.int32)
+        order = np.argsort(ids)
+        test = (self.tensors.arrays["split"] == SPLITS.index("test"))[order]
+        begins = (np.diff(ids[order]) != 1) | (test[1:] != test[:-1])
+        rooms = np.empty(len(ids), dtype=np.int32)
+        rooms[order] = np.concatenate([[0], np.cumsum(begins)])
+        return rooms
 
     def batch(self, frames: np.ndarray) -> dict[str, Tensor]:
         """Gather the frames with the given indices [B], in their stored types."""
@@ -94,7 +157,7 @@ class DenseProblem:
     def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[dict[str, Tensor]]:
         """Yield one epoch of shuffled, augmented training batches, fixed by (seed, epoch). A last single frame is dropped."""
         generator = np.random.default_rng([seed, epoch])
-        order = generator.permutation(self.tensors.frames_of("train"))
+        order = generator.permutation(self._frames("train"))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             if len(chosen) > 1:
@@ -131,10 +194,7 @@ class DenseProblem:
     def measure_calibration(
         self, model: DenseModel, split: str = "validation"
     ) -> dict[str, tuple[float, float]]:
-        """Return (q10, q90) of a model's raw depth and normals scores on a split.
-
-        Meant for the ERM model of a seed: its quantiles then calibrate every method of that seed.
-        """
+        """Return (q10, q90) of a model's raw depth and normals scores on a split."""
         model.eval()
         frames = self._frames(split)
         raw: dict[str, list[Tensor]] = {"depth": [], "normals": []}
@@ -146,10 +206,50 @@ class DenseProblem:
         return {task: calibration_quantiles(torch.cat(parts)) for task, parts in raw.items()}
 
     def _frames(self, split: str) -> np.ndarray:
-        frames = self.tensors.frames_of(split)
+        if self.as_released:
+            split = "test" if split == "validation" else split
+            own = {"train": ("train", "validation"), "test": ("test",)}[split]
+            frames = np.flatnonzero(
+                np.isin(self.tensors.arrays["split"], [SPLITS.index(name) for name in own])
+            )
+        else:
+            frames = self.tensors.frames_of(split)
         if not len(frames):
             raise DataError(f"{self.tensors.folder}: split {split!r} is empty")
         return frames
+
+
+def weights_identity(path: Path | str) -> str:
+    """Return the sha256 of a file of encoder weights: what ``DenseModelSettings.weights`` calls it."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such weights file")
+    return sha256_of(path)
+
+
+def is_reference(settings: RunSettings) -> bool:
+    """Tell whether a run is the ERM run whose scores calibrate those of its seed."""
+    return settings.balancer == "erm" and not settings.penalty
+
+
+def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) -> Record:
+    """Return the finished ERM record below ``records`` that calibrates a run: same data, model, training and seed.
+
+    Settings of penalty, controller and audit do not matter: ERM does not read them while it trains.
+    """
+    for path in sorted(Path(records).glob("*/record.json")):
+        record = Record.load(path.parent)
+        own = record.settings
+        if (
+            is_reference(own)
+            and (own.seed, own.model, own.training) == (settings.seed, settings.model, settings.training)
+            and record.content["dataset"]["fingerprint"] == data_fingerprint
+        ):
+            return record
+    raise RecordError(
+        f"{settings.method}, seed {settings.seed}: its audit scores are calibrated by the ERM run of the same seed and settings, and "
+        f"{records} holds none; run method erm with seed {settings.seed} there first"
+    )
 
 
 def augment(
@@ -160,6 +260,8 @@ def augment(
     A mirror image negates the x component of its normals. A zoom by s shows a crop of 1/s of the height and width at full size and divides depth by s
     (the camera keeps its focal length); one s per batch, one crop per image. Labels, depth and normals take the nearest pixel.
     """
+    if augmentation not in ("none", "flip", "flip_scale"):
+        raise InputError(f"no augmentation is called {augmentation!r}; known are none, flip, flip_scale")
     if augmentation == "none":
         return batch
     result = dict(batch)

@@ -25,6 +25,23 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class DenseModelSettings:
+    """The dense model and how its images are used.
+
+    ``weights`` names the encoder's start: None (random), "download" (torchvision's ImageNet weights), or the sha256 of a weights
+    file, whose place on this machine is given beside the settings. ``augmentation`` of training images: the paper states none;
+    "flip" mirrors, "flip_scale" also zooms. ``protocol`` "as_released" trains on the validation part too, and selects, calibrates
+    and reports on the same test images, as the released implementation does.
+    """
+
+    encoder: str = "resnet50"
+    weights: str | None = None
+    head: Literal["decoder", "aspp"] = "decoder"
+    augmentation: Literal["none", "flip", "flip_scale"] = "none"
+    protocol: Literal["held_out", "as_released"] = "held_out"
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """Optimisation and checkpoint selection; ``precision`` is the autocast type of the device that trains."""
 
@@ -88,7 +105,7 @@ class RunSettings:
     balancer: str = "erm"
     penalty: bool = True
     seed: int = 0
-    model: ModelSettings = field(default_factory=ModelSettings)
+    model: ModelSettings | DenseModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     surrogate: SurrogateSettings = field(default_factory=SurrogateSettings)
     controller: ControllerSettings = field(default_factory=ControllerSettings)
@@ -97,6 +114,21 @@ class RunSettings:
 
 Settings = TypeVar("Settings")
 
+#: What dense prediction changes in ``RunSettings`` (NYUv2: the settings of the paper's released configuration).
+DENSE_DEFAULTS: dict[str, Any] = {
+    "model": DenseModelSettings(),
+    "training": {"learning_rate": 1e-4, "batch_size": 8, "epochs": 100},
+}
+
+#: Static penalty weights beside the default λ₀ = 0.1, which is ``relif_static``. The grid is this project's.
+STATIC_WEIGHTS = (0.01, 0.03, 0.3, 1.0)
+#: Step sizes η beside the default 0.001, which is ``relif``. The grid is this project's.
+STEP_SIZES = (0.01, 0.1, 0.3, 1.0)
+#: Target violation rates ρ* beside the default 0.16. The grid is this project's.
+TARGETS = (0.05, 0.1, 0.3, 0.5)
+#: The step size of the target sweep: at the default 0.001 the weight hardly moves in a short run, whatever the target.
+TARGET_STEP_SIZE = 0.1
+
 #: What each named method changes in ``RunSettings``; any balancer's name is a method too, and ``<balancer>+relif`` a hybrid.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "relif": {},
@@ -104,6 +136,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "relif_single_prototype": {"surrogate": {"prototypes": 1}},
     "relif_static": {"controller": {"kind": "constant"}},
     "relif_proportional_integral": {"controller": {"kind": "proportional_integral"}},
+    **{
+        f"relif_static_{weight:g}": {"controller": {"kind": "constant", "initial": weight}}
+        for weight in STATIC_WEIGHTS
+    },
+    **{f"relif_step_size_{step:g}": {"controller": {"step_size": step}} for step in STEP_SIZES},
+    **{
+        f"relif_target_{target:g}": {"controller": {"target": target, "step_size": TARGET_STEP_SIZE}}
+        for target in TARGETS
+    },
 }
 
 
@@ -128,8 +169,21 @@ def method_settings(method: str, **changes: Any) -> RunSettings:
     return changed(base, changes)
 
 
+def dense_settings(method: str, **changes: Any) -> RunSettings:
+    """Return the settings of a named method on dense prediction: ``method_settings`` on top of ``DENSE_DEFAULTS``.
+
+    >>> dense_settings("relif", model={"encoder": "resnet18"}).training.batch_size
+    8
+    """
+    return changed(method_settings(method, **DENSE_DEFAULTS), changes)
+
+
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return a copy of ``settings`` with ``changes`` applied; nested settings take mappings."""
+    """Return a copy of ``settings`` with ``changes`` applied; nested settings take mappings.
+
+    A mapping for a field of several kinds of settings belongs to the present kind if that knows all its names, else to the one
+    that does.
+    """
     known = {item.name for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
     values = {}
     for name, value in changes.items():
@@ -139,7 +193,7 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
             )
         present = getattr(settings, name)
         if dataclasses.is_dataclass(present) and isinstance(value, Mapping):
-            value = changed(present, value)
+            value = changed(_kind_for(type(settings), name, present, value), value)
         values[name] = value
     result = dataclasses.replace(settings, **values)  # type: ignore[type-var]
     _check_types(result)
@@ -154,6 +208,20 @@ def settings_from(kind: type[Settings], content: Mapping[str, Any]) -> Settings:
 def as_json(settings: Any) -> dict[str, Any]:
     """Return settings as nested dictionaries of plain values."""
     return dataclasses.asdict(settings)
+
+
+def _kind_for(owner: type, name: str, present: Any, changes: Mapping[str, Any]) -> Any:
+    """Return ``present``, or the defaults of the other kind of settings that alone knows every name in ``changes``."""
+
+    def knows(kind: Any) -> bool:
+        return dataclasses.is_dataclass(kind) and set(changes) <= {
+            item.name for item in dataclasses.fields(kind)
+        }
+
+    if knows(type(present)):
+        return present
+    others = [kind for kind in typing.get_args(typing.get_type_hints(owner)[name]) if knows(kind)]
+    return others[0]() if len(others) == 1 else present
 
 
 def _check_types(settings: Any) -> None:

@@ -24,7 +24,6 @@ from relif_core import __version__
 from relif_core.audit import induced_tolerances
 from relif_core.audit.tolerance import reference_distances
 from relif_core.balancers import make_balancer
-from relif_core.clinical import ClinicalProblem, Evaluation
 from relif_core.controller import (
     ConstantWeight,
     Controller,
@@ -33,6 +32,7 @@ from relif_core.controller import (
 )
 from relif_core.errors import DivergenceError, InputError, RecordError, RunPaused
 from relif_core.files import atomic_file, package_digest
+from relif_core.problem import Evaluation, Problem
 from relif_core.record import FORMAT, Record, run_key
 from relif_core.settings import ControllerSettings, RunSettings, TrainingSettings, as_json
 from relif_core.surrogate import LipschitzSurrogate
@@ -76,7 +76,7 @@ def make_controller(settings: ControllerSettings) -> Controller:
 
 def run(
     settings: RunSettings,
-    problem: ClinicalProblem,
+    problem: Problem,
     folder: Path,
     progress: Progress | None = None,
     deadline: float = math.inf,
@@ -101,7 +101,7 @@ def run(
                 )
             return record
         began = time.time()
-        loop = TrainingLoop(settings, problem)
+        loop = TrainingLoop(settings, problem.for_run(settings, folder.parent))
         resumed = _restore(loop, folder / CHECKPOINT, key)
         while not loop.finished:
             loop.train_epoch()
@@ -112,7 +112,8 @@ def run(
             if time.time() > deadline and not loop.finished:
                 raise RunPaused(f"{folder}: the time is used up after epoch {loop.epoch}; run again to go on")
         record = _finish(loop, key, began, resumed)
-        save_file(loop.best_weights, folder / "model.safetensors")
+        weights = {name: value.contiguous() for name, value in loop.model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
         record.save(folder)
         (folder / CHECKPOINT).unlink(missing_ok=True)
         return record
@@ -121,7 +122,7 @@ def run(
 class TrainingLoop:
     """The moving parts of one run. ``train_epoch`` and ``select`` advance it by one epoch."""
 
-    def __init__(self, settings: RunSettings, problem: ClinicalProblem) -> None:
+    def __init__(self, settings: RunSettings, problem: Problem) -> None:
         training = settings.training
         _check(training)
         self.settings, self.problem = settings, problem
@@ -144,6 +145,7 @@ class TrainingLoop:
         self.best_epoch = 0
         self.best_worst = -math.inf
         self.best_weights: dict[str, Tensor] = {}
+        self.score_calibration: dict[str, Any] | None = None
         self.seconds = 0.0
         self.history: dict[str, list[Any]] = {
             name: [] for name in ("losses", "penalty", "weight", "smoothed_rate", "worst", "macro", "scores")
@@ -239,13 +241,14 @@ class TrainingLoop:
         )
 
     def best_evaluations(self) -> dict[str, Evaluation]:
-        """Put the selected weights in place and evaluate validation and test."""
+        """Put the selected weights in place, calibrate their audit scores and evaluate validation and test."""
         if not self.best_weights:
             raise DivergenceError(
                 f"{self.settings.method}, seed {self.settings.seed}: validation Worst was undefined in every epoch; "
                 "give a validation split with both classes of some task"
             )
         self.model.load_state_dict(self.best_weights)
+        self.score_calibration = self.problem.calibrate_scores(self.model)
         return {split: self.problem.evaluate(self.model, split) for split in ("validation", "test")}
 
     def state_dict(self) -> dict[str, Any]:
@@ -366,6 +369,8 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
             "utility": {split: evaluation.utility.as_json() for split, evaluation in evaluations.items()},
             "induced_tolerances": tolerances,
             "history": _finite(loop.history),
+            # Named only where there is one, so that records of tasks without it keep their digest.
+            **({"score_calibration": loop.score_calibration} if loop.score_calibration else {}),
         },
         "made": {
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),

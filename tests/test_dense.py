@@ -6,8 +6,9 @@ import torch
 
 from relif_core.datasets.dense_tensors import DenseTensors
 from relif_core.datasets.synthetic_rooms import prepare
-from relif_core.dense import SCALES, DenseModelSettings, DenseProblem, augment
+from relif_core.dense import SCALES, DenseProblem, augment
 from relif_core.errors import DataError, InputError
+from relif_core.settings import DenseModelSettings
 
 SMALL = DenseModelSettings(encoder="resnet18")
 
@@ -128,7 +129,7 @@ def test_a_few_steps_lower_the_loss_of_every_task(problem, tensors) -> None:
 
 def test_bad_requests_are_named(tensors, tmp_path) -> None:
     with pytest.raises(InputError, match="no augmentation"):
-        DenseProblem(tensors, augmentation="blur")  # type: ignore[arg-type]
+        next(DenseProblem(tensors, augmentation="blur").training_batches(4, 0, 0))  # type: ignore[arg-type]
     folder = prepare(None, tmp_path / "set", frames=8, height=32, width=32, views=1, validation_fraction=0.0)
     empty = DenseProblem(DenseTensors.open(folder))
     with pytest.raises(DataError, match="split 'validation' is empty"):
