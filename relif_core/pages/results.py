@@ -20,6 +20,7 @@ from relif_core.reporting import (
     compare_methods,
     summarise,
 )
+from relif_core.settings import as_json, method_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -250,6 +251,29 @@ def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: ResultSet, meth
     weight_axes.set(xlabel="step", ylabel="penalty weight λ")
     rate_axes.set(xlabel="step", ylabel="smoothed violation rate", ylim=(0, 1))
     weight_axes.legend(frameon=False)
+
+
+def changed_settings_rows(results: ResultSet) -> list[dict[str, str]]:
+    """The settings in which the records differ from their method's defaults (Table 5), seeds aside."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for record in results.records:
+        used, usual = _flat(as_json(record.settings)), _flat(as_json(method_settings(record.method)))
+        for name, value in used.items():
+            if name != "seed" and value != usual.get(name):
+                found.setdefault((name, str(usual.get(name))), set()).add(str(value))
+    return [
+        {"Setting": name, "Table 5": usual, "These records": ", ".join(sorted(values))}
+        for (name, usual), values in sorted(found.items())
+    ]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat.update(
+            _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        )
+    return flat
 
 
 def _mean_sd_of_defined(scores: Sequence[float | None]) -> str:
