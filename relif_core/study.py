@@ -4,6 +4,7 @@ Every run owns the folder ``<target>/<method>-seed<seed>-<key>``; a study that w
 it is started again. ``ENGINES`` maps a name to the way in which the missing runs are worked off.
 """
 
+import itertools
 import math
 import multiprocessing
 import queue
@@ -17,11 +18,21 @@ from typing import Any
 
 import torch
 
-from relif_core.clinical import ClinicalProblem
-from relif_core.datasets.tensors import ClinicalTensors
+from relif_core.datasets.folder import read_manifest
 from relif_core.errors import InputError, RecordError, RunPaused
+from relif_core.opening import open_problem
+from relif_core.problem import Problem
 from relif_core.record import Record, run_key
-from relif_core.settings import RunSettings, method_settings
+from relif_core.settings import (
+    STATIC_WEIGHTS,
+    STEP_SIZES,
+    TARGET_STEP_SIZE,
+    TARGETS,
+    ControllerSettings,
+    DenseModelSettings,
+    RunSettings,
+    method_settings,
+)
 from relif_core.training import EpochReport, run
 
 #: A worker process that dies is replaced; a run that took this many workers with it is given up.
@@ -43,12 +54,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What every worker of a study needs: the data, the device, and until when a run may go on."""
+    """What every worker of a study needs: the data, the device, and until when a run may go on.
+
+    ``address`` is that of a Ray cluster, which only the engine "ray" reads; ``weights`` a file of encoder weights, which only dense
+    problems read.
+    """
 
     data: Path
     device: str = "cpu"
     threads: int = 1
     deadline: float = math.inf
+    address: str | None = None
+    weights: Path | None = None
 
 
 @dataclass
@@ -70,9 +87,52 @@ Outcome = tuple[Job, Exception | None]
 Engine = Callable[[Sequence[Job], Workshop, int, Watch], Iterable[Outcome]]
 
 
-#: Named studies: the methods of each table or figure and its number of seeds.
+#: The rows of the paper's clinical tables.
+SEVEN_METHODS = ("erm", "uncertainty", "gradnorm", "pcgrad", "fairgrad", "cats_as_released", "relif")
+AS_RELEASED = (
+    "uncertainty_as_released",
+    "gradnorm_as_released",
+    "pcgrad_as_released",
+    "fairgrad_as_released",
+)
+#: Static weights from small to large; ``relif_static`` is the one at the default λ₀.
+STATIC = tuple(f"relif_static_{weight:g}" for weight in STATIC_WEIGHTS if weight < 0.1) + (
+    "relif_static",
+    *(f"relif_static_{weight:g}" for weight in STATIC_WEIGHTS if weight > 0.1),
+)
+COMPONENTS = (
+    "relif",
+    "erm",
+    "relif_no_alignment",
+    "relif_single_prototype",
+    *STATIC,
+    "relif_proportional_integral",
+)
+STEP_SIZE_SWEEP = ("relif", *(f"relif_step_size_{step:g}" for step in STEP_SIZES))
+#: By rising target; the member at the default target is the step size sweep's.
+TARGET_SWEEP = tuple(
+    f"relif_target_{target:g}" if target in TARGETS else f"relif_step_size_{TARGET_STEP_SIZE:g}"
+    for target in sorted((*TARGETS, ControllerSettings.target))
+)
+HYBRIDS = ("uncertainty+relif", "gradnorm+relif", "pcgrad+relif", "fairgrad+relif")
+FURTHER_BALANCERS = ("nash_mtl", "cagrad", "upgrad", "mgda", "imtl_g", "aligned_mtl", "dual_proj")
+
+#: Named studies: the methods of each table or figure and its number of seeds. Runs that studies share are made once, if
+#: the studies keep their records in one folder.
 STUDIES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "erm_relif": (("erm", "relif"), 3),
+    "methods": (SEVEN_METHODS + AS_RELEASED, 7),
+    "components": (COMPONENTS, 7),
+    "step_size": (("erm", *STEP_SIZE_SWEEP), 7),
+    "target": (("erm", *TARGET_SWEEP), 7),
+    "hybrids": (("erm", "uncertainty", "gradnorm", "pcgrad", "fairgrad", "relif", *HYBRIDS), 7),
+    "further_balancers": (("erm", *FURTHER_BALANCERS), 7),
+    "clinical": (
+        tuple(
+            dict.fromkeys(SEVEN_METHODS + AS_RELEASED + COMPONENTS + HYBRIDS + STEP_SIZE_SWEEP + TARGET_SWEEP)
+        ),
+        7,
+    ),
 }
 
 
@@ -97,27 +157,42 @@ def run_study(
     threads: int = 1,
     minutes: float | None = None,
     watch: Watch | None = None,
+    engine: str | None = None,
+    address: str | None = None,
+    weights: Path | None = None,
 ) -> StudySummary:
     """Bring every run of a study to a record under ``target``.
 
-    ``data`` is a clinical tensor folder. ``workers`` processes share the device (1: this process alone); each computes with
+    ``data`` is a tensor folder, clinical or dense (then ``weights`` is the file of encoder weights that the settings name, and the ERM
+    runs, which calibrate the scores of the others, are made first). ``workers`` processes share the device (1: this process alone); each computes with
     ``threads`` threads, so that a record does not depend on the number of workers. After ``minutes`` no run is begun and those
     under way stop after their epoch; the next call goes on. A run that fails is reported in the summary and the others go on.
+
+    ``engine`` is a key of ``ENGINES``; None takes processes for several workers and this process for one. "ray" works on the
+    cluster at ``address`` (None: one started here), whose machines must see ``data`` and ``target`` under the same paths.
     """
     if workers < 1 or threads < 1:
         raise InputError("a study needs at least one worker and one thread")
+    engine = engine or ("processes" if workers > 1 else "in_process")
+    if engine not in ENGINES:
+        raise InputError(f"no engine is called {engine!r}; there are {', '.join(ENGINES)}")
     began = time.time()
-    fingerprint = ClinicalTensors.open(data).fingerprint
-    jobs = [Job(settings, _folder(Path(target), settings, fingerprint, device)) for settings in runs]
+    fingerprint = read_manifest(Path(data))["fingerprint"]
+    target = Path(target).absolute()
+    jobs = [Job(settings, _folder(target, settings, fingerprint, device)) for settings in runs]
     if len({job.folder for job in jobs}) < len(jobs):
         raise InputError("the study lists the same run twice")
     summary = StudySummary()
     missing = [job for job in jobs if not Record.finished(job.folder)]
     summary.found = len(jobs) - len(missing)
     deadline = math.inf if minutes is None else began + 60 * minutes
-    workshop = Workshop(Path(data), device, threads, deadline)
-    engine = ENGINES["processes" if workers > 1 else "in_process"]
-    for job, error in engine(missing, workshop, workers, watch or (lambda name, report: None)):
+    place = None if weights is None else Path(weights).absolute()
+    workshop = Workshop(Path(data).absolute(), device, threads, deadline, address, place)
+    waves = (
+        ENGINES[engine](wave, workshop, workers, watch or (lambda name, report: None))
+        for wave in _waves(missing)
+    )
+    for job, error in itertools.chain.from_iterable(waves):
         if error is None:
             summary.made += 1
         elif isinstance(error, RunPaused):
@@ -134,14 +209,25 @@ def _folder(target: Path, settings: RunSettings, fingerprint: str, device: str) 
     return target / f"{settings.method}-seed{settings.seed}-{key[:12]}"
 
 
+def _waves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Cut jobs into groups to be worked off one after the other: dense ERM runs come before the runs whose scores they calibrate."""
+    first = [
+        job
+        for job in jobs
+        if isinstance(job.settings.model, DenseModelSettings) and job.settings.method == "erm"
+    ]
+    rest = [job for job in jobs if job not in first]
+    return [wave for wave in (first, rest) if wave]
+
+
 def _in_process(jobs: Sequence[Job], workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
     """Work off the jobs one after another in this process."""
     before = torch.get_num_threads()
-    problems: dict[int | None, ClinicalProblem] = {}
+    problems: dict[int | None, Problem] = {}
     try:
         torch.set_num_threads(workshop.threads)
         for job in jobs:
-            yield job, _attempt(job, workshop, problems, watch)
+            yield job, attempt(job, workshop, problems, watch)
     finally:
         torch.set_num_threads(before)
 
@@ -163,7 +249,7 @@ def _processes(jobs: Sequence[Job], workshop: Workshop, workers: int, watch: Wat
                 waiting = []
                 while pending:
                     done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                    _pass_on(reports, watch)
+                    pass_on(reports, watch)
                     for future in done:
                         job = pending.pop(future)
                         error = future.exception()
@@ -179,7 +265,7 @@ def _processes(jobs: Sequence[Job], workshop: Workshop, workers: int, watch: Wat
                         job,
                         RecordError(f"its worker process died {ATTEMPTS} times; run it alone to see why"),
                     )
-        _pass_on(reports, watch)
+        pass_on(reports, watch)
 
 
 def _after_a_death(jobs: Sequence[Job], attempts: dict[Path, int]) -> tuple[list[Job], list[Job]]:
@@ -191,11 +277,18 @@ def _after_a_death(jobs: Sequence[Job], attempts: dict[Path, int]) -> tuple[list
     return keep, [job for job in jobs if attempts[job.folder] >= ATTEMPTS]
 
 
-ENGINES: Mapping[str, Engine] = {"in_process": _in_process, "processes": _processes}
+def _ray(jobs: Sequence[Job], workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
+    """Work off the jobs on a Ray cluster, at most ``workers`` at a time."""
+    from relif_core.ray_engine import work_off
+
+    return work_off(jobs, workshop, workers, watch, ATTEMPTS)
 
 
-def _attempt(
-    job: Job, workshop: Workshop, problems: dict[int | None, ClinicalProblem], watch: Watch
+ENGINES: Mapping[str, Engine] = {"in_process": _in_process, "processes": _processes, "ray": _ray}
+
+
+def attempt(
+    job: Job, workshop: Workshop, problems: dict[int | None, Problem], watch: Watch
 ) -> Exception | None:
     """Run one job, or pause it where the time is used up; return the error that ended it instead of raising it."""
     try:
@@ -203,7 +296,7 @@ def _attempt(
             return RunPaused(f"{job.name}: not begun, the time is used up; run the study again to go on")
         hours = job.settings.training.maximum_hours
         if hours not in problems:
-            problems[hours] = ClinicalProblem(ClinicalTensors.open(workshop.data), workshop.device, hours)
+            problems[hours] = open_problem(workshop.data, workshop.device, job.settings, workshop.weights)
         run(
             job.settings,
             problems[hours],
@@ -229,12 +322,12 @@ def _open_workshop(workshop: Workshop, reports: Any) -> None:
 
 def _work(job: Job) -> Exception | None:
     reports = _worker["reports"]
-    return _attempt(
+    return attempt(
         job, _worker["workshop"], _worker["problems"], lambda name, report: reports.put((name, report))
     )
 
 
-def _pass_on(reports: Any, watch: Watch) -> None:
+def pass_on(reports: Any, watch: Watch) -> None:
     """Hand every waiting report to the watcher."""
     while True:
         try:
