@@ -29,7 +29,7 @@ FLOORS = [
         "simulation",
     },
     {"clinical", "dense", "opening", "training"},
-    {"study", "ray_engine", "reporting", "publishing"},
+    {"study", "ray_engine", "reporting", "publishing", "leakage"},
     {"pages"},
     {"cli"},
 ]

@@ -22,7 +22,7 @@ the *training* rows, with which a model input is standardised.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,8 @@ from relif_core.errors import DataError
 
 FORMAT = "relif-clinical-1"
 SPLITS = ("train", "validation", "test")
+#: Rows whose float64 copies are in memory at a time.
+BLOCK_ROWS = 65_536
 Kind = Literal["binary", "binned", "multilabel"]
 Level = Literal["stay", "hourly"]
 
@@ -134,13 +136,11 @@ def write_tensors(
         arrays[f"groups/{group.name}"] = np.asarray((group_codes or {})[group.name], dtype=np.uint8)
 
     rows = np.repeat(arrays["split"] == SPLITS.index("train"), np.diff(arrays["offsets"]))
-    training = arrays["values"][rows] if len(rows) == len(arrays["values"]) else arrays["values"][:0]
-    if not len(training):
+    if len(rows) != len(arrays["values"]) or not rows.any():
         raise DataError(
             f"{dataset}: no training rows (or offsets that do not fit the values); nothing to standardise with"
         )
-    mean = training.mean(axis=0, dtype=np.float64)
-    deviation = training.std(axis=0, dtype=np.float64)
+    mean, deviation = training_statistics(arrays["values"], rows)
     manifest = {
         "format": FORMAT,
         "dataset": dataset,
@@ -223,6 +223,25 @@ def check_tensors(folder: Path | str) -> ClinicalTensors:
     return tensors
 
 
+def training_statistics(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation [columns] (float64) of the ``chosen`` rows of ``values``, a block of rows at a time.
+
+    Rows are added one after another whatever the block size, so the result does not depend on it.
+    """
+    count = int(np.count_nonzero(chosen))
+
+    def total(term: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        sums = np.zeros(values.shape[1])
+        for start in range(0, len(values), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
+            block = term(values[part][chosen[part]].astype(np.float64))
+            sums = np.add.reduce(np.concatenate([sums[None], block]), axis=0)
+        return sums
+
+    mean = total(lambda block: block) / count
+    return mean, np.sqrt(total(lambda block: np.square(block - mean)) / count)
+
+
 def _tuples(item: Mapping[str, Any]) -> dict[str, Any]:
     """JSON knows lists only; the schema's dataclasses hold tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}
@@ -242,7 +261,10 @@ def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
         values.shape == (rows, columns),
         f"values have shape {values.shape}, the channels name {columns} columns",
     )
-    require(np.isfinite(values).all(), "values hold NaN or infinity")
+    finite = all(
+        np.isfinite(values[start : start + BLOCK_ROWS]).all() for start in range(0, rows, BLOCK_ROWS)
+    )
+    require(finite, "values hold NaN or infinity")
     require(
         observed.shape == (rows, len(manifest["channels"])),
         f"observed has shape {observed.shape}, expected ({rows}, {len(manifest['channels'])})",

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relif_core.datasets.tensors import Channel, ClinicalTensors, Group, Task, check_tensors, write_tensors
+from relif_core.datasets.tensors import (
+    Channel,
+    ClinicalTensors,
+    Group,
+    Task,
+    check_tensors,
+    training_statistics,
+    write_tensors,
+)
 from relif_core.errors import DataError
 
 
@@ -141,3 +149,19 @@ def test_damage_is_found(tmp_path: Path) -> None:
     (folder / "labels" / "extra.npy").write_bytes(b"")
     with pytest.raises(DataError, match="does not name: labels/extra"):
         check_tensors(folder)
+
+
+def test_statistics_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean and deviation of the chosen rows come out the same, to the last bit, however many rows are in memory at a time."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, 7, (5000, 4)).astype(np.float32)
+    chosen = rng.random(5000) < 0.6
+    found = []
+    for size in (1, 77, 5000):
+        monkeypatch.setattr("relif_core.datasets.tensors.BLOCK_ROWS", size)
+        found.append(training_statistics(values, chosen))
+    for mean, deviation in found:
+        np.testing.assert_array_equal(mean, found[0][0])
+        np.testing.assert_array_equal(deviation, found[0][1])
+    np.testing.assert_allclose(found[0][0], values[chosen].mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(found[0][1], values[chosen].std(axis=0, dtype=np.float64), rtol=1e-12)

@@ -1,0 +1,164 @@
+"""What label leakage does: the same model, labels and test stays under the causal reading and under readings that see later hours."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relif_core.audit import AuditContext, AuditResult, audit
+from relif_core.audit.uncertainty import interval
+from relif_core.clinical import ClinicalProblem
+from relif_core.datasets.label_reading import READINGS, read_labels_at
+from relif_core.datasets.tensors import ClinicalTensors
+from relif_core.errors import InputError
+from relif_core.record import Record
+from relif_core.reporting import SCORE_DEFINITION, choose_reference_tolerance
+from relif_core.settings import as_json, method_settings
+from relif_core.training import machine, run
+
+FORMAT = "relif-leakage-1"
+
+
+def leakage_study(
+    tensors: ClinicalTensors,
+    hour: int,
+    folder: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    readings: Sequence[str] = tuple(READINGS),
+    methods: Sequence[str] = ("erm", "relif"),
+    seeds: Sequence[int] = (0, 1, 2),
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train every method and seed under every reading (records in ``folder``, finished ones are kept) and compare what comes out.
+
+    The tolerance is calibrated once, on validation data of the causal ERM run with the lowest seed, and held for every reading.
+    The result holds aggregates only: ``runs`` (test utility, Bias, violation rate, mean induced tolerance) and ``contrasts`` (each
+    reading minus the causal one, with an interval over test subjects, who are the same in all readings). Raises ``InputError``
+    without the causal reading and ERM.
+    """
+    if "causal" not in readings or "erm" not in methods:
+        raise InputError(
+            "the comparison needs the reading 'causal' and the method 'erm': they set the tolerance"
+        )
+    report = progress or (lambda message: None)
+    changes = dict(settings or {})
+    records: dict[tuple[str, str, int], Record] = {}
+    maximum_hours = method_settings("erm", **changes).training.maximum_hours
+    for reading in readings:
+        view = read_labels_at(tensors, hour, reading, tasks=tasks)
+        problem = ClinicalProblem(view, device, maximum_hours)
+        for method in methods:
+            for seed in seeds:
+                chosen = method_settings(method, **changes, seed=seed)
+                place = Path(folder) / reading / f"{method}-seed{seed}"
+                records[reading, method, seed] = run(chosen, problem, place)
+                report(f"{reading}, {method}, seed {seed}")
+    reference = choose_reference_tolerance(records["causal", "erm", min(seeds)])
+    context = AuditContext(
+        dataset=f"{tensors.dataset} {tensors.fingerprint[:12]}, labels at hour {hour}",
+        split="test",
+        score_definition=SCORE_DEFINITION,
+    )
+    audits = {
+        name: audit(record.scores(), reference.tolerance, subjects=record.subjects(), context=context)
+        for name, record in records.items()
+    }
+    return {
+        "format": FORMAT,
+        "dataset": tensors.dataset,
+        "title": tensors.manifest["title"],
+        "licence": tensors.manifest["licence"],
+        "synthetic": tensors.manifest["synthetic"],
+        "fingerprint": tensors.fingerprint,
+        "hour": hour,
+        "tasks": {task.name: task.title for task in tensors.tasks},
+        "reread": list(view.manifest["options"]["label_reading"]["tasks"]),
+        "test_labels": {
+            task: len(scores) for task, scores in records["causal", "erm", min(seeds)].scores().items()
+        },
+        "settings": as_json(method_settings(methods[0], **changes)),
+        "reference": asdict(reference),
+        "runs": [_run_row(name, records[name], audits[name]) for name in records],
+        "contrasts": [
+            _contrast(method, reading, seeds, records, audits)
+            for reading in readings
+            if reading != "causal"
+            for method in methods
+        ],
+        "made": {
+            "began": min(record.content["made"]["began"] for record in records.values()),
+            "training_seconds": round(
+                sum(record.content["made"]["training_seconds"] for record in records.values()), 1
+            ),
+            **{name: value for name, value in machine(problem.device).items() if name != "source"},
+        },
+    }
+
+
+def _run_row(name: tuple[str, str, int], record: Record, found: AuditResult) -> dict[str, Any]:
+    """The aggregates of one run."""
+    reading, method, seed = name
+    utility = record.result["utility"]["test"]
+    induced = record.induced_tolerances()
+    own = audit(record.scores(), induced)
+    return {
+        "reading": reading,
+        "method": method,
+        "seed": seed,
+        "key": record.key,
+        "epochs": record.result["epochs"],
+        "best_epoch": record.result["best_epoch"],
+        "worst": utility["worst"],
+        "macro": utility["macro"],
+        "scores": {task: item["score"] for task, item in utility["tasks"].items()},
+        "bias": _rounded(found.bias),
+        "violation_rate": _rounded(found.violation_rate),
+        "raw_bias": _rounded(own.bias),
+        "induced_tolerance": _rounded(float(np.mean(list(induced.values())))),
+    }
+
+
+def _contrast(
+    method: str,
+    reading: str,
+    seeds: Sequence[int],
+    records: Mapping[tuple[str, str, int], Record],
+    audits: Mapping[tuple[str, str, int], AuditResult],
+) -> dict[str, Any]:
+    """A reading minus the causal one for one method: means over seeds, intervals over subjects with the seeds held as they are."""
+    pairs = [(audits["causal", method, seed], audits[reading, method, seed]) for seed in seeds]
+    contrast: dict[str, Any] = {"method": method, "reading": reading}
+    for kind in ("bias", "violation_rate"):
+        differences = [getattr(after, kind) - getattr(before, kind) for before, after in pairs]
+        shares = np.mean(
+            [_influence(after, kind) - _influence(before, kind) for before, after in pairs], axis=0
+        )
+        count = len(shares)
+        error = float(np.sqrt(np.sum(shares**2) * count / (count - 1)))
+        mean = float(np.mean(differences))
+        contrast[kind] = [_rounded(value) for value in differences]
+        contrast[f"{kind}_interval"] = [_rounded(end) for end in interval(mean, error, 0.95, count - 1)]
+    for name in ("worst", "macro"):
+        contrast[name] = [
+            records[reading, method, seed].result["utility"]["test"][name]
+            - records["causal", method, seed].result["utility"]["test"][name]
+            for seed in seeds
+        ]
+    return contrast
+
+
+def _influence(result: AuditResult, kind: str) -> np.ndarray:
+    """Each test subject's summed influence [G]; the subjects of one task list at one hour are the same in every reading."""
+    if result.influences is None:
+        raise InputError("an audit without subjects has no interval; audit with subjects")
+    return getattr(result.influences, kind)
+
+
+def _rounded(value: float) -> float:
+    """Six digits: more than any difference here can mean."""
+    return float(f"{value:.6g}")
