@@ -96,9 +96,9 @@ AS_RELEASED = (
     "fairgrad_as_released",
 )
 #: Static weights from small to large; ``relif_static`` is the one at the default λ₀.
-STATIC = tuple(f"relif_static_{weight:g}" for weight in STATIC_WEIGHTS if weight < 0.1) + (
-    "relif_static",
-    *(f"relif_static_{weight:g}" for weight in STATIC_WEIGHTS if weight > 0.1),
+STATIC = tuple(
+    f"relif_static_{weight:g}" if weight in STATIC_WEIGHTS else "relif_static"
+    for weight in sorted((*STATIC_WEIGHTS, ControllerSettings.initial))
 )
 COMPONENTS = (
     "relif",

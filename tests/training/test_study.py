@@ -1,7 +1,7 @@
 """A study is the set of its records: however it was worked off, stopped or killed."""
 
-import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,14 +18,22 @@ from relif_core.study import STUDIES, grid, named_study, run_study
 
 Small = Callable[..., RunSettings]
 
-SCRIPT = """
-import sys
+#: Imports torch once; every line on its input forks a child that works on the study, in a process group of its own.
+FORK_SERVER = """
+import os, sys
 from pathlib import Path
 from relif_core.study import run_study, grid
-if __name__ == "__main__":
-    runs = grid(["erm", "relif"], [0, 1], model={"hidden": 12, "head_width": 8},
-                training={"epochs": 3, "batch_size": 32, "learning_rate": 3e-3})
-    run_study(runs, Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))
+runs = grid(["erm", "relif"], [0, 1], model={"hidden": 12, "head_width": 8},
+            training={"epochs": 3, "batch_size": 32, "learning_rate": 3e-3})
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        run_study(runs, Path(sys.argv[1]), Path(sys.argv[2]))
+        os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("gone", flush=True)
 """
 
 
@@ -71,24 +79,33 @@ def test_worker_processes_make_the_same_records(
     assert set(seen) == {"erm seed 0", "erm seed 1", "relif seed 0", "relif seed 1"}
 
 
-def test_a_killed_study_goes_on(icu_folder: Path, tmp_path: Path, reference: dict[str, str]) -> None:
-    """kill -9 of the whole process group at several moments, then one quiet run: identical records."""
-    script = tmp_path / "study.py"
-    script.write_text(SCRIPT)
+def test_a_study_killed_twenty_times_goes_on(
+    icu_folder: Path, tmp_path: Path, reference: dict[str, str]
+) -> None:
+    """kill -9 at twenty random moments, then one quiet run: the records of an uninterrupted study."""
+    moments = random.Random(0)
     target = tmp_path / "records"
-    command = [sys.executable, str(script), str(icu_folder), str(target), "1"]
-    for delay in (0.3, 0.9, 0.1):
-        seen = set(target.rglob("*")) if target.exists() else set()
-        process = subprocess.Popen(
-            command, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        # Wait for the first new file, so that the kill falls into a run and not into the imports.
-        while process.poll() is None and not (target.exists() and set(target.rglob("*")) - seen):
-            time.sleep(0.02)
-        time.sleep(delay)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    command = [sys.executable, "-c", FORK_SERVER, str(icu_folder), str(target)]
+    killed = 0
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as server:  # fmt: skip
+        assert server.stdin
+        assert server.stdout
+        for _ in range(20):
+            server.stdin.write("study\n")
+            server.stdin.flush()
+            child = int(server.stdout.readline())
+            time.sleep(moments.uniform(0.02, 0.6))
+            try:
+                os.kill(child, signal.SIGKILL)
+                killed += 1
+            except ProcessLookupError:
+                pass
+            assert server.stdout.readline() == "gone\n"
+        server.stdin.close()
+    assert killed == 20
     summary = run_study(small_grid(), icu_folder, target)
     assert not summary.failed
     assert digests(target) == reference
