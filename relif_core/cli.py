@@ -36,6 +36,10 @@ Threads = Annotated[int, typer.Option(help="CPU threads per run; part of exact r
 Change = Annotated[
     list[str] | None, typer.Option("--set", help="A setting, e.g. --set training.epochs=20 (repeatable).")
 ]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Encoder weights of a dense model: safetensors or a torchvision state dictionary."),
+]
 
 
 def main() -> None:
@@ -219,21 +223,21 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of weights, batch order and dropout.")] = 0,
     device: Device = "auto",
     threads: Threads = 1,
+    weights: Weights = None,
     change: Change = None,
 ) -> None:
     """Train one configuration and leave a record."""
     import torch
 
-    from relif_core.clinical import ClinicalProblem
-    from relif_core.datasets.tensors import ClinicalTensors
+    from relif_core.opening import open_problem
     from relif_core.settings import method_settings
     from relif_core.training import run as train
 
     where = _device(device)
-    settings = method_settings(method, seed=seed, **nested(parse_options(change or [])))
+    settings = method_settings(method, seed=seed, **changes_for(data, change or [], weights))
     settings = _fit_precision(settings, where, change or [])
     torch.set_num_threads(threads)
-    problem = ClinicalProblem(ClinicalTensors.open(data), where, settings.training.maximum_hours)
+    problem = open_problem(data, where, settings, weights)
     with _EpochBars() as bars:
         record = train(
             settings, problem, target, progress=lambda report: bars.show(f"{method} seed {seed}", report)
@@ -261,13 +265,14 @@ def study(
     ] = None,
     device: Device = "auto",
     threads: Threads = 1,
+    weights: Weights = None,
     change: Change = None,
 ) -> None:
     """Bring every run of a study to a record; finished runs are never computed again."""
     from relif_core.study import named_study, run_study
 
     where = _device(device)
-    runs = named_study(name, seeds, **nested(parse_options(change or [])))
+    runs = named_study(name, seeds, **changes_for(data, change or [], weights))
     runs = [_fit_precision(settings, where, change or []) for settings in runs]
     with _EpochBars() as bars:
         summary = run_study(
@@ -278,6 +283,7 @@ def study(
             device=where,
             threads=threads,
             minutes=minutes,
+            weights=weights,
             watch=bars.show,
         )
     for job, problem in summary.failed.items():
@@ -351,6 +357,23 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
             place = place.setdefault(step, {})
         place[last] = value
     return content
+
+
+def changes_for(data: Path, pairs: list[str], weights: Path | None) -> dict[str, Any]:
+    """Read ``--set`` pairs; dense tensors start from the settings of dense prediction, with the checksum of the weights file."""
+    from relif_core.datasets.folder import read_manifest
+
+    changes = nested(parse_options(pairs))
+    if read_manifest(data).get("format") != "relif-dense-1":
+        if weights is not None:
+            raise InputError(f"--weights is for dense models, and {data} is clinical")
+        return changes
+    from relif_core.dense import weights_identity
+    from relif_core.settings import dense_changes
+
+    if weights is not None:
+        changes["model"] = {"weights": weights_identity(weights), **changes.get("model", {})}
+    return dense_changes(**changes)
 
 
 def _audit_lines(result: "AuditResult", level: float) -> list[str]:

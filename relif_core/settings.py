@@ -169,13 +169,20 @@ def method_settings(method: str, **changes: Any) -> RunSettings:
     return changed(base, changes)
 
 
-def dense_settings(method: str, **changes: Any) -> RunSettings:
-    """Return the settings of a named method on dense prediction: ``method_settings`` on top of ``DENSE_DEFAULTS``.
+def dense_changes(**changes: Any) -> dict[str, Any]:
+    """Return ``changes`` on top of ``DENSE_DEFAULTS``, for ``method_settings`` and the grids of a study.
 
-    >>> dense_settings("relif", model={"encoder": "resnet18"}).training.batch_size
+    >>> method_settings("relif", **dense_changes(model={"encoder": "resnet18"})).training.batch_size
     8
     """
-    return changed(method_settings(method, **DENSE_DEFAULTS), changes)
+    model = changed(DENSE_DEFAULTS["model"], changes.get("model", {}))
+    training = {**DENSE_DEFAULTS["training"], **changes.get("training", {})}
+    return {**changes, "model": model, "training": training}
+
+
+def dense_settings(method: str, **changes: Any) -> RunSettings:
+    """Return the settings of a named method on dense prediction: ``method_settings`` on top of ``DENSE_DEFAULTS``."""
+    return method_settings(method, **dense_changes(**changes))
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
