@@ -155,12 +155,17 @@ def card(
 def publish(
     runs: Annotated[Path, typer.Argument(help="Folder of finished runs of one data set.")],
     target: Annotated[Path, typer.Argument(help="Folder for the records that may leave the machine.")],
+    keep: Annotated[
+        str, typer.Option(help="Per-person arrays, where the licence allows any: all, test, or aggregates.")
+    ] = "all",
 ) -> None:
     """Write the records of a study, as far as the data's licence allows, with their audits at one tolerance."""
     from relif_core.publishing import publish as publish_records
     from relif_core.record import load_records
 
-    table = publish_records(load_records(runs), target)
+    if keep not in ("all", "test", "aggregates"):
+        raise InputError(f"--keep {keep!r}: choose all, test or aggregates")
+    table = publish_records(load_records(runs), target, keep)  # type: ignore[arg-type]
     typer.echo(f"{target}: {len(table.keys)} records, tolerance {table.tolerance:.4f}")
 
 

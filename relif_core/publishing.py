@@ -8,6 +8,7 @@ records are published without scores, samples and subjects; the audit table carr
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from relif_core.errors import RecordError
 from relif_core.files import write_json
@@ -18,6 +19,8 @@ REFERENCE = "reference.json"
 AUDITS = "audits.json"
 #: Arrays with one entry per person.
 PERSONAL = ("score/", "sample/", "subject/")
+VALIDATION = ("score/validation/", "subject/validation/")
+Keep = Literal["all", "test", "aggregates"]
 
 
 def write_reference(record: Record, target: Path) -> ReferenceTolerance:
@@ -47,11 +50,12 @@ def read_reference(folder: Path) -> ReferenceTolerance:
         raise RecordError(f"{path} is no reference tolerance ({error}); publish again") from error
 
 
-def publish(records: Sequence[Record], target: Path) -> AuditTable:
+def publish(records: Sequence[Record], target: Path, keep: Keep = "all") -> AuditTable:
     """Write records, their audit table and (once) the reference tolerance to ``target``; return the table.
 
     The tolerance comes from the ERM run with the lowest seed. Calibration distances are kept (they belong to pairs, not
-    persons); per-person arrays only where the data's ``output_policy`` is "person".
+    persons); per-person arrays only where the data's ``output_policy`` is "person". ``keep`` says which of these: "all";
+    "test", the test pools with their subjects, and the validation pools of the reference run alone; "aggregates", none.
     """
     target = Path(target)
     reference_run = min(
@@ -62,11 +66,12 @@ def publish(records: Sequence[Record], target: Path) -> AuditTable:
     reference = write_reference(reference_run, target)
     table = audit_table(records, reference.tolerance)
     for record in records:
-        allowed = record
-        if record.content["dataset"]["output_policy"] != "person":
-            kept = {name: array for name, array in record.arrays.items() if not name.startswith(PERSONAL)}
-            allowed = Record(record.content, kept)
-        allowed.save(target / f"{record.method}-seed{record.seed}")
+        level = keep if record.content["dataset"]["output_policy"] == "person" else "aggregates"
+        left_out = PERSONAL if level == "aggregates" else ()
+        if level == "test":
+            left_out = ("sample/",) if record.key == reference.record else ("sample/", *VALIDATION)
+        kept = {name: array for name, array in record.arrays.items() if not name.startswith(left_out)}
+        Record(record.content, kept).save(target / f"{record.method}-seed{record.seed}")
     write_json(target / AUDITS, table.as_json())
     return table
 

@@ -4,6 +4,7 @@ The cluster's machines need this package, and the study's data and target folder
 A task whose machine dies is started again elsewhere and goes on from the run's checkpoint. Needs the package ``ray``.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def work_off(
     own = not ray.is_initialized()
     if own:
         try:
-            ray.init(address=workshop.address, log_to_driver=False, logging_level="error")
+            ray.init(address=workshop.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:
             raise InputError(f"no Ray cluster answers at {workshop.address!r}: {error}") from error
     reports = Queue(actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}})

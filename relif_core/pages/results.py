@@ -1,7 +1,7 @@
 """What the results pages share: published records beside the runs that the page has just made, as tables and figures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from relif_core.reporting import (
     compare_methods,
     summarise,
 )
-from relif_core.settings import as_json, method_settings
+from relif_core.settings import RunSettings, as_json, method_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ TITLES = {
     "relif": "ReLiF",
     "relif_no_alignment": "ReLiF, no alignment",
     "relif_single_prototype": "ReLiF, single prototype",
-    "relif_static": "ReLiF, static λ",
+    "relif_static": "ReLiF, static λ = 0.1",
     "relif_proportional_integral": "ReLiF, PI control",
     "erm": "ERM",
     "uncertainty": "Uncertainty",
@@ -40,6 +40,12 @@ TITLES = {
     "pcgrad": "PCGrad",
     "fairgrad": "FairGrad",
     "cats_as_released": "CATS",
+}
+
+SWEEP_TITLES = {
+    "relif_static_": "ReLiF, static λ",
+    "relif_step_size_": "ReLiF, η",
+    "relif_target_": "ReLiF, ρ*",
 }
 
 
@@ -51,6 +57,9 @@ def title_of(method: str) -> str:
     """
     if method in TITLES:
         return TITLES[method]
+    for prefix, title in SWEEP_TITLES.items():
+        if method.startswith(prefix):
+            return f"{title} = {method.removeprefix(prefix)}"
     balancer, plus, _ = method.partition("+")
     if plus:
         return f"{title_of(balancer)} + ReLiF"
@@ -69,6 +78,20 @@ class ResultSet:
     records: list[Record] = field(repr=False)
     reference: ReferenceTolerance
     summaries: dict[str, MethodSummary] = field(repr=False)
+
+    def narrowed(self, methods: Sequence[str]) -> "ResultSet":
+        """Return the results of some methods, in the order given; those without a record are left out."""
+        present = [method for method in methods if method in self.summaries]
+        return replace(
+            self,
+            records=[record for method in present for record in self.records if record.method == method],
+            summaries={method: self.summaries[method] for method in present},
+        )
+
+    @property
+    def curve_tolerances(self) -> np.ndarray:
+        """The tolerances [D] of the exact curves."""
+        return next(iter(self.summaries.values())).table.curve_tolerances
 
     @property
     def dataset(self) -> Mapping[str, Any]:
@@ -89,6 +112,18 @@ class ResultSet:
         when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
         precision = ", ".join(sorted({record.settings.training.precision for record in self.records}))
         return f"{devices}; {precision}; {when}"
+
+    @property
+    def setting(self) -> str:
+        """Size, length and number of the runs, and where and when they were made, for readers."""
+        settings = self.records[0].settings
+        whole = RunSettings()
+        seeds = sorted({record.seed for record in self.records})
+        short = settings.training.epochs < whole.training.epochs or settings.model.hidden < whole.model.hidden
+        return (
+            f"{'reduced: ' if short else ''}hidden {settings.model.hidden}, {settings.training.epochs} epochs, "
+            f"seeds {seeds[0]} to {seeds[-1]}; {self.made_on}"
+        )
 
 
 def result_set(
@@ -115,6 +150,24 @@ def result_set(
 def published(page: "Page", folder: str) -> ResultSet:
     """Return the published records of a folder of the checkout, at the tolerance written down beside them."""
     return result_set("published", *read_published(page.record(folder)))
+
+
+def published_sets(
+    page: "Page", dataset: str, published_records: str, methods: Sequence[str]
+) -> list[ResultSet]:
+    """Return the published methods studies of one or more data sets (names separated by commas), narrowed to ``methods``.
+
+    ``published_records`` names another folder to read instead of ``data/records/<dataset>_methods``.
+    """
+    folders = (
+        [published_records]
+        if published_records
+        else [f"data/records/{name.strip()}_methods" for name in dataset.split(",")]
+    )
+    found = [published(page, folder).narrowed(methods) for folder in folders]
+    for results in found:
+        page.uses_data(results.dataset["title"], licence=results.dataset["licence"])
+    return found
 
 
 def utility_rows(results: ResultSet) -> list[dict[str, str | int]]:
@@ -197,6 +250,45 @@ def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> lis
             }
         )
     return rows
+
+
+def trade_off_rows(results: ResultSet) -> list[dict[str, str | int]]:
+    """Worst, Macro, fixed-tolerance Bias, and the rank in Bias at own (raw) and at fixed tolerance; rank 1 has the lowest Bias."""
+    raw, fixed = ranks(results, "raw_bias"), ranks(results, "bias")
+    return [
+        {
+            "Method": title_of(method),
+            "Seeds": len(summary.seeds),
+            "Worst": mean_sd(summary.worst),
+            "Macro": mean_sd(summary.macro),
+            "Bias": mean_sd(summary.bias, 4),
+            "95 % interval": _bracket(summary.interval(), 4),
+            "Raw Bias": mean_sd(summary.raw_bias, 4),
+            "Raw rank": raw[method],
+            "Fixed rank": fixed[method],
+            "Shift": f"{fixed[method] - raw[method]:+d}".replace("-", "−").replace("+0", "0"),
+        }
+        for method, summary in results.summaries.items()
+    ]
+
+
+def ranks(results: ResultSet, kind: str) -> dict[str, int]:
+    """Return each method's rank in the mean over seeds of ``kind``; 1 is the lowest value."""
+    means = {method: float(np.mean(getattr(summary, kind))) for method, summary in results.summaries.items()}
+    return {
+        method: number for number, method in enumerate(sorted(means, key=lambda name: means[name]), start=1)
+    }
+
+
+def certified_pairs(results: ResultSet) -> tuple[int, int]:
+    """Return how many of all pairs of methods have a certified order, and how many pairs there are."""
+    names = list(results.summaries)
+    found = [
+        compare_methods(results.summaries[a], results.summaries[b]).certificate.certified
+        for index, a in enumerate(names)
+        for b in names[index + 1 :]
+    ]
+    return sum(found), len(found)
 
 
 def draw_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
