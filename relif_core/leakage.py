@@ -11,14 +11,18 @@ from relif_core.audit import AuditContext, AuditResult, audit
 from relif_core.audit.uncertainty import interval
 from relif_core.clinical import ClinicalProblem
 from relif_core.datasets.label_reading import READINGS, read_labels_at
+from relif_core.datasets.labels import length_of_stay_class
 from relif_core.datasets.tensors import ClinicalTensors
 from relif_core.errors import InputError
 from relif_core.record import Record
 from relif_core.reporting import SCORE_DEFINITION, choose_reference_tolerance
 from relif_core.settings import as_json, method_settings
 from relif_core.training import machine, run
+from relif_core.utility import task_utility
 
 FORMAT = "relif-leakage-1"
+#: Hours after the label at which an input is cut, to see how much its length gives away.
+HOURS_AFTER = (0, 6, 12, 24, 48, 72, 96, 144)
 
 
 def leakage_study(
@@ -81,6 +85,10 @@ def leakage_study(
         "test_labels": {
             task: len(scores) for task, scores in records["causal", "erm", min(seeds)].scores().items()
         },
+        "length_alone": [
+            {"hours_after": after, "scores": utility_of_length(tensors, hour, maximum_hours=hour + after)}
+            for after in HOURS_AFTER
+        ],
         "settings": as_json(method_settings(methods[0], **changes)),
         "reference": asdict(reference),
         "runs": [_run_row(name, records[name], audits[name]) for name in records],
@@ -98,6 +106,33 @@ def leakage_study(
             **{name: value for name, value in machine(problem.device).items() if name != "source"},
         },
     }
+
+
+def utility_of_length(
+    tensors: ClinicalTensors, hour: int, *, maximum_hours: int | None = None
+) -> dict[str, float | None]:
+    """Return, per hourly task, the test utility of knowing nothing but how many hours of the stay follow ``hour``.
+
+    An input that runs on to the end of the stay has that length, so this much is given away before a model looks at any
+    value: a length of stay is read off, a binary task is ranked by how soon the input ends. In the causal reading every input
+    has the same length and the rule is blind. ``maximum_hours`` cuts longer stays, as in training.
+    """
+    view = read_labels_at(tensors, hour)
+    rows = np.diff(tensors.arrays["offsets"])
+    rows = rows if maximum_hours is None else np.minimum(rows, maximum_hours)
+    stays = view.stays_of("test")
+    found = {}
+    for task, before in zip(view.tasks, tensors.tasks, strict=True):
+        if before.level != "hourly":
+            continue
+        chosen = stays[view.arrays[f"masks/{task.name}"][stays] == 1]
+        after = rows[chosen] - hour
+        if task.kind == "binned":
+            predictions = np.eye(task.classes)[length_of_stay_class(np.maximum(after, 0) / 24)]
+        else:
+            predictions = -after[:, None].astype(np.float64)
+        found[task.name] = task_utility(task, view.arrays[f"labels/{task.name}"][chosen], predictions).score
+    return found
 
 
 def _run_row(name: tuple[str, str, int], record: Record, found: AuditResult) -> dict[str, Any]:

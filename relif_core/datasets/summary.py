@@ -188,3 +188,22 @@ def _partition(counts: np.ndarray, stays: np.ndarray, least: int) -> list[Count]
         if len(rest):
             hidden[rest[np.argmin(stays[rest])]] = True
     return [None if hide else int(count) for count, hide in zip(counts, hidden, strict=True)]
+
+
+def guarded_effects(rows: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
+    """Return rows of ``mimic3.effects.repair_effects`` in which counts that fewer than ``least`` stays make are None.
+
+    Cells are hidden with the stays that hold them; labels are hidden where fewer than ``least`` changed, since each may be a stay of
+    its own.
+    """
+    guarded = []
+    for row in rows:
+        few = 0 < row["stays"] < least
+        item = dict(row)
+        for name in ("value_cells", "mask_cells", "stays"):
+            item[name] = None if few else row[name]
+        for name in row:
+            if name.endswith("_labels") and 0 < row[name] < least:
+                item[name] = None
+        guarded.append(item)
+    return guarded

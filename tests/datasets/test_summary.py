@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from relif_core.datasets import prepare
-from relif_core.datasets.summary import SMALL_CELL, least_count, merged_steps, summarise_tensors
+from relif_core.datasets.summary import (
+    SMALL_CELL,
+    guarded_effects,
+    least_count,
+    merged_steps,
+    summarise_tensors,
+)
 from relif_core.datasets.tensors import ClinicalTensors
 from relif_core.errors import InputError
 from relif_core.pages.cohorts import channel_rows, draw_cohort_flow, group_rows, label_rows, size_rows
@@ -115,3 +121,13 @@ def test_committed_summaries_hold_aggregates_only(name: str) -> None:
         shown = np.array([count for count in group["stays"] or [] if count], dtype=int)
         assert (shown >= found["least_count"]).all()
     assert max(len(found[key]) for key in ("channels", "tasks", "groups", "notes", "cohort")) < 60
+
+
+def test_repair_effects_hide_few_stays_and_labels() -> None:
+    """Cells go with the stays that hold them, and a handful of changed labels is not shown; zeros stay zeros."""
+    row = {"repair": "a", "events": 3, "value_cells": 40, "mask_cells": 2, "all_cells": 900, "stays": 4}
+    (found,) = guarded_effects([row | {"los_labels": 0, "mortality_labels": 3}], SMALL_CELL)
+    assert (found["value_cells"], found["mask_cells"], found["stays"]) == (None, None, None)
+    assert (found["los_labels"], found["mortality_labels"], found["all_cells"]) == (0, None, 900)
+    (kept,) = guarded_effects([row | {"stays": 12, "los_labels": 30}], SMALL_CELL)
+    assert (kept["value_cells"], kept["los_labels"]) == (40, 30)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from relif_core.datasets.eicu.hourly import hourly_tensors
 from relif_core.datasets.eicu.raw_tables import table_tensors
+from relif_core.datasets.eicu.resume import full_disk, remove_work, work_folder
 from relif_core.datasets.eicu.simulated import SIMULATED_MARK, write_raw
 from relif_core.datasets.folder import MANIFEST, read_manifest, refuse_to_overwrite
 from relif_core.datasets.tensors import write_tensors
@@ -48,7 +49,8 @@ def prepare(
     With raw tables: ``mortality`` is death in the hospital or in the unit, read at hour ``mortality_hours``;
     ``decompensation`` adds death within 24 hours, ``diagnosis_groups`` the 14 organ systems of the diagnoses;
     ``maximum_hours`` cuts longer stays. The hourly layout states death in the unit at hour 24 and takes none of these.
-    Hourly labels begin at hour ``first_label_hour``. A label's input ends before its hour.
+    Hourly labels begin at hour ``first_label_hour``. A label's input ends before its hour. A reading of raw tables that was killed goes
+    on with the tables that it had not finished when it is called again.
 
     Raises ``DataError`` for a source that is incomplete or damaged and for a target that holds other data, ``InputError`` for
     options out of range.
@@ -92,7 +94,12 @@ def prepare(
         content = hourly_tensors(source, **common, progress=report)
     else:
         options = {"layout": chosen, **common, **special}
-        content = table_tensors(source, **common, **special, progress=report)
+        try:
+            content = table_tensors(source, **common, **special, work=work_folder(target), progress=report)
+        except DataError:
+            # A table that has to be fetched again makes the half-read grid useless.
+            remove_work(work_folder(target))
+            raise
     synthetic = _is_simulated(source)
     demo = content.pop("is_open_demo")
     title = "eICU Collaborative Research Database"
@@ -100,20 +107,24 @@ def prepare(
         title = "Simulated tables in the layout of eICU"
     elif demo:
         title += " Demo 2.0"
-    written = write_tensors(
-        target,
-        dataset="eicu",
-        title=title,
-        licence="Apache-2.0 (simulated, no patient data)"
-        if synthetic
-        else DEMO_LICENCE
-        if demo
-        else FULL_LICENCE,
-        output_policy="person" if demo or synthetic else "aggregate",
-        synthetic=synthetic,
-        options=options,
-        **content,
-    )
+    try:
+        written = write_tensors(
+            target,
+            dataset="eicu",
+            title=title,
+            licence="Apache-2.0 (simulated, no patient data)"
+            if synthetic
+            else DEMO_LICENCE
+            if demo
+            else FULL_LICENCE,
+            output_policy="person" if demo or synthetic else "aggregate",
+            synthetic=synthetic,
+            options=options,
+            **content,
+        )
+    except OSError as error:
+        raise full_disk(target, error) from error
+    remove_work(work_folder(target))
     report(f"wrote {written}")
     return written
 

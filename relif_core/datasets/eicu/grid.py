@@ -5,7 +5,7 @@ replaces a cell by the greater key. So the last minute wins, then the more trust
 order of the rows, and tables can be streamed in any order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -19,10 +19,17 @@ class HourlyGrid:
     """Keys of all hours of a cohort.
 
     ``stays`` and ``minutes`` are int64 [stays]: ids in ascending order and lengths of stay. Stay ``i`` has
-    ceil(minutes / 60) rows, at least 1 and at most ``maximum_hours``.
+    ceil(minutes / 60) rows, at least 1 and at most ``maximum_hours``. ``make_keys`` gives the int64 keys of a shape from elsewhere
+    than memory, zeros or those of an interrupted reading.
     """
 
-    def __init__(self, stays: np.ndarray, minutes: np.ndarray, maximum_hours: int | None = None) -> None:
+    def __init__(
+        self,
+        stays: np.ndarray,
+        minutes: np.ndarray,
+        maximum_hours: int | None = None,
+        make_keys: Callable[[tuple[int, int]], np.ndarray] | None = None,
+    ) -> None:
         self.stays = stays
         self.minutes = minutes
         rows = np.maximum(-(-minutes // 60), 1)
@@ -30,8 +37,9 @@ class HourlyGrid:
             rows = np.minimum(rows, maximum_hours)
         self.end = np.minimum(minutes, 60 * rows)
         self.offsets = np.concatenate([[0], np.cumsum(rows)])
+        shape = (int(self.offsets[-1]), len(CHANNELS))
         # Zero pages are only backed by memory once written, so rarely measured tables cost little.
-        self.keys = np.zeros((int(self.offsets[-1]), len(CHANNELS)), dtype=np.int64)
+        self.keys = np.zeros(shape, dtype=np.int64) if make_keys is None else make_keys(shape)
 
     def locate(self, stay: np.ndarray, minute: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return for events which are of the cohort, and the row of each (-1 before admission or after the end)."""

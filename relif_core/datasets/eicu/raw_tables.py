@@ -18,6 +18,7 @@ from relif_core.datasets.eicu.channels import (
 from relif_core.datasets.eicu.cohort import CohortFlow, groups_of, read_patients
 from relif_core.datasets.eicu.events import read_events
 from relif_core.datasets.eicu.grid import HourlyGrid
+from relif_core.datasets.eicu.resume import GridStore
 from relif_core.datasets.eicu.stream import find_tables
 from relif_core.datasets.labels import split_by_subject
 from relif_core.errors import DataError
@@ -37,9 +38,12 @@ def table_tensors(
     validation_fraction: float,
     test_fraction: float,
     seed: int,
+    work: Path,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return everything ``write_tensors`` needs, from a folder of raw tables (or one with a folder ``tables``).
+
+    ``work`` is a folder where an interrupted reading waits to be continued; the caller removes it when all is done.
 
     Raises ``DataError`` where `patient` or every measurement table is missing, a column is missing, a file is damaged, stay
     ids repeat, or no stay is left.
@@ -61,26 +65,38 @@ def table_tensors(
     progress(f"patient: {patients.frame.height:,} unit stays")
     flow = _cohort(patients.frame, first_label_hour)
     frame = flow.frame.sort("stay")
-    grid = HourlyGrid(frame["stay"].to_numpy(), frame["minutes"].to_numpy(), maximum_hours)
+    key = {"patient": patients.file.sha256, "hours": maximum_hours, "first_label_hour": first_label_hour}
+    store = GridStore(work, key, tables)
+    stays, minutes = frame["stay"].to_numpy(), frame["minutes"].to_numpy()
+    grid = HourlyGrid(stays, minutes, maximum_hours, store.open_keys)
 
     admission_notes = _put_admission_values(frame, grid)
     event_notes, files = [], [patients.file]
     for index, table in enumerate(TABLES):
-        if table.name.lower() in tables:
-            count, file = read_events(table, tables[table.name.lower()], grid, index + 2, progress)
-            event_notes.append(count.sentence())
-            files.append(file)
+        name = table.name.lower()
+        if name not in tables:
+            continue
+        kept = store.kept(name)
+        if kept is None:
+            store.begin(name)
+            kept = read_events(table, tables[name], grid, index + 2, progress)
+            store.finish(name, *kept, grid.keys)
+        else:
+            progress(f"{table.name}: kept from the interrupted reading")
+        count, file = kept
+        event_notes.append(count.sentence())
+        files.append(file)
 
     measured = grid.measured()
     charted = [INDEX[channel.name] for channel in CHANNELS if channel.name not in ADMISSION_COLUMNS.values()]
-    kept = np.asarray(measured[:, charted].any(axis=1))
+    with_events = np.asarray(measured[:, charted].any(axis=1))
     flow.frame = frame
-    flow.keep("at least one measurement within the unit stay", pl.Series(kept))
+    flow.keep("at least one measurement within the unit stay", pl.Series(with_events))
     frame = flow.frame
-    available = np.flatnonzero(measured[kept].any(axis=0))
+    available = np.flatnonzero(measured[with_events].any(axis=0))
     empty = [channel.name for channel in CHANNELS if INDEX[channel.name] not in available]
     progress(f"writing {frame.height:,} stays, {len(available)} of {len(CHANNELS)} channels")
-    values, observed, offsets = grid.finish(kept, available)
+    values, observed, offsets = grid.finish(with_events, available)
 
     found = [
         targets.mortality(frame, mortality, mortality_hours),
