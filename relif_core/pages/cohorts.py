@@ -70,7 +70,7 @@ def draw_missingness(axes: "Axes", summary: Mapping[str, Any]) -> None:
     channels.sort(key=lambda channel: channel["observed_hours"])
     shares = [channel["observed_hours"] / summary["stay_hours"] for channel in channels]
     axes.barh([channel["name"] for channel in channels], shares, color=SERIES_COLOURS[0], height=0.7)
-    axes.set(xlim=(0, 1), xlabel="stay-hours with a measurement", title=summary["title"])
+    axes.set(xlim=(0, 1), xlabel="measured share", xticks=(0, 0.5, 1))
     axes.tick_params(axis="y", labelsize=8.5 if len(channels) <= 24 else 7)
     axes.grid(visible=False, axis="y")
     axes.margins(y=0.01)
@@ -111,7 +111,7 @@ def group_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
             levels = f"{group['levels']} levels"
         else:
             shown = [
-                f"{level} {'hidden' if count is None else format(count, ',')}"
+                f"{level}: {'hidden' if count is None else format(count, ',')}"
                 for level, count in zip(group["levels"], group["stays"], strict=True)
                 if count != 0
             ]
