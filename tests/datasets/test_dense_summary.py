@@ -56,4 +56,4 @@ def test_published_normals_are_close_to_fitted_ones(data_folder: Path) -> None:
     assert first["median"] < 6.1
     assert second["median"] < 14.5
     assert first["channels"] != second["channels"]
-    assert sum(first["histogram"]) == pytest.approx(1, abs=1e-3)
+    assert 0.97 < sum(first["histogram"]) <= 1 + 1e-4  # the rest is beyond 90 degrees
