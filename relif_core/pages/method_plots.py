@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from relif_core.pages.figures import METHOD_COLOURS, SERIES_COLOURS, marker_of
-from relif_core.pages.results import ResultSet, title_of
+from relif_core.pages.results import TITLES, ResultSet, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,11 +20,7 @@ def colour_by_method(methods: Sequence[str]) -> dict[str, str]:
     colours = {}
     variants = 0
     for method in methods:
-        base = (
-            title_of(method.partition("+")[0].removesuffix("_as_released")) if "relif_" not in method else ""
-        )
-        if method == "cats_as_released":
-            base = "CATS"
+        base = _base_title(method)
         if base in METHOD_COLOURS:
             colours[method] = METHOD_COLOURS[base]
         else:
@@ -38,17 +34,18 @@ def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
     colours = colour_by_method(list(results.summaries))
     places = []
     for method, summary in results.summaries.items():
-        released = method.endswith("_as_released") and method != "cats_as_released"
-        hollow = "white" if released or "+" in method else colours[method]
-        marker = marker_of(
-            title_of(method.partition("+")[0].removesuffix("_as_released"))
-            if method != "cats_as_released"
-            else "CATS"
-        )
+        base = _base_title(method)
+        filled = base == title_of(method) or not base
+        marker = marker_of(base)
         axes.plot(summary.bias, summary.worst, ".", color=colours[method], alpha=0.45, markersize=5)
         x, y = float(np.mean(summary.bias)), float(np.mean(summary.worst))
         axes.plot(
-            x, y, marker, color=colours[method], markerfacecolor=hollow, markersize=10 if marker == "*" else 8
+            x,
+            y,
+            marker,
+            color=colours[method],
+            markerfacecolor=colours[method] if filled else "white",
+            markersize=10 if marker == "*" else 8,
         )
         places.append((x, y, title_of(method)))
     _label_apart(axes, places)
@@ -113,7 +110,6 @@ def crossings(results: ResultSet, least: float = LEAST_BIAS) -> list[tuple[str, 
 def draw_sweep_traces(axes: "Axes", results: ResultSet, trace: str, seed: int = 0) -> None:
     """Draw a step trace ("weight" or "smoothed_rate") of one seed of every method, labelled at its end."""
     colours = colour_by_method(list(results.summaries))
-    ends = []
     for number, method in enumerate(results.summaries):
         record = next(item for item in results.records if item.method == method and item.seed == seed)
         values = record.trace(trace)
@@ -127,10 +123,17 @@ def draw_sweep_traces(axes: "Axes", results: ResultSet, trace: str, seed: int = 
             linewidth=1.4,
             label=label,
         )
-        ends.append((len(values), float(values[-1]), label))
     axes.set(xlabel="step", ylabel="penalty weight λ" if trace == "weight" else "smoothed violation rate")
     if trace == "weight":
         axes.set_yscale("log")
+
+
+def _base_title(method: str) -> str:
+    """The title of the balancer behind a version or hybrid; empty for a variant of ReLiF."""
+    if method.startswith("relif_"):
+        return ""
+    balancer = method.partition("+")[0]
+    return title_of(balancer if balancer in TITLES else balancer.removesuffix("_as_released"))
 
 
 def _label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from relif_core.errors import RecordError
+from relif_core.errors import InputError, RecordError
 from relif_core.pages.figures import colour_of, marker_of
 from relif_core.pages.tables import mean_sd
 from relif_core.publishing import read_published
@@ -270,6 +270,53 @@ def trade_off_rows(results: ResultSet) -> list[dict[str, str | int]]:
         }
         for method, summary in results.summaries.items()
     ]
+
+
+def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> list[dict[str, str]]:
+    """Bias per method at several tolerances of the exact curves, with the method's rank there (1 is lowest) in brackets."""
+    columns = [int(np.argmin(np.abs(results.curve_tolerances - delta))) for delta in tolerances]
+    for delta, column in zip(tolerances, columns, strict=True):
+        if abs(results.curve_tolerances[column] - delta) > 1e-9:
+            raise InputError(f"the curves hold no tolerance {delta}; choose multiples of 0.005")
+    per_seed = {
+        method: summary.table.bias_curve[summary.rows][:, columns]
+        for method, summary in results.summaries.items()
+    }
+    means = np.array([values.mean(axis=0) for values in per_seed.values()])
+    order = means.argsort(axis=0).argsort(axis=0) + 1
+    return [
+        {
+            "Method": title_of(method),
+            **{
+                f"δ = {delta:g}": f"{mean_sd(values[:, place], 4)} ({order[row, place]})"
+                for place, delta in enumerate(tolerances)
+            },
+        }
+        for row, (method, values) in enumerate(per_seed.items())
+    ]
+
+
+def sweep_rows(results: ResultSet) -> list[dict[str, str]]:
+    """Utility and Bias per controller setting, with where λ and the smoothed violation rate ended and how often λ met a bound."""
+    rows = []
+    for method, summary in results.summaries.items():
+        records = [record for record in results.records if record.method == method]
+        settings = records[0].settings.controller
+        steps = np.concatenate([record.trace("weight")[settings.warmup :] for record in records])
+        rows.append(
+            {
+                "η": f"{settings.step_size:g}",
+                "ρ*": f"{settings.target:g}",
+                "Worst": mean_sd(summary.worst),
+                "Bias": mean_sd(summary.bias, 4),
+                "95 % interval": _bracket(summary.interval(), 4),
+                "Last λ": mean_sd([record.trace("weight")[-1] for record in records]),
+                "Last r̄": mean_sd([record.trace("smoothed_rate")[-1] for record in records]),
+                "At λ_min": f"{np.mean(steps <= settings.minimum * (1 + 1e-9)):.0%}",
+                "At λ_max": f"{np.mean(steps >= settings.maximum * (1 - 1e-9)):.0%}",
+            }
+        )
+    return rows
 
 
 def ranks(results: ResultSet, kind: str) -> dict[str, int]:
