@@ -42,20 +42,12 @@ def prepare(
     path = None if source_path is None else Path(source_path)
     module = importlib.import_module(entry.module)
     _refuse_unknown_options(name, module.prepare, options)
-    try:
-        return Path(module.prepare(path, Path(target), progress=progress, **options))
-    except TypeError as error:
-        # A source that hands its options on to one of several readers learns there which of them are known.
-        if "unexpected keyword argument" in str(error) and any(f"'{item}'" in str(error) for item in options):
-            raise InputError(f"{name}: unknown option ({error})") from error
-        raise
+    return Path(module.prepare(path, Path(target), progress=progress, **options))
 
 
 def _refuse_unknown_options(name: str, function: Callable[..., Path], options: dict[str, Any]) -> None:
     """Raise ``InputError`` for options that the signature of ``function`` does not name."""
     parameters = inspect.signature(function).parameters.values()
-    if any(item.kind is item.VAR_KEYWORD for item in parameters):
-        return
     known = {item.name for item in parameters if item.kind is item.KEYWORD_ONLY} - {"progress"}
     unknown = sorted(options.keys() - known)
     if unknown:

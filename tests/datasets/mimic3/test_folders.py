@@ -12,7 +12,7 @@ from relif_core.datasets.mimic3.benchmark_tables import benchmark_tables
 from relif_core.datasets.mimic3.raw_tables import write_raw
 from relif_core.datasets.synthetic_icu import CHANNELS, SimulatedCohort, simulate
 from relif_core.datasets.tensors import ClinicalTensors, check_tensors
-from relif_core.errors import DataError
+from relif_core.errors import DataError, InputError
 
 TEST_SUBJECTS = (10_003, 10_004, 10_011)
 
@@ -204,3 +204,12 @@ def test_faulty_folders_are_named(folders: Path, tmp_path: Path) -> None:
     (task / "train" / "listfile.csv").write_text("stay,y_true\nnobody.csv,0\n")
     with pytest.raises(DataError, match=r"'nobody\.csv'"):
         prepare(root, tmp_path / "tensors")
+
+
+def test_options_of_the_other_kind_of_source_are_refused(folders: Path, raw: Path, tmp_path: Path) -> None:
+    """What a source fixes cannot be asked of it: the refusal names the option and writes nothing."""
+    with pytest.raises(InputError, match=r"compatibility, test_share: .* task folders"):
+        prepare(folders, tmp_path / "tensors", compatibility="benchmark", test_share=0.3)
+    with pytest.raises(InputError, match=r"output_policy: the licence file"):
+        prepare(raw, tmp_path / "tensors", output_policy="person")
+    assert list(tmp_path.iterdir()) == []
