@@ -203,3 +203,18 @@ def test_clinical_keys_stay_what_they_were() -> None:
     settings = method_settings("relif", seed=2, training={"epochs": 40})
     known = "1f031671733f9f6020b4c83d862044d6394192aafd2fcfb2ddaa69120f9cbb17"
     assert run_key(settings, "x", "cpu") == known
+
+
+def test_the_shell_starts_from_dense_settings(rooms: Path, icu_folder: Path, tmp_path: Path) -> None:
+    from relif_core.cli import changes_for
+    from relif_core.dense import weights_identity
+
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    changes = changes_for(rooms, ["model.encoder=resnet18", "training.epochs=2"], file)
+    settings = method_settings("relif", **changes)
+    assert (settings.training.epochs, settings.training.batch_size) == (2, 8)
+    assert settings.model == DenseModelSettings(encoder="resnet18", weights=weights_identity(file))
+    assert changes_for(icu_folder, ["training.epochs=2"], None) == {"training": {"epochs": 2}}
+    with pytest.raises(InputError, match="--weights is for dense models"):
+        changes_for(icu_folder, [], file)
