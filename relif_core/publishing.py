@@ -67,7 +67,7 @@ def publish(records: Sequence[Record], target: Path, keep: Keep = "all") -> Audi
     table = audit_table(records, reference.tolerance)
     for record in records:
         level = keep if record.content["dataset"]["output_policy"] == "person" else "aggregates"
-        left_out = PERSONAL if level == "aggregates" else ()
+        left_out: tuple[str, ...] = PERSONAL if level == "aggregates" else ()
         if level == "test":
             left_out = ("sample/",) if record.key == reference.record else ("sample/", *VALIDATION)
         kept = {name: array for name, array in record.arrays.items() if not name.startswith(left_out)}

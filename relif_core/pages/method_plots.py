@@ -1,7 +1,8 @@
 """Figures of many methods: Worst against Bias, mean Bias curves with their crossings, and sweeps with traces."""
 
+import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 #: Curves below this Bias are not looked at for crossings: there is nothing left to rank.
 LEAST_BIAS = 1e-3
+#: Variants of ReLiF: the series colours that are not ReLiF's or ERM's, and marks that no balancer has.
+VARIANT_COLOURS = tuple(colour for colour in SERIES_COLOURS if colour not in ("#0072B2", "#555555"))
+VARIANT_MARKERS = ("X", "h", "<", ">", "p", "d", "8", "H")
 
 
 def colour_by_method(methods: Sequence[str]) -> dict[str, str]:
@@ -24,7 +28,7 @@ def colour_by_method(methods: Sequence[str]) -> dict[str, str]:
         if base in METHOD_COLOURS:
             colours[method] = METHOD_COLOURS[base]
         else:
-            colours[method] = SERIES_COLOURS[variants % len(SERIES_COLOURS)]
+            colours[method] = VARIANT_COLOURS[variants % len(VARIANT_COLOURS)]
             variants += 1
     return colours
 
@@ -32,11 +36,12 @@ def colour_by_method(methods: Sequence[str]) -> dict[str, str]:
 def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
     """Draw every method's mean with its seeds as faint points, labelled beside it; the preferred corner is marked."""
     colours = colour_by_method(list(results.summaries))
+    variant_markers = itertools.cycle(VARIANT_MARKERS)
     places = []
     for method, summary in results.summaries.items():
         base = _base_title(method)
         filled = base == title_of(method) or not base
-        marker = marker_of(base)
+        marker = marker_of(base) if base else next(variant_markers)
         axes.plot(summary.bias, summary.worst, ".", color=colours[method], alpha=0.45, markersize=5)
         x, y = float(np.mean(summary.bias)), float(np.mean(summary.worst))
         axes.plot(
@@ -54,6 +59,7 @@ def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
         arrowprops={"arrowstyle": "->", "color": "#333333"}, color="#333333", fontsize=9,
     )  # fmt: skip
     axes.set(xlabel=f"Bias at δ = {results.reference.tolerance:.3f}", ylabel="test Worst")
+    axes.set_xlim(left=max(axes.get_xlim()[0], -0.04 * axes.get_xlim()[1]))
 
 
 def draw_mean_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
@@ -107,14 +113,17 @@ def crossings(results: ResultSet, least: float = LEAST_BIAS) -> list[tuple[str, 
     return found
 
 
-def draw_sweep_traces(axes: "Axes", results: ResultSet, trace: str, seed: int = 0) -> None:
-    """Draw a step trace ("weight" or "smoothed_rate") of one seed of every method, labelled at its end."""
+def draw_sweep_traces(
+    axes: "Axes", results: ResultSet, trace: str, swept: Literal["step_size", "target"], seed: int = 0
+) -> None:
+    """Draw a step trace ("weight" or "smoothed_rate") of one seed of every method, named by the swept setting."""
     colours = colour_by_method(list(results.summaries))
     for number, method in enumerate(results.summaries):
         record = next(item for item in results.records if item.method == method and item.seed == seed)
         values = record.trace(trace)
         style = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))[number % 5]
-        label = title_of(method).removeprefix("ReLiF, ")
+        symbol = "η" if swept == "step_size" else "ρ*"
+        label = f"{symbol} = {getattr(record.settings.controller, swept):g}"
         axes.plot(
             np.arange(1, len(values) + 1),
             values,
@@ -137,22 +146,21 @@ def _base_title(method: str) -> str:
 
 
 def _label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:
-    """Write each name beside its point, moved up or down until no two names overlap."""
-    figure = axes.figure
-    axes.margins(x=0.18, y=0.12)
-    figure.canvas.draw()
-    height = 11 * figure.dpi / 72
-    taken: list[tuple[float, float]] = []
-    centre = float(np.mean(axes.get_xlim()))
-    for x, y, name in sorted(places, key=lambda place: -place[1]):
-        column, row = axes.transData.transform((x, y))
-        wanted = row
-        while any(abs(wanted - other) < height and abs(column - side) < 130 for side, other in taken):
-            wanted -= height / 4
-        taken.append((column, wanted))
-        right = x <= centre
+    """Write the names in a column right of the axes, in the order of the points' heights, each with a thin line to its point."""
+    axes.margins(x=0.08, y=0.12)
+    low, high = axes.get_ylim()
+    ordered = sorted(places, key=lambda place: place[1])
+    spacing = min(0.075, 1 / max(len(ordered), 1))
+    heights: list[float] = []
+    for _, y, _ in ordered:
+        wanted = (y - low) / (high - low)
+        heights.append(max(wanted, heights[-1] + spacing) if heights else wanted)
+    excess = max(heights[-1] - 1, 0) if heights else 0
+    for number in range(len(heights) - 1, -1, -1):
+        above = heights[number + 1] - spacing if number + 1 < len(heights) else 1.0
+        heights[number] = min(heights[number], above) if excess else heights[number]
+    for (x, y, name), height in zip(ordered, heights, strict=True):
         axes.annotate(
-            name, (x, y), xytext=(9 if right else -9, (wanted - row) * 72 / figure.dpi), textcoords="offset points",
-            ha="left" if right else "right", va="center", fontsize=8.5,
-            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 3} if abs(wanted - row) > height / 3 else None,
+            name, (x, y), xytext=(1.04, height), textcoords="axes fraction", va="center", fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 5, "relpos": (0, 0.5)},
         )  # fmt: skip

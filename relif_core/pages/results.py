@@ -20,7 +20,7 @@ from relif_core.reporting import (
     compare_methods,
     summarise,
 )
-from relif_core.settings import RunSettings, as_json, method_settings
+from relif_core.settings import ModelSettings, TrainingSettings, as_json, method_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,11 +117,14 @@ class ResultSet:
     def setting(self) -> str:
         """Size, length and number of the runs, and where and when they were made, for readers."""
         settings = self.records[0].settings
-        whole = RunSettings()
+        model, epochs = settings.model, settings.training.epochs
         seeds = sorted({record.seed for record in self.records})
-        short = settings.training.epochs < whole.training.epochs or settings.model.hidden < whole.model.hidden
+        short = epochs < TrainingSettings.epochs or (
+            isinstance(model, ModelSettings) and model.hidden < ModelSettings.hidden
+        )
+        size = f"hidden {model.hidden}" if isinstance(model, ModelSettings) else model.encoder
         return (
-            f"{'reduced: ' if short else ''}hidden {settings.model.hidden}, {settings.training.epochs} epochs, "
+            f"{'reduced: ' if short else ''}{size}, {epochs} epochs, "
             f"seeds {seeds[0]} to {seeds[-1]}; {self.made_on}"
         )
 
