@@ -11,9 +11,10 @@ import numpy as np
 from relif_core.datasets.folder import read_manifest
 from relif_core.dense import weights_identity
 from relif_core.errors import RecordError
-from relif_core.pages.results import ResultSet, result_set, title_of
+from relif_core.pages.results import ResultSet, comparison_rows, result_set, title_of
 from relif_core.pages.tables import mean_sd
 from relif_core.record import Record
+from relif_core.reporting import compare_methods
 from relif_core.settings import dense_changes
 from relif_core.study import grid, run_study
 
@@ -95,14 +96,12 @@ def scratch_folder(runs: str) -> tuple[Path, tempfile.TemporaryDirectory[str] | 
 
 
 def two_tolerances(first: ResultSet) -> tuple[ResultSet, ResultSet]:
-    """Return the results at the reference tolerance and at a second one: that of the next higher level α of the same candidates.
+    """Return the results at the reference tolerance and at half of it.
 
-    A higher level is a tighter tolerance. Where the reference level is the highest, the next lower one is taken.
+    The calibrated levels of one model may lie so close together that two of them ask the same question; half the
+    tolerance asks a stricter one, and is fixed by the same validation data.
     """
-    candidates = first.reference.candidates
-    place = next(i for i, item in enumerate(candidates) if item["alpha"] == first.reference.alpha)
-    other = candidates[place + 1 if place + 1 < len(candidates) else place - 1]
-    second = replace(first.reference, tolerance=other["tolerance"], alpha=other["alpha"])
+    second = replace(first.reference, tolerance=first.reference.tolerance / 2)
     return first, result_set(first.label, first.records, second)
 
 
@@ -159,6 +158,48 @@ def violation_rows(results: ResultSet) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def score_rows(results: ResultSet) -> list[dict[str, str]]:
+    """Where the audit scores of the test images lie: mean over images and seeds, and the shares clipped to 0 and to 1."""
+    rows = []
+    for method in results.summaries:
+        for task in results.task_titles:
+            pools = [record.scores("test")[task] for record in results.records if record.method == method]
+            values = np.concatenate(pools)
+            rows.append(
+                {
+                    "Method": title_of(method),
+                    "Task": results.task_titles[task],
+                    "Mean score": f"{values.mean():.3f}",
+                    "Standard deviation": f"{values.std():.3f}",
+                    "at 0": f"{100 * (values == 0).mean():.1f} %",
+                    "at 1": f"{100 * (values == 1).mean():.1f} %",
+                }
+            )
+    return rows
+
+
+def against_erm(results: ResultSet) -> list[dict[str, str]]:
+    """Every other method minus ERM, as ``comparison_rows``; one row that says so where only ERM has records."""
+    others = [("erm", method) for method in results.summaries if method != "erm"]
+    return comparison_rows(results, others) if others else [{"Comparison": "only ERM has records"}]
+
+
+def verdict(results: ResultSet) -> str:
+    """Say in a sentence what the records tell of ReLiF's Bias against ERM's, and how far the penalty weight moved."""
+    if "relif" not in results.summaries:
+        return "The records hold no ReLiF run yet, so they compare nothing"
+    found = compare_methods(results.summaries["erm"], results.summaries["relif"])
+    low, high = found.interval
+    reading = "holds zero" if low <= 0 <= high else "lies below zero" if high < 0 else "lies above zero"
+    traces = [record.trace("weight") for record in results.records if record.method == "relif"]
+    ends = sorted({f"{trace[-1]:.3f}" for trace in traces})
+    return (
+        f"Bias differs by {np.mean(found.differences):+.4f} (ReLiF minus ERM); the 95 % interval over test rooms, [{low:+.4f}, {high:+.4f}], "
+        f"{reading}. The penalty weight, 0.1 during the first {results.records[0].settings.controller.warmup} updates, stands at "
+        f"{' and '.join(ends)} after {len(traces[0])}"
+    ).replace("-", "−")
 
 
 def metric(results: ResultSet, method: str, task: str, name: str) -> list[float]:
