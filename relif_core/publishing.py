@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from relif_core.datasets.sources import REGISTRY
 from relif_core.errors import RecordError
 from relif_core.files import write_json
 from relif_core.record import Record, load_records
@@ -54,7 +55,7 @@ def publish(records: Sequence[Record], target: Path, keep: Keep = "all") -> Audi
     """Write records, their audit table and (once) the reference tolerance to ``target``; return the table.
 
     The tolerance comes from the ERM run with the lowest seed. Calibration distances are kept (they belong to pairs, not
-    persons); per-person arrays only where the data's ``output_policy`` is "person". ``keep`` says which of these: "all";
+    persons); per-person arrays only where they may leave (:func:`may_leave`). ``keep`` says which of these: "all";
     "test", the test pools with their subjects, and the validation pools of the reference run alone; "aggregates", none.
     """
     target = Path(target)
@@ -66,7 +67,7 @@ def publish(records: Sequence[Record], target: Path, keep: Keep = "all") -> Audi
     reference = write_reference(reference_run, target)
     table = audit_table(records, reference.tolerance)
     for record in records:
-        level = keep if record.content["dataset"]["output_policy"] == "person" else "aggregates"
+        level = keep if may_leave(record) else "aggregates"
         left_out: tuple[str, ...] = PERSONAL if level == "aggregates" else ()
         if level == "test":
             left_out = ("sample/",) if record.key == reference.record else ("sample/", *VALIDATION)
@@ -74,6 +75,17 @@ def publish(records: Sequence[Record], target: Path, keep: Keep = "all") -> Audi
         Record(record.content, kept).save(target / f"{record.method}-seed{record.seed}")
     write_json(target / AUDITS, table.as_json())
     return table
+
+
+def may_leave(record: Record) -> bool:
+    """Tell whether per-person output of a record may be published: both its data and their source must allow it.
+
+    The open demos of MIMIC-III and eICU come from sources that this project publishes in aggregates only.
+    """
+    dataset = record.content["dataset"]
+    known = REGISTRY.get(dataset["dataset"])
+    source_allows = dataset["synthetic"] or known is None or known.output_policy == "person"
+    return dataset["output_policy"] == "person" and source_allows
 
 
 def read_published(folder: Path) -> tuple[list[Record], ReferenceTolerance, AuditTable]:

@@ -97,15 +97,16 @@ def test_published_records_come_back(records: list[Record], tmp_path: Path) -> N
     assert (tmp_path / "reference.json").read_bytes() == once
 
 
-def test_nothing_personal_leaves_where_the_licence_forbids_it(records: list[Record], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"output_policy": "aggregate"}, {"dataset": "eicu", "synthetic": False}],
+    ids=["data", "source"],
+)
+def test_nothing_personal_leaves_where_the_licence_forbids_it(
+    records: list[Record], tmp_path: Path, changes: dict[str, object]
+) -> None:
     closed = [
-        replace(
-            record,
-            content={
-                **record.content,
-                "dataset": {**record.content["dataset"], "output_policy": "aggregate"},
-            },
-        )
+        replace(record, content={**record.content, "dataset": {**record.content["dataset"], **changes}})
         for record in records
     ]
     publish(closed, tmp_path)
