@@ -271,15 +271,22 @@ def study(
     device: Device = "auto",
     threads: Threads = 1,
     weights: Weights = None,
+    engine: Annotated[
+        str | None, typer.Option(help="in_process, processes or ray; by the number of workers if not given.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Address of a running Ray cluster; one is started here if not given.")
+    ] = None,
     change: Change = None,
 ) -> None:
     """Bring every run of a study to a record; finished runs are never computed again."""
     from relif_core.study import named_study, run_study
+    from relif_core.study_display import StudyDisplay, cost_lines
 
     where = _device(device)
     runs = named_study(name, seeds, **changes_for(data, change or [], weights))
     runs = [_fit_precision(settings, where, change or []) for settings in runs]
-    with _EpochBars() as bars:
+    with StudyDisplay(len(runs), sys.stderr) as display:
         summary = run_study(
             runs,
             data,
@@ -289,10 +296,14 @@ def study(
             threads=threads,
             minutes=minutes,
             weights=weights,
-            watch=bars.show,
+            watch=display.show,
+            engine=engine,
+            address=address,
         )
     for job, problem in summary.failed.items():
         typer.echo(f"failed: {job}: {problem}", err=True)
+    for line in cost_lines(summary.records):
+        typer.echo(line)
     typer.echo(
         f"{len(summary.records)} of {len(runs)} records ({summary.found} found, {summary.made} made) "
         f"in {summary.seconds / 60:.1f} min; {len(summary.paused)} to go on with, {len(summary.failed)} failed"

@@ -30,7 +30,7 @@ FLOORS = [
     },
     {"clinical", "dense", "opening", "training"},
     {"study", "ray_engine", "reporting", "publishing", "leakage"},
-    {"pages"},
+    {"study_display", "pages"},
     {"cli"},
 ]
 """From the ground up: a part imports from its own floor or from below, never from above."""
