@@ -4,6 +4,7 @@ Everything here is computed from records alone, without torch and without the da
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -254,12 +255,40 @@ class MethodSummary:
         low, high = self.table.interval(self.mean_weights(), kind, level)
         return max(low, 0.0), min(high, 1.0)
 
+    def of_seeds(self, seeds: Sequence[int]) -> "MethodSummary":
+        """Return the summary of some seeds, in the order given.
+
+        Raises ``InputError`` where the method has no record of one of them.
+        """
+        absent = [seed for seed in seeds if seed not in self.seeds]
+        if absent:
+            raise InputError(
+                f"{self.method} has no record of seed {', '.join(map(str, absent))}; it has {self.seeds}"
+            )
+        places = [self.seeds.index(seed) for seed in seeds]
+        return replace(
+            self,
+            seeds=list(seeds),
+            worst=[self.worst[i] for i in places],
+            macro=[self.macro[i] for i in places],
+            task_scores={task: [scores[i] for i in places] for task, scores in self.task_scores.items()},
+            rows=[self.rows[i] for i in places],
+            induced=[self.induced[i] for i in places],
+            budget=[self.budget[i] for i in places],
+        )
+
 
 def summarise(records: Sequence[Record], table: AuditTable) -> dict[str, MethodSummary]:
     """Gather records and their audits by method, in the order of first appearance."""
     missing = [record.key[:12] for record in records if record.key not in table.keys]
     if missing:
         raise RecordError(f"the audit table lacks records {', '.join(missing)}; publish the records again")
+    twice = [name for name, count in Counter((r.method, r.seed) for r in records).items() if count > 1]
+    if twice:
+        method, seed = twice[0]
+        raise RecordError(
+            f"{method} has two records of seed {seed}, which a mean would mix; keep records of different settings in folders of their own"
+        )
     methods = list(dict.fromkeys(record.method for record in records))
     return {
         method: _summary([record for record in records if record.method == method], table)
@@ -267,12 +296,19 @@ def summarise(records: Sequence[Record], table: AuditTable) -> dict[str, MethodS
     }
 
 
+def common_seeds(*summaries: MethodSummary) -> list[int]:
+    """Return the seeds that every summary has, in the order of the first."""
+    return [seed for seed in summaries[0].seeds if all(seed in other.seeds for other in summaries[1:])]
+
+
 @dataclass(frozen=True)
 class MethodComparison:
-    """Method b minus method a over the seeds that both have.
+    """Method b minus method a over the seeds that both have; all lists hold one entry per such seed.
 
-    ``differences`` in Bias per seed; ``interval`` of their mean over the draw of test subjects, paired by subject;
-    ``certificate`` of theorem B.2 from mean Bias and mean drift budgets.
+    ``differences`` in Bias, ``rate_differences`` in the violation rate, ``raw_differences`` in Bias at the runs' own tolerances,
+    ``induced_differences`` in the mean induced tolerance; ``interval`` and ``rate_interval`` of the mean difference in Bias and in
+    violation rate over the draw of test subjects, paired by subject; ``certificate`` of theorem B.2 from mean Bias and mean
+    drift budgets.
     """
 
     a: str
@@ -280,31 +316,54 @@ class MethodComparison:
     seeds: list[int]
     differences: list[float]
     interval: tuple[float, float]
+    rate_differences: list[float]
+    rate_interval: tuple[float, float]
+    raw_differences: list[float]
+    induced_differences: list[float]
     worst_differences: list[float]
+    macro_differences: list[float]
     certificate: RankingCertificate
 
 
 def compare_methods(a: MethodSummary, b: MethodSummary, level: float = 0.95) -> MethodComparison:
-    """Compare two methods of one audit table, seed by seed and subject by subject."""
-    seeds = [seed for seed in a.seeds if seed in b.seeds]
+    """Compare two methods of one audit table, seed by seed and subject by subject; seeds that only one has are left out.
+
+    Raises ``InputError`` where they have no seed in common.
+    """
+    seeds = common_seeds(a, b)
     if not seeds:
         raise InputError(f"{a.method} and {b.method} have no seed in common")
-    of_a = [a.seeds.index(seed) for seed in seeds]
-    of_b = [b.seeds.index(seed) for seed in seeds]
-    weights = np.zeros(len(a.table.keys))
-    weights[[b.rows[j] for j in of_b]] += 1 / len(seeds)
-    weights[[a.rows[i] for i in of_a]] -= 1 / len(seeds)
+    a, b = a.of_seeds(seeds), b.of_seeds(seeds)
+    weights = b.mean_weights() - a.mean_weights()
+
+    def minus(of_b: Sequence[float], of_a: Sequence[float]) -> list[float]:
+        return [float(second - first) for first, second in zip(of_a, of_b, strict=True)]
+
     return MethodComparison(
         a=a.method,
         b=b.method,
         seeds=seeds,
-        differences=[b.bias[j] - a.bias[i] for i, j in zip(of_a, of_b, strict=True)],
+        differences=minus(b.bias, a.bias),
         interval=a.table.interval(weights, "bias", level),
-        worst_differences=[b.worst[j] - a.worst[i] for i, j in zip(of_a, of_b, strict=True)],
+        rate_differences=minus(b.violation_rate, a.violation_rate),
+        rate_interval=a.table.interval(weights, "violation_rate", level),
+        raw_differences=minus(b.raw_bias, a.raw_bias),
+        induced_differences=minus(b.induced, a.induced),
+        worst_differences=minus(b.worst, a.worst),
+        macro_differences=minus(b.macro, a.macro),
         certificate=ranking_certificate(
             float(np.mean(a.bias)), float(np.mean(b.bias)), float(np.mean(a.budget)), float(np.mean(b.budget))
         ),
     )
+
+
+def seed_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Return the t interval of the mean of differences over the draw of seeds; None for fewer than two, whose spread nothing shows."""
+    count = len(differences)
+    if count < 2:
+        return None
+    error = float(np.std(differences, ddof=1)) / math.sqrt(count)
+    return interval(float(np.mean(differences)), error, level, count - 1)
 
 
 def _summary(records: Sequence[Record], table: AuditTable) -> MethodSummary:

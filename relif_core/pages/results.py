@@ -1,5 +1,6 @@
 """What the results pages share: published records beside the runs that the page has just made, as tables and figures."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from relif_core.errors import InputError, RecordError
 from relif_core.pages.figures import colour_of, marker_of
-from relif_core.pages.tables import mean_sd
+from relif_core.pages.tables import MISSING, mean_sd
 from relif_core.publishing import read_published
 from relif_core.record import Record
 from relif_core.reporting import (
@@ -17,7 +18,9 @@ from relif_core.reporting import (
     ReferenceTolerance,
     audit_table,
     choose_reference_tolerance,
+    common_seeds,
     compare_methods,
+    seed_interval,
     summarise,
 )
 from relif_core.settings import ModelSettings, TrainingSettings, as_json, method_settings
@@ -67,7 +70,7 @@ def title_of(method: str) -> str:
         return f"{title_of(method.removesuffix('_as_released'))} (as released)"
     from relif_core.balancers import BALANCERS
 
-    return BALANCERS[method].title
+    return BALANCERS[method].title if method in BALANCERS else method.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,34 @@ class ResultSet:
             records=[record for method in present for record in self.records if record.method == method],
             summaries={method: self.summaries[method] for method in present},
         )
+
+    @property
+    def shared(self) -> "ResultSet":
+        """The results over the seeds that all methods have, for what sets methods against each other; all seeds where none is shared."""
+        seeds = common_seeds(*self.summaries.values())
+        if not seeds:
+            return self
+        return replace(
+            self,
+            records=[record for record in self.records if record.seed in seeds],
+            summaries={method: summary.of_seeds(seeds) for method, summary in self.summaries.items()},
+        )
+
+    @property
+    def seed_counts(self) -> tuple[int, int]:
+        """The smallest and the largest number of seeds of a method."""
+        counts = [len(summary.seeds) for summary in self.summaries.values()]
+        return min(counts), max(counts)
+
+    @property
+    def spread(self) -> str:
+        """What the ± of a table is, for captions: the number of seeds, and what is ranked where it differs between rows."""
+        fewest, most = self.seed_counts
+        if most == 1:
+            return "one seed, so no spread between seeds is known"
+        if fewest == most:
+            return f"mean ± standard deviation over {most} seeds"
+        return f"mean ± standard deviation over each row's {fewest} to {most} seeds; ranks over the seeds that all rows have"
 
     @property
     def curve_tolerances(self) -> np.ndarray:
@@ -118,15 +149,35 @@ class ResultSet:
         """Size, length and number of the runs, and where and when they were made, for readers."""
         settings = self.records[0].settings
         model, epochs = settings.model, settings.training.epochs
-        seeds = sorted({record.seed for record in self.records})
         short = epochs < TrainingSettings.epochs or (
             isinstance(model, ModelSettings) and model.hidden < ModelSettings.hidden
         )
         size = f"hidden {model.hidden}" if isinstance(model, ModelSettings) else model.encoder
         return (
-            f"{'reduced: ' if short else ''}{size}, {epochs} epochs, "
-            f"seeds {seeds[0]} to {seeds[-1]}; {self.made_on}"
+            f"{'reduced: ' if short else ''}{size}, {epochs} epochs, {self._seeds_in_words()}; {self.made_on}"
         )
+
+    @property
+    def reduced(self) -> str:
+        """Width and length of the clinical runs against the settings of Table 5, for readers."""
+        settings = self.records[0].settings
+        model, epochs = settings.model, settings.training.epochs
+        parts = []
+        if isinstance(model, ModelSettings) and model.hidden != ModelSettings.hidden:
+            parts.append(f"a width of {model.hidden} instead of {ModelSettings.hidden}")
+        if epochs != TrainingSettings.epochs:
+            parts.append(f"{epochs} instead of {TrainingSettings.epochs} epochs")
+        return " and ".join(parts) or "the same width and length"
+
+    def _seeds_in_words(self) -> str:
+        fewest, most = self.seed_counts
+        seeds = sorted({record.seed for record in self.records})
+        if fewest != most:
+            return f"{fewest} to {most} seeds per method"
+        if most == 1:
+            return f"one seed ({', '.join(map(str, seeds))})"
+        whole = seeds == list(range(seeds[0], seeds[-1] + 1))
+        return f"seeds {seeds[0]} to {seeds[-1]}" if whole else f"seeds {', '.join(map(str, seeds))}"
 
 
 def result_set(
@@ -190,11 +241,11 @@ def utility_rows(results: ResultSet) -> list[dict[str, str | int]]:
     ]
 
 
-def audit_rows(results: ResultSet) -> list[dict[str, str]]:
+def audit_rows(results: ResultSet) -> list[dict[str, str | int]]:
     """Fixed-tolerance Bias and violation rate with subject intervals, and Bias at the methods' own tolerances."""
     return [
         {
-            "Method": title_of(method),
+            **_head(results, method),
             "Bias": mean_sd(summary.bias, 4),
             "95 % interval of Bias": _bracket(summary.interval(), 4),
             "Violation rate": mean_sd(summary.violation_rate, 3),
@@ -205,20 +256,58 @@ def audit_rows(results: ResultSet) -> list[dict[str, str]]:
     ]
 
 
-def induced_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
-    """Mean induced tolerance per method, its difference and ratio to one method, and the drift budget."""
-    base = float(np.mean(results.summaries[compared_with].induced))
+def induced_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str | int]]:
+    """Mean induced tolerance per method, its difference and ratio to one method over common seeds, and the drift budget."""
     name = title_of(compared_with)
     return [
         {
-            "Method": title_of(method),
+            **_head(results, method),
             "Induced tolerance": mean_sd(summary.induced),
-            f"Difference to {name}": f"{np.mean(summary.induced) - base:+.3f}",
-            f"Ratio to {name}": f"{np.mean(summary.induced) / base:.2f}" if base > 0 else "–",
+            f"Difference to {name}": _induced_difference(results, method, compared_with),
+            f"Ratio to {name}": _induced_ratio(results, method, compared_with),
             "Drift budget": mean_sd(summary.budget),
         }
         for method, summary in results.summaries.items()
     ]
+
+
+def induced_comparison_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
+    """Induced tolerance of each method minus that of one, paired by seed: spread, t interval over seeds, and ratio of the means."""
+    rows = []
+    for _, method in comparable_pairs(results, [(compared_with, name) for name in results.summaries]):
+        found = compare_methods(results.summaries[compared_with], results.summaries[method])
+        ends = seed_interval(found.induced_differences)
+        rows.append(
+            {
+                "Comparison": f"{title_of(method)} − {title_of(compared_with)}",
+                "Difference in induced tolerance": _difference(found.induced_differences, 3),
+                "95 % interval over seeds": _bracket(ends, 3) if ends else MISSING,
+                "Larger in": f"{sum(value > 0 for value in found.induced_differences)} of {len(found.seeds)} seeds",
+                f"Ratio to {title_of(compared_with)}": _induced_ratio(results, method, compared_with),
+            }
+        )
+    return rows or [{"Comparison": "no other method has a seed in common"}]
+
+
+def ruler_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
+    """What own tolerances do to each comparison with one method: the difference in Bias at the fixed tolerance and at the methods' own, and whether theorem B.2 certifies the order."""
+    rows = []
+    for _, method in comparable_pairs(results, [(compared_with, name) for name in results.summaries]):
+        found = compare_methods(results.summaries[compared_with], results.summaries[method])
+        certificate = found.certificate
+        kept = float(np.mean(found.differences)) * float(np.mean(found.raw_differences)) > 0
+        rows.append(
+            {
+                "Comparison": f"{title_of(method)} − {title_of(compared_with)}",
+                "Bias difference, fixed tolerance": _difference(found.differences, 4),
+                "95 % interval over subjects": _bracket(found.interval, 4),
+                "Bias difference, own tolerances": _difference(found.raw_differences, 4),
+                "Order of the means": "kept" if kept else "turned round",
+                "Fixed gap | drift budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
+                "Order certified": "yes" if certificate.certified else "no",
+            }
+        )
+    return rows or [{"Comparison": "no other method has a seed in common"}]
 
 
 def candidate_rows(reference: ReferenceTolerance) -> list[dict[str, str]]:
@@ -235,24 +324,35 @@ def candidate_rows(reference: ReferenceTolerance) -> list[dict[str, str]]:
     ]
 
 
+def comparable_pairs(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the pairs of two different methods that both have records, with a seed in common."""
+    found = results.summaries
+    return [
+        (a, b) for a, b in pairs if a != b and a in found and b in found and common_seeds(found[a], found[b])
+    ]
+
+
 def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Method b minus method a: seed spread, paired interval over test subjects, and the ranking certificate."""
+    """Method b minus method a over common seeds: seed spread, paired interval over test subjects, and the ranking certificate.
+
+    Pairs of which one has no record, or that share no seed, are left out.
+    """
     rows = []
-    for a, b in pairs:
+    for a, b in comparable_pairs(results, pairs):
         found = compare_methods(results.summaries[a], results.summaries[b])
         certificate = found.certificate
         rows.append(
             {
                 "Comparison": f"{title_of(b)} − {title_of(a)}",
-                "Bias difference": mean_sd(found.differences, 4),
+                "Bias difference": _difference(found.differences, 4),
                 "95 % interval over subjects": _bracket(found.interval, 4),
                 "Seeds with lower Bias": f"{sum(value < 0 for value in found.differences)} of {len(found.seeds)}",
-                "Worst difference": mean_sd(found.worst_differences, 4),
+                "Worst difference": _difference(found.worst_differences, 4),
                 "Fixed gap | drift budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
                 "Order certified": "yes" if certificate.certified else "no",
             }
         )
-    return rows
+    return rows or [{"Comparison": "none of these pairs has records with a seed in common"}]
 
 
 def trade_off_rows(results: ResultSet) -> list[dict[str, str | int]]:
@@ -275,33 +375,36 @@ def trade_off_rows(results: ResultSet) -> list[dict[str, str | int]]:
     ]
 
 
-def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> list[dict[str, str]]:
-    """Bias per method at several tolerances of the exact curves, with the method's rank there (1 is lowest) in brackets."""
+def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> list[dict[str, str | int]]:
+    """Bias per method at several tolerances of the exact curves, with the method's rank there (1 is lowest) in brackets.
+
+    Ranks are over the seeds that all methods have.
+    """
     columns = [int(np.argmin(np.abs(results.curve_tolerances - delta))) for delta in tolerances]
     for delta, column in zip(tolerances, columns, strict=True):
         if abs(results.curve_tolerances[column] - delta) > 1e-9:
             raise InputError(f"the curves hold no tolerance {delta}; choose multiples of 0.005")
-    per_seed = {
-        method: summary.table.bias_curve[summary.rows][:, columns]
-        for method, summary in results.summaries.items()
-    }
-    means = np.array([values.mean(axis=0) for values in per_seed.values()])
+
+    def biases(summary: MethodSummary) -> np.ndarray:
+        return summary.table.bias_curve[summary.rows][:, columns]
+
+    means = np.array([biases(summary).mean(axis=0) for summary in results.shared.summaries.values()])
     order = means.argsort(axis=0).argsort(axis=0) + 1
     return [
         {
-            "Method": title_of(method),
+            **_head(results, method),
             **{
-                f"δ = {delta:g}": f"{mean_sd(values[:, place], 4)} ({order[row, place]})"
+                f"δ = {delta:g}": f"{mean_sd(biases(summary)[:, place], 4)} ({order[row, place]})"
                 for place, delta in enumerate(tolerances)
             },
         }
-        for row, (method, values) in enumerate(per_seed.items())
+        for row, (method, summary) in enumerate(results.summaries.items())
     ]
 
 
-def sweep_rows(results: ResultSet) -> list[dict[str, str]]:
+def sweep_rows(results: ResultSet) -> list[dict[str, str | int]]:
     """Utility and Bias per controller setting, with where λ and the smoothed violation rate ended and how often λ met a bound."""
-    rows = []
+    rows: list[dict[str, str | int]] = []
     for method, summary in results.summaries.items():
         records = [record for record in results.records if record.method == method]
         settings = records[0].settings.controller
@@ -310,6 +413,7 @@ def sweep_rows(results: ResultSet) -> list[dict[str, str]]:
             {
                 "η": f"{settings.step_size:g}",
                 "ρ*": f"{settings.target:g}",
+                **_seed_cell(results, method),
                 "Worst": mean_sd(summary.worst),
                 "Bias": mean_sd(summary.bias, 4),
                 "95 % interval": _bracket(summary.interval(), 4),
@@ -323,20 +427,20 @@ def sweep_rows(results: ResultSet) -> list[dict[str, str]]:
 
 
 def ranks(results: ResultSet, kind: str) -> dict[str, int]:
-    """Return each method's rank in the mean over seeds of ``kind``; 1 is the lowest value."""
-    means = {method: float(np.mean(getattr(summary, kind))) for method, summary in results.summaries.items()}
+    """Return each method's rank in the mean of ``kind`` over the seeds that all methods have; 1 is the lowest value."""
+    means = {
+        method: float(np.mean(getattr(summary, kind))) for method, summary in results.shared.summaries.items()
+    }
     return {
         method: number for number, method in enumerate(sorted(means, key=lambda name: means[name]), start=1)
     }
 
 
 def certified_pairs(results: ResultSet) -> tuple[int, int]:
-    """Return how many of all pairs of methods have a certified order, and how many pairs there are."""
-    names = list(results.summaries)
+    """Return how many pairs of methods with a seed in common have a certified order, and how many such pairs there are."""
+    pairs = comparable_pairs(results, list(itertools.combinations(results.summaries, 2)))
     found = [
-        compare_methods(results.summaries[a], results.summaries[b]).certificate.certified
-        for index, a in enumerate(names)
-        for b in names[index + 1 :]
+        compare_methods(results.summaries[a], results.summaries[b]).certificate.certified for a, b in pairs
     ]
     return sum(found), len(found)
 
@@ -416,6 +520,39 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
         )
     return flat
+
+
+def _head(results: ResultSet, method: str) -> dict[str, str | int]:
+    """The first cells of a method's row: its name, and its number of seeds where that differs between rows."""
+    return {"Method": title_of(method), **_seed_cell(results, method)}
+
+
+def _seed_cell(results: ResultSet, method: str) -> dict[str, str | int]:
+    fewest, most = results.seed_counts
+    return {"Seeds": len(results.summaries[method].seeds)} if fewest != most else {}
+
+
+def _difference(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation of differences over seeds; a single seed is named, for it shows no spread."""
+    text = mean_sd(values, digits).replace("-", "−")
+    return text if len(values) > 1 else f"{text} (one seed)"
+
+
+def _induced_difference(results: ResultSet, method: str, compared_with: str) -> str:
+    if not comparable_pairs(results, [(compared_with, method)]):
+        return MISSING
+    found = compare_methods(results.summaries[compared_with], results.summaries[method])
+    return f"{np.mean(found.induced_differences):+.3f}".replace("-", "−")
+
+
+def _induced_ratio(results: ResultSet, method: str, compared_with: str) -> str:
+    """Mean induced tolerance of a method over that of another, over common seeds."""
+    if not comparable_pairs(results, [(compared_with, method)]):
+        return MISSING
+    a, b = results.summaries[compared_with], results.summaries[method]
+    seeds = common_seeds(a, b)
+    base = float(np.mean(a.of_seeds(seeds).induced))
+    return f"{np.mean(b.of_seeds(seeds).induced) / base:.2f}" if base > 0 else MISSING
 
 
 def _mean_sd_of_defined(scores: Sequence[float | None]) -> str:
