@@ -29,12 +29,10 @@ class DenseProblem:
     """A dense data set held on one device: on a GPU all of it, in its stored types; on a CPU as memory maps.
 
     ``weights`` is the file of encoder weights that ``DenseModelSettings.weights`` names by its sha256. ``for_run`` gives the problem a
-    run's augmentation, protocol and score calibration: (q10, q90) of the raw validation scores of the ERM run with the same
+    run's tasks, augmentation, protocol and score calibration: (q10, q90) of the raw validation scores of the ERM run with the same
     seed, which every model built then carries. An ERM run has none while it trains (its scores steer nothing) and is
-    calibrated by its own selected model at the end.
+    calibrated by its own selected model at the end; so is a run of one task, which no audit reads.
     """
-
-    task_names: tuple[str, ...] = TASKS
 
     def __init__(
         self,
@@ -48,6 +46,7 @@ class DenseProblem:
         self.tensors = tensors
         self.device = torch.device(device)
         self.description = describe_dataset(tensors.manifest)
+        self.task_names: tuple[str, ...] = TASKS
         self.augmentation = augmentation
         self.as_released = False
         self.calibration = dict(calibration or {})
@@ -68,7 +67,7 @@ class DenseProblem:
         return self.tensors.fingerprint
 
     def for_run(self, settings: RunSettings, records: Path) -> "DenseProblem":
-        """Return this problem with a run's augmentation, protocol and, except for ERM, the calibration of its ERM run.
+        """Return this problem with a run's tasks, augmentation, protocol and, where methods are compared, the calibration of its ERM run.
 
         Raises ``RecordError`` where ``records`` holds no finished ERM run of the same seed and settings.
         """
@@ -80,7 +79,11 @@ class DenseProblem:
         problem = copy.copy(self)
         problem.augmentation, problem.as_released = model.augmentation, model.protocol == "as_released"
         problem.calibration, problem.calibrated_by = {}, None
-        if not is_reference(settings):
+        if model.task is not None:
+            problem.task_names = (model.task,)
+            own = [task for task in self.description["tasks"] if task["name"] == model.task]
+            problem.description = {**self.description, "tasks": own}
+        elif not is_reference(settings):
             record = find_reference(settings, self.data_fingerprint, records)
             found = record.result["score_calibration"]["quantiles"]
             problem.calibration = {task: (low, high) for task, (low, high) in found.items()}
@@ -93,7 +96,9 @@ class DenseProblem:
         Raises ``InputError`` where the settings name weights whose file was not given or is another one.
         """
         source = self._weights_for(settings)
-        model = DenseModel(settings.encoder, len(self.tensors.class_names), source, settings.head)
+        model = DenseModel(
+            settings.encoder, len(self.tensors.class_names), source, settings.head, settings.task
+        )
         model.calibrate(self.calibration)
         return model.to(self.device)
 
@@ -119,7 +124,9 @@ class DenseProblem:
         """
         if self.calibrated_by is None:
             model.calibrate(self.measure_calibration(model))
-        quantiles = {task: list(model.calibration[task]) for task in ("depth", "normals")}
+        quantiles = {
+            task: list(model.calibration[task]) for task in model.task_names if task != "segmentation"
+        }
         return {"quantiles": quantiles, "reference": self.calibrated_by}
 
     def subjects(self, samples: np.ndarray) -> np.ndarray:
@@ -168,10 +175,10 @@ class DenseProblem:
         """Run a model over a split in evaluation mode and return utility, audit scores and embeddings."""
         model.eval()
         frames = self._frames(split)
-        meter = DenseMeter(len(self.tensors.class_names), self.device)
+        meter = DenseMeter(len(self.tensors.class_names), self.device, model.task_names)
         embeddings: list[Tensor] = []
-        scores: dict[str, list[Tensor]] = {task: [] for task in TASKS}
-        carries: dict[str, list[Tensor]] = {task: [] for task in TASKS}
+        scores: dict[str, list[Tensor]] = {task: [] for task in model.task_names}
+        carries: dict[str, list[Tensor]] = {task: [] for task in model.task_names}
         for start in range(0, len(frames), EVALUATION_BATCH):
             batch = self.batch(frames[start : start + EVALUATION_BATCH])
             outputs = model(batch)
@@ -197,7 +204,7 @@ class DenseProblem:
         """Return (q10, q90) of a model's raw depth and normals scores on a split."""
         model.eval()
         frames = self._frames(split)
-        raw: dict[str, list[Tensor]] = {"depth": [], "normals": []}
+        raw: dict[str, list[Tensor]] = {task: [] for task in model.task_names if task != "segmentation"}
         for start in range(0, len(frames), EVALUATION_BATCH):
             batch = self.batch(frames[start : start + EVALUATION_BATCH])
             found, carried = model.raw_scores(model(batch), batch), model.carries(batch)
@@ -228,8 +235,9 @@ def weights_identity(path: Path | str) -> str:
 
 
 def is_reference(settings: RunSettings) -> bool:
-    """Tell whether a run is the ERM run whose scores calibrate those of its seed."""
-    return settings.balancer == "erm" and not settings.penalty
+    """Tell whether a run is the ERM run (over all tasks) whose scores calibrate those of its seed."""
+    alone = isinstance(settings.model, DenseModelSettings) and settings.model.task is not None
+    return settings.balancer == "erm" and not settings.penalty and not alone
 
 
 def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) -> Record:

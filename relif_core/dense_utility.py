@@ -4,7 +4,7 @@ The sums run over all valid pixels of a split, so the result does not depend on 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -117,12 +117,20 @@ class NormalsMeter:
 
 
 class DenseMeter:
-    """The three meters over one pass through a split."""
+    """The meters of the named tasks (all three by default) over one pass through a split."""
 
-    def __init__(self, classes: int, device: torch.device | str = "cpu") -> None:
-        self.segmentation = SegmentationMeter(classes, device)
-        self.depth = DepthMeter(device)
-        self.normals = NormalsMeter(device)
+    def __init__(
+        self,
+        classes: int,
+        device: torch.device | str = "cpu",
+        tasks: Sequence[str] = ("segmentation", "depth", "normals"),
+    ) -> None:
+        meters: dict[str, SegmentationMeter | DepthMeter | NormalsMeter] = {
+            "segmentation": SegmentationMeter(classes, device),
+            "depth": DepthMeter(device),
+            "normals": NormalsMeter(device),
+        }
+        self.meters = {task: meters[task] for task in tasks}
 
     @torch.no_grad()
     def add(self, predictions: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
@@ -130,19 +138,13 @@ class DenseMeter:
         for task, predicted in predictions.items():
             if not predicted.isfinite().all():
                 raise InputError(f"predictions for {task} are not finite; the model has diverged")
-        self.segmentation.add(predictions["segmentation"], batch["labels"])
-        self.depth.add(predictions["depth"], batch["depth"].float())
-        self.normals.add(predictions["normals"], batch["normals"])
+        targets = {"segmentation": "labels", "depth": "depth", "normals": "normals"}
+        for task, meter in self.meters.items():
+            meter.add(predictions[task], batch[targets[task]])
 
     def utility(self) -> Utility:
-        """Return the utility of all three tasks; its ``worst`` and ``macro`` are over the defined scores."""
-        return Utility(
-            {
-                "segmentation": self.segmentation.utility(),
-                "depth": self.depth.utility(),
-                "normals": self.normals.utility(),
-            }
-        )
+        """Return the utility of the tasks; its ``worst`` and ``macro`` are over the defined scores."""
+        return Utility({task: meter.utility() for task, meter in self.meters.items()})
 
 
 def relative_change(utility: Utility, reference: Mapping[str, Mapping[str, float]]) -> float:

@@ -1,7 +1,8 @@
 """Published records: what of a study may leave the machine, and the files that the book reads.
 
 A published folder holds ``reference.json`` (the tolerance and the validation evidence that chose it), ``audits.json`` (the audit
-table at that tolerance: aggregates) and one record per run. Where the data's licence allows no per-person output, the
+table at that tolerance: aggregates) and one record per run; runs of one task alone, which nothing can audit, lie apart in
+``single_task``. Where the data's licence allows no per-person output, the
 records are published without scores, samples and subjects; the audit table carries what tables and figures need.
 """
 
@@ -18,6 +19,7 @@ from relif_core.reporting import AuditTable, ReferenceTolerance, audit_table, ch
 
 REFERENCE = "reference.json"
 AUDITS = "audits.json"
+SINGLE_TASK = "single_task"
 #: Arrays with one entry per person.
 PERSONAL = ("score/", "sample/", "subject/")
 VALIDATION = ("score/validation/", "subject/validation/")
@@ -57,8 +59,14 @@ def publish(records: Sequence[Record], target: Path, keep: Keep = "all") -> Audi
     The tolerance comes from the ERM run with the lowest seed. Calibration distances are kept (they belong to pairs, not
     persons); per-person arrays only where they may leave (:func:`may_leave`). ``keep`` says which of these: "all";
     "test", the test pools with their subjects, and the validation pools of the reference run alone; "aggregates", none.
+
+    Raises ``RecordError`` where two records share method and seed, or where runs differ in their protocol: what was selected and
+    calibrated on different images does not compare.
     """
     target = Path(target)
+    alone = [record for record in records if len(record.tasks) == 1]
+    records = [record for record in records if len(record.tasks) > 1]
+    _check_one_study([*records, *alone], target)
     reference_run = min(
         (record for record in records if record.method == "erm"), key=lambda record: record.seed, default=None
     )
@@ -73,8 +81,27 @@ def publish(records: Sequence[Record], target: Path, keep: Keep = "all") -> Audi
             left_out = ("sample/",) if record.key == reference.record else ("sample/", *VALIDATION)
         kept = {name: array for name, array in record.arrays.items() if not name.startswith(left_out)}
         Record(record.content, kept).save(target / f"{record.method}-seed{record.seed}")
+    for record in alone:
+        kept = {name: array for name, array in record.arrays.items() if not name.startswith(PERSONAL)}
+        Record(record.content, kept).save(target / SINGLE_TASK / f"{record.method}-seed{record.seed}")
     write_json(target / AUDITS, table.as_json())
     return table
+
+
+def _check_one_study(records: Sequence[Record], target: Path) -> None:
+    """Raise ``RecordError`` where records cannot lie in one folder."""
+    protocols = {getattr(record.settings.model, "protocol", "held_out") for record in records}
+    if len(protocols) > 1:
+        raise RecordError(
+            f"{target}: the runs follow the protocols {' and '.join(sorted(protocols))}; publish each from and to a folder of its own"
+        )
+    names = [(record.method, record.seed) for record in records]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        shown = ", ".join(f"{method} seed {seed}" for method, seed in twice[:5])
+        raise RecordError(
+            f"{target}: several runs of {shown} with other settings; publish each study from a folder of its own"
+        )
 
 
 def may_leave(record: Record) -> bool:
@@ -89,7 +116,7 @@ def may_leave(record: Record) -> bool:
 
 
 def read_published(folder: Path) -> tuple[list[Record], ReferenceTolerance, AuditTable]:
-    """Return the records, the tolerance and the audit table of a published folder."""
+    """Return the records, the tolerance and the audit table of a published folder; runs of one task are left out."""
     folder = Path(folder)
     try:
         content = json.loads((folder / AUDITS).read_text(encoding="utf-8"))
@@ -99,4 +126,10 @@ def read_published(folder: Path) -> tuple[list[Record], ReferenceTolerance, Audi
         raise RecordError(
             f"{folder / AUDITS} is not valid JSON ({error}); publish the records again"
         ) from error
-    return load_records(folder), read_reference(folder), AuditTable.from_json(content)
+    records = [record for record in load_records(folder) if len(record.tasks) > 1]
+    return records, read_reference(folder), AuditTable.from_json(content)
+
+
+def read_single_task(folder: Path) -> list[Record]:
+    """Return the runs of one task alone that were published beside a study; none where there are none."""
+    return load_records(Path(folder) / SINGLE_TASK)

@@ -1,7 +1,8 @@
 """Every setting of a run in one place, with the defaults that the paper's released configuration states.
 
 Settings are frozen dataclasses of plain values: they print as Table 5, travel in records as JSON, and their hash is part of
-a record's key. ``settings_from`` reads them back and refuses unknown names and wrong types.
+a record's key. ``settings_from`` reads them back and refuses unknown names and wrong types. A setting that was added after
+records had been made is marked ``ADDED``: its JSON form names it only where it is not at its default, so that earlier keys stand.
 """
 
 import dataclasses
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from relif_core.errors import InputError
+
+ADDED: Mapping[str, Any] = {"added_after_records_were_made": True}
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class DenseModelSettings:
     ``weights`` names the encoder's start: None (random), "download" (torchvision's ImageNet weights), or the sha256 of a weights
     file, whose place on this machine is given beside the settings. ``augmentation`` of training images: the paper states none;
     "flip" mirrors, "flip_scale" also zooms. ``protocol`` "as_released" trains on the validation part too, and selects, calibrates
-    and reports on the same test images, as the released implementation does.
+    and reports on the same test images, as the released implementation does. ``task`` None trains the decoders of all three tasks;
+    a name trains the encoder with that task's decoder alone, against which Δm measures the others.
     """
 
     encoder: str = "resnet50"
@@ -39,6 +43,7 @@ class DenseModelSettings:
     head: Literal["decoder", "aspp"] = "decoder"
     augmentation: Literal["none", "flip", "flip_scale"] = "none"
     protocol: Literal["held_out", "as_released"] = "held_out"
+    task: Literal["segmentation", "depth", "normals"] | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,11 @@ TARGETS = (0.05, 0.1, 0.3, 0.5)
 #: The step size of the target sweep: at the default 0.001 the weight hardly moves in a short run, whatever the target.
 TARGET_STEP_SIZE = 0.1
 
+#: Dense prediction with one task alone: no method, but what Δm compares methods with.
+SINGLE_TASK: dict[str, dict[str, Any]] = {
+    f"single_{task}": {"model": {"task": task}} for task in ("segmentation", "depth", "normals")
+}
+
 #: What each named method changes in ``RunSettings``; any balancer's name is a method too, and ``<balancer>+relif`` a hybrid.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "relif": {},
@@ -151,7 +161,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def method_settings(method: str, **changes: Any) -> RunSettings:
     """Return the settings of a named method, with ``changes`` (fields or mappings of fields) applied on top.
 
-    ``method`` is a balancer's name, ``<balancer>+relif``, or one of ``ABLATIONS``.
+    ``method`` is a balancer's name, ``<balancer>+relif``, one of ``ABLATIONS``, or one of ``SINGLE_TASK`` (dense prediction only).
 
     >>> method_settings("relif", controller={"target": 0.2}).controller.target
     0.2
@@ -161,6 +171,9 @@ def method_settings(method: str, **changes: Any) -> RunSettings:
     if method in ABLATIONS:
         base = RunSettings(method=method, balancer="erm", penalty=True)
         base = changed(base, ABLATIONS[method])
+    elif method in SINGLE_TASK:
+        base = RunSettings(method=method, balancer="erm", penalty=False)
+        return changed(changed(base, changes), SINGLE_TASK[method])
     else:
         balancer, plus, penalty = method.partition("+")
         if plus and penalty != "relif":
@@ -213,8 +226,13 @@ def settings_from(kind: type[Settings], content: Mapping[str, Any]) -> Settings:
 
 
 def as_json(settings: Any) -> dict[str, Any]:
-    """Return settings as nested dictionaries of plain values."""
-    return dataclasses.asdict(settings)
+    """Return settings as nested dictionaries of plain values; a setting marked ``ADDED`` only where it is not at its default."""
+    values = {item: getattr(settings, item.name) for item in dataclasses.fields(settings)}
+    return {
+        item.name: as_json(value) if dataclasses.is_dataclass(value) else value
+        for item, value in values.items()
+        if item.metadata != ADDED or value != item.default
+    }
 
 
 def _kind_for(owner: type, name: str, present: Any, changes: Mapping[str, Any]) -> Any:

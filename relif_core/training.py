@@ -348,8 +348,12 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
             arrays[f"score/{split}/{task}"] = scores.astype(np.float32)
             arrays[f"sample/{split}/{task}"] = evaluation.samples[task].astype(np.int32)
             arrays[f"subject/{split}/{task}"] = problem.subjects(evaluation.samples[task])
-        induced = induced_tolerances(
-            {task: evaluation.embeddings_of(task) for task in pools}, pools, settings.audit.prototypes
+        embeddings = {task: evaluation.embeddings_of(task) for task in pools}
+        # A run of one task has no pair of tasks, and nothing to audit.
+        induced = (
+            induced_tolerances(embeddings, pools, settings.audit.prototypes)
+            if len(problem.task_names) > 1
+            else {}
         )
         tolerances[split] = [{"tasks": list(pair), "tolerance": value} for pair, value in induced.items()]
     validation = evaluations["validation"]

@@ -104,7 +104,7 @@ class Encoder(nn.Module):
 
 
 class DenseModel(nn.Module):
-    """ResNet encoder with a decoder for each of segmentation, depth and surface normals.
+    """ResNet encoder with a decoder for each of segmentation, depth and surface normals, or for the one ``task`` that is named.
 
     A batch is a mapping with ``images`` uint8 [B, 3, H, W] and the targets as stored: ``labels`` [B, H, W] (255 = none), ``depth`` [B, H, W]
     in metres (0 = none) and ``normals`` [B, 3, H, W] (any scale, zero = none). ``weights`` is a file of encoder weights
@@ -123,15 +123,20 @@ class DenseModel(nn.Module):
         classes: int = 13,
         weights: Path | str | None = None,
         head: Head = "decoder",
+        task: str | None = None,
     ) -> None:
         super().__init__()
         if head not in ("decoder", "aspp"):
             raise InputError(f"no head is called {head!r}; known are 'decoder' and 'aspp'")
+        if task is not None and task not in TASKS:
+            raise InputError(f"no task is called {task!r}; known are {', '.join(TASKS)}")
         self.encoder = Encoder(encoder, dilated=head == "aspp")
         self.weights_note = load_encoder_weights(self.encoder, weights)
         kind = Decoder if head == "decoder" else PyramidDecoder
         outputs = {"segmentation": classes, "depth": 1, "normals": 3}
-        self.heads = nn.ModuleDict({task: kind(ENCODERS[encoder], outputs[task]) for task in TASKS})
+        self.heads = nn.ModuleDict(
+            {name: kind(ENCODERS[encoder], outputs[name]) for name in ((task,) if task else TASKS)}
+        )
         self.register_buffer("score_low", torch.zeros(len(TASKS)))
         self.register_buffer("score_high", torch.ones(len(TASKS)))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -139,7 +144,7 @@ class DenseModel(nn.Module):
     @property
     def task_names(self) -> tuple[str, ...]:
         """The tasks in the order of ``losses``."""
-        return TASKS
+        return tuple(self.heads)
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the encoder's parameters: those on which task gradients can conflict."""
@@ -155,35 +160,24 @@ class DenseModel(nn.Module):
         size = images.shape[-2:]
         features = self.encoder(images)
         predictions, maps = {}, {}
-        for task in TASKS:
-            maps[task], output = self.heads[task](features)
-            predictions[task] = functional.interpolate(
-                output, size=size, mode="bilinear", align_corners=False
-            )
-        predictions["depth"] = predictions["depth"].squeeze(1)
-        predictions["normals"] = functional.normalize(predictions["normals"].float(), dim=1)
+        for task, head in self.heads.items():
+            maps[task], output = head(features)
+            output = functional.interpolate(output, size=size, mode="bilinear", align_corners=False)
+            if task == "depth":
+                output = output.squeeze(1)
+            elif task == "normals":
+                output = functional.normalize(output.float(), dim=1)
+            predictions[task] = output
         return DenseOutputs(features.float().mean(dim=(2, 3)), predictions, maps)
 
     def losses(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the task losses [3], each a mean over the batch's valid pixels, 0 where it has none.
+        """Return the task losses [T], each a mean over the batch's valid pixels, 0 where it has none.
 
         Segmentation: cross entropy; depth: |error| in metres; normals: 1 − cosine.
         """
         valid = valid_pixels(batch)
-        entropy = functional.cross_entropy(
-            outputs.predictions["segmentation"].float(),
-            batch["labels"].long(),
-            ignore_index=IGNORE,
-            reduction="none",
-        )
-        error = (outputs.predictions["depth"].float() - batch["depth"].float()).abs()
-        cosine = functional.cosine_similarity(outputs.predictions["normals"], batch["normals"].float(), dim=1)
         return torch.stack(
-            [
-                _mean(entropy, valid["segmentation"]),
-                _mean(error, valid["depth"]),
-                _mean(1 - cosine, valid["normals"]),
-            ]
+            [_mean(_pixel_loss(task, outputs.predictions[task], batch), valid[task]) for task in self.heads]
         )
 
     def raw_scores(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -193,7 +187,7 @@ class DenseModel(nn.Module):
         the channels of the decoder's last map, resized to the image.
         """
         scores = {}
-        for task, valid in valid_pixels(batch).items():
+        for task, valid in self._valid(batch).items():
             if task == "segmentation":
                 map_ = outputs.predictions[task].float().softmax(dim=1).amax(dim=1)
             else:
@@ -208,17 +202,18 @@ class DenseModel(nn.Module):
     def scores(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the audit score [B] in [0, 1] of every task: clip((raw − q10) / (q90 − q10), 0, 1), 0 without a valid pixel."""
         carries = self.carries(batch)
-        return {
-            task: ((raw - self.score_low[index]) / (self.score_high[index] - self.score_low[index])).clamp(
-                0, 1
-            )
-            * carries[task]
-            for index, (task, raw) in enumerate(self.raw_scores(outputs, batch).items())
-        }
+        scores = {}
+        for task, raw in self.raw_scores(outputs, batch).items():
+            low, high = self.score_low[TASKS.index(task)], self.score_high[TASKS.index(task)]
+            scores[task] = ((raw - low) / (high - low)).clamp(0, 1) * carries[task]
+        return scores
 
     def carries(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return bool [B] per task: which images have at least one valid pixel and so belong to the task's pool."""
-        return {task: valid.flatten(1).any(dim=1) for task, valid in valid_pixels(batch).items()}
+        return {task: valid.flatten(1).any(dim=1) for task, valid in self._valid(batch).items()}
+
+    def _valid(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {task: valid for task, valid in valid_pixels(batch).items() if task in self.heads}
 
     def calibrate(self, quantiles: Mapping[str, tuple[float, float]]) -> None:
         """Set (q10, q90) of the raw score for the named tasks; they travel with the state dictionary.
@@ -335,6 +330,17 @@ def _stride_on_first_convolution(encoder: Encoder) -> None:
         block = layer[0]
         if hasattr(block, "conv3") and block.conv2.stride == (2, 2):
             block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+
+
+def _pixel_loss(task: str, predicted: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Loss of every pixel [B, H, W], valid or not."""
+    if task == "segmentation":
+        return functional.cross_entropy(
+            predicted.float(), batch["labels"].long(), ignore_index=IGNORE, reduction="none"
+        )
+    if task == "depth":
+        return (predicted.float() - batch["depth"].float()).abs()
+    return 1 - functional.cosine_similarity(predicted, batch["normals"].float(), dim=1)
 
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:

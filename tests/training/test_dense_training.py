@@ -9,10 +9,12 @@ import torch
 
 from relif_core.datasets.dense_tensors import DenseTensors
 from relif_core.datasets.synthetic_rooms import prepare
-from relif_core.dense import DenseProblem, find_reference
+from relif_core.dense import DenseProblem, find_reference, is_reference
 from relif_core.errors import DataError, InputError, RecordError
 from relif_core.opening import open_problem
-from relif_core.record import Record, run_key
+from relif_core.publishing import publish, read_published, read_single_task
+from relif_core.record import Record, load_records, run_key
+from relif_core.reporting import audit_record
 from relif_core.settings import (
     DENSE_DEFAULTS,
     DenseModelSettings,
@@ -188,10 +190,84 @@ def test_settings_and_data_must_fit(rooms: Path, icu_folder: Path, tmp_path: Pat
         run(dense, open_problem(icu_folder, "cpu", dense), tmp_path / "b")
 
 
+@pytest.fixture(scope="module")
+def single(problem: DenseProblem, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A run of depth alone, in a folder without any ERM run."""
+    torch.set_num_threads(1)
+    return run(small("single_depth"), problem, tmp_path_factory.mktemp("single") / "run")
+
+
+def test_a_single_task_is_trained_and_evaluated_alone(single: Record, problem: DenseProblem) -> None:
+    assert single.tasks == problem.for_run(single.settings, Path("nowhere")).task_names == ("depth",)
+    assert set(single.result["utility"]["test"]["tasks"]) == set(single.scores("test")) == {"depth"}
+    assert single.result["induced_tolerances"] == {"validation": [], "test": []}
+    assert not is_reference(single.settings)
+    history = single.result["history"]
+    assert all(len(losses) == 1 for losses in history["losses"])
+    # The one task decides which epoch is kept.
+    assert history["worst"] == [scores[0] for scores in history["scores"]]
+    model = problem.build_model(single.settings.model)
+    assert list(model.heads) == ["depth"]
+    assert problem.task_names != model.task_names
+    with pytest.raises(InputError, match="needs at least two"):
+        audit_record(single, 0.1)
+
+
+def test_a_single_task_learns_from_its_own_loss(problem: DenseProblem) -> None:
+    """The encoder's gradient is that of the named task's loss and of nothing else."""
+    settings = small("single_depth", training={"epochs": 1, "gradient_clip": 1e9})
+    loop = TrainingLoop(settings, problem.for_run(settings, Path("nowhere")))
+    batch = problem.batch(problem.tensors.frames_of("train")[:6])
+    loop.model.train()
+    outputs = loop.model(batch)
+    error = (outputs.predictions["depth"] - batch["depth"].float()).abs()[batch["depth"] > 0].mean()
+    weight = loop.model.encoder.backbone.conv1.weight
+    (expected,) = torch.autograd.grad(error, [weight])
+    assert loop.step(batch)[0].item() == pytest.approx(error.item())
+    torch.testing.assert_close(weight.grad, expected)
+
+
+def test_single_tasks_are_published_aside(single: Record, records: Path, tmp_path: Path) -> None:
+    methods = load_records(records)
+    table = publish([*methods, single], tmp_path)
+    back, _, audits = read_published(tmp_path)
+    assert [record.key for record in back] == [record.key for record in methods] == table.keys == audits.keys
+    (aside,) = read_single_task(tmp_path)
+    assert aside.key == single.key
+    assert aside.result == single.result
+    assert read_single_task(records) == []
+
+
+def test_protocols_and_studies_are_not_mixed(records: Path, tmp_path: Path) -> None:
+    methods = load_records(records)
+    content = methods[0].content
+    model = {**content["settings"]["model"], "protocol": "as_released"}
+    released = Record({**content, "settings": {**content["settings"], "model": model}}, methods[0].arrays)
+    with pytest.raises(RecordError, match="protocols as_released and held_out"):
+        publish([*methods, released], tmp_path)
+    with pytest.raises(RecordError, match="several runs of erm seed 0"):
+        publish([*methods, methods[0]], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_published_dense_records_keep_their_keys() -> None:
+    """Settings that were added since are at their default in these records, and leave their keys alone."""
+    folder = Path(__file__).resolve().parents[2] / "data" / "records" / "nyuv2_small"
+    found = [*read_published(folder)[0], *read_single_task(folder)]
+    assert found
+    for record in found:
+        assert run_key(record.settings, record.content["dataset"]["fingerprint"], "cpu") == record.key
+        assert as_json(record.settings) == record.content["settings"]
+    assert "task" not in as_json(small("erm"))["model"]
+    assert as_json(small("single_depth"))["model"]["task"] == "depth"
+
+
 def test_dense_settings_go_to_json_and_back() -> None:
     settings = dense_settings("relif", model={"encoder": "resnet18"}, training={"epochs": 3})
     assert (settings.training.learning_rate, settings.training.batch_size) == (1e-4, 8)
     assert settings_from(RunSettings, as_json(settings)) == settings
+    alone = dense_settings("single_normals", model={"encoder": "resnet18"})
+    assert settings_from(RunSettings, as_json(alone)) == alone
     changes = dense_changes(training={"epochs": 3}, controller={"target": 0.2})
     assert method_settings("relif", **changes).model == DENSE_DEFAULTS["model"] == DenseModelSettings()
     with pytest.raises(InputError, match="has no setting 'hidden'"):
