@@ -98,11 +98,16 @@ def _crossings(low: np.ndarray, high: np.ndarray, tolerance: float) -> tuple[np.
     np.left_shift(high.view(np.uint64), _ONE, out=keys[len(low) :])
     keys.sort(kind="stable")
     origin = (keys.astype(np.uint8) & 1).view(bool)
-    within = np.flatnonzero(origin)
-    within -= np.arange(len(low))
-    below = np.flatnonzero(~origin)
-    below -= np.arange(len(high))
-    return within, below
+    return _strangers_before(origin), _strangers_before(~origin)
+
+
+def _strangers_before(mine: np.ndarray) -> np.ndarray:
+    """Return for each true entry how many false ones stand before it."""
+    places = np.flatnonzero(mine)
+    for part in _blocks(len(places)):
+        own = places[part]
+        own -= np.arange(part.start, part.start + len(own))
+    return places
 
 
 def _blocks(size: int) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""What an audit reads: checked scores, sorted pools with prefix sums, tolerances per pair, subject codes."""
+"""What an audit reads: checked scores and labels, tolerances per pair, sorted pools with prefix sums."""
 
 import itertools
 import math
@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from relif_core.audit.sorting import sorting_order
 from relif_core.errors import InputError
 
 Pair = tuple[str, str]
 Tolerance = float | Mapping[Pair, float]
 
 _BLOCK = 1024
+_HALF = np.uint64(32)
+_LOWER_HALF = np.uint64(2**32 - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,67 +191,6 @@ def _plain(array: np.ndarray, task: str, name: str) -> np.ndarray:
     )
 
 
-def subject_codes(subjects: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the distinct subject ids over all tasks, ascending, and per task each sample's index into them."""
-    distinct: list[np.ndarray] = []
-    place: dict[str, int] = {}
-    for task, array in subjects.items():
-        known = (k for k, other in enumerate(distinct) if other is array or np.array_equal(other, array))
-        place[task] = next(known, len(distinct))
-        if place[task] == len(distinct):
-            distinct.append(array)
-    everything = distinct[0] if len(distinct) == 1 else np.concatenate(distinct)
-    ids, codes = _ids_and_codes(everything)
-    parts = np.split(codes, np.cumsum([len(array) for array in distinct])[:-1])
-    return ids, {task: parts[k] for task, k in place.items()}
-
-
-def _ids_and_codes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``np.unique`` with inverse, quicker where ids are, or can be written as, integers of moderate range."""
-    numbers = _text_as_integers(labels) if labels.dtype.kind == "U" else labels.astype(np.int64)
-    if numbers is None:
-        ids, codes = np.unique(labels, return_inverse=True)
-        return ids, codes
-    codes = _integer_codes(numbers)
-    member = np.empty(int(codes.max()) + 1, dtype=np.int64)
-    member[codes] = np.arange(labels.size)
-    return labels[member], codes
-
-
-def _integer_codes(numbers: np.ndarray) -> np.ndarray:
-    """Return each number's rank among the distinct numbers; int64 ``numbers`` are overwritten."""
-    width = int(numbers.max()) - int(numbers.min())
-    if width.bit_length() + _index_bits(numbers.size) > 63:
-        return np.unique(numbers, return_inverse=True)[1]
-    numbers -= numbers.min()
-    if width < 4 * numbers.size + _BLOCK:
-        present = np.bincount(numbers, minlength=width + 1) > 0
-        return (np.cumsum(present) - 1)[numbers]
-    keys = numbers.astype(np.uint64)
-    order = _packed_order(keys)
-    ordered = numbers[order]
-    first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
-    codes = np.empty(numbers.size, dtype=np.int64)
-    codes[order] = np.cumsum(first) - 1
-    return codes
-
-
-def _text_as_integers(labels: np.ndarray) -> np.ndarray | None:
-    """Read text of few distinct characters per place as a mixed-radix number that sorts alike; None if too long."""
-    places = np.ascontiguousarray(np.ascontiguousarray(labels).view(np.uint32).reshape(labels.size, -1).T)
-    low = places.min(axis=1)
-    places -= low[:, None]
-    radix = [int(high) + 1 for high in places.max(axis=1)]
-    if math.prod(radix) >= 2**63:
-        return None
-    numbers = np.zeros(labels.size, dtype=np.int64)
-    for characters, base in zip(places, radix, strict=True):
-        if base > 1:
-            numbers *= base
-            numbers += characters
-    return numbers
-
-
 def sorted_pool(values: np.ndarray) -> Pool:
     """Sort one task's scores, once."""
     return _pool(np.sort(values))
@@ -256,42 +198,27 @@ def sorted_pool(values: np.ndarray) -> Pool:
 
 def sorted_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
     """Sort one task's scores and carry each score's subject code along."""
+    if values.dtype == np.float32:
+        return _float32_pool_with_codes(values, codes)
     order = sorting_order(values)
     return _pool(values[order]), codes[order]
+
+
+def _float32_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
+    """As ``sorted_pool_with_codes``: the bits of a score and its code share one integer, so that a plain sort moves both.
+
+    The bits of a float32 that is not negative sort as its value does. Codes stay below 2³²: no pool holds that many samples.
+    """
+    keys = (values + np.float32(0)).view(np.uint32).astype(np.uint64)
+    keys <<= _HALF
+    keys |= codes.view(np.uint64)
+    keys.sort()
+    ordered = (keys >> _HALF).astype(np.uint32).view(np.float32)
+    keys &= _LOWER_HALF
+    return _pool(ordered), keys.view(np.int64)
 
 
 def _pool(ordered: np.ndarray) -> Pool:
     ordered = ordered.astype(np.float64, copy=False)
     ordered += 0.0  # a negative zero becomes a positive one, whose bits sort as its value does
     return Pool(ordered)
-
-
-def sorting_order(values: np.ndarray) -> np.ndarray:
-    """Return a permutation that sorts scores in [0, 1], in about the time of sorting them.
-
-    Their leading bits are sorted together with their indices; scores that agree there are put right by a stable
-    sort, which takes linear time on a nearly sorted array.
-    """
-    scale = 2.0 ** (63 - _index_bits(len(values)))
-    order = _packed_order((values.astype(np.float64) * scale).astype(np.uint64))
-    ordered = values[order]
-    if np.any(ordered[1:] < ordered[:-1]):
-        order = order[np.argsort(ordered, kind="stable")]
-    return order
-
-
-def _index_bits(size: int) -> int:
-    return max(1, (size - 1).bit_length())
-
-
-def _packed_order(keys: np.ndarray) -> np.ndarray:
-    """Return the stable sorting permutation of uint64 keys that leave room for an index in their upper bits.
-
-    Key and index share one integer, so that a plain sort brings the permutation along; ``keys`` is overwritten.
-    """
-    bits = np.uint64(_index_bits(len(keys)))
-    keys <<= bits
-    keys |= np.arange(len(keys), dtype=np.uint64)
-    keys.sort()
-    keys &= (np.uint64(1) << bits) - np.uint64(1)
-    return keys.view(np.int64)

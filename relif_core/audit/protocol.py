@@ -18,11 +18,11 @@ from relif_core.audit.pools import (
     checked_tolerances,
     sorted_pool,
     sorted_pool_with_codes,
-    subject_codes,
     task_pairs,
 )
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
 from relif_core.audit.sampled import SampledPair, sampled_pairs, sampled_pools
+from relif_core.audit.subject_ids import subject_codes
 from relif_core.audit.uncertainty import SampleSpread, SubjectSpread
 from relif_core.errors import InputError
 

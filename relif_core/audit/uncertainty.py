@@ -17,9 +17,9 @@ from relif_core.audit.pools import (
     checked_scores,
     checked_tolerances,
     sorted_pool_with_codes,
-    subject_codes,
     task_pairs,
 )
+from relif_core.audit.subject_ids import subject_codes
 from relif_core.errors import InputError
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from relif_core.audit import audit, bias_curve
 from relif_core.audit.exact import reach
-from relif_core.audit.pools import Pool, sorting_order, subject_codes
+from relif_core.audit.pools import Pool, sorted_pool_with_codes
+from relif_core.audit.sorting import sorting_order
 from tests.audit.brute_force import GRID, all_pairs, pools, tolerances
 
 
@@ -113,40 +114,25 @@ def test_sorting_order_sorts(values: np.ndarray) -> None:
     assert (values[order] == np.sort(values)).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(values=pools(), single=st.booleans(), seed=st.integers(0, 1000))
+def test_sorted_pools_keep_every_score_with_its_code(values: np.ndarray, single: bool, seed: int) -> None:
+    values = values.astype(np.float32) if single else values
+    codes = np.random.default_rng(seed).integers(0, len(values), len(values))
+    pool, carried = sorted_pool_with_codes(values, codes)
+    assert pool.values.dtype == np.float64
+    assert (pool.values == np.sort(values)).all()
+    assert not np.signbit(pool.values).any()
+    found = np.lexsort((carried, pool.values))
+    expected = np.lexsort((codes, values))
+    assert (carried[found] == codes[expected]).all()
+
+
 def test_prefix_sums_keep_their_precision_over_long_constant_pools() -> None:
     pool = Pool(np.full(3_000_001, 0.1))
     assert pool.prefix[-1] == pytest.approx(0.1 * 3_000_001, rel=1e-14)
     assert pool.prefix[0] == 0
     assert pool.prefix[2_999_999] == pytest.approx(0.1 * 2_999_999, rel=1e-14)
-
-
-@pytest.mark.parametrize("scale", [1, 5003, 2**40], ids=["dense", "sparse", "wide"])
-def test_subject_codes_of_integers_are_those_of_unique(scale: int) -> None:
-    generator = np.random.default_rng(0)
-    arrays = {task: generator.integers(-50, 50, 200) * scale for task in "abc"}
-    arrays["c"] = arrays["a"].copy()
-    ids, codes = subject_codes(arrays)
-    assert (ids == np.unique(np.concatenate(list(arrays.values())))).all()
-    for task, array in arrays.items():
-        assert (ids[codes[task]] == array).all()
-
-
-@pytest.mark.parametrize(
-    "labels",
-    [
-        ["é", "b", "b", "", "ba"],
-        ["002-34851", "002-34850", "001-99999"],
-        [f"{k % 3}" * 60 for k in range(9)],
-        ["", ""],
-    ],
-    ids=["short", "numbers", "long", "empty"],
-)
-def test_subject_codes_of_text_are_those_of_unique(labels: list[str]) -> None:
-    arrays = {"a": np.array(labels), "b": np.array(["002-34851", "b"])}
-    ids, codes = subject_codes(arrays)
-    assert ids.tolist() == sorted({*labels, "002-34851", "b"})
-    for task, array in arrays.items():
-        assert (ids[codes[task]] == array).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8, bool])
