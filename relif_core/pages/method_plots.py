@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -53,27 +53,38 @@ def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
             markersize=10 if marker == "*" else 8,
         )
         places.append((x, y, title_of(method)))
+    axes.margins(x=0.08, y=0.12)
+    axes.set_xlim(left=max(axes.get_xlim()[0], -0.04 * axes.get_xlim()[1]))
     _label_apart(axes, places)
     axes.annotate(
         "preferred", (0.02, 0.97), xycoords="axes fraction", xytext=(0.16, 0.86), textcoords="axes fraction",
         arrowprops={"arrowstyle": "->", "color": "#333333"}, color="#333333", fontsize=9,
     )  # fmt: skip
     axes.set(xlabel=f"Bias at δ = {results.reference.tolerance:.3f}", ylabel="test Worst")
-    axes.set_xlim(left=max(axes.get_xlim()[0], -0.04 * axes.get_xlim()[1]))
 
 
 def draw_mean_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
-    """Draw each method's Bias curve, averaged over seeds, with its name in the legend and the fixed tolerance marked."""
+    """Draw each method's Bias curve, averaged over the seeds that all have, its name beside it and the fixed tolerance marked."""
     colours = colour_by_method(list(results.summaries))
-    for index, (method, curve) in enumerate(mean_curves(results, kind).items()):
-        name = title_of(method)
-        axes.plot(
-            results.curve_tolerances, curve, color=colours[method], linewidth=1.4, label=name,
-            marker=marker_of(name), markevery=(index * 5, 40), markersize=5,
-        )  # fmt: skip
+    curves = mean_curves(results, kind)
+    tolerances = results.curve_tolerances
+    top = 1.02 * max(float(curve[0]) for curve in curves.values())
+    falling = sorted(curves, key=lambda method: float(curves[method].mean()), reverse=True)
+    places = []
+    for rank, method in enumerate(falling):
+        curve, name = curves[method], title_of(method)
+        # Names stand one below the other; each points straight at the place where its curve has that height.
+        height = min((0.92 - 0.08 * rank) * top, float(curve[0]))
+        delta = float(np.interp(-height, -curve, tolerances))
+        axes.plot(tolerances, curve, color=colours[method], linewidth=1.4)
+        axes.plot(delta, height, marker_of(name), color=colours[method], markersize=6)
+        places.append((delta, height, name))
+    visible = np.flatnonzero(np.max(list(curves.values()), axis=0) > 0.01 * top)
+    axes.set_xlim(0, float(tolerances[visible[-1]]) if len(visible) else 1.0)
+    axes.set_ylim(0, top)
+    _label_apart(axes, places)
     axes.axvline(results.reference.tolerance, color="black", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="tolerance δ", ylabel="Bias" if kind == "bias" else "violation rate", xlim=(0, 0.8))
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel="tolerance δ", ylabel="Bias" if kind == "bias" else "violation rate")
 
 
 def draw_crossings(axes: "Axes", results: ResultSet) -> None:
@@ -81,15 +92,15 @@ def draw_crossings(axes: "Axes", results: ResultSet) -> None:
     points = crossings(results)
     axes.plot(
         [point[2] for point in points], [point[3] for point in points], "o",
-        color="black", markerfacecolor="none", markersize=7, linestyle="none", label="crossing",
+        color="black", markerfacecolor="none", markersize=7, linestyle="none",
     )  # fmt: skip
 
 
 def mean_curves(results: ResultSet, kind: str = "bias") -> dict[str, np.ndarray]:
-    """Return each method's exact curve [D] averaged over seeds, at ``results.curve_tolerances``."""
+    """Return each method's exact curve [D] averaged over the seeds that all methods have, at ``results.curve_tolerances``."""
     return {
         method: getattr(summary.table, f"{kind}_curve")[summary.rows].mean(axis=0)
-        for method, summary in results.summaries.items()
+        for method, summary in results.shared.summaries.items()
     }
 
 
@@ -113,28 +124,61 @@ def crossings(results: ResultSet, least: float = LEAST_BIAS) -> list[tuple[str, 
     return found
 
 
-def draw_sweep_traces(
-    axes: "Axes", results: ResultSet, trace: str, swept: Literal["step_size", "target"], seed: int = 0
+def draw_sweep(
+    axes: "Axes", results: ResultSet, swept: Literal["step_size", "target"], kind: Literal["bias", "worst"]
 ) -> None:
-    """Draw a step trace ("weight" or "smoothed_rate") of one seed of every method, named by the swept setting."""
+    """Draw Bias or Worst against the swept setting: small points are seeds, the line joins the means."""
+    found = sorted((_swept(results, method, swept), method) for method in results.summaries)
+    values = [getattr(results.summaries[method], kind) for _, method in found]
+    settings = [setting for setting, _ in found]
+    for setting, seeds in zip(settings, values, strict=True):
+        axes.plot([setting] * len(seeds), seeds, ".", color=METHOD_COLOURS["ReLiF"], alpha=0.5)
+    axes.plot(settings, [float(np.mean(seeds)) for seeds in values], "o-", color=METHOD_COLOURS["ReLiF"])
+    axes.set_xscale("log")
+    axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
+    axes.minorticks_off()
+    axes.set(
+        xlabel="step size η" if swept == "step_size" else "target ρ*",
+        ylabel=f"Bias at δ = {results.reference.tolerance:.3f}" if kind == "bias" else "test Worst",
+    )
+
+
+def draw_sweep_traces(
+    axes: "Axes", results: ResultSet, trace: str, swept: Literal["step_size", "target"]
+) -> None:
+    """Draw a step trace ("weight" or "smoothed_rate") of the first common seed of every method, the swept setting at its end."""
     colours = colour_by_method(list(results.summaries))
-    for number, method in enumerate(results.summaries):
-        record = next(item for item in results.records if item.method == method and item.seed == seed)
+    symbol = "η" if swept == "step_size" else "ρ*"
+    lines = []
+    for number, (method, summary) in enumerate(results.shared.summaries.items()):
+        record = next(r for r in results.records if (r.method, r.seed) == (method, summary.seeds[0]))
         values = record.trace(trace)
-        style = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))[number % 5]
-        symbol = "η" if swept == "step_size" else "ρ*"
-        label = f"{symbol} = {getattr(record.settings.controller, swept):g}"
-        axes.plot(
-            np.arange(1, len(values) + 1),
-            values,
-            linestyle=style,
-            color=colours[method],
-            linewidth=1.4,
-            label=label,
-        )
+        look: dict[str, Any] = {
+            "linestyle": ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))[number % 5],
+            "color": colours[method],
+            "linewidth": 1.4,
+        }
+        axes.plot(np.arange(1, len(values) + 1), values, **look)
+        lines.append((values, f"{symbol} = {_swept(results, method, swept):g}", look))
     axes.set(xlabel="step", ylabel="penalty weight λ" if trace == "weight" else "smoothed violation rate")
     if trace == "weight":
         axes.set_yscale("log")
+    axes.set_xlim(1, max(len(values) for values, _, _ in lines))
+    _continue_to_labels(axes, lines)
+
+
+def _continue_to_labels(axes: "Axes", lines: Sequence[tuple[np.ndarray, str, dict[str, Any]]]) -> None:
+    """Lead every line (values at steps 1, 2, …, its label, its look) on beyond the axes to its label; call it when the limits stand."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    # Lines that end at one height are labelled in the order in which they ran.
+    ordered = sorted(lines, key=lambda line: (round(float(line[0][-1]), 9), float(line[0].mean())))
+    ends = [to_axes.transform((len(values), values[-1])) for values, _, _ in ordered]
+    heights = _apart([float(end[1]) for end in ends])
+    for (_, name, look), end, height in zip(ordered, ends, heights, strict=True):
+        axes.plot(
+            [end[0], 1.06, 1.16], [end[1], height, height], transform=axes.transAxes, clip_on=False, **look
+        )
+        axes.annotate(name, (1.18, height), xycoords="axes fraction", va="center", fontsize=9)
 
 
 def _base_title(method: str) -> str:
@@ -145,22 +189,34 @@ def _base_title(method: str) -> str:
     return title_of(balancer if balancer in TITLES else balancer.removesuffix("_as_released"))
 
 
+def _swept(results: ResultSet, method: str, swept: str) -> float:
+    record = next(record for record in results.records if record.method == method)
+    return float(getattr(record.settings.controller, swept))
+
+
 def _label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:
-    """Write the names in a column right of the axes, in the order of the points' heights, each with a thin line to its point."""
-    axes.margins(x=0.08, y=0.12)
-    low, high = axes.get_ylim()
+    """Write the names in a column right of the axes, in the order of the points' heights, each with a thin line to its point.
+
+    Call it when the limits of the axes stand.
+    """
+    to_axes = axes.transData + axes.transAxes.inverted()
     ordered = sorted(places, key=lambda place: place[1])
-    spacing = min(0.075, 1 / max(len(ordered), 1))
-    heights: list[float] = []
-    for _, y, _ in ordered:
-        wanted = (y - low) / (high - low)
-        heights.append(max(wanted, heights[-1] + spacing) if heights else wanted)
-    excess = max(heights[-1] - 1, 0) if heights else 0
-    for number in range(len(heights) - 1, -1, -1):
-        above = heights[number + 1] - spacing if number + 1 < len(heights) else 1.0
-        heights[number] = min(heights[number], above) if excess else heights[number]
-    for (x, y, name), height in zip(ordered, heights, strict=True):
+    wanted = [float(to_axes.transform((x, y))[1]) for x, y, _ in ordered]
+    for (x, y, name), height in zip(ordered, _apart(wanted), strict=True):
         axes.annotate(
             name, (x, y), xytext=(1.04, height), textcoords="axes fraction", va="center", fontsize=9,
-            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 5, "relpos": (0, 0.5)},
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 3, "relpos": (0, 0.5)},
         )  # fmt: skip
+
+
+def _apart(wanted: Sequence[float], spacing: float = 0.075) -> list[float]:
+    """Move rising heights in [0, 1] apart by at least ``spacing`` (less where so many do not fit), as little as a sweep each way needs."""
+    spacing = min(spacing, 1 / max(len(wanted) - 1, 1))
+    heights: list[float] = []
+    for height in wanted:
+        heights.append(max(height, heights[-1] + spacing) if heights else max(height, 0.0))
+    ceiling = 1.0
+    for number in range(len(heights) - 1, -1, -1):
+        heights[number] = min(heights[number], ceiling)
+        ceiling = heights[number] - spacing
+    return heights

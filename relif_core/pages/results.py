@@ -426,6 +426,31 @@ def sweep_rows(results: ResultSet) -> list[dict[str, str | int]]:
     return rows
 
 
+def noise_sentence(results: ResultSet) -> str:
+    """Say how far Bias varies between seeds, between methods and over the draw of test subjects."""
+    summaries = results.summaries.values()
+    between = float(np.std([np.mean(summary.bias) for summary in summaries], ddof=1))
+    spreads = [np.std(summary.bias, ddof=1) for summary in summaries if len(summary.seeds) > 1]
+    seeds = f"{np.median(spreads):.4f} between seeds of one method" if spreads else "unknown between seeds"
+    half = np.median([np.ptp(summary.interval()) for summary in summaries]) / 2
+    return (
+        f"on {results.dataset['title']} the standard deviation of Bias is {seeds} and {between:.4f} between the methods' means, "
+        f"and the interval over subjects reaches {half:.4f} to either side (medians over the methods)"
+    )
+
+
+def weight_sentence(results: ResultSet, method: str = "relif") -> str:
+    """Say how far the penalty weight of a method moved."""
+    records = [record for record in results.records if record.method == method]
+    if not records:
+        return f"is not known, for {title_of(method)} has no record"
+    traces = [record.trace("weight") for record in records]
+    ends = sorted(f"{trace[-1]:.3f}" for trace in traces)
+    reached = ends[0] if ends[0] == ends[-1] else f"{ends[0]} to {ends[-1]}"
+    start = records[0].settings.controller.initial
+    return f"starts at {start:g} and stands at {reached} after {max(map(len, traces)):,} steps"
+
+
 def ranks(results: ResultSet, kind: str) -> dict[str, int]:
     """Return each method's rank in the mean of ``kind`` over the seeds that all methods have; 1 is the lowest value."""
     means = {
