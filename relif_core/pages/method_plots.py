@@ -55,7 +55,7 @@ def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
         places.append((x, y, title_of(method)))
     axes.margins(x=0.08, y=0.12)
     axes.set_xlim(left=max(axes.get_xlim()[0], -0.04 * axes.get_xlim()[1]))
-    _label_apart(axes, places)
+    label_apart(axes, places)
     axes.annotate(
         "preferred", (0.02, 0.97), xycoords="axes fraction", xytext=(0.16, 0.86), textcoords="axes fraction",
         arrowprops={"arrowstyle": "->", "color": "#333333"}, color="#333333", fontsize=9,
@@ -82,7 +82,7 @@ def draw_mean_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> No
     visible = np.flatnonzero(np.max(list(curves.values()), axis=0) > 0.01 * top)
     axes.set_xlim(0, float(tolerances[visible[-1]]) if len(visible) else 1.0)
     axes.set_ylim(0, top)
-    _label_apart(axes, places)
+    label_apart(axes, places)
     axes.axvline(results.reference.tolerance, color="black", linewidth=0.8, linestyle="--")
     axes.set(xlabel="tolerance δ", ylabel="Bias" if kind == "bias" else "violation rate")
 
@@ -194,7 +194,7 @@ def _swept(results: ResultSet, method: str, swept: str) -> float:
     return float(getattr(record.settings.controller, swept))
 
 
-def _label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:
+def label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:
     """Write the names in a column right of the axes, in the order of the points' heights, each with a thin line to its point.
 
     Call it when the limits of the axes stand.
