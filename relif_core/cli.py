@@ -15,7 +15,6 @@ from relif_core.errors import InputError, ReliFError
 if TYPE_CHECKING:
     from relif_core.audit import AuditResult
     from relif_core.settings import RunSettings
-    from relif_core.training import EpochReport
 
 app = typer.Typer(
     help="Fixed-tolerance auditing and controlled Lipschitz regularisation for multi-task learning.",
@@ -236,6 +235,7 @@ def run(
 
     from relif_core.opening import open_problem
     from relif_core.settings import method_settings
+    from relif_core.study_display import StudyDisplay
     from relif_core.training import run as train
 
     where = _device(device)
@@ -243,10 +243,10 @@ def run(
     settings = _fit_precision(settings, where, change or [])
     torch.set_num_threads(threads)
     problem = open_problem(data, where, settings, weights)
-    with _EpochBars() as bars:
-        record = train(
-            settings, problem, target, progress=lambda report: bars.show(f"{method} seed {seed}", report)
-        )
+    name = f"{method} seed {seed}"
+    with StudyDisplay(1, sys.stderr) as display:
+        record = train(settings, problem, target, progress=lambda report: display.show(name, report))
+        display.show(name, None)
     found = record.result["utility"]["test"]
     typer.echo(
         f"{target}: epoch {record.result['best_epoch']} of {record.result['epochs']}; "
@@ -430,44 +430,6 @@ def _fit_precision(settings: "RunSettings", device: str, changes: list[str]) -> 
     if device.startswith("cuda") and not any(item.startswith("training.precision") for item in changes):
         return changed(settings, {"training": {"precision": "bfloat16"}})
     return settings
-
-
-class _EpochBars:
-    """One progress line per run under way: epoch, losses, R, λ, r̄, Worst."""
-
-    def __enter__(self) -> "_EpochBars":
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=Console(stderr=True),
-        )
-        self._lines: dict[str, Any] = {}
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def show(self, name: str, report: "EpochReport | None") -> None:
-        """Move a run's line to its newest epoch, or take it away when the run ends."""
-        if report is None:
-            if name in self._lines:
-                self._bars.remove_task(self._lines.pop(name))
-            return
-        if name not in self._lines:
-            self._lines[name] = self._bars.add_task(name, total=report.epochs, state="")
-        losses = " ".join(f"{task} {loss:.3f}" for task, loss in report.losses.items())
-        state = (
-            f"{losses}  R {report.penalty:.3f} λ {report.weight:.4f} r̄ {report.smoothed_rate:.3f}  "
-            f"Worst {report.worst:.4f} (best at {report.best_epoch})"
-        )
-        self._bars.update(self._lines[name], completed=report.epoch, state=state)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit import AuditContext, AuditResult, audit
-from relif_core.audit.uncertainty import interval
+from relif_core.audit.uncertainty import clustered_error, interval
 from relif_core.clinical import ClinicalProblem
 from relif_core.datasets.label_reading import READINGS, read_labels_at
 from relif_core.datasets.labels import length_of_stay_class
@@ -173,11 +173,10 @@ def _contrast(
         shares = np.mean(
             [_influence(after, kind) - _influence(before, kind) for before, after in pairs], axis=0
         )
-        count = len(shares)
-        error = float(np.sqrt(np.sum(shares**2) * count / (count - 1)))
-        mean = float(np.mean(differences))
+        subjects = len(shares)
+        ends = interval(float(np.mean(differences)), clustered_error(shares, subjects), 0.95, subjects - 1)
         contrast[kind] = [_rounded(value) for value in differences]
-        contrast[f"{kind}_interval"] = [_rounded(end) for end in interval(mean, error, 0.95, count - 1)]
+        contrast[f"{kind}_interval"] = [_rounded(end) for end in ends]
     for name in ("worst", "macro"):
         contrast[name] = [
             records[reading, method, seed].result["utility"]["test"][name]

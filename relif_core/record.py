@@ -133,15 +133,18 @@ class Record:
             raise RecordError(
                 f"{folder / 'record.json'} is not valid JSON ({error}); remove the folder and run again"
             ) from error
-        if content.get("format") != FORMAT:
-            raise RecordError(f"{folder} has format {content.get('format')!r}, this version reads {FORMAT!r}")
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        if found != FORMAT:
+            raise RecordError(
+                f"{folder} has format {found!r}, this version reads {FORMAT!r}; remove the folder and run again"
+            )
         try:
             packed = (folder / "arrays.npz").read_bytes()
         except FileNotFoundError as error:
             raise RecordError(
                 f"{folder / 'arrays.npz'} is missing; remove the folder and run again"
             ) from error
-        if hashlib.sha256(packed).hexdigest() != content.pop("arrays_sha256"):
+        if hashlib.sha256(packed).hexdigest() != content.pop("arrays_sha256", None):
             raise RecordError(
                 f"{folder / 'arrays.npz'} differs from its checksum; remove the folder and run again"
             )

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from relif_core import __version__
@@ -38,6 +38,8 @@ from relif_core.settings import ControllerSettings, RunSettings, TrainingSetting
 from relif_core.surrogate import LipschitzSurrogate
 
 CHECKPOINT = "checkpoint.pt"
+#: The selected weights of a finished run.
+WEIGHTS = "model.safetensors"
 #: Seed of the matching that makes calibration pairs: the same pairs of subjects for every run on a data set.
 CALIBRATION_SEED = 0
 
@@ -113,7 +115,8 @@ def run(
                 raise RunPaused(f"{folder}: the time is used up after epoch {loop.epoch}; run again to go on")
         record = _finish(loop, key, began, resumed)
         weights = {name: value.contiguous() for name, value in loop.model.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        with atomic_file(folder / WEIGHTS) as stream:
+            stream.write(save(weights))
         record.save(folder)
         (folder / CHECKPOINT).unlink(missing_ok=True)
         return record

@@ -67,6 +67,8 @@ def task_utility(task: Task, labels: np.ndarray, predictions: np.ndarray) -> Tas
 
     Binary: AUROC; multilabel: mean AUROC over the labels that have both classes; binned: (κ + 1) / 2 with Cohen's
     linear-weighted κ (Cohen 1968) of the most probable class.
+
+    Raises ``InputError`` where labels and predictions differ in number or a prediction is not finite.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if len(labels) != len(predictions):

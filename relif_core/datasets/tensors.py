@@ -128,11 +128,15 @@ def write_tensors(
     }
     for task in tasks:
         if task.name not in labels or task.name not in label_masks:
-            raise DataError(f"task {task.name!r} has no labels or no label mask")
+            raise DataError(
+                f"task {task.name!r} has no labels or no label mask; pass both under the task's name"
+            )
         kind = np.float32 if task.kind == "multilabel" else np.int16
         arrays[f"labels/{task.name}"] = np.asarray(labels[task.name], dtype=kind)
         arrays[f"masks/{task.name}"] = np.asarray(label_masks[task.name], dtype=np.uint8)
     for group in groups:
+        if group.name not in (group_codes or {}):
+            raise DataError(f"group {group.name!r} has no codes; pass group_codes with one code per stay")
         arrays[f"groups/{group.name}"] = np.asarray((group_codes or {})[group.name], dtype=np.uint8)
 
     rows = np.repeat(arrays["split"] == SPLITS.index("train"), np.diff(arrays["offsets"]))

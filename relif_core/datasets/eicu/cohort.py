@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.datasets.eicu.stream import ReadFile, TableStream
+from relif_core.datasets.labels import age_band
 from relif_core.datasets.tensors import CohortStep, Group
 from relif_core.errors import DataError
 
@@ -52,7 +53,7 @@ class Patients:
     """The `patient` table as typed columns, one row per unit stay, plus the counts of unreadable cells.
 
     ``frame`` columns: stay, subject (rank of the patient identifier among all in the table), hospital_stay, minutes (length of
-    the unit stay), age (89 and below as stated, "> 89" as 90), visit, died_unit, died_hospital (null where unknown),
+    the unit stay), hospital_minutes (admission to the unit until the end of the hospital stay), age (89 and below as stated, "> 89" as 90), visit, died_unit, died_hospital (null where unknown),
     death_minutes (null where no death), and the texts gender, ethnicity, hospital, unit_type, stay_type, and
     height, weight on admission.
     """
@@ -181,9 +182,7 @@ def groups_of(
     sex = frame["gender"].str.to_lowercase().replace_strict({"female": 0, "male": 1}, default=2)
     add("sex", "Sex", SEXES, sex.to_numpy())
     age = frame["age"].fill_null(float("nan")).to_numpy()
-    band = np.where(
-        np.isnan(age), AGE_BANDS.index("unknown"), np.searchsorted((45, 65, 80), age, side="right")
-    )
+    band = np.where(np.isnan(age), AGE_BANDS.index("unknown"), age_band(age))
     add("age_band", "Age in years", AGE_BANDS, band)
     known = {name.lower(): index for index, name in enumerate(ETHNICITIES[:-1])}
     ethnicity = frame["ethnicity"].str.to_lowercase().replace_strict(known, default=len(ETHNICITIES) - 1)

@@ -247,9 +247,9 @@ def _require_all_hours(values: pl.DataFrame, path: Path) -> None:
 def _mortality(frame: pl.DataFrame, labels: pl.DataFrame, rows: np.ndarray) -> tuple[targets.Target, int]:
     """The stay labels of mortality24, and how many of the dead are marked alive at hospital discharge."""
     if labels["stay_id"].n_unique() != labels.height:
-        raise DataError("mortality24/outc.parquet has more than one label for a stay")
+        raise DataError("mortality24/outc.parquet has more than one label for a stay; fetch the file again")
     if not labels["label"].is_in([0, 1]).all():
-        raise DataError("mortality24/outc.parquet has labels other than 0 and 1")
+        raise DataError("mortality24/outc.parquet has labels other than 0 and 1; fetch the file again")
     joined = frame.join(
         labels.select("stay_id", "label"),
         left_on="stay",
@@ -267,7 +267,7 @@ def _mortality(frame: pl.DataFrame, labels: pl.DataFrame, rows: np.ndarray) -> t
 def _length_notes(rows: pl.DataFrame, labels: pl.DataFrame, frame: pl.DataFrame) -> list[str]:
     """Compare the published labels with the discharge times that are used instead."""
     if "hour" not in labels.columns:
-        raise DataError("los/outc.parquet lacks column 'time'")
+        raise DataError("los/outc.parquet lacks column 'time'; fetch the file again")
     joined = (
         rows.select("stay_id", "hour")
         .join(labels.select("stay_id", "hour", "label"), on=["stay_id", "hour"])

@@ -12,7 +12,6 @@ from relif_core.datasets.mimic3.sources import Table, parse_times, read
 from relif_core.datasets.tensors import CohortStep
 from relif_core.errors import DataError
 
-SECONDS_A_DAY = 86_400
 ETHNICITY_CODES = {
     "ASIAN": 1,
     "BLACK": 2,

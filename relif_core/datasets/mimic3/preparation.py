@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.datasets.folder import refuse_to_overwrite
-from relif_core.datasets.labels import split_by_subject
+from relif_core.datasets.labels import age_band, split_by_subject
 from relif_core.datasets.mimic3.channels import channels, tensor_channels, value_columns
 from relif_core.datasets.mimic3.cleaning import clean
 from relif_core.datasets.mimic3.cohort import Cohort, select_cohort
@@ -328,7 +328,7 @@ def _group_codes(stays: pl.DataFrame) -> dict[str, np.ndarray]:
     unit = stays["last_careunit"].replace_strict(units, default=len(CARE_UNITS) - 1, return_dtype=pl.UInt8)
     return {
         "sex": stays["gender_code"].to_numpy().astype(np.uint8),
-        "age_band": np.searchsorted((45, 65, 80), stays["age"].to_numpy(), side="right").astype(np.uint8),
+        "age_band": age_band(stays["age"].to_numpy()),
         "ethnicity": stays["ethnicity_code"].to_numpy().astype(np.uint8),
         "care_unit": unit.to_numpy(),
     }

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from relif_core.datasets.mimic3 import prepare
@@ -76,7 +77,10 @@ def test_mixed_case_and_mark(two_stays: Any, tmp_path: Path) -> None:
     path = raw / "CHARTEVENTS.csv"
     text = path.read_bytes().replace(b"SUBJECT_ID", b"Subject_Id").replace(b"bpm", b"bp\xb0")
     path.write_bytes(b"\xef\xbb\xbf" + text)
-    check_tensors(prepare(raw, tmp_path / "tensors"))
+    found = check_tensors(prepare(raw, tmp_path / "tensors"))
+    plain = check_tensors(prepare(two_stays.write(tmp_path / "plain"), tmp_path / "expected"))
+    for name, array in plain.arrays.items():
+        assert np.array_equal(found.arrays[name], array), name
 
 
 def test_repeated_row_ids(two_stays: Any, tmp_path: Path) -> None:
