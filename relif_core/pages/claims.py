@@ -306,7 +306,7 @@ def _mirror(results: ResultSet) -> list[Part]:
     parts = []
     for at in two_tolerances(narrowed) if kind_of(results) == "dense" else (narrowed,):
         bias, rate = ranks(at, "bias"), ranks(at, "violation_rate")
-        correlation = float(np.corrcoef(list(bias.values()), list(rate.values()))[0, 1])
+        correlation = float(np.corrcoef([[bias[name], rate[name]] for name in bias], rowvar=False)[0, 1])
         parts.append(
             Part(
                 f"the methods' order in violation rate is that in Bias at δ = {at.reference.tolerance:.3f}",
@@ -368,13 +368,14 @@ def claim_rows(sets: Sequence[ResultSet]) -> list[dict[str, str | int]]:
             parts = evaluate(claim, results)
             title = str(results.dataset["title"])
             if fewest_seeds(claim, results) == 1:
-                why = f"one seed cannot decide: nothing shows how far seeds vary; the numbers of its {len(parts)} parts are below"
+                why = "one seed cannot decide: nothing shows how far seeds vary"
                 rows.append(_row(claim, title, "not testable here", why))
                 continue
             count = {
                 state: sum(part.state == state for part in parts) for state in ("holds", "fails", "undecided")
             }
-            tally = f"of {len(parts)} parts {count['holds']} hold, {count['fails']} fail, {count['undecided']} undecided"
+            whole = "its one part" if len(parts) == 1 else f"{len(parts)} parts"
+            tally = f"of {whole} {count['holds']} hold, {count['fails']} fail, {count['undecided']} undecided"
             rows.append(_row(claim, title, verdict(parts), tally))
     return rows
 

@@ -210,13 +210,14 @@ def label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> Non
 
 
 def _apart(wanted: Sequence[float], spacing: float = 0.075) -> list[float]:
-    """Move rising heights in [0, 1] apart by at least ``spacing`` (less where so many do not fit), as little as a sweep each way needs."""
+    """Move rising heights apart by at least ``spacing`` (less where so many do not fit) within [0, 1], by the least squares.
+
+    Height i minus i times the spacing must rise, so that it is an isotonic regression; bounds cut its solution.
+    """
+    from sklearn.isotonic import isotonic_regression
+
     spacing = min(spacing, 1 / max(len(wanted) - 1, 1))
-    heights: list[float] = []
-    for height in wanted:
-        heights.append(max(height, heights[-1] + spacing) if heights else max(height, 0.0))
-    ceiling = 1.0
-    for number in range(len(heights) - 1, -1, -1):
-        heights[number] = min(heights[number], ceiling)
-        ceiling = heights[number] - spacing
-    return heights
+    steps = spacing * np.arange(len(wanted))
+    moved = isotonic_regression(np.asarray(wanted, dtype=float) - steps)
+    room = 1 - steps[-1]
+    return [float(height) for height in np.clip(moved, 0, max(room, 0)) + steps]

@@ -102,7 +102,7 @@ def test_figures_draw_every_kind_of_method(results: ResultSet) -> None:
     draw_mean_curves(axes[1], results)
     draw_crossings(axes[1], results)
     draw_sweep_traces(axes[1], results.narrowed(STEP_SIZE_SWEEP), "weight", "step_size")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     colours = colour_by_method(METHODS)
     assert colours["relif_step_size_1"] not in (colours["relif"], colours["erm"])
 
