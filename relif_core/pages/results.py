@@ -299,12 +299,12 @@ def ruler_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[st
         rows.append(
             {
                 "Comparison": f"{title_of(method)} − {title_of(compared_with)}",
-                "Bias difference, fixed tolerance": _difference(found.differences, 4),
-                "95 % interval over subjects": _bracket(found.interval, 4),
-                "Bias difference, own tolerances": _difference(found.raw_differences, 4),
-                "Order of the means": "kept" if kept else "turned round",
-                "Fixed gap | drift budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
-                "Order certified": "yes" if certificate.certified else "no",
+                "Bias, fixed δ": _difference(found.differences, 4),
+                "95 % interval": _bracket(found.interval, 4),
+                "Bias, own δ": _difference(found.raw_differences, 4),
+                "Order": "kept" if kept else "turned round",
+                "Gap | budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
+                "Certified": "yes" if certificate.certified else "no",
             }
         )
     return rows or [{"Comparison": "no other method has a seed in common"}]
