@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit import AuditContext, AuditResult, audit
-from relif_core.audit.uncertainty import clustered_error, interval
 from relif_core.clinical import ClinicalProblem
+from relif_core.contrasts import Kind, seed_contrast
 from relif_core.datasets.label_reading import READINGS, read_labels_at
 from relif_core.datasets.labels import length_of_stay_class
 from relif_core.datasets.tensors import ClinicalTensors
@@ -21,6 +21,8 @@ from relif_core.training import machine, run
 from relif_core.utility import task_utility
 
 FORMAT = "relif-leakage-1"
+#: What is compared between readings.
+CONTRASTED: tuple[Kind, ...] = ("bias", "violation_rate")
 #: Hours after the label at which an input is cut, to see how much its length gives away.
 HOURS_AFTER = (0, 6, 12, 24, 48, 72, 96, 144)
 
@@ -166,15 +168,11 @@ def _contrast(
     audits: Mapping[tuple[str, str, int], AuditResult],
 ) -> dict[str, Any]:
     """A reading minus the causal one for one method: means over seeds, intervals over subjects with the seeds held as they are."""
-    pairs = [(audits["causal", method, seed], audits[reading, method, seed]) for seed in seeds]
+    before = [audits["causal", method, seed] for seed in seeds]
+    after = [audits[reading, method, seed] for seed in seeds]
     contrast: dict[str, Any] = {"method": method, "reading": reading}
-    for kind in ("bias", "violation_rate"):
-        differences = [getattr(after, kind) - getattr(before, kind) for before, after in pairs]
-        shares = np.mean(
-            [_influence(after, kind) - _influence(before, kind) for before, after in pairs], axis=0
-        )
-        subjects = len(shares)
-        ends = interval(float(np.mean(differences)), clustered_error(shares, subjects), 0.95, subjects - 1)
+    for kind in CONTRASTED:
+        differences, ends = seed_contrast(before, after, kind)
         contrast[kind] = [_rounded(value) for value in differences]
         contrast[f"{kind}_interval"] = [_rounded(end) for end in ends]
     for name in ("worst", "macro"):
@@ -184,13 +182,6 @@ def _contrast(
             for seed in seeds
         ]
     return contrast
-
-
-def _influence(result: AuditResult, kind: str) -> np.ndarray:
-    """Each test subject's summed influence [G]; the subjects of one task list at one hour are the same in every reading."""
-    if result.influences is None:
-        raise InputError("an audit without subjects has no interval; audit with subjects")
-    return getattr(result.influences, kind)
 
 
 def _rounded(value: float) -> float:

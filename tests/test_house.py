@@ -27,9 +27,10 @@ FLOORS = [
         "problem",
         "score_tables",
         "simulation",
+        "contrasts",
     },
     {"clinical", "dense", "opening", "training"},
-    {"study", "ray_engine", "reporting", "publishing", "leakage"},
+    {"study", "ray_engine", "reporting", "publishing", "leakage", "varying_tolerances", "dense_panels"},
     {"study_display", "pages"},
     {"cli"},
 ]

@@ -1,0 +1,55 @@
+"""Means and differences of audits over seeds: the spread between seeds, and an interval over the subjects that all seeds share."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from relif_core.audit import AuditResult
+from relif_core.audit.uncertainty import clustered_error, interval
+from relif_core.errors import InputError
+
+Kind = Literal["bias", "violation_rate"]
+
+
+def seed_mean(audits: Sequence[AuditResult], kind: Kind) -> tuple[float, float]:
+    """Return the mean over seeds of an audited quantity and its standard error over the draw of subjects, the seeds held as they are.
+
+    ``audits`` are of the same subjects, one per seed. A subject's influence on the mean is the mean of its influences.
+
+    Raises ``InputError`` without audits, for audits without subjects, and for audits of other subjects.
+    """
+    shares = np.mean(_influences(audits, kind), axis=0)
+    return float(np.mean([getattr(found, kind) for found in audits])), clustered_error(shares, len(shares))
+
+
+def seed_contrast(
+    before: Sequence[AuditResult], after: Sequence[AuditResult], kind: Kind, level: float = 0.95
+) -> tuple[list[float], tuple[float, float]]:
+    """Return after − before per seed, and the interval at ``level`` of their mean over the draw of subjects, paired by subject.
+
+    ``before`` and ``after`` hold one audit per seed, in the same order and of the same subjects.
+
+    Raises ``InputError`` as :func:`seed_mean`, and where the two differ in length.
+    """
+    if len(before) != len(after):
+        raise InputError(f"{len(before)} audits against {len(after)}: a contrast pairs them seed by seed")
+    shares = np.mean(_influences([*before, *after], kind).reshape(2, len(before), -1), axis=1)
+    differences = [getattr(b, kind) - getattr(a, kind) for a, b in zip(before, after, strict=True)]
+    subjects = shares.shape[1]
+    error = clustered_error(shares[1] - shares[0], subjects)
+    return differences, interval(float(np.mean(differences)), error, level, subjects - 1)
+
+
+def _influences(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
+    """Summed influences [audits, subjects]."""
+    if not audits:
+        raise InputError("no audit to average; run the study first")
+    rows: list[np.ndarray] = []
+    for found in audits:
+        if found.influences is None:
+            raise InputError("an audit without subjects has no interval; audit with subjects")
+        if rows and not np.array_equal(found.influences.subjects, audits[0].influences.subjects):  # type: ignore[union-attr]
+            raise InputError("the audits cover different subjects; average audits of the same pools")
+        rows.append(getattr(found.influences, kind))
+    return np.stack(rows)
