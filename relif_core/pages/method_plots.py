@@ -34,11 +34,11 @@ def colour_by_method(methods: Sequence[str]) -> dict[str, str]:
 
 
 def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
-    """Draw every method's mean with its seeds as faint points, labelled beside it; the preferred corner is marked."""
+    """Draw every method's mean over the seeds that all have, these as faint points, labelled beside it; the preferred corner is marked."""
     colours = colour_by_method(list(results.summaries))
     variant_markers = itertools.cycle(VARIANT_MARKERS)
     places = []
-    for method, summary in results.summaries.items():
+    for method, summary in results.shared.summaries.items():
         base = _base_title(method)
         filled = base == title_of(method) or not base
         marker = marker_of(base) if base else next(variant_markers)
