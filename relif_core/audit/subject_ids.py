@@ -30,7 +30,7 @@ def _ids_and_codes(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray
     """``np.unique`` of all arrays with inverse, quicker where ids are, or can be written as, integers of moderate size."""
     kind = np.result_type(*arrays)
     if kind.kind != "U":
-        ids, codes = _distinct_integers(np.concatenate([array.astype(np.int64) for array in arrays]))
+        ids, codes = _distinct_integers(np.concatenate(arrays, dtype=np.int64))
         return ids.astype(kind, copy=False), codes
     tables = [
         np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.uint32).reshape(array.size, -1)
