@@ -183,7 +183,10 @@ def book(
 @app.command()
 def data(
     source: Annotated[
-        str, typer.Argument(help="A source's name, `check` to verify a tensor folder, or `list`.")
+        str,
+        typer.Argument(
+            help="A source's name, `check` to verify a tensor folder, `list`, or nyuv2_travel: a small form of NYUv2."
+        ),
     ],
     place: Annotated[
         str,
@@ -210,6 +213,11 @@ def data(
         )
     elif target is None:
         raise InputError(f"name the folder to make: relif data {source} {place} TARGET")
+    elif source == "nyuv2_travel":
+        from relif_core.datasets.nyuv2_travel import write_travel_form
+
+        made = write_travel_form(Path(place), target, progress=_say, **parse_options(option or []))
+        typer.echo(f"{made} is ready; make tensors of it with: relif data nyuv2 {made} TENSORS")
     else:
         made = prepare(
             source, None if place == "-" else place, target, progress=_say, **parse_options(option or [])

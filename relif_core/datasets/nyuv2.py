@@ -18,6 +18,7 @@ are fitted to the depth (``relif_core.datasets.surface_normals``). The dataset: 
 
 import csv
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -56,6 +57,8 @@ CLASS_NAMES = (
 #: The colour camera of the dataset's toolbox at 640 x 480 (there counted from 1); the labelled depth is projected onto it.
 COLOUR_CAMERA = Intrinsics(fx=518.857901, fy=519.469611, cx=325.582449 - 1, cy=253.736166 - 1)
 OFFICIAL_SIZE = (480, 640)
+#: Statement beside a travelling form (``relif_core.datasets.nyuv2_travel``): what was changed, and the sources' checksums.
+TRAVEL = "travel.json"
 MAT_FILE, SPLIT_FILE, MAPPING_FILE = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
 #: Consecutive frames show one room; blocks of this many are kept together where the source names neither scenes nor official numbers.
 BLOCK = 16
@@ -136,6 +139,9 @@ def prepare(
         "validation_groups": groups,
         "seed": seed,
     }
+    travel = _travel_statement(source)
+    if travel:
+        options["travelling_form"] = travel
     axes: AxisOrder | None = None
     if listing.has_normals:
         axes = _axes_of(listing, camera, (height, width))
@@ -177,8 +183,25 @@ def prepare(
         scenes=listing.scenes,
         scene_names=listing.scene_names,
         options=options,
-        notes=[f"validation part: {listing.validation_rule}"],
+        notes=[
+            f"validation part: {listing.validation_rule}",
+            *(f"travelling form: {change}" for change in travel.get("changed", ())),
+        ],
     )
+
+
+def _travel_statement(source: Path) -> dict[str, Any]:
+    """Return what a travelling form states of itself; empty for any other source."""
+    path = source / TRAVEL
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content[name] for name in ("changed", "height", "width", "quality", "sources")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is no statement of a travelling form ({error}); write the form again"
+        ) from error
 
 
 def list_frames(source: Path) -> Listing:

@@ -1,5 +1,6 @@
 """NYU Depth V2: three layouts end in the same set, and every kind of broken source is named."""
 
+import json
 import shutil
 
 import numpy as np
@@ -14,12 +15,14 @@ from relif_core.datasets.nyuv2 import (
     MAT_FILE,
     OFFICIAL_SIZE,
     SPLIT_FILE,
+    TRAVEL,
     list_frames,
     map_40_to_13,
     nearest,
     prepare,
     shrink_image,
 )
+from relif_core.datasets.nyuv2_travel import measure_travel_form, write_travel_form, write_travel_record
 from relif_core.datasets.synthetic_rooms import Camera, render, sample_camera, sample_room
 from relif_core.errors import DataError
 
@@ -326,3 +329,75 @@ def test_real_frames(data_folder, tmp_path) -> None:
     assert 0.7 < depth[depth > 0].min() < depth.max() < 10
     assert (normals != 0).any(axis=1).mean() > 0.95
     assert tensors.manifest["intrinsics"]["fx"] == pytest.approx(518.857901 * 192 / 640)
+
+
+SMALLER = (36, 48)
+
+
+@pytest.fixture
+def travel(images, tmp_path):
+    return write_travel_form(images, tmp_path / "travel", height=SMALLER[0], width=SMALLER[1], workers=1)
+
+
+def test_the_travelling_form_makes_the_same_targets(images, travel, tmp_path) -> None:
+    """Tensors of the form have the labels and depth of tensors made from the source at that size."""
+    size = {"height": SMALLER[0], "width": SMALLER[1], "validation_fraction": 0.3, "workers": 1}
+    direct = check_dense_tensors(prepare(images, tmp_path / "direct", **size))
+    carried = check_dense_tensors(prepare(travel, tmp_path / "carried", **size))
+    for name in ("labels", "depth", "normals", "split", "ids"):
+        np.testing.assert_array_equal(carried.arrays[name], direct.arrays[name])
+    difference = carried.arrays["images"].astype(float) - direct.arrays["images"]
+    assert 0 < np.abs(difference).mean() < 8
+    assert carried.manifest["intrinsics"] == direct.manifest["intrinsics"]
+    # What was changed, and of which files, stays with the tensors.
+    stated = carried.manifest["options"]["travelling_form"]
+    assert stated["sources"] == direct.manifest["sources"]
+    assert any("normals are left out" in note for note in carried.manifest["notes"])
+    assert "travelling_form" not in direct.manifest["options"]
+
+
+@pytest.mark.parametrize("layout", ["arrays", "official"])
+def test_every_layout_travels(layout, request, tmp_path) -> None:
+    source = request.getfixturevalue(layout)
+    source = source if source.is_dir() else source.parent
+    travel = write_travel_form(source, tmp_path / "travel", height=36, width=48, workers=1)
+    before, after = list_frames(source), list_frames(travel)
+    np.testing.assert_array_equal(after.ids, np.sort(before.ids))
+    np.testing.assert_array_equal(after.test, before.test[np.argsort(before.ids)])
+
+
+def test_what_the_travelling_form_loses_is_measured(images, travel, tmp_path) -> None:
+    found = measure_travel_form(images, travel)
+    assert found["labels_changed"] == 0
+    assert found["depth_error"] < 1e-6
+    assert found["normals_half"] == pytest.approx(0, abs=0.1)
+    assert 20 < found["image_psnr"] < 60
+    files = [path for path in travel.rglob("*") if path.is_file()]
+    assert found["bytes"] == sum(path.stat().st_size for path in files)
+    assert len(files) == 3 * len(NUMBERS) + 1
+    written = write_travel_record(images, travel, tmp_path / "record")
+    assert json.loads(written.read_text()) == found
+    # A label that differs is seen.
+    path = next((travel / "test" / "label").iterdir())
+    labels = np.asarray(Image.open(path))
+    Image.fromarray(np.where(labels == 11, 5, 11).astype(np.uint8)).save(path)
+    assert measure_travel_form(images, travel)["labels_changed"] > 0.5 / len(NUMBERS)
+
+
+def test_the_travelling_form_refuses(images, travel, tmp_path) -> None:
+    with pytest.raises(DataError, match="exists; name a new folder"):
+        write_travel_form(images, travel)
+    for options in ({"quality": 0}, {"height": 16}):
+        with pytest.raises(DataError, match=r"give 1\.\.95 and at least 32 x 32"):
+            write_travel_form(images, tmp_path / "other", **options)
+    label = images / "train" / "label" / "0001.png"
+    Image.fromarray(np.full(SIZE, 40, dtype=np.uint8)).save(label)
+    with pytest.raises(DataError, match=r"frame 1: labels outside 0\.\.12 and 255"):
+        write_travel_form(images, tmp_path / "other", height=36, width=48, workers=1)
+    assert not (tmp_path / "other").exists()
+    (travel / TRAVEL).write_text("{}")
+    with pytest.raises(DataError, match="no statement of a travelling form"):
+        prepare(travel, tmp_path / "tensors", height=36, width=48)
+    (travel / "test" / "image" / "0004.jpg").unlink()
+    with pytest.raises(DataError, match="have no image"):
+        measure_travel_form(images, travel)
