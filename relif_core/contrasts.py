@@ -19,7 +19,7 @@ def seed_mean(audits: Sequence[AuditResult], kind: Kind) -> tuple[float, float]:
 
     Raises ``InputError`` without audits, for audits without subjects, and for audits of other subjects.
     """
-    shares = np.mean(_influences(audits, kind), axis=0)
+    shares = np.mean(influences(audits, kind), axis=0)
     return float(np.mean([getattr(found, kind) for found in audits])), clustered_error(shares, len(shares))
 
 
@@ -34,22 +34,25 @@ def seed_contrast(
     """
     if len(before) != len(after):
         raise InputError(f"{len(before)} audits against {len(after)}: a contrast pairs them seed by seed")
-    shares = np.mean(_influences([*before, *after], kind).reshape(2, len(before), -1), axis=1)
+    shares = np.mean(influences([*before, *after], kind).reshape(2, len(before), -1), axis=1)
     differences = [getattr(b, kind) - getattr(a, kind) for a, b in zip(before, after, strict=True)]
     subjects = shares.shape[1]
     error = clustered_error(shares[1] - shares[0], subjects)
     return differences, interval(float(np.mean(differences)), error, level, subjects - 1)
 
 
-def _influences(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
-    """Summed influences [audits, subjects]."""
+def influences(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
+    """Return every audit's influences summed per subject [audits, subjects]; the audits must be of the same subjects.
+
+    Raises ``InputError`` without audits, for audits without subjects, and for audits of other subjects.
+    """
     if not audits:
-        raise InputError("no audit to average; run the study first")
+        raise InputError("no audit to read; run the study first")
     rows: list[np.ndarray] = []
     for found in audits:
         if found.influences is None:
             raise InputError("an audit without subjects has no interval; audit with subjects")
         if rows and not np.array_equal(found.influences.subjects, audits[0].influences.subjects):  # type: ignore[union-attr]
-            raise InputError("the audits cover different subjects; average audits of the same pools")
+            raise InputError("the audits cover different subjects; put audits of the same labels together")
         rows.append(getattr(found.influences, kind))
     return np.stack(rows)

@@ -23,6 +23,7 @@ from relif_core.audit import (
     ranking_certificate,
 )
 from relif_core.audit.uncertainty import interval
+from relif_core.contrasts import Kind, influences
 from relif_core.errors import InputError, RecordError
 from relif_core.record import Record
 
@@ -382,16 +383,9 @@ def _summary(records: Sequence[Record], table: AuditTable) -> MethodSummary:
     )
 
 
-def _covariance(audits: Sequence[AuditResult], kind: str) -> np.ndarray:
-    """G/(G − 1) Z Zᵀ for the subjects' summed influences Z [R, G]: every audit has the same subjects in the same order."""
-    rows = []
-    for result in audits:
-        if result.influences is None:
-            raise InputError("these audits carry no subjects; audit with subjects to get intervals")
-        if not np.array_equal(result.influences.subjects, audits[0].influences.subjects):  # type: ignore[union-attr]
-            raise InputError("the audits cover different subjects; records of one table need the same labels")
-        rows.append(getattr(result.influences, kind))
-    shares = np.stack(rows)
+def _covariance(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
+    """G/(G − 1) Z Zᵀ for the subjects' summed influences Z [R, G]."""
+    shares = influences(audits, kind)
     count = shares.shape[1]
     return shares @ shares.T * (count / (count - 1))
 

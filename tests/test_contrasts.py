@@ -56,7 +56,7 @@ def test_order_of_the_two_sides() -> None:
 
 
 def test_what_cannot_be_averaged_is_named() -> None:
-    with pytest.raises(InputError, match="no audit to average"):
+    with pytest.raises(InputError, match="no audit to read"):
         seed_mean([], "bias")
     with pytest.raises(InputError, match="audit with subjects"):
         seed_mean([replace(FIRST, influences=None)], "bias")
