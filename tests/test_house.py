@@ -30,7 +30,16 @@ FLOORS = [
         "contrasts",
     },
     {"clinical", "dense", "opening", "training"},
-    {"study", "ray_engine", "reporting", "publishing", "leakage", "varying_tolerances", "dense_panels"},
+    {
+        "study",
+        "ray_engine",
+        "reporting",
+        "publishing",
+        "leakage",
+        "varying_tolerances",
+        "dense_panels",
+        "dense_ceiling",
+    },
     {"study_display", "pages"},
     {"cli"},
 ]

@@ -18,23 +18,24 @@ pinhole intrinsics at this size, and statistics over the *training* frames.
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from relif_core.datasets.folder import (
+    SPLITS,
+    TensorFolder,
     check_array_folder,
     open_arrays,
-    read_manifest,
+    read_manifest_of,
     refuse_to_overwrite,
     write_array_folder,
 )
 from relif_core.errors import DataError
 
 FORMAT = "relif-dense-1"
-SPLITS = ("train", "validation", "test")
 IGNORE = 255
 NORMAL_SCALE = 127
 MAXIMUM_DEPTH = 1000.0
@@ -218,33 +219,15 @@ def decode_normals(encoded: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class DenseTensors:
+class DenseTensors(TensorFolder):
     """An opened dense tensor folder; the arrays are memory-mapped and read-only."""
-
-    folder: Path
-    manifest: dict[str, Any]
-    arrays: dict[str, np.ndarray] = field(repr=False)
 
     @classmethod
     def open(cls, folder: Path | str) -> "DenseTensors":
         """Open a folder that ``write_dense_tensors`` made; ``DataError`` where it is incomplete or of another format."""
         folder = Path(folder)
-        manifest = read_manifest(folder)
-        if manifest.get("format") != FORMAT:
-            raise DataError(
-                f"{folder} has format {manifest.get('format')!r}, not {FORMAT!r}; make the tensors again"
-            )
+        manifest = read_manifest_of(folder, FORMAT)
         return cls(folder=folder, manifest=manifest, arrays=open_arrays(folder, manifest))
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 that identifies these data in records."""
-        return self.manifest["fingerprint"]
-
-    @property
-    def dataset(self) -> str:
-        """The registry name of the source."""
-        return self.manifest["dataset"]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -258,7 +241,7 @@ class DenseTensors:
 
     def frames_of(self, split: str) -> np.ndarray:
         """Return the indices of the frames of a split ("train", "validation" or "test"), in file order."""
-        return np.flatnonzero(self.arrays["split"] == SPLITS.index(split))
+        return self.samples_of(split)
 
     def batch(self, frames: np.ndarray | Sequence[int]) -> dict[str, np.ndarray]:
         """Return the stored arrays of the given frames, copied to memory: images, labels, depth, normals, ids."""

@@ -7,6 +7,7 @@ appears under its name in one rename, so a folder that can be opened is complete
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,31 @@ from relif_core.errors import DataError
 from relif_core.files import atomic_folder, sha256_of, write_json
 
 MANIFEST = "manifest.json"
+SPLITS = ("train", "validation", "test")
+"""Names of the parts that the codes 0, 1 and 2 in the array ``split`` stand for."""
+
+
+@dataclass(frozen=True)
+class TensorFolder:
+    """An opened tensor folder of some format; the arrays are memory-mapped and read-only."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    arrays: dict[str, np.ndarray] = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 that identifies these data in records."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def dataset(self) -> str:
+        """The registry name of the source."""
+        return self.manifest["dataset"]
+
+    def samples_of(self, split: str) -> np.ndarray:
+        """Return the indices of the samples (stays or frames) of a split ("train", "validation" or "test"), in file order."""
+        return np.flatnonzero(self.arrays["split"] == SPLITS.index(split))
 
 
 def fingerprint_of(manifest: Mapping[str, Any]) -> str:
@@ -96,6 +122,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not valid JSON ({error}); make the tensors again") from error
     if not isinstance(manifest, dict):
         raise DataError(f"{path} is not a manifest; make the tensors again")
+    return manifest
+
+
+def read_manifest_of(folder: Path, kind: str) -> dict[str, Any]:
+    """As ``read_manifest``; ``DataError`` also where the folder has another format than ``kind``."""
+    manifest = read_manifest(folder)
+    if manifest.get("format") != kind:
+        raise DataError(
+            f"{folder} has format {manifest.get('format')!r}, not {kind!r}; make the tensors again"
+        )
     return manifest
 
 

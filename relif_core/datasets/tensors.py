@@ -23,17 +23,23 @@ the *training* rows, with which a model input is standardised.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from relif_core.datasets.folder import check_array_folder, open_arrays, read_manifest, write_array_folder
+from relif_core.datasets.folder import (
+    SPLITS,
+    TensorFolder,
+    check_array_folder,
+    open_arrays,
+    read_manifest_of,
+    write_array_folder,
+)
 from relif_core.errors import DataError
 
 FORMAT = "relif-clinical-1"
-SPLITS = ("train", "validation", "test")
 #: Rows whose float64 copies are in memory at a time.
 BLOCK_ROWS = 65_536
 Kind = Literal["binary", "binned", "multilabel"]
@@ -166,25 +172,18 @@ def write_tensors(
 
 
 @dataclass(frozen=True)
-class ClinicalTensors:
+class ClinicalTensors(TensorFolder):
     """An opened clinical tensor folder; the arrays are memory-mapped and read-only."""
 
-    folder: Path
-    manifest: dict[str, Any]
     channels: tuple[Channel, ...]
     tasks: tuple[Task, ...]
     groups: tuple[Group, ...]
-    arrays: dict[str, np.ndarray] = field(repr=False)
 
     @classmethod
     def open(cls, folder: Path | str) -> "ClinicalTensors":
         """Open a folder that ``write_tensors`` made; ``DataError`` where it is incomplete or of another format."""
         folder = Path(folder)
-        manifest = read_manifest(folder)
-        if manifest.get("format") != FORMAT:
-            raise DataError(
-                f"{folder} has format {manifest.get('format')!r}, not {FORMAT!r}; make the tensors again"
-            )
+        manifest = read_manifest_of(folder, FORMAT)
         return cls(
             folder=folder,
             manifest=manifest,
@@ -193,16 +192,6 @@ class ClinicalTensors:
             groups=tuple(Group(**_tuples(item)) for item in manifest["groups"]),
             arrays=open_arrays(folder, manifest),
         )
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 that identifies these data in records."""
-        return self.manifest["fingerprint"]
-
-    @property
-    def dataset(self) -> str:
-        """The registry name of the source."""
-        return self.manifest["dataset"]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -216,7 +205,7 @@ class ClinicalTensors:
 
     def stays_of(self, split: str) -> np.ndarray:
         """Return the indices of the stays of a split, in file order."""
-        return np.flatnonzero(self.arrays["split"] == SPLITS.index(split))
+        return self.samples_of(split)
 
 
 def check_tensors(folder: Path | str) -> ClinicalTensors:

@@ -1,5 +1,6 @@
 """No input of a label depends on anything charted after the label's time."""
 
+import dataclasses
 import datetime
 import tempfile
 from collections.abc import Callable
@@ -27,7 +28,7 @@ def _tensors(tables: Any, mode: str) -> ClinicalTensors:
         raw = tables.write(Path(folder) / "raw")
         made = check_tensors(prepare(raw, Path(folder) / "tensors", compatibility=mode))
         arrays = {name: np.array(array) for name, array in made.arrays.items()}
-    return ClinicalTensors(made.folder, made.manifest, made.channels, made.tasks, made.groups, arrays)
+    return dataclasses.replace(made, arrays=arrays)
 
 
 @pytest.mark.parametrize("mode", ["benchmark", "repaired"])
