@@ -417,5 +417,5 @@ def _state(holds: bool, fails: bool) -> State:
 
 
 def _numbers(mean: float, ends: tuple[float, float] | None) -> str:
-    shown = f"[{ends[0]:+.4f}, {ends[1]:+.4f}]" if ends else "(one seed, no interval)"
-    return f"{mean:+.4f} {shown}".replace("-", "−")
+    shown = f"[{ends[0]:+z.4f}, {ends[1]:+z.4f}]" if ends else "(one seed, no interval)"
+    return f"{mean:+z.4f} {shown}".replace("-", "−")

@@ -567,7 +567,7 @@ def _induced_difference(results: ResultSet, method: str, compared_with: str) -> 
     if not comparable_pairs(results, [(compared_with, method)]):
         return MISSING
     found = compare_methods(results.summaries[compared_with], results.summaries[method])
-    return f"{np.mean(found.induced_differences):+.3f}".replace("-", "−")
+    return f"{np.mean(found.induced_differences):+z.3f}".replace("-", "−")
 
 
 def _induced_ratio(results: ResultSet, method: str, compared_with: str) -> str:
@@ -589,4 +589,4 @@ def _mean_sd_of_defined(scores: Sequence[float | None]) -> str:
 
 
 def _bracket(ends: tuple[float, float], digits: int) -> str:
-    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]".replace("-", "−")
+    return f"[{ends[0]:z.{digits}f}, {ends[1]:z.{digits}f}]".replace("-", "−")

@@ -23,7 +23,7 @@ def mean_sd(values: Iterable[float], digits: int = 3) -> str:
     numbers = [float(value) for value in values]
     if not numbers or not all(math.isfinite(number) for number in numbers):
         raise InputError(f"mean ± sd needs finite values, got {numbers}; leave missing runs out and say so")
-    mean = f"{statistics.fmean(numbers):.{digits}f}"
+    mean = f"{statistics.fmean(numbers):z.{digits}f}"
     return mean if len(numbers) == 1 else f"{mean} ± {statistics.stdev(numbers):.{digits}f}"
 
 
@@ -35,7 +35,7 @@ def format_cell(value: Cell, digits: int = 3) -> str:
         return value
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.{digits}f}"
+    return f"{value:z.{digits}f}"
 
 
 class Table:

@@ -14,6 +14,7 @@ from relif_core.pages.tables import Table, format_cell, mean_sd
 def test_mean_and_sample_standard_deviation() -> None:
     assert mean_sd([1, 2, 3], digits=2) == "2.00 ± 1.00"
     assert mean_sd([0.5]) == "0.500"
+    assert mean_sd([-1e-9, 0.0]) == "0.000 ± 0.000", "zero has no sign"
     with pytest.raises(InputError, match="finite"):
         mean_sd([1.0, float("nan")])
     with pytest.raises(InputError, match="finite"):
