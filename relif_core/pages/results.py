@@ -9,6 +9,7 @@ import numpy as np
 
 from relif_core.errors import InputError, RecordError
 from relif_core.pages.figures import colour_of, marker_of
+from relif_core.pages.project import project_root
 from relif_core.pages.tables import MISSING, mean_sd
 from relif_core.publishing import read_published
 from relif_core.record import Record
@@ -212,16 +213,29 @@ def published_sets(
     """Return the published methods studies of one or more data sets (names separated by commas), narrowed to ``methods``.
 
     ``published_records`` names another folder to read instead of ``data/records/<dataset>_methods``.
+
+    Raises ``RecordError`` for a data set of which nothing is published.
     """
-    folders = (
-        [published_records]
-        if published_records
-        else [f"data/records/{name.strip()}_methods" for name in dataset.split(",")]
-    )
+    if published_records:
+        folders = [published_records]
+    else:
+        folders = [f"data/records/{_published_name(name.strip())}_methods" for name in dataset.split(",")]
     found = [published(page, folder).narrowed(methods) for folder in folders]
     for results in found:
         page.uses_data(results.dataset["title"], licence=results.dataset["licence"])
     return found
+
+
+def _published_name(dataset: str) -> str:
+    """Return the name if records of its methods are published, else say which are and how to add them."""
+    records = project_root() / "data" / "records"
+    known = sorted(path.name.removesuffix("_methods") for path in records.glob("*_methods"))
+    if dataset not in known:
+        raise RecordError(
+            f"dataset {dataset!r}: no methods study of it is published here; there are {', '.join(known)}. Make one with "
+            f"`relif study clinical` on its tensors and `relif publish RUNS data/records/{dataset}_methods`"
+        )
+    return dataset
 
 
 def utility_rows(results: ResultSet) -> list[dict[str, str | int]]:

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from relif_core.datasets import prepare
-from relif_core.errors import ReliFError
+from relif_core.errors import RecordError, ReliFError
+from relif_core.pages import Page
 from relif_core.pages.execute import execute_page
 from relif_core.pages.project import project_root
+from relif_core.pages.results import published_sets
 
 PAGE = "physionet2012_erm_relif"
 
@@ -33,3 +35,12 @@ def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReliFError, match="seed_count"):
         execute_page(PAGE, tmp_path / "out.ipynb", root=project_root(), parameters={"seed_count": 1})
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_data_sets_are_called_by_name_and_an_unpublished_one_says_how_to_publish_it() -> None:
+    page = Page("table_3_trade_off", profile="quick")
+    (found,) = published_sets(page, "synthetic", "", ("erm", "relif"))
+    assert found.dataset["synthetic"]
+    assert list(found.summaries) == ["erm", "relif"]
+    with pytest.raises(RecordError, match=r"'mimic3'.*eicu_demo, physionet2012.*data/records/mimic3_methods"):
+        published_sets(page, "physionet2012, mimic3", "", ("erm",))
