@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relif_core.datasets.dense_tensors import FRAME_ARRAYS, SPLITS, DenseTensors
+from relif_core.datasets.dense_tensors import FRAME_ARRAYS, NORMAL_SCALE, SPLITS, DenseTensors
 from relif_core.dense_utility import DenseMeter
 from relif_core.errors import DataError, InputError, RecordError
 from relif_core.files import sha256_of
@@ -266,7 +266,8 @@ def augment(
     """Return a batch with images mirrored (each with probability 1/2) and, for "flip_scale", zoomed by a random crop.
 
     A mirror image negates the x component of its normals. A zoom by s shows a crop of 1/s of the height and width at full size and divides depth by s
-    (the camera keeps its focal length); one s per batch, one crop per image. Labels, depth and normals take the nearest pixel.
+    (the camera keeps its focal length, its principal point moves with the crop), which squeezes the scene along z: the z component of its normals grows
+    by s before they are brought back to unit length. One s per batch, one crop per image. Labels, depth and normals take the nearest pixel.
     """
     if augmentation not in ("none", "flip", "flip_scale"):
         raise InputError(f"no augmentation is called {augmentation!r}; known are none, flip, flip_scale")
@@ -310,4 +311,9 @@ def _zoom(batch: dict[str, Tensor], generator: np.random.Generator) -> dict[str,
     }
     result["images"] = images.round().clamp(0, 255).to(torch.uint8)
     result["depth"] = result["depth"] / scale
+    normals = result["normals"].float()
+    normals[:, 2] *= scale
+    result["normals"] = (
+        (functional.normalize(normals, dim=1) * NORMAL_SCALE).round().to(batch["normals"].dtype)
+    )
     return result

@@ -76,6 +76,48 @@ def test_zoom_divides_depth_and_keeps_types_and_sizes(problem, tensors) -> None:
     assert factors == set(SCALES)
 
 
+def test_zoomed_normals_are_those_of_the_zoomed_depth() -> None:
+    """A tilted plane seen through a pinhole camera: 1/Z = (n / d) · ((x − cx)/f, (y − cy)/f, 1), so its normal can be read off the zoomed depth."""
+    height, width, focal, frames = 60, 80, 70.0, 6
+    y, x = np.mgrid[:height, :width]
+    normal = np.array([0.5, 0.3, -0.8]) / np.linalg.norm([0.5, 0.3, -0.8])
+    inverse = -(normal[0] * (x - 39.5) / focal + normal[1] * (y - 29.5) / focal + normal[2]) / 2.0
+    codes = np.rint(127 * normal).astype(np.int8)
+    batch = {
+        "images": torch.zeros(frames, 3, height, width, dtype=torch.uint8),
+        "labels": torch.zeros(frames, height, width, dtype=torch.uint8),
+        "depth": torch.from_numpy(1 / inverse).float().expand(frames, height, width).contiguous(),
+        "normals": torch.from_numpy(codes).view(1, 3, 1, 1).repeat(frames, 1, height, width),
+    }
+    batch["normals"][:, :, :2] = 0
+    worst = 0.0
+    for seed in range(6):
+        draws = np.random.default_rng(seed)
+        scale, corners = draws.choice(SCALES), draws.uniform(size=(frames, 2))
+        mirrored = draws.uniform(size=frames) < 0.5
+        zoomed = augment(batch, "flip_scale", np.random.default_rng(seed))
+        size = np.round([height / scale, width / scale])
+        top, left = np.floor(corners * ([height, width] - size + 1)).T if scale > 1 else np.zeros((2, frames))
+        for frame in range(frames):
+            depth, found = (
+                zoomed[name][frame].float().numpy().astype(float) for name in ("depth", "normals")
+            )
+            if mirrored[frame]:
+                depth, found = depth[:, ::-1], found[:, :, ::-1] * np.array([-1, 1, 1])[:, None, None]
+            u = (x - ((39.5 - left[frame] + 0.5) * scale - 0.5)) / focal
+            v = (y - ((29.5 - top[frame] + 0.5) * scale - 0.5)) / focal
+            plane = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 3)
+            fitted = -np.linalg.lstsq(plane, 1 / depth.ravel(), rcond=None)[0]
+            length = np.linalg.norm(found, axis=0)
+            held = length > 0
+            assert held.sum() >= (height - 4) * width
+            cosine = np.einsum("c,cn->n", fitted / np.linalg.norm(fitted), found[:, held] / length[held])
+            worst = max(worst, float(np.degrees(np.arccos(cosine.clip(-1, 1))).max()))
+            if scale == 1:
+                assert np.abs(found[:, held] - codes[:, None]).max() == 0
+    assert worst < 1.0
+
+
 def test_evaluation_is_complete_and_independent_of_batches(problem, model, tensors, monkeypatch) -> None:
     first = problem.evaluate(model, "test")
     monkeypatch.setattr("relif_core.dense.EVALUATION_BATCH", 3)
