@@ -6,6 +6,7 @@ from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.protocol import audit
 from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
+from relif_core.audit.sketch import HistogramSketch, InfluenceSums, SketchAudit
 from relif_core.audit.tolerance import (
     calibration_pairs,
     conformal_tolerance,
@@ -20,9 +21,12 @@ __all__ = [
     "AuditResult",
     "BiasCurve",
     "Comparison",
+    "HistogramSketch",
+    "InfluenceSums",
     "Influences",
     "PairAudit",
     "RankingCertificate",
+    "SketchAudit",
     "audit",
     "audit_card",
     "bias_curve",

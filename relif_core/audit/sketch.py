@@ -1,0 +1,503 @@
+"""Audits from histograms: what a site or a stream keeps is a count per bin and task, never a score.
+
+Theorem T6 of the book proves the bounds: with m bins, every gap read from bin centres is within 1/m of the true one, so
+
+    Bias_m(δ + 1/m) ≤ Bias(δ) ≤ Bias_m(δ − 1/m),   |Bias(δ) − Bias_m(δ)| ≤ 1/m,   VR_m(δ + 1/m) ≤ VR(δ) ≤ VR_m(δ − 1/m).
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from relif_core.audit.pools import Pair, Tolerance, checked_labels, checked_scores, checked_tolerances
+from relif_core.audit.subject_ids import subject_codes
+from relif_core.audit.uncertainty import interval
+from relif_core.errors import ComparabilityError, InputError, RecordError
+
+SCHEMA = "relif-histogram/1"
+BINS = 4096
+_MOST_BINS = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class HistogramSketch:
+    """Counts of audit scores per bin and task: of constant size, mergeable, and enough for an audit within 1/bins.
+
+    ``counts`` maps a task to int64 [bins]; bin k holds the scores in [k/bins, (k+1)/bins), the last one 1 as well. The number
+    of bins is a power of two, so that binning is exact in binary arithmetic. ``hidden`` maps a task to the number of samples
+    whose cells :meth:`hide` took away. ``score_definition`` says how outputs became scores; sketches that state different
+    ones are not merged.
+    """
+
+    counts: dict[str, np.ndarray]
+    hidden: dict[str, int]
+    score_definition: str | None = None
+
+    @classmethod
+    def of(
+        cls, scores: Mapping[str, Any], bins: int = BINS, *, score_definition: str | None = None
+    ) -> "HistogramSketch":
+        """Count the scores of one site or of one batch of a stream.
+
+        Args:
+            scores: task name to scores in [0, 1], as for :func:`audit`.
+            bins: a power of two between 2 and 2²⁰.
+            score_definition: how outputs became scores (the digest of a ruler, say).
+
+        Raises:
+            InputError: scores that :func:`audit` refuses, or a number of bins that is no power of two.
+        """
+        checked_bins(bins)
+        counts = {
+            task: np.bincount(_bins_of(values, bins), minlength=bins)
+            for task, values in checked_scores(scores).items()
+        }
+        return cls(counts, dict.fromkeys(counts, 0), score_definition)
+
+    @property
+    def bins(self) -> int:
+        """Return the number of bins."""
+        return len(next(iter(self.counts.values())))
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """Return the number of samples of every task, hidden ones included."""
+        return {task: int(cells.sum()) + self.hidden[task] for task, cells in self.counts.items()}
+
+    def __add__(self, other: "HistogramSketch") -> "HistogramSketch":
+        """Return the sketch of both: equal to that of the pooled scores where nothing is hidden.
+
+        Raises:
+            ComparabilityError: bins, tasks or score definition differ.
+        """
+        for name, own, its in (
+            ("number of bins", self.bins, other.bins),
+            ("tasks", list(self.counts), list(other.counts)),
+            ("score definition", self.score_definition, other.score_definition),
+        ):
+            if own != its:
+                raise ComparabilityError(
+                    f"these histograms cannot be merged, their {name} differs: {own!r} against {its!r}; "
+                    "make both with the same settings"
+                )
+        return HistogramSketch(
+            {task: cells + other.counts[task] for task, cells in self.counts.items()},
+            {task: number + other.hidden[task] for task, number in self.hidden.items()},
+            self.score_definition,
+        )
+
+    def hide(self, least: int) -> "HistogramSketch":
+        """Return the sketch without cells of fewer than ``least`` samples; their number is kept, their places are not.
+
+        Hidden and empty cells look alike. Where the hidden samples of a task are fewer than ``least`` themselves, its smallest
+        cells join them, since the number would give away what the cells no longer tell.
+
+        Raises:
+            InputError: ``least`` below 1.
+        """
+        if least < 1:
+            raise InputError(f"the smallest cell shown must hold at least 1 sample, got {least}")
+        counts, hidden = {}, {}
+        for task, cells in self.counts.items():
+            order = np.argsort(cells, kind="stable")
+            taken = np.cumsum(cells[order])
+            small = np.searchsorted(cells[order], least)
+            number = int(taken[small - 1]) if small else 0
+            if 0 < number + self.hidden[task] < least:
+                small = np.searchsorted(taken, least - self.hidden[task]) + 1
+            shown = cells.copy()
+            shown[order[:small]] = 0
+            counts[task] = shown
+            hidden[task] = self.hidden[task] + int(cells.sum() - shown.sum())
+        return HistogramSketch(counts, hidden, self.score_definition)
+
+    def audit(self, tolerance: Tolerance, errors: "InfluenceSums | None" = None) -> "SketchAudit":
+        """Read Bias and violation rate, with their proven ranges, from the counts alone.
+
+        O(tasks² · bins) time, whatever the number of samples.
+
+        Args:
+            tolerance: δ, one number or one per task pair, as for :func:`audit`.
+            errors: sums from :meth:`subject_sums` of every site, or :meth:`site_sums`; without them the standard errors
+                take every sample as independent.
+
+        Raises:
+            InputError: a tolerance that :func:`audit` refuses, a task of which nothing is seen, or sums that belong to
+                other histograms or tolerances.
+        """
+        tolerances = self._tolerances(tolerance)
+        samples = self.samples
+        seen = {task: 1 - self.hidden[task] / number for task, number in samples.items()}
+        rows = tuple(
+            SketchPair(
+                tasks=(i, j),
+                tolerance=delta,
+                samples=(samples[i], samples[j]),
+                bias=terms.bias,
+                bias_range=terms.bias_range(seen[i] * seen[j], max(0.0, 1 - delta)),
+                violation_rate=terms.rate,
+                violation_rate_range=terms.rate_range(seen[i] * seen[j], float(delta < 1)),
+            )
+            for (i, j), delta, terms in self._pairs(tolerances)
+        )
+        if errors is None:
+            squares, freedom = self._sample_errors(tolerances)
+        elif errors.of != self._digest(tolerances):
+            raise InputError(
+                "these influence sums belong to other histograms or tolerances; make them from this merged one"
+            )
+        else:
+            squares, freedom = errors.variance()
+        bias_se, rate_se = np.sqrt(squares).tolist()
+        return SketchAudit(
+            bins=self.bins,
+            tasks=tuple(self.counts),
+            samples=samples,
+            hidden=dict(self.hidden),
+            score_definition=self.score_definition,
+            clustered_by=errors.unit if errors else "sample",
+            clusters=errors.units if errors else sum(samples.values()),
+            freedom=freedom,
+            bias=_mean(row.bias for row in rows),
+            bias_range=(_mean(row.bias_range[0] for row in rows), _mean(row.bias_range[1] for row in rows)),
+            bias_se=bias_se,
+            violation_rate=_mean(row.violation_rate for row in rows),
+            violation_rate_range=(
+                _mean(row.violation_rate_range[0] for row in rows),
+                _mean(row.violation_rate_range[1] for row in rows),
+            ),
+            violation_rate_se=rate_se,
+            per_pair=rows,
+        )
+
+    def subject_sums(
+        self, scores: Mapping[str, Any], subjects: Mapping[str, Any], tolerance: Tolerance
+    ) -> "InfluenceSums":
+        """Return what a site adds to the standard error of this merged sketch: five numbers or so, none of a person.
+
+        The sums of all sites, added up, give :meth:`audit` the error clustered by subject (:class:`SubjectSpread`), if no
+        subject has samples at two sites.
+
+        Args:
+            scores: the site's own scores, as they went into its sketch.
+            subjects: task name to subject ids aligned with the scores.
+            tolerance: as for :meth:`audit`.
+
+        Raises:
+            InputError: scores or subjects that :func:`audit` refuses, or other tasks than this sketch has.
+        """
+        checked = checked_scores(scores)
+        if list(checked) != list(self.counts):
+            raise InputError(
+                f"scores have the tasks {list(checked)[:5]}, the histograms {list(self.counts)[:5]}; pass the same tasks"
+            )
+        ids, codes = subject_codes(checked_labels(subjects, checked, "subjects"))
+        numbers = {task: np.bincount(codes[task], minlength=len(ids)) for task in checked}
+        places = {task: _bins_of(values, self.bins) for task, values in checked.items()}
+
+        def summed(task: str, influence: np.ndarray) -> np.ndarray:
+            return np.bincount(codes[task], influence[places[task]], len(ids))
+
+        return self._sums("subject", tolerance, numbers, summed)
+
+    def site_sums(self, sites: "Sequence[HistogramSketch]", tolerance: Tolerance) -> "InfluenceSums":
+        """Return the sums that make whole sites the independent units, from their histograms alone.
+
+        Honest where people of one site resemble each other, at the price of as few degrees of freedom as there are sites.
+
+        Raises:
+            InputError: the sites' histograms do not add up to this one.
+        """
+        if any(
+            not np.array_equal(sum(site.counts[task] for site in sites), cells)
+            for task, cells in self.counts.items()
+        ):
+            raise InputError(
+                "the sites' histograms do not add up to this one; pass those that it was merged from"
+            )
+        numbers = {task: np.array([site.counts[task].sum() for site in sites]) for task in self.counts}
+
+        def summed(task: str, influence: np.ndarray) -> np.ndarray:
+            return np.array([site.counts[task] @ influence for site in sites])
+
+        return self._sums("site", tolerance, numbers, summed)
+
+    def _sums(
+        self,
+        unit: str,
+        tolerance: Tolerance,
+        numbers: dict[str, np.ndarray],
+        summed: Callable[[str, np.ndarray], np.ndarray],
+    ) -> "InfluenceSums":
+        """Sum the units' influences z and square them as the jackknife does: z / (1 − largest share of a pool)."""
+        tolerances = self._tolerances(tolerance)
+        shares = np.max([own / self.counts[task].sum() for task, own in numbers.items()], axis=0)
+        influences = self._influences(tolerances)
+        squares = []
+        for kind in range(2):
+            moved = sum(summed(task, influences[task][kind]) for task in self.counts)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                squares.append(float(np.square(moved / (1 - shares)).sum()))
+        return InfluenceSums(
+            of=self._digest(tolerances),
+            unit=unit,
+            units=int(np.count_nonzero(shares)),
+            bias=squares[0],
+            violation_rate=squares[1],
+            effective={
+                task: float(np.square(own / self.counts[task].sum()).sum()) for task, own in numbers.items()
+            },
+        )
+
+    def _tolerances(self, tolerance: Tolerance) -> dict[Pair, float]:
+        for task, cells in self.counts.items():
+            if not cells.any():
+                raise InputError(
+                    f"task {task!r}: no cell of the histogram shows a sample ({self.hidden[task]} are hidden); "
+                    "use fewer bins, hide fewer cells, or leave the task out"
+                )
+        return checked_tolerances(tolerance, list(self.counts))
+
+    def _pairs(self, tolerances: dict[Pair, float]) -> "Iterator[tuple[Pair, float, _Terms]]":
+        masses = {task: _Mass.of(cells) for task, cells in self.counts.items()}
+        for (i, j), delta in tolerances.items():
+            yield (i, j), delta, _Terms(masses[i], masses[j], delta * self.bins)
+
+    def _influences(self, tolerances: dict[Pair, float]) -> dict[str, np.ndarray]:
+        """Return per task [2, bins]: what one sample in a bin contributes to the errors of Bias and violation rate."""
+        influences = {task: np.zeros((2, self.bins)) for task in self.counts}
+        for pair, _, terms in self._pairs(tolerances):
+            for task, means in zip(pair, terms.means(), strict=True):
+                influences[task] += (
+                    (means - [[terms.bias], [terms.rate]]) / self.counts[task].sum() / len(tolerances)
+                )
+        return influences
+
+    def _sample_errors(self, tolerances: dict[Pair, float]) -> tuple[np.ndarray, float]:
+        """Return the variances [2] with every sample an independent unit, and their degrees of freedom."""
+        variances, freedom = np.zeros(2), 0
+        for task, influence in self._influences(tolerances).items():
+            number = int(self.counts[task].sum())
+            variances += (
+                np.square(influence) @ self.counts[task] * (number / (number - 1) if number > 1 else math.nan)
+            )
+            freedom += number - 1
+        return variances, freedom
+
+    def _digest(self, tolerances: dict[Pair, float]) -> str:
+        digest = hashlib.sha256(json.dumps([*tolerances.items()]).encode())
+        for task, cells in self.counts.items():
+            digest.update(f"{task}\0{self.hidden[task]}\0".encode() + cells.astype("<i8").tobytes())
+        return digest.hexdigest()[:32]
+
+    def to_json(self) -> str:
+        """Return the sketch as JSON text, which holds counts and nothing of a person; :meth:`from_json` reads it back."""
+        tasks = {
+            task: {"hidden": self.hidden[task], "counts": cells.tolist()}
+            for task, cells in self.counts.items()
+        }
+        content = {"schema": SCHEMA, "score_definition": self.score_definition, "tasks": tasks}
+        return json.dumps(content, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "HistogramSketch":
+        """Rebuild a sketch from :meth:`to_json`.
+
+        Raises:
+            RecordError: text that is no JSON, no histogram of this schema, or whose counts are no counts.
+        """
+        try:
+            content = json.loads(text)
+            if content["schema"] != SCHEMA:
+                raise ValueError(f"schema {content['schema']!r}, this version reads {SCHEMA!r}")
+            counts = {task: _counts(one["counts"]) for task, one in content["tasks"].items()}
+            hidden = {task: int(_counts([one["hidden"]])[0]) for task, one in content["tasks"].items()}
+            sizes = {len(cells) for cells in counts.values()}
+            if len(counts) < 2 or len(sizes) != 1:
+                raise ValueError(f"{len(counts)} tasks with {sorted(sizes)} bins")
+            checked_bins(sizes.pop())
+            return cls(counts, hidden, content["score_definition"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(f"histogram is damaged ({error}); make it again at the site") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfluenceSums:
+    """Sums over the subjects of a site, or over sites, that give a merged histogram its standard errors.
+
+    ``of`` names the merged histogram and tolerances, ``unit`` what counts as independent ("subject" or "site"), ``units`` how many
+    there are. ``bias`` and ``violation_rate`` are Σ (z/(1 − p))² over units with summed influence z and largest share p of a
+    pool, ``effective`` maps a task to Σ p². Sums of disjoint sites add up with +.
+    """
+
+    of: str
+    unit: str
+    units: int
+    bias: float
+    violation_rate: float
+    effective: dict[str, float]
+
+    def __add__(self, other: "InfluenceSums") -> "InfluenceSums":
+        """Return the sums over both sites.
+
+        Raises:
+            ComparabilityError: they belong to different histograms, tolerances or units.
+        """
+        if (self.of, self.unit) != (other.of, other.unit):
+            raise ComparabilityError(
+                "these influence sums belong to different histograms, tolerances or units; make both from one merged histogram"
+            )
+        return InfluenceSums(
+            of=self.of,
+            unit=self.unit,
+            units=self.units + other.units,
+            bias=self.bias + other.bias,
+            violation_rate=self.violation_rate + other.violation_rate,
+            effective={task: own + other.effective[task] for task, own in self.effective.items()},
+        )
+
+    def variance(self) -> tuple[np.ndarray, float]:
+        """Return the jackknife's variances [2] of Bias and violation rate, and the effective number of units minus 1."""
+        freedom = min(1 / own for own in self.effective.values()) - 1
+        scale = (self.units - 1) / self.units if self.units > 1 else math.nan
+        return np.array([self.bias, self.violation_rate]) * scale, freedom
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchPair:
+    """Bias and violation rate of one task pair from histograms, with the ranges that contain the exact values."""
+
+    tasks: Pair
+    tolerance: float
+    samples: tuple[int, int]
+    bias: float
+    bias_range: tuple[float, float]
+    violation_rate: float
+    violation_rate_range: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchAudit:
+    """Bias and violation rate of one model from histograms, averaged over task pairs with equal weight.
+
+    The exact values of the same samples lie in ``bias_range`` and ``violation_rate_range``, without exception (theorem T6);
+    the intervals add sampling error to both ends. ``clustered_by`` is "sample", "site" or "subject", ``clusters`` their
+    number and ``freedom`` the degrees of freedom.
+    """
+
+    bins: int
+    tasks: tuple[str, ...]
+    samples: dict[str, int]
+    hidden: dict[str, int]
+    score_definition: str | None
+    clustered_by: str
+    clusters: int
+    freedom: float
+    bias: float
+    bias_range: tuple[float, float]
+    bias_se: float
+    violation_rate: float
+    violation_rate_range: tuple[float, float]
+    violation_rate_se: float
+    per_pair: tuple[SketchPair, ...]
+
+    def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the range of Bias, widened at both ends by the confidence interval of that end, within [0, 1]."""
+        return self._interval(self.bias_range, self.bias_se, level)
+
+    def violation_rate_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the confidence interval of the violation rate, made as :meth:`bias_interval`."""
+        return self._interval(self.violation_rate_range, self.violation_rate_se, level)
+
+    def _interval(self, ends: tuple[float, float], error: float, level: float) -> tuple[float, float]:
+        low, high = (interval(end, error, level, self.freedom) for end in ends)
+        return max(0.0, low[0]), min(1.0, high[1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Mass:
+    """One task's cells [bins] and the prefix sums [bins + 1] of counts and of count times bin."""
+
+    cells: np.ndarray
+    number: np.ndarray
+    moment: np.ndarray
+
+    @classmethod
+    def of(cls, cells: np.ndarray) -> "_Mass":
+        bins = np.arange(len(cells))
+        return cls(cells, np.append(0, np.cumsum(cells)), np.append(0, np.cumsum(cells * bins)))
+
+    def terms(self, other: "_Mass", tolerance: float, least: int) -> np.ndarray:
+        """Return [2, bins]: over the other task's samples, the mean of d − tolerance where d ≥ ``least``, and their share.
+
+        d is the distance from each own bin to the sample's, in bins.
+        """
+        bins = np.arange(len(self.cells))
+        over, under = np.minimum(bins + least, len(bins)), np.maximum(bins + 1 - max(least, 1), 0)
+        above, below = other.number[-1] - other.number[over], other.number[under]
+        distance = other.moment[-1] - other.moment[over] - bins * above + bins * below - other.moment[under]
+        violating = above + below
+        return np.array([(distance - tolerance * violating) / len(bins), violating]) / other.number[-1]
+
+
+class _Terms:
+    """Bias and violation rate of one pair of histograms, at the tolerance and at one bin's width to either side of it."""
+
+    def __init__(self, first: _Mass, second: _Mass, tolerance: float) -> None:
+        """``tolerance`` is in bins."""
+        self._first, self._second, self._tolerance = first, second, tolerance
+        self._least = int(min(tolerance, len(first.cells))) + 1
+        self.bias, self.rate = self._at(0)
+        self._low, self._high = self._at(1), self._at(-1)
+
+    def _at(self, shift: int) -> tuple[float, float]:
+        own = self._first.terms(self._second, self._tolerance + shift, self._least + shift)
+        bias, rate = (own @ self._first.cells / self._first.number[-1]).tolist()
+        return max(0.0, bias), rate
+
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return [2, bins] for either task: what a sample in a bin has of Bias and violation rate, over the other task."""
+        at = self._tolerance, self._least
+        return self._first.terms(self._second, *at), self._second.terms(self._first, *at)
+
+    def bias_range(self, seen: float, most: float) -> tuple[float, float]:
+        """Return bounds of Bias where only a share of the pairs is ``seen`` and the others have ``most`` at most."""
+        return seen * self._low[0], min(most, seen * self._high[0] + (1 - seen) * most)
+
+    def rate_range(self, seen: float, most: float) -> tuple[float, float]:
+        """Return bounds of the violation rate, made as :meth:`bias_range`."""
+        return seen * self._low[1], min(most, seen * self._high[1] + (1 - seen) * most)
+
+
+def checked_bins(bins: int) -> None:
+    """Raise ``InputError`` unless ``bins`` is a power of two between 2 and 2²⁰."""
+    if (
+        isinstance(bins, bool)
+        or not isinstance(bins, int | np.integer)
+        or not 2 <= bins <= _MOST_BINS
+        or bins & (bins - 1)
+    ):
+        raise InputError(
+            f"bins must be a power of two from 2 to {_MOST_BINS}, so that binning is exact, got {bins!r}"
+        )
+
+
+def _bins_of(values: np.ndarray, bins: int) -> np.ndarray:
+    return np.minimum((values * bins).astype(np.int64), bins - 1)
+
+
+def _counts(values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind != "i" or array.min() < 0:
+        raise ValueError("counts must be whole numbers, at least 0")
+    return array.astype(np.int64)
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers)
