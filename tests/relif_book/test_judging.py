@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
-
 from relif_book.evidence.judging import (
     LEVEL,
     Part,
     at_least,
     equal,
-    failing,
     fact,
+    failing,
     judge,
     lower,
     paired,
@@ -24,6 +22,8 @@ from relif_book.evidence.judging import (
     seeds_needed,
     unpaired,
 )
+from scipy import stats
+
 from relif_core.errors import InputError
 
 probability = st.floats(0, 1)
@@ -113,9 +113,7 @@ def test_equal_seeds_give_the_t_tests_of_the_library() -> None:
     assert unpaired(first, second).below(0) == pytest.approx(
         stats.ttest_ind(first, second, equal_var=False, alternative="less").pvalue
     )
-    assert paired(first).below(0.3) == pytest.approx(
-        stats.ttest_1samp(first, 0.3, alternative="less").pvalue
-    )
+    assert paired(first).below(0.3) == pytest.approx(stats.ttest_1samp(first, 0.3, alternative="less").pvalue)
 
 
 def test_the_error_adds_seeds_and_subjects_by_hand() -> None:
