@@ -1,0 +1,159 @@
+"""Histograms of score files larger than memory (Polars' streaming engine), and of folders of them on many machines (Ray)."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
+from relif_core.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    import polars
+
+_ATTEMPTS = 3
+_UNDER_WAY = 64
+
+
+def sketch_file(
+    path: str | Path, tasks: Sequence[str], bins: int = BINS, *, score_definition: str | None = None
+) -> HistogramSketch:
+    """Count the scores of a Parquet or CSV file of any length, in memory that does not grow with it.
+
+    Args:
+        path: one row per sample, one column per task; an empty cell means that the sample is not in that task's pool.
+        tasks: the score columns, at least two.
+        bins, score_definition: as for :meth:`HistogramSketch.of`.
+
+    Raises:
+        InputError: a missing file or column, a column that is no number, fewer than two tasks.
+        DataError: scores that are NaN or outside [0, 1], or a task without any.
+    """
+    import polars
+
+    checked_bins(bins)
+    path = Path(path)
+    if len(set(tasks)) < 2:
+        raise InputError(
+            f"an audit compares tasks and needs at least two, got {list(tasks)}; name the score columns"
+        )
+    try:
+        table = _scan(path, tasks)
+        schema = table.collect_schema()
+        for task in tasks:
+            if task not in schema:
+                raise InputError(f"{path} has no column {task!r}; it has {', '.join(list(schema)[:5])}")
+            if not schema[task].is_numeric():
+                raise InputError(f"{path}: column {task!r} is {schema[task]}, not a score")
+        cells = [_cells(table, task, schema[task].is_float(), bins) for task in tasks]
+        found = polars.collect_all(cells, engine="streaming")
+    except (polars.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a table of scores: {error}") from error
+    counts = {}
+    for task, frame in zip(tasks, found, strict=True):
+        numbers = np.zeros(bins + 2, dtype=np.int64)
+        numbers[frame["cell"].to_numpy()] = frame["number"].to_numpy()
+        counts[task] = numbers[:bins]
+        for wrong, kind in zip(numbers[bins:].tolist(), ("NaN", "outside [0, 1]"), strict=True):
+            if wrong:
+                raise DataError(
+                    f"{path}: {wrong} of {numbers.sum()} scores of {task!r} are {kind}; leave the cell empty or map them first"
+                )
+        if not numbers.any():
+            raise DataError(f"{path}: column {task!r} is empty; leave the task or the file out")
+    return HistogramSketch(counts, dict.fromkeys(counts, 0), score_definition)
+
+
+def _scan(path: Path, tasks: Sequence[str]) -> "polars.LazyFrame":
+    import polars
+
+    if not path.is_file():
+        raise InputError(f"{path} is no file; name a Parquet or CSV table of scores")
+    if path.suffix == ".parquet":
+        return polars.scan_parquet(path, glob=False)
+    names = polars.scan_csv(path, glob=False, infer_schema=False).collect_schema()
+    return polars.scan_csv(
+        path, glob=False, schema_overrides={task: polars.Float64 for task in tasks if task in names}
+    )
+
+
+def _cells(table: "polars.LazyFrame", task: str, floating: bool, bins: int) -> "polars.LazyFrame":
+    """Count the task's scores per cell; NaN goes to cell ``bins``, what lies outside [0, 1] to the next."""
+    import polars
+
+    score = polars.col(task) if floating else polars.col(task).cast(polars.Float64)
+    inside = (score * bins).floor().clip(0, bins - 1)
+    cell = (
+        polars.when(score.is_nan())
+        .then(bins)
+        .when((score < 0) | (score > 1))
+        .then(bins + 1)
+        .otherwise(inside)
+    )
+    return (
+        table.select(cell.cast(polars.UInt32).alias("cell"))
+        .drop_nulls()
+        .group_by("cell")
+        .agg(polars.len().alias("number"))
+    )
+
+
+def sketch_folder(
+    folder: str | Path,
+    tasks: Sequence[str],
+    bins: int = BINS,
+    *,
+    score_definition: str | None = None,
+    address: str = "local",
+) -> HistogramSketch:
+    """Count the scores of a folder of Parquet files, one Ray task per file, on every machine of a cluster.
+
+    The machines need this package and the folder under the same path. A task whose machine dies is started again elsewhere.
+
+    Args:
+        folder: its ``*.parquet`` files, each as for :func:`sketch_file`, are the table.
+        tasks, bins, score_definition: as for :func:`sketch_file`.
+        address: the cluster ("auto": the one that runs here); "local" starts one on this machine and ends it. A cluster that
+            this process is connected to already is used as it is.
+
+    Raises:
+        InputError: Ray is missing, no cluster answers, no file in the folder; and as :func:`sketch_file`.
+        DataError: as :func:`sketch_file`, or a file that took several workers with it.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("folders of scores need the package ray; install it (pip install ray)") from error
+    waiting = sorted(Path(folder).glob("*.parquet"), reverse=True)
+    if not waiting:
+        raise InputError(f"{folder} holds no .parquet file; name the folder of the score files")
+    own = not ray.is_initialized()
+    if own:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
+    task = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(sketch_file)
+    pending: dict[Any, Path] = {}
+    merged: HistogramSketch | None = None
+    try:
+        while waiting or pending:
+            while waiting and len(pending) < _UNDER_WAY:
+                path = waiting.pop()
+                pending[task.remote(path, tasks, bins, score_definition=score_definition)] = path
+            for reference in ray.wait(list(pending))[0]:
+                path = pending.pop(reference)
+                try:
+                    part = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+                except ray.exceptions.RayError as error:
+                    raise DataError(f"{path}: its worker died {_ATTEMPTS} times: {error}") from error
+                merged = part if merged is None else merged + part
+    finally:
+        if own:
+            ray.shutdown()
+    assert merged is not None
+    return merged
