@@ -25,18 +25,18 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 book: environment
-	$(BIN)/python -m relif_core.pages book --workers $(WORKERS)
+	$(BIN)/python -m relif_book book --workers $(WORKERS)
 	@echo "The book: _build/html/index.html"
 
 pages: environment
-	$(BIN)/python -m relif_core.pages update --workers $(WORKERS)
+	$(BIN)/python -m relif_book update --workers $(WORKERS)
 
 # Quick checks that need no execution.
 check: environment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy relif_core
-	$(BIN)/python -m relif_core.pages check
+	$(BIN)/mypy relif_core data/relif_data book/relif_book
+	$(BIN)/python -m relif_book check
 
 # One worker per core, so one thread per worker; --nbval compares every output of every page with the committed one.
 test: check chromium book

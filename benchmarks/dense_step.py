@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from relif_core.datasets.dense_tensors import FRAME_ARRAYS, DenseTensors
-from relif_core.datasets.synthetic_rooms import prepare
-from relif_core.dense import DenseProblem
+from relif_core.problems.dense import DenseProblem
 from relif_core.settings import dense_settings
+from relif_core.tensors.dense import FRAME_ARRAYS, DenseTensors
 from relif_core.training import TrainingLoop, machine
+from relif_data.synthetic_rooms import prepare
 
 BATCH = 8
 

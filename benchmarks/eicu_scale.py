@@ -26,7 +26,7 @@ BLOCK_ROWS = 250_000
 PROGRAM = """
 import json, resource, sys, time
 start = time.perf_counter()
-from relif_core.datasets.eicu import prepare
+from relif_data.eicu import prepare
 prepare(sys.argv[1], sys.argv[2])
 use = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([time.perf_counter() - start, use.ru_utime + use.ru_stime, use.ru_maxrss / 2**20]))

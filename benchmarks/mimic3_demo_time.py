@@ -19,7 +19,7 @@ from relif_core.files import atomic_file
 
 RESULTS = Path(__file__).parent / "results" / "mimic3_demo_time.csv"
 PUBLIC_SECONDS = 55
-PROGRAM = "import sys; from relif_core.datasets import prepare; prepare('mimic3', sys.argv[1], sys.argv[2])"
+PROGRAM = "import sys; from relif_data import prepare; prepare('mimic3', sys.argv[1], sys.argv[2])"
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parent / "results" / "mimic3_engines.csv"
 COMMON = """
 import json, sys, time
 start = time.perf_counter()
-from relif_core.datasets.mimic3.channels import items
+from relif_data.mimic3.channels import items
 wanted = items()["itemid"].to_list()
 path = sys.argv[1]
 """
@@ -36,8 +36,8 @@ ENGINES = {
 import tempfile
 from pathlib import Path
 import polars as pl
-from relif_core.datasets.mimic3.events import _GroupCounter
-from relif_core.datasets.mimic3.sources import TIME_FORMAT, TABLES, _open, scan
+from relif_data.mimic3.events import _GroupCounter
+from relif_data.mimic3.sources import TIME_FORMAT, TABLES, _open, scan
 ids = ("row_id", "subject_id", "hadm_id", "icustay_id")
 types = {**dict.fromkeys(ids, pl.Int64), "itemid": pl.Int32}
 types |= dict.fromkeys(("charttime", "value", "valueuom", "error"), pl.String)

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from relif_core.datasets.mimic3.sources import TABLES, find_tables
 from relif_core.files import atomic_file
+from relif_data.mimic3.sources import TABLES, find_tables
 
 FULL_ROWS = 330_712_483
 SHIFTS = {"row_id": 10_000_000_000, "subject_id": 1_000_000, "hadm_id": 1_000_000, "icustay_id": 1_000_000}
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).parent / "results" / "mimic3_scale.csv"
 MEASURED = """
 import json, sys, time
 start = time.perf_counter()
-from relif_core.datasets.mimic3 import prepare
+from relif_data.mimic3 import prepare
 prepare(sys.argv[1], sys.argv[2])
 seconds = time.perf_counter() - start
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))

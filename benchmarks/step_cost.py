@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
+from relif_book.evidence.results import title_of
 from relif_core.balancers import BALANCERS
-from relif_core.clinical import ClinicalProblem
-from relif_core.datasets import prepare
-from relif_core.datasets.tensors import ClinicalTensors
-from relif_core.pages.results import title_of
+from relif_core.problems.clinical import ClinicalProblem
 from relif_core.settings import method_settings
+from relif_core.tensors.clinical import ClinicalTensors
 from relif_core.training import TrainingLoop
+from relif_data import prepare
 
 ROUNDS = 9
 RESULT = Path(__file__).parent / "results" / "step_cost.md"

@@ -1,10 +1,11 @@
-"""The command ``relif``: audit scores, make tensors, train runs and studies, build the book.
+"""The command ``relif``: audit scores, train runs and studies; other packages add their commands.
 
 Every subcommand imports what it needs when it is called, so that each starts as fast as its own work allows.
 """
 
 import json
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +43,12 @@ Weights = Annotated[
 
 
 def main() -> None:
-    """Run the command line; an error of this package ends it with its message and exit status 1."""
+    """Run the command line; an error of this package ends it with its message and exit status 1.
+
+    Other packages add commands by an entry point of the group ``relif.commands``: a function that takes the application.
+    """
+    for entry in entry_points(group="relif.commands"):
+        entry.load()(app)
     try:
         app()
     except ReliFError as error:
@@ -126,106 +132,6 @@ def audit(
 
 
 @app.command()
-def card(
-    record: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    output: Annotated[list[Path], typer.Option(help="File to write: .json, .md or .html (repeatable).")],
-    tolerance: Annotated[
-        float | None, typer.Option(help="The fixed tolerance δ, if not read from --reference.")
-    ] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="Published folder whose reference.json holds the tolerance.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-) -> None:
-    """Write the audit card of a run."""
-    from relif_core.publishing import read_reference
-    from relif_core.record import Record
-    from relif_core.reporting import record_card
-
-    if (tolerance is None) == (reference is None):
-        raise InputError("name either --tolerance or --reference")
-    held = tolerance if reference is None else read_reference(reference)
-    content = record_card(Record.load(record), held, split)  # type: ignore[arg-type]
-    for path in output:
-        write_card(path, content)
-
-
-@app.command()
-def publish(
-    runs: Annotated[Path, typer.Argument(help="Folder of finished runs of one data set.")],
-    target: Annotated[Path, typer.Argument(help="Folder for the records that may leave the machine.")],
-    keep: Annotated[
-        str, typer.Option(help="Per-person arrays, where the licence allows any: all, test, or aggregates.")
-    ] = "all",
-) -> None:
-    """Write the records of a study, as far as the data's licence allows, with their audits at one tolerance."""
-    from relif_core.publishing import publish as publish_records
-    from relif_core.record import load_records
-
-    if keep not in ("all", "test", "aggregates"):
-        raise InputError(f"--keep {keep!r}: choose all, test or aggregates")
-    table = publish_records(load_records(runs), target, keep)  # type: ignore[arg-type]
-    typer.echo(f"{target}: {len(table.keys)} records, tolerance {table.tolerance:.4f}")
-
-
-@app.command()
-def book(
-    workers: Annotated[int, typer.Option(help="Pages executed at a time.")] = 2,
-    again: Annotated[bool, typer.Option(help="Execute every page, fresh ones too.")] = False,
-) -> None:
-    """Execute the pages of this checkout and render the book."""
-    from relif_core.pages.book import build_book
-    from relif_core.pages.project import project_root
-
-    typer.echo(build_book(project_root(), workers=workers, again=again, report=_say))
-
-
-@app.command()
-def data(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A source's name, `check` to verify a tensor folder, `list`, or nyuv2_travel: a small form of NYUv2."
-        ),
-    ],
-    place: Annotated[
-        str,
-        typer.Argument(
-            help="Where the source's files are (- for a synthetic source); for `check` the tensor folder."
-        ),
-    ] = "-",
-    target: Annotated[Path | None, typer.Argument(help="The tensor folder to make.")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="name=value for the source, repeatable.")
-    ] = None,
-) -> None:
-    """Turn raw tables into tensors, verify a tensor folder, or list the sources."""
-    from relif_core.datasets import REGISTRY, prepare
-
-    if source == "list":
-        for name, entry in REGISTRY.items():
-            typer.echo(f"{name:16} {entry.title} ({entry.access})")
-    elif source == "check":
-        manifest = check_folder(Path(place))
-        rows = manifest["files"].get("stays.npy") or manifest["files"]["split.npy"]
-        typer.echo(
-            f"{place}: {manifest['title']}, {rows['shape'][0]} samples, whole; {manifest['fingerprint'][:12]}"
-        )
-    elif target is None:
-        raise InputError(f"name the folder to make: relif data {source} {place} TARGET")
-    elif source == "nyuv2_travel":
-        from relif_core.datasets.nyuv2_travel import write_travel_form
-
-        made = write_travel_form(Path(place), target, progress=_say, **parse_options(option or []))
-        typer.echo(f"{made} is ready; make tensors of it with: relif data nyuv2 {made} TENSORS")
-    else:
-        made = prepare(
-            source, None if place == "-" else place, target, progress=_say, **parse_options(option or [])
-        )
-        typer.echo(f"{made} is ready")
-
-
-@app.command()
 def run(
     data: Data,
     target: Annotated[Path, typer.Option(help="Folder of the record; a started run goes on there.")],
@@ -241,9 +147,9 @@ def run(
     """Train one configuration and leave a record."""
     import torch
 
-    from relif_core.opening import open_problem
+    from relif_core.problems.opening import open_problem
     from relif_core.settings import method_settings
-    from relif_core.study_display import StudyDisplay
+    from relif_core.studies.display import StudyDisplay
     from relif_core.training import run as train
 
     where = _device(device)
@@ -288,8 +194,8 @@ def study(
     change: Change = None,
 ) -> None:
     """Bring every run of a study to a record; finished runs are never computed again."""
-    from relif_core.study import named_study, run_study
-    from relif_core.study_display import StudyDisplay, cost_lines
+    from relif_core.studies.display import StudyDisplay, cost_lines
+    from relif_core.studies.grid import named_study, run_study
 
     where = _device(device)
     runs = named_study(name, seeds, **changes_for(data, change or [], weights))
@@ -318,20 +224,6 @@ def study(
     )
     if summary.failed:
         raise typer.Exit(1)
-
-
-def check_folder(folder: Path) -> dict[str, Any]:
-    """Verify a tensor folder of any format and return its manifest."""
-    from relif_core.datasets.folder import read_manifest
-
-    kind = read_manifest(folder).get("format")
-    if kind == "relif-clinical-1":
-        from relif_core.datasets.tensors import check_tensors
-
-        return check_tensors(folder).manifest
-    from relif_core.datasets.dense_tensors import check_dense_tensors
-
-    return check_dense_tensors(folder).manifest
 
 
 def write_card(path: Path, card: dict[str, Any]) -> None:
@@ -385,14 +277,14 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
 
 def changes_for(data: Path, pairs: list[str], weights: Path | None) -> dict[str, Any]:
     """Read ``--set`` pairs; dense tensors start from the settings of dense prediction, with the checksum of the weights file."""
-    from relif_core.datasets.folder import read_manifest
+    from relif_core.tensors.folder import read_manifest
 
     changes = nested(parse_options(pairs))
     if read_manifest(data).get("format") != "relif-dense-1":
         if weights is not None:
             raise InputError(f"--weights is for dense models, and {data} is clinical")
         return changes
-    from relif_core.dense import weights_identity
+    from relif_core.problems.dense import weights_identity
     from relif_core.settings import dense_changes
 
     if weights is not None:
@@ -415,10 +307,6 @@ def _audit_lines(result: "AuditResult", level: float) -> list[str]:
             f"{pair}  δ {row.tolerance:.4f}  Bias {row.bias:.4f}  violation rate {row.violation_rate:.4f}"
         )
     return lines
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def _device(name: str) -> str:

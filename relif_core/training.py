@@ -32,7 +32,7 @@ from relif_core.controller import (
 )
 from relif_core.errors import DivergenceError, InputError, RecordError, RunPaused
 from relif_core.files import atomic_file, package_digest
-from relif_core.problem import Evaluation, Problem
+from relif_core.problems.base import Evaluation, Problem
 from relif_core.record import FORMAT, Record, run_key
 from relif_core.settings import ControllerSettings, RunSettings, TrainingSettings, as_json
 from relif_core.surrogate import LipschitzSurrogate

@@ -1,9 +1,21 @@
-"""Shared fixtures: where the optional real data lies."""
+"""Shared fixtures: where the optional real data lies, a small simulated data set and settings that train in a second."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from relif_core.problems.clinical import ClinicalProblem
+from relif_core.settings import RunSettings, method_settings
+from relif_core.tensors.clinical import ClinicalTensors
+from relif_data import prepare
+
+SMALL: dict[str, Any] = {
+    "model": {"hidden": 12, "head_width": 8},
+    "training": {"epochs": 3, "batch_size": 32, "learning_rate": 3e-3},
+    "controller": {"warmup": 4, "step_size": 0.05},
+}
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +25,25 @@ def data_folder() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real data are absent: set RELIF_DATA to the folder that holds them")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def icu_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(
+        "synthetic_icu", None, tmp_path_factory.mktemp("icu") / "tensors", stays=150, hours=60, seed=1
+    )
+
+
+@pytest.fixture(scope="session")
+def icu(icu_folder: Path) -> ClinicalProblem:
+    return ClinicalProblem(ClinicalTensors.open(icu_folder))
+
+
+@pytest.fixture
+def small() -> Any:
+    """Return a function from a method's name and changes to quick settings."""
+
+    def settings(method: str = "relif", **changes: Any) -> RunSettings:
+        return method_settings(method, **{**SMALL, **changes})
+
+    return settings

@@ -9,39 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "relif_core"
+PACKAGES = {"relif_core": ROOT, "relif_data": ROOT / "data", "relif_book": ROOT / "book"}
+"""Every package of the distribution and the folder it lies in."""
 
 FLOORS = [
     {"errors"},
     {"files", "audit"},
-    {
-        "surrogate",
-        "controller",
-        "balancers",
-        "models",
-        "datasets",
-        "record",
-        "settings",
-        "utility",
-        "dense_utility",
-        "problem",
-        "score_tables",
-        "simulation",
-        "contrasts",
-    },
-    {"clinical", "dense", "opening", "training"},
-    {
-        "study",
-        "ray_engine",
-        "reporting",
-        "publishing",
-        "leakage",
-        "varying_tolerances",
-        "dense_panels",
-        "dense_ceiling",
-    },
-    {"study_display", "pages"},
+    {"surrogate", "controller", "balancers", "settings", "tensors", "score_tables"},
+    {"models", "record"},
+    {"problems"},
+    {"training"},
+    {"studies"},
     {"cli"},
+    {"relif_data"},
+    {"relif_book"},
 ]
 """From the ground up: a part imports from its own floor or from below, never from above."""
 
@@ -54,21 +35,24 @@ KNOWS_ONLY = {
 
 
 def part_of(module: str) -> str:
-    """The room that a module belongs to: ``relif_core.audit.exact`` is part of ``audit``."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 and not parts[1].startswith("__") else ""
+    """The room that a module belongs to: a part of ``relif_core``, or another package as a whole."""
+    package, *parts = module.split(".")
+    if package != "relif_core":
+        return package
+    return parts[0] if parts and not parts[0].startswith("__") else ""
 
 
 def modules() -> dict[str, Path]:
     found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    for package, folder in PACKAGES.items():
+        for path in sorted((folder / package).rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
 def imported(path: Path, *, lazy: bool) -> Iterator[str]:
-    """Names of the package's modules that a file imports, at its top or (``lazy``) anywhere."""
+    """Names of the project's modules that a file imports, at its top or (``lazy``) anywhere."""
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if lazy else _top_level(tree)
     for node in nodes:
@@ -78,7 +62,7 @@ def imported(path: Path, *, lazy: bool) -> Iterator[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (name for name in names if name.startswith("relif_core."))
+        yield from (name for name in names if name.partition(".")[0] in PACKAGES)
 
 
 def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
@@ -185,7 +169,7 @@ def test_the_training_path_loads_nothing_a_bare_gpu_machine_lacks() -> None:
         "pandas",
         "jupytext",
     }
-    statement = "import relif_core.training, relif_core.study, relif_core.datasets.tensors, relif_core.models, relif_core.balancers"
+    statement = "import relif_core.training, relif_core.studies.grid, relif_core.tensors.clinical, relif_core.models, relif_core.balancers"
     assert not loaded_by(statement) & absent
 
 
@@ -196,7 +180,7 @@ def test_the_shell_answers_before_it_loads_torch() -> None:
 def test_nothing_loads_code_from_data() -> None:
     """No pickle and no unrestricted checkpoint: records and tensors come from strangers."""
     forbidden = ("import pickle", "allow_pickle=True", "weights_only=False", "yaml.load(", "eval(", "exec(")
-    sources = [path for path in PACKAGE.rglob("*.py") if path.name != Path(__file__).name]
+    sources = modules().values()
     found = [
         f"{path.relative_to(ROOT)}: {word}"
         for path in sources

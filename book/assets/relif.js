@@ -1,4 +1,4 @@
-/* Makes the columns of tables from relif_core.pages.tables sortable by mouse and keyboard. */
+/* Makes the columns of tables from relif_book.figures.tables sortable by mouse and keyboard. */
 document.addEventListener("DOMContentLoaded", () => {
   /* The number with which a cell begins: "−0.123 ± 0.004", "[−0.01, 0.02]", "1,234", "12 %", "2 of 3", "inf". A cell without
      one, such as the dash of a missing value, gives NaN. A comma is a thousands separator only between digits. */

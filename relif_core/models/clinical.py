@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relif_core.datasets.tensors import Task
 from relif_core.settings import ModelSettings
+from relif_core.tensors.clinical import Task
 
 
 @dataclass(frozen=True)

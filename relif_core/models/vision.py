@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relif_core.datasets.dense_tensors import IGNORE
 from relif_core.errors import DataError, InputError
 from relif_core.models.torchvision_import import import_torchvision
+from relif_core.tensors.dense import IGNORE
 
 TASKS = ("segmentation", "depth", "normals")
 ENCODERS: dict[str, int] = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}

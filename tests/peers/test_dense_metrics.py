@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from relif_core.dense_utility import DenseMeter
+from relif_core.problems.dense_utility import DenseMeter
 
 
 def test_metrics_equal_the_reference(reference_arrays, reference_values) -> None:

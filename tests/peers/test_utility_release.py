@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relif_core.datasets.tensors import Task
-from relif_core.utility import Utility, task_utility
+from relif_core.problems.utility import Utility, task_utility
+from relif_core.tensors.clinical import Task
 
 
 def test_clinical_utility_equals_the_release(

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
+
 from relif_book.evidence.judging import (
     LEVEL,
     Part,
@@ -22,8 +24,6 @@ from relif_book.evidence.judging import (
     seeds_needed,
     unpaired,
 )
-from scipy import stats
-
 from relif_core.errors import InputError
 
 probability = st.floats(0, 1)

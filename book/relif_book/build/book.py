@@ -1,0 +1,88 @@
+"""The book: executed pages beside the prose, rendered by Jupyter Book with warnings as errors."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from relif_book.build.execute import PageError, execute_pages, page_names
+from relif_book.build.notebook import read_notebook
+from relif_core.files import atomic_file
+
+
+def build_book(
+    root: Path, *, workers: int = 2, again: bool = False, report: Callable[[str], None] = print
+) -> Path:
+    """Execute every page that is not fresh into ``_build/pages``, then render ``_build/html``.
+
+    Parameters
+    ----------
+    root
+        Top of the checkout.
+    workers
+        Pages executed at a time.
+    again
+        Execute pages whose executed copy is fresh too.
+    report
+        Receives one line per page.
+
+    Returns
+    -------
+    The first page of the book.
+
+    Raises
+    ------
+    PageError
+        A page failed, or rendering gave a warning.
+    """
+    pages = root / "_build" / "pages"
+    pages.mkdir(parents=True, exist_ok=True)
+    names = page_names(root)
+    for orphan in sorted(set(pages.glob("*.ipynb")) - {pages / f"{name}.ipynb" for name in names}):
+        orphan.unlink()
+    execute_pages(names, pages, root=root, workers=workers, again=again, report=report)
+    _link(root / "book" / "notebooks", pages)
+    with atomic_file(pages / "_run_times.txt") as stream:
+        stream.write(_run_times(pages, names).encode())
+    return render_book(root)
+
+
+def render_book(root: Path) -> Path:
+    """Render the book from its executed pages, with every warning an error; return its first page.
+
+    Raises
+    ------
+    PageError
+        Jupyter Book found something to warn of; its own output, above, says what.
+    """
+    command = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        *("build", "book", "--config", "_config.yml", "--path-output", "."),
+        *("-W", "-n", "--keep-going", "--all", "--quiet"),
+    ]
+    finished = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONHASHSEED": "0"}, check=False)
+    if finished.returncode:
+        raise PageError("the book was not rendered: Jupyter Book warns above of what to mend")
+    return root / "_build" / "html" / "index.html"
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make the executed pages visible to Sphinx as ``book/notebooks``."""
+    if link.is_symlink() or not link.exists():
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(target, link.parent))
+
+
+def _run_times(pages: Path, names: list[str]) -> str:
+    """The status page's table, in Markdown: every page with its profile, device and run time when last executed."""
+    lines = ["| Page | Profile | Device | Seconds |", "| --- | --- | --- | ---: |"]
+    total = 0.0
+    for name in names:
+        relif = read_notebook(pages / f"{name}.ipynb").metadata["relif"]
+        total += relif["seconds"]
+        lines.append(
+            f"| {{doc}}`/notebooks/{name}` | {relif['profile']} | {relif['device']} | {relif['seconds']:.1f} |"
+        )
+    lines.append(f"| **All pages, one after another** | | | {total:.1f} |")
+    return "\n".join(lines) + "\n"

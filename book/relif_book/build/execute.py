@@ -1,0 +1,239 @@
+"""Execution of pages with papermill: whole or not at all, several at a time, with one thread each."""
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
+
+from relif_book.build.notebook import (
+    cell_text,
+    parameter_names,
+    read_notebook,
+    read_source,
+    same_results,
+    tidy,
+    write_notebook,
+)
+from relif_book.build.staleness import executed_as_committed, reasons_stale
+from relif_core.errors import InputError, ReliFError
+
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+
+
+class PageError(ReliFError):
+    """A page that failed, did not run to its end, or shows what must not be published."""
+
+
+def page_names(root: Path) -> list[str]:
+    """Names of all pages, in alphabetical order: one per ``notebooks/<name>.md``."""
+    return sorted(path.stem for path in (root / "notebooks").glob("*.md"))
+
+
+def execute_page(
+    name: str,
+    target: Path,
+    *,
+    root: Path,
+    parameters: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+) -> NotebookNode:
+    """Execute one page and write the executed notebook; the old one stays in place unless the new one is whole.
+
+    Parameters
+    ----------
+    name
+        Page name, as in ``notebooks/<name>.md``.
+    target
+        Where the executed notebook goes. It is left untouched when the results did not change.
+    root
+        Top of the checkout.
+    parameters
+        Values that replace those of the cell tagged ``parameters``.
+    threads
+        Threads of the numerical libraries in the page; ``None`` leaves their own choice.
+
+    Raises
+    ------
+    InputError
+        A parameter that the page does not declare, or a page source that breaks the rules of its form.
+    PageError
+        A cell failed or did not run, or an output holds a warning or a path of this machine. The attempt is kept under
+        ``_build/failed`` for inspection.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    source = read_source(root / "notebooks" / f"{name}.md")
+    known = parameter_names(source)
+    unknown = sorted(set(parameters or {}) - set(known))
+    if unknown:
+        raise InputError(
+            f"page '{name}': unknown parameter {', '.join(unknown)}; it takes {', '.join(known)}"
+        )
+    if threads is not None:
+        os.environ.update(dict.fromkeys(_ONE_THREAD, str(threads)))
+    failed = root / "_build" / "failed" / f"{name}.ipynb"
+    failed.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="relif-page-") as sockets:
+            # Sockets in a folder of their own: kernels that start together cannot take each other's network port.
+            kernel = {"transport": "ipc", "connection_file": str(Path(sockets) / "kernel.json")}
+            notebook = papermill.execute_notebook(
+                source,
+                str(failed),
+                parameters=dict(parameters or {}),
+                kernel_name="python3",
+                progress_bar=False,
+                log_output=False,
+                start_timeout=180,
+                cwd=str(root / "notebooks"),
+                config=Config({"KernelManager": kernel}),
+            )
+    except PapermillExecutionError as error:
+        shown = failed.relative_to(root)
+        raise PageError(
+            f"page '{name}': code cell {error.exec_count} failed with {error.ename}: {error.evalue} "
+            f"(the attempt is in {shown}; the last good notebook was left alone)"
+        ) from None
+    problems = _unfinished(notebook) + ([] if parameters else _unpublishable(notebook, root))
+    if problems:
+        raise PageError(
+            f"page '{name}': {'; '.join(problems)} (the attempt is in {failed.relative_to(root)})"
+        )
+    tidy(notebook)
+    if not (target.is_file() and same_results(notebook, read_notebook(target))):
+        write_notebook(notebook, target)
+    failed.unlink()
+    return notebook
+
+
+def execute_pages(
+    names: Sequence[str],
+    folder: Path,
+    *,
+    root: Path,
+    workers: int = 2,
+    again: bool = False,
+    report: Callable[[str], None] = print,
+) -> list[str]:
+    """Execute the pages of ``names`` whose notebook in ``folder`` is stale, ``workers`` at a time, one thread each.
+
+    Parameters
+    ----------
+    again
+        Execute fresh pages too.
+    report
+        Receives one line per page.
+
+    Returns
+    -------
+    Names of the pages that were executed.
+
+    Raises
+    ------
+    PageError
+        At least one page failed; the others were still executed.
+    """
+    stale = []
+    for name in names:
+        target = folder / f"{name}.ipynb"
+        if not again and not reasons_stale(name, target, root=root):
+            continue
+        if not again and _refresh_prose(name, target, root=root):
+            report(f"{name}: prose updated, code cells unchanged")
+        else:
+            stale.append(name)
+    failures = []
+    if stale:
+        stale.sort(
+            key=lambda name: -_expected_seconds(name, root)
+        )  # the longest first keeps all workers busy to the end
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, len(stale)), mp_context=context) as pool:
+            jobs = {
+                pool.submit(_execute_in_worker, name, folder / f"{name}.ipynb", root): name for name in stale
+            }
+            for job in as_completed(jobs):
+                try:
+                    report(f"{jobs[job]}: executed in {job.result():.1f} s")
+                except ReliFError as error:
+                    failures.append(str(error))
+                    report(str(error))
+    if failures:
+        raise PageError(f"{len(failures)} of {len(stale)} pages failed:\n" + "\n".join(failures))
+    return stale
+
+
+def _expected_seconds(name: str, root: Path) -> float:
+    """Run time of the committed copy of a page, infinite where there is none."""
+    committed = root / "notebooks" / f"{name}.ipynb"
+    if not committed.is_file():
+        return float("inf")
+    return float(read_notebook(committed).metadata.get("relif", {}).get("seconds", float("inf")))
+
+
+def _execute_in_worker(name: str, target: Path, root: Path) -> float:
+    notebook = execute_page(name, target, root=root, threads=1)
+    return float(notebook.metadata["relif"]["seconds"])
+
+
+def _refresh_prose(name: str, target: Path, *, root: Path) -> bool:
+    """Carry a change of Markdown cells over to an otherwise fresh notebook; return whether that was enough."""
+    if not target.is_file():
+        return False
+    source, executed = read_source(root / "notebooks" / f"{name}.md"), read_notebook(target)
+    if not executed_as_committed(executed):
+        return False
+    new = [cell for cell in source.cells if cell.cell_type == "code"]
+    old = [cell for cell in executed.cells if cell.cell_type == "code"]
+    if [cell_text(cell) for cell in new] != [cell_text(cell) for cell in old]:
+        return False
+    for fresh, stored in zip(new, old, strict=True):
+        fresh.update(outputs=stored.outputs, execution_count=stored.execution_count, metadata=stored.metadata)
+    source.metadata["relif"] = executed.metadata["relif"]
+    write_notebook(tidy(source), target)
+    return not reasons_stale(name, target, root=root)
+
+
+def _unfinished(notebook: NotebookNode) -> list[str]:
+    """Cells that failed or never ran (a cell that ends the kernel politely leaves the rest unrun)."""
+    problems = []
+    for number, cell in enumerate(notebook.cells):
+        status = cell.metadata.get("papermill", {}).get("status")
+        if cell.cell_type == "code" and cell.source.strip() and status != "completed":
+            problems.append(f"cell {number} did not run to its end")
+        problems += [
+            f"cell {number} ended with {output.ename}: {output.evalue}"
+            for output in cell.get("outputs", [])
+            if output.output_type == "error"
+        ]
+    return problems
+
+
+def _unpublishable(notebook: NotebookNode, root: Path) -> list[str]:
+    """Outputs that must not be committed: warnings, pictures without alternative text, paths of this machine."""
+    private = {str(root), str(Path.home()), tempfile.gettempdir()} - {"/"}
+    problems = []
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                problems.append(f"cell {number} writes to the error stream: {output['text'].strip()[:200]!r}")
+            if "image/png" in output.get("data", {}) and not output.metadata.get("image/png", {}).get("alt"):
+                problems.append(
+                    f"cell {number} shows a picture without words; use relif_book.figures.style.show"
+                )
+            shown = output.get("text", "") + "".join(
+                text
+                for text in output.get("data", {}).values()
+                if isinstance(text, str) and len(text) < 1_000_000
+            )
+            problems += [
+                f"cell {number} shows a path of this machine ({path}…)" for path in private if path in shown
+            ]
+    return problems

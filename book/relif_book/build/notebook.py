@@ -1,0 +1,122 @@
+"""Pages as notebooks: reading the MyST source, what two notebooks have in common, and a form on disk that never varies."""
+
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from nbformat import NotebookNode
+
+from relif_book.page import PROVENANCE_MIME, assigned_names
+from relif_core.errors import InputError
+from relif_core.files import atomic_file
+
+LIVE_TAG = "nbval-ignore-output"
+"""Cells with this tag hold times or training output: shown, but not compared."""
+
+_METADATA = {
+    "jupytext": {"formats": "ipynb,md:myst"},
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"file_extension": ".py", "name": "python", "pygments_lexer": "ipython3"},
+}
+
+
+def read_source(source: Path) -> NotebookNode:
+    """Read a page's MyST source as a notebook without outputs, with cell ids that depend on position alone.
+
+    Raises
+    ------
+    InputError
+        The page breaks a rule of its form: the first code cell is tagged ``parameters``, the last one calls the footer.
+    """
+    if not source.is_file():
+        raise InputError(f"page source {source.name} does not exist beside the other pages in notebooks/")
+    notebook = jupytext.read(source, fmt="md:myst")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if not code or "parameters" not in code[0].metadata.get("tags", []):
+        raise InputError(f"{source.name}: the first code cell must carry the tag 'parameters'")
+    if "footer()" not in code[-1].source or LIVE_TAG not in code[-1].metadata.get("tags", []):
+        raise InputError(
+            f"{source.name}: the last code cell must call page.footer() and carry the tag '{LIVE_TAG}'"
+        )
+    return tidy(notebook)
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """Read an executed notebook.
+
+    Raises
+    ------
+    InputError
+        The file is no notebook.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, AttributeError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise InputError(
+            f"{path.name} is no readable notebook ({error}); delete it and run `make pages`"
+        ) from None
+
+
+def write_notebook(notebook: NotebookNode, path: Path) -> None:
+    """Write a notebook atomically."""
+    with atomic_file(path) as stream:
+        stream.write((nbformat.writes(notebook, version=4) + "\n").encode())
+
+
+def parameter_names(notebook: NotebookNode) -> list[str]:
+    """Names that the cell tagged ``parameters`` sets, in alphabetical order."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
+            return sorted(assigned_names(cell.source))
+    return []
+
+
+def tidy(notebook: NotebookNode) -> NotebookNode:
+    """Reduce a notebook, in place, to what its source and its results determine.
+
+    Cell ids follow from position; times, processor and editor metadata go; an image's alternative text moves to the cell,
+    where the book's builder reads it; the footer's dependencies move to the notebook's own metadata under ``relif``.
+    """
+    relif = dict(notebook.metadata.get("relif", {}))
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number:03d}"
+        kept: dict[str, Any] = {}
+        if cell.metadata.get("tags"):
+            kept["tags"] = list(cell.metadata["tags"])
+        if cell.metadata.get("mystnb"):
+            kept["mystnb"] = dict(cell.metadata["mystnb"])
+        for output in cell.get("outputs", []):
+            relif |= output.get("data", {}).pop(PROVENANCE_MIME, {})
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if alt:
+                kept.setdefault("mystnb", {})["image"] = {"alt": alt}
+        cell["metadata"] = kept
+    notebook["cells"] = [nbformat.from_dict(cell) for cell in notebook.cells]
+    notebook["metadata"] = nbformat.from_dict({**_METADATA, **({"relif": relif} if relif else {})})
+    notebook["nbformat"], notebook["nbformat_minor"] = 4, 5
+    return notebook
+
+
+def cell_text(cell: NotebookNode) -> tuple[str, str, tuple[str, ...], str]:
+    """What a cell says in source and executed form alike: kind, source, tags, and figure options."""
+    figure = cell.metadata.get("mystnb", {}).get("figure", {})
+    return cell.cell_type, cell.source, tuple(cell.metadata.get("tags", [])), repr(sorted(figure.items()))
+
+
+def same_results(first: NotebookNode, second: NotebookNode) -> bool:
+    """Tell whether two executed notebooks agree in everything but live cells and run times."""
+
+    def stable(notebook: NotebookNode) -> tuple[Any, ...]:
+        cells = [
+            (
+                cell_text(cell),
+                cell.metadata,
+                None if LIVE_TAG in cell.metadata.get("tags", []) else cell.get("outputs"),
+            )
+            for cell in notebook.cells
+        ]
+        relif = notebook.metadata.get("relif", {})
+        return cells, relif.get("page"), relif.get("profile"), relif.get("depends_on")
+
+    return stable(first) == stable(second)

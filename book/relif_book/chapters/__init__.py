@@ -1,0 +1,1 @@
+"""Computations that single pages need."""

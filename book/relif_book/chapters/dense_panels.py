@@ -1,0 +1,217 @@
+"""A few test images with what models predict on them: small enough to be kept beside published records and drawn by a page.
+
+A panel file is an ``.npz`` without pickles. It holds n images, their targets, and for every method the predictions and
+audit scores; depth is stored in steps of 1/25 m and normals in steps of 1/32, which no eye tells from the originals.
+"""
+
+import io
+import itertools
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relif_core.errors import InputError, RecordError
+from relif_core.files import atomic_file
+from relif_core.record import Record
+
+if TYPE_CHECKING:
+    from relif_core.problems.dense import DenseProblem
+
+PANELS = "panels.npz"
+#: What was looked for when the images were chosen.
+CHOICES = ("closest", "middle", "furthest")
+#: Steps per metre of stored depth (uint8, so at most 10.2 m) and per unit of a stored normal (int8).
+DEPTH_STEPS, NORMAL_STEPS = 25, 32
+
+
+@dataclass(frozen=True)
+class DensePanels:
+    """n test images, their targets and the predictions of M models.
+
+    ``images`` uint8 [n, h, w, 3]; ``labels`` uint8 [n, h, w] with 255 for void; ``depth`` float32 [n, h, w] in metres, 0 for none;
+    ``normals`` float32 [n, h, w, 3], zero for none. ``predicted`` maps method to the same three under "labels", "depth" and "normals";
+    ``scores`` method to float32 [n, T] in the order of ``tasks``. ``frames`` int64 [n] are the source's own numbers, ``records`` the keys of the runs.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    depth: np.ndarray
+    normals: np.ndarray
+    predicted: dict[str, dict[str, np.ndarray]] = field(repr=False)
+    scores: dict[str, np.ndarray]
+    tasks: tuple[str, ...]
+    frames: np.ndarray
+    records: dict[str, str]
+    fingerprint: str
+
+    def distances(self, method: str) -> np.ndarray:
+        """Return the mean distance [n] between the scores of an image over all task pairs."""
+        return score_distances(self.scores[method])
+
+
+def score_distances(scores: np.ndarray) -> np.ndarray:
+    """Return the mean over task pairs of |p_i(x) − p_j(x)| for every image x; ``scores`` is [n, T], the result [n]."""
+    pairs = itertools.combinations(range(scores.shape[1]), 2)
+    return np.mean([np.abs(scores[:, a] - scores[:, b]) for a, b in pairs], axis=0)
+
+
+def choose_images(scores: np.ndarray) -> np.ndarray:
+    """Return the rows [3] of ``scores`` [n, T] whose scores lie closest together, in the middle and furthest apart (``CHOICES``)."""
+    order = np.argsort(score_distances(scores), kind="stable")
+    return order[[0, len(order) // 2, -1]]
+
+
+def make_panels(
+    problem: "DenseProblem", models: Mapping[str, Any], records: Mapping[str, Record], chosen_by: str = "erm"
+) -> DensePanels:
+    """Run trained models on the three test images that the scores of one of them choose.
+
+    ``models`` and ``records`` map method to a model with its selected weights and to its record. Raises ``InputError`` where a
+    record is of other data, or where a test image carries no label for a task.
+    """
+    import torch
+
+    from relif_core.tensors.dense import decode_normals
+
+    for method, record in records.items():
+        if record.content["dataset"]["fingerprint"] != problem.data_fingerprint:
+            raise InputError(f"{method}: its record was made on other data than {problem.tensors.folder}")
+    frames = problem.tensors.frames_of("test")
+    tables = {}
+    for method, record in records.items():
+        pools = record.scores("test")
+        if any(len(pool) != len(frames) for pool in pools.values()):
+            raise InputError(f"{method}: some test images have no score for a task; choose other images")
+        tables[method] = np.stack([pools[task] for task in record.tasks], axis=1)
+    rows = choose_images(tables[chosen_by])
+    batch = problem.batch(frames[rows])
+    predicted = {}
+    for method, model in models.items():
+        with torch.no_grad():
+            found = model.eval()(batch).predictions
+        predicted[method] = {
+            "labels": found["segmentation"].argmax(1).to(torch.uint8).cpu().numpy(),
+            "depth": found["depth"].float().cpu().numpy(),
+            "normals": found["normals"].float().permute(0, 2, 3, 1).cpu().numpy(),
+        }
+    return DensePanels(
+        images=batch["images"].permute(0, 2, 3, 1).cpu().numpy(),
+        labels=batch["labels"].cpu().numpy(),
+        depth=batch["depth"].float().cpu().numpy(),
+        normals=decode_normals(batch["normals"].cpu().numpy()).transpose(0, 2, 3, 1),
+        predicted=predicted,
+        scores={method: table[rows] for method, table in tables.items()},
+        tasks=next(iter(records.values())).tasks,
+        frames=np.asarray(problem.tensors.arrays["ids"][frames[rows]]),
+        records={method: record.key for method, record in records.items()},
+        fingerprint=problem.data_fingerprint,
+    )
+
+
+def load_models(
+    data: Path | str, folders: Mapping[str, Path], weights: Path | str | None = None, device: str = "cpu"
+) -> tuple["DenseProblem", dict[str, Any], dict[str, Record]]:
+    """Return the problem, the trained models and the records of finished runs; ``folders`` maps method to the folder of its run."""
+    from safetensors.torch import load_file
+
+    from relif_core.problems.dense import DenseProblem
+    from relif_core.tensors.dense import DenseTensors
+
+    records = {method: Record.load(folder) for method, folder in folders.items()}
+    problem = DenseProblem(DenseTensors.open(data), device, weights=weights)
+    models = {}
+    for method, folder in folders.items():
+        path = Path(folder) / "model.safetensors"
+        if not path.is_file():
+            raise RecordError(
+                f"{path} is missing: panels need the weights of the run, which published records lack"
+            )
+        model = problem.build_model(records[method].settings.model)  # type: ignore[arg-type]
+        model.load_state_dict(load_file(path))
+        models[method] = model.eval()
+    return problem, models, records
+
+
+def write_panels(
+    data: Path | str,
+    runs: Path | str,
+    target: Path | str,
+    *,
+    weights: Path | str | None = None,
+    methods: Sequence[str] = ("erm", "relif"),
+    seed: int = 0,
+) -> Path:
+    """Write ``panels.npz`` into a published folder from the finished runs below ``runs`` and return its path.
+
+    ``data`` is the tensor folder of the runs, ``weights`` the file of encoder weights that their settings name. Raises ``RecordError``
+    where a method has no finished run of that seed, or several.
+    """
+    folders = {}
+    for method in methods:
+        found = [path for path in sorted(Path(runs).glob(f"{method}-seed{seed}-*")) if Record.finished(path)]
+        if len(found) != 1:
+            raise RecordError(
+                f"{runs} holds {len(found)} finished runs of {method} with seed {seed}, expected one"
+            )
+        folders[method] = found[0]
+    panels = make_panels(*load_models(data, folders, weights))
+    path = Path(target) / PANELS
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **_packed(panels))
+    with atomic_file(path) as file:
+        file.write(stream.getvalue())
+    return path
+
+
+def read_panels(folder: Path | str) -> DensePanels:
+    """Read the panels of a published folder; ``RecordError`` where they are missing or damaged."""
+    path = Path(folder) / PANELS
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        methods = [str(name) for name in arrays["methods"]]
+        return DensePanels(
+            images=arrays["images"],
+            **_unpacked(arrays, "target"),
+            predicted={method: _unpacked(arrays, method) for method in methods},
+            scores={method: arrays[f"{method}/scores"] for method in methods},
+            tasks=tuple(str(task) for task in arrays["tasks"]),
+            frames=arrays["frames"],
+            records={method: str(key) for method, key in zip(methods, arrays["records"], strict=True)},
+            fingerprint=str(arrays["fingerprint"]),
+        )
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"{path} is missing; write it with relif_book.chapters.dense_panels.write_panels"
+        ) from error
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise RecordError(f"{path} cannot be read as panels ({error}); write it again") from error
+
+
+def _packed(panels: DensePanels) -> dict[str, np.ndarray]:
+    targets = {"labels": panels.labels, "depth": panels.depth, "normals": panels.normals}
+    arrays = {
+        "images": panels.images,
+        "tasks": np.array(panels.tasks),
+        "frames": panels.frames,
+        "methods": np.array(list(panels.predicted)),
+        "records": np.array([panels.records[method] for method in panels.predicted]),
+        "fingerprint": np.array(panels.fingerprint),
+    }
+    for name, maps in {"target": targets, **panels.predicted}.items():
+        arrays[f"{name}/labels"] = maps["labels"].astype(np.uint8)
+        arrays[f"{name}/depth"] = np.rint(maps["depth"] * DEPTH_STEPS).clip(0, 255).astype(np.uint8)
+        arrays[f"{name}/normals"] = np.rint(maps["normals"] * NORMAL_STEPS).astype(np.int8)
+    return arrays | {f"{method}/scores": scores for method, scores in panels.scores.items()}
+
+
+def _unpacked(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    return {
+        "labels": arrays[f"{name}/labels"],
+        "depth": arrays[f"{name}/depth"].astype(np.float32) / DEPTH_STEPS,
+        "normals": arrays[f"{name}/normals"].astype(np.float32) / NORMAL_STEPS,
+    }

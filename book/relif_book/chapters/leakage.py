@@ -1,0 +1,189 @@
+"""What label leakage does: the same model, labels and test stays under the causal reading and under readings that see later hours."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relif_book.evidence.contrasts import Kind, seed_contrast
+from relif_book.evidence.reporting import SCORE_DEFINITION, choose_reference_tolerance
+from relif_core.audit import AuditContext, AuditResult, audit
+from relif_core.errors import InputError
+from relif_core.problems.clinical import ClinicalProblem
+from relif_core.problems.utility import task_utility
+from relif_core.record import Record
+from relif_core.settings import as_json, method_settings
+from relif_core.tensors.clinical import ClinicalTensors
+from relif_core.training import machine, run
+from relif_data.label_reading import READINGS, read_labels_at
+from relif_data.labels import length_of_stay_class
+
+FORMAT = "relif-leakage-1"
+#: What is compared between readings.
+CONTRASTED: tuple[Kind, ...] = ("bias", "violation_rate")
+#: Hours after the label at which an input is cut, to see how much its length gives away.
+HOURS_AFTER = (0, 6, 12, 24, 48, 72, 96, 144)
+
+
+def leakage_study(
+    tensors: ClinicalTensors,
+    hour: int,
+    folder: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    readings: Sequence[str] = tuple(READINGS),
+    methods: Sequence[str] = ("erm", "relif"),
+    seeds: Sequence[int] = (0, 1, 2),
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train every method and seed under every reading (records in ``folder``, finished ones are kept) and compare what comes out.
+
+    The tolerance is calibrated once, on validation data of the causal ERM run with the lowest seed, and held for every reading.
+    The result holds aggregates only: ``runs`` (test utility, Bias, violation rate, mean induced tolerance) and ``contrasts`` (each
+    reading minus the causal one, with an interval over test subjects, who are the same in all readings). Raises ``InputError``
+    without the causal reading and ERM.
+    """
+    if "causal" not in readings or "erm" not in methods:
+        raise InputError(
+            "the comparison needs the reading 'causal' and the method 'erm': they set the tolerance"
+        )
+    report = progress or (lambda message: None)
+    changes = dict(settings or {})
+    records: dict[tuple[str, str, int], Record] = {}
+    maximum_hours = method_settings("erm", **changes).training.maximum_hours
+    for reading in readings:
+        view = read_labels_at(tensors, hour, reading, tasks=tasks)
+        problem = ClinicalProblem(view, device, maximum_hours)
+        for method in methods:
+            for seed in seeds:
+                chosen = method_settings(method, **changes, seed=seed)
+                place = Path(folder) / reading / f"{method}-seed{seed}"
+                records[reading, method, seed] = run(chosen, problem, place)
+                report(f"{reading}, {method}, seed {seed}")
+    reference = choose_reference_tolerance(records["causal", "erm", min(seeds)])
+    context = AuditContext(
+        dataset=f"{tensors.dataset} {tensors.fingerprint[:12]}, labels at hour {hour}",
+        split="test",
+        score_definition=SCORE_DEFINITION,
+    )
+    audits = {
+        name: audit(record.scores(), reference.tolerance, subjects=record.subjects(), context=context)
+        for name, record in records.items()
+    }
+    return {
+        "format": FORMAT,
+        "dataset": tensors.dataset,
+        "title": tensors.manifest["title"],
+        "licence": tensors.manifest["licence"],
+        "synthetic": tensors.manifest["synthetic"],
+        "fingerprint": tensors.fingerprint,
+        "hour": hour,
+        "tasks": {task.name: task.title for task in tensors.tasks},
+        "reread": list(view.manifest["options"]["label_reading"]["tasks"]),
+        "test_labels": {
+            task: len(scores) for task, scores in records["causal", "erm", min(seeds)].scores().items()
+        },
+        "length_alone": [
+            {"hours_after": after, "scores": utility_of_length(tensors, hour, maximum_hours=hour + after)}
+            for after in HOURS_AFTER
+        ],
+        "settings": as_json(method_settings(methods[0], **changes)),
+        "reference": asdict(reference),
+        "runs": [_run_row(name, records[name], audits[name]) for name in records],
+        "contrasts": [
+            _contrast(method, reading, seeds, records, audits)
+            for reading in readings
+            if reading != "causal"
+            for method in methods
+        ],
+        "made": {
+            "began": min(record.content["made"]["began"] for record in records.values()),
+            "training_seconds": round(
+                sum(record.content["made"]["training_seconds"] for record in records.values()), 1
+            ),
+            **{name: value for name, value in machine(problem.device).items() if name != "source"},
+        },
+    }
+
+
+def utility_of_length(
+    tensors: ClinicalTensors, hour: int, *, maximum_hours: int | None = None
+) -> dict[str, float | None]:
+    """Return, per hourly task, the test utility of knowing nothing but how many hours of the stay follow ``hour``.
+
+    An input that runs on to the end of the stay has that length, so this much is given away before a model looks at any
+    value: a length of stay is read off, a binary task is ranked by how soon the input ends. In the causal reading every input
+    has the same length and the rule is blind. ``maximum_hours`` cuts longer stays, as in training.
+    """
+    view = read_labels_at(tensors, hour)
+    rows = np.diff(tensors.arrays["offsets"])
+    rows = rows if maximum_hours is None else np.minimum(rows, maximum_hours)
+    stays = view.stays_of("test")
+    found = {}
+    for task, before in zip(view.tasks, tensors.tasks, strict=True):
+        if before.level != "hourly":
+            continue
+        chosen = stays[view.arrays[f"masks/{task.name}"][stays] == 1]
+        after = rows[chosen] - hour
+        if task.kind == "binned":
+            predictions = np.eye(task.classes)[length_of_stay_class(np.maximum(after, 0) / 24)]
+        else:
+            predictions = -after[:, None].astype(np.float64)
+        found[task.name] = task_utility(task, view.arrays[f"labels/{task.name}"][chosen], predictions).score
+    return found
+
+
+def _run_row(name: tuple[str, str, int], record: Record, found: AuditResult) -> dict[str, Any]:
+    """The aggregates of one run."""
+    reading, method, seed = name
+    utility = record.result["utility"]["test"]
+    induced = record.induced_tolerances()
+    own = audit(record.scores(), induced)
+    return {
+        "reading": reading,
+        "method": method,
+        "seed": seed,
+        "key": record.key,
+        "epochs": record.result["epochs"],
+        "best_epoch": record.result["best_epoch"],
+        "worst": utility["worst"],
+        "macro": utility["macro"],
+        "scores": {task: item["score"] for task, item in utility["tasks"].items()},
+        "bias": _rounded(found.bias),
+        "violation_rate": _rounded(found.violation_rate),
+        "raw_bias": _rounded(own.bias),
+        "induced_tolerance": _rounded(float(np.mean(list(induced.values())))),
+    }
+
+
+def _contrast(
+    method: str,
+    reading: str,
+    seeds: Sequence[int],
+    records: Mapping[tuple[str, str, int], Record],
+    audits: Mapping[tuple[str, str, int], AuditResult],
+) -> dict[str, Any]:
+    """A reading minus the causal one for one method: means over seeds, intervals over subjects with the seeds held as they are."""
+    before = [audits["causal", method, seed] for seed in seeds]
+    after = [audits[reading, method, seed] for seed in seeds]
+    contrast: dict[str, Any] = {"method": method, "reading": reading}
+    for kind in CONTRASTED:
+        differences, ends = seed_contrast(before, after, kind)
+        contrast[kind] = [_rounded(value) for value in differences]
+        contrast[f"{kind}_interval"] = [_rounded(end) for end in ends]
+    for name in ("worst", "macro"):
+        contrast[name] = [
+            records[reading, method, seed].result["utility"]["test"][name]
+            - records["causal", method, seed].result["utility"]["test"][name]
+            for seed in seeds
+        ]
+    return contrast
+
+
+def _rounded(value: float) -> float:
+    """Six digits: more than any difference here can mean."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,368 @@
+"""Tolerances that follow the subgroup or the hour, beside the one fixed tolerance: what trained runs show under each ruler.
+
+Scores and embeddings at hour h are those of the same trained model when it has seen the rows before h and nothing else. The model is
+causal, so one pass over the longest prefix holds the states at all earlier hours. Only stays that reach the last hour take part:
+all hours and rulers measure the same people.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from relif_book.evidence.contrasts import seed_contrast, seed_mean
+from relif_book.evidence.reporting import SCORE_DEFINITION, ReferenceTolerance
+from relif_core.audit import (
+    AuditContext,
+    AuditResult,
+    audit,
+    conformal_tolerance,
+    drift_budget,
+    reference_distances,
+)
+from relif_core.errors import InputError, RecordError
+from relif_core.models.clinical import ClinicalModel, audit_score
+from relif_core.problems.base import Evaluation
+from relif_core.problems.clinical import EVALUATION_BATCH, ClinicalProblem
+from relif_core.problems.utility import Utility, task_utility
+from relif_core.record import Record
+from relif_core.settings import ModelSettings
+from relif_core.tensors.clinical import ClinicalTensors, Group
+from relif_core.training import CALIBRATION_SEED, WEIGHTS, machine
+from relif_data.label_reading import read_labels_at
+
+FORMAT = "relif-varying-tolerances-1"
+HOURS = (12, 24, 36, 48)
+_KINDS = ("bias", "violation_rate")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One run at one hour: what its model says of the validation and of the test stays."""
+
+    problem: ClinicalProblem
+    validation: Evaluation
+    test: Evaluation
+
+    def own_tolerance(self, alpha: float, members: np.ndarray | None = None) -> tuple[float, int]:
+        """Return the calibrated tolerance (theorem B.3) of the validation stays in ``members`` (all if None) and its pairs."""
+        chosen = np.ones(len(self.validation.order), bool) if members is None else members
+        distances = reference_distances(
+            self.validation.embeddings[chosen],
+            self.problem.subjects(self.validation.order[chosen]),
+            CALIBRATION_SEED,
+        )
+        return conformal_tolerance(distances, alpha), len(distances)
+
+    def audit(self, tolerance: float, context: AuditContext, codes: np.ndarray | None = None) -> AuditResult:
+        """Audit the test pools exactly; ``codes`` [stays of the data set] are those of a group."""
+        samples = self.test.samples
+        return audit(
+            self.test.scores,
+            tolerance,
+            subjects={task: self.problem.subjects(own) for task, own in samples.items()},
+            groups=None if codes is None else {task: codes[own] for task, own in samples.items()},
+            context=context,
+        )
+
+
+def varying_tolerances(
+    folders: Sequence[Path],
+    tensors: ClinicalTensors,
+    reference: ReferenceTolerance,
+    *,
+    hours: Sequence[int] = HOURS,
+    device: str = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Audit trained runs by group and by hour, under one fixed tolerance and under tolerances that vary; aggregates only.
+
+    Args:
+        folders: finished runs with their weights, as a study leaves them; every method with the same seeds, ERM among them.
+        tensors: the data that they were trained on.
+        reference: the fixed tolerance δ* and its level α, which every other calibration takes over.
+        hours: hours after which the input is cut, ascending; the last one is that of the subgroup audits.
+        device: where the models are evaluated.
+        progress: called with one line per evaluated run.
+
+    The result holds, as plain values: ``groups``, for every level of every group the numbers of subjects and why a level is
+    left out; ``group_audits``, per run and level the audit at δ* and at the level's own tolerance, which is calibrated on its own
+    validation pairs; ``group_means``, the same per method, averaged over seeds; ``schedule``, the tolerance of each hour, calibrated once on the ERM
+    run with the lowest seed; ``hour_audits``, per run and hour the audit at δ*, at the schedule and at the run's own tolerance;
+    and ``hour_contrasts``, each method minus ERM under the two shared rulers, paired by seed and subject.
+
+    Raises:
+        InputError: hours that do not ascend or lie beyond a task's horizon, no ERM run, or seeds that differ between methods.
+        RecordError: a folder without record or weights, or a run on other data.
+    """
+    if not hours or list(hours) != sorted(set(hours)):
+        raise InputError(f"hours={list(hours)}: give the hours once each, in ascending order")
+    report = progress or (lambda line: None)
+    runs = sorted((_opened(Path(folder), tensors) for folder in folders), key=lambda run: _name(run[0]))
+    seeds = _shared_seeds([record for record, _ in runs])
+    reached = np.diff(tensors.arrays["offsets"]) >= hours[-1]
+    views = {hour: _read_at(tensors, hour) for hour in hours}
+    problem = ClinicalProblem(views[hours[-1]], device, maximum_hours=hours[-1])
+    context = AuditContext(
+        dataset=f"{tensors.dataset} {tensors.fingerprint[:12]}, stays of {hours[-1]} hours",
+        split="test",
+        score_definition=SCORE_DEFINITION,
+    )
+    seen: dict[tuple[str, int], dict[int, _Seen]] = {}
+    for record, weights in runs:
+        seen[_name(record)] = _see(problem, views, record, weights, reached)
+        report(f"{record.method}, seed {record.seed}")
+    calibrated = seen["erm", seeds[0]]
+    schedule = {hour: calibrated[hour].own_tolerance(reference.alpha) for hour in hours}
+    last = {name: by_hour[hours[-1]] for name, by_hour in seen.items()}
+    groups, group_audits, group_means = _by_group(tensors, last, reference, context)
+    hour_audits, hour_contrasts = _by_hour(seen, schedule, reference, context, seeds)
+    return {
+        "format": FORMAT,
+        "dataset": tensors.dataset,
+        "title": tensors.manifest["title"],
+        "licence": tensors.manifest["licence"],
+        "synthetic": tensors.manifest["synthetic"],
+        "fingerprint": tensors.fingerprint,
+        "tasks": {task.name: task.title for task in tensors.tasks},
+        "reference": asdict(reference),
+        "hours": list(hours),
+        "runs": [{"method": record.method, "seed": record.seed, "key": record.key} for record, _ in runs],
+        "groups": groups,
+        "group_audits": group_audits,
+        "group_means": group_means,
+        "schedule": [
+            {"hour": hour, "tolerance": _rounded(tolerance), "pairs": pairs}
+            for hour, (tolerance, pairs) in schedule.items()
+        ],
+        "hour_audits": hour_audits,
+        "hour_contrasts": hour_contrasts,
+        "made": {name: value for name, value in machine(torch.device(device)).items() if name != "source"},
+    }
+
+
+def _opened(folder: Path, tensors: ClinicalTensors) -> tuple[Record, Mapping[str, torch.Tensor]]:
+    record = Record.load(folder)
+    if record.content["dataset"]["fingerprint"] != tensors.fingerprint:
+        raise RecordError(f"{folder} was trained on other data than {tensors.folder}; name its own tensors")
+    if not (folder / WEIGHTS).is_file():
+        raise RecordError(
+            f"{folder} holds no {WEIGHTS}: published records carry none; name the folder of the run"
+        )
+    return record, load_file(folder / WEIGHTS)
+
+
+def _name(record: Record) -> tuple[str, int]:
+    return record.method, record.seed
+
+
+def _shared_seeds(records: Sequence[Record]) -> list[int]:
+    by_method: dict[str, list[int]] = {}
+    for record in records:
+        by_method.setdefault(record.method, []).append(record.seed)
+    if "erm" not in by_method:
+        raise InputError("no ERM run among the folders; it sets the tolerance of every hour")
+    for method, seeds in by_method.items():
+        if seeds != by_method["erm"]:
+            raise InputError(
+                f"{method} has seeds {seeds}, erm {by_method['erm']}; give both the same, once each"
+            )
+    return by_method["erm"]
+
+
+def _read_at(tensors: ClinicalTensors, hour: int) -> ClinicalTensors:
+    """Return a view in which every task has one label a stay, read at ``hour`` (a task without horizon keeps its label)."""
+    tasks = [task.name for task in tensors.tasks if task.level == "hourly" or task.horizon_hours is not None]
+    return read_labels_at(tensors, hour, tasks=tasks)
+
+
+@torch.no_grad()
+def _see(
+    problem: ClinicalProblem,
+    views: Mapping[int, ClinicalTensors],
+    record: Record,
+    weights: Mapping[str, torch.Tensor],
+    reached: np.ndarray,
+) -> dict[int, _Seen]:
+    """Run one model once over the longest prefix and read it at every hour."""
+    settings = record.settings.model
+    if not isinstance(settings, ModelSettings):
+        raise InputError(f"{record.method}, seed {record.seed}: hours exist in clinical runs only")
+    model = problem.build_model(settings).eval()
+    model.load_state_dict(dict(weights))
+    last_rows = torch.tensor(list(views), device=problem.device) - 1
+    evaluations = []
+    for split in ("validation", "test"):
+        stays = problem.tensors.stays_of(split)
+        stays = stays[reached[stays]]
+        states = torch.cat(
+            [
+                model.encoder(problem.batch(stays[start : start + EVALUATION_BATCH])["inputs"])[0][
+                    :, last_rows
+                ]
+                for start in range(0, len(stays), EVALUATION_BATCH)
+            ]
+        )
+        evaluations.append(
+            [_evaluation(model, view, stays, states[:, k]) for k, view in enumerate(views.values())]
+        )
+    return {
+        hour: _Seen(problem, validation, test)
+        for hour, validation, test in zip(views, *evaluations, strict=True)
+    }
+
+
+def _evaluation(
+    model: ClinicalModel, view: ClinicalTensors, stays: np.ndarray, states: torch.Tensor
+) -> Evaluation:
+    """Read every head on the states [stays, hidden] at one hour."""
+    utilities, scores, samples = {}, {}, {}
+    for task in view.tasks:
+        mask = view.arrays[f"masks/{task.name}"][stays]
+        logits = model.heads[task.name](states).float()
+        held = mask == 1
+        probability = logits.softmax(-1) if task.kind == "binned" else logits.sigmoid()
+        scores[task.name] = (
+            audit_score(task, logits, torch.from_numpy(mask).to(logits.device)).cpu().numpy()[held]
+        )
+        samples[task.name] = stays[held]
+        labels = view.arrays[f"labels/{task.name}"][stays]
+        utilities[task.name] = task_utility(task, labels[held], probability.cpu().numpy()[held])
+    return Evaluation(Utility(utilities), scores, samples, states.cpu().numpy(), stays)
+
+
+def _by_group(
+    tensors: ClinicalTensors,
+    runs: Mapping[tuple[str, int], _Seen],
+    reference: ReferenceTolerance,
+    context: AuditContext,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the levels of every group, the audit of every run in every level, and their means over seeds."""
+    groups, rows, means = [], [], []
+    methods = list(dict.fromkeys(method for method, _ in runs))
+    for group in tensors.groups:
+        codes = np.asarray(tensors.arrays[f"groups/{group.name}"]).astype(np.int64)
+        levels = _levels(group, codes, next(iter(runs.values())), reference.alpha)
+        groups.append({"name": group.name, "title": group.title, "levels": levels})
+        fixed = {name: run.audit(reference.tolerance, context, codes).groups for name, run in runs.items()}
+        for level in levels:
+            if level["left_out"]:
+                continue
+            code = group.levels.index(level["level"])
+            own: dict[tuple[str, int], AuditResult] = {}
+            for name, run in runs.items():
+                tolerance, _ = run.own_tolerance(reference.alpha, codes[run.validation.order] == code)
+                own[name] = run.audit(tolerance, context, codes).groups[str(code)]
+                rows.append(
+                    {
+                        "group": group.name,
+                        "level": level["level"],
+                        "method": name[0],
+                        "seed": name[1],
+                        **_estimates("", fixed[name][str(code)]),
+                        "own_tolerance": _rounded(tolerance),
+                        "budget": _rounded(drift_budget(reference.tolerance, own[name].tolerances)),
+                        **_estimates("own_", own[name]),
+                    }
+                )
+            means += [
+                {
+                    "group": group.name,
+                    "level": level["level"],
+                    "method": method,
+                    **_mean("", [fixed[name][str(code)] for name in runs if name[0] == method]),
+                    **_mean("own_", [own[name] for name in runs if name[0] == method]),
+                }
+                for method in methods
+            ]
+    return groups, rows, means
+
+
+def _levels(group: Group, codes: np.ndarray, run: _Seen, alpha: float) -> list[dict[str, Any]]:
+    """Count the subjects per level; a level is left out where a pool is empty or its validation pairs are too few to calibrate."""
+    needed = math.ceil(1 / alpha) - 1  # the fewest pairs whose calibrated tolerance is one of their distances
+    levels = []
+    for code, level in enumerate(group.levels):
+        counts = {
+            split: len(np.unique(run.problem.subjects(found.order[codes[found.order] == code])))
+            for split, found in (("validation", run.validation), ("test", run.test))
+        }
+        empty = [task for task, own in run.test.samples.items() if not (codes[own] == code).any()]
+        reason = ""
+        if empty:
+            reason = f"no test stay with a label for {', '.join(empty)}"
+        elif counts["validation"] // 2 < needed:
+            reason = f"{counts['validation'] // 2} validation pairs, α = {alpha:g} needs {needed}"
+        levels.append({"level": level, **counts, "left_out": reason})
+    return levels
+
+
+def _by_hour(
+    seen: Mapping[tuple[str, int], Mapping[int, _Seen]],
+    schedule: Mapping[int, tuple[float, int]],
+    reference: ReferenceTolerance,
+    context: AuditContext,
+    seeds: Sequence[int],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the audits of every run at every hour under three rulers, and each method minus ERM under the two shared ones."""
+    rows, contrasts = [], []
+    shared: dict[tuple[str, str, int, int], AuditResult] = {}
+    for (method, seed), by_hour in seen.items():
+        for hour, run in by_hour.items():
+            tolerance, _ = run.own_tolerance(reference.alpha)
+            fixed = shared["fixed", method, seed, hour] = run.audit(reference.tolerance, context)
+            timed = shared["schedule", method, seed, hour] = run.audit(schedule[hour][0], context)
+            rows.append(
+                {
+                    "method": method,
+                    "seed": seed,
+                    "hour": hour,
+                    **{name: _known(getattr(run.test.utility, name)) for name in ("worst", "macro")},
+                    **_estimates("", fixed),
+                    **_estimates("schedule_", timed),
+                    "own_tolerance": _rounded(tolerance),
+                    **_estimates("own_", run.audit(tolerance, context)),
+                }
+            )
+    for method in dict.fromkeys(name for name, _ in seen if name != "erm"):
+        for ruler in ("fixed", "schedule"):
+            for hour in schedule:
+                pair = [[shared[ruler, name, seed, hour] for seed in seeds] for name in ("erm", method)]
+                differences, ends = seed_contrast(pair[0], pair[1], "bias")
+                contrasts.append(
+                    {
+                        "method": method,
+                        "ruler": ruler,
+                        "hour": hour,
+                        "bias": [_rounded(value) for value in differences],
+                        "interval": [_rounded(end) for end in ends],
+                    }
+                )
+    return rows, contrasts
+
+
+def _estimates(prefix: str, found: AuditResult) -> dict[str, float]:
+    return {
+        f"{prefix}{kind}{ending}": _rounded(getattr(found, f"{kind}{ending}"))
+        for kind in _KINDS
+        for ending in ("", "_se")
+    }
+
+
+def _mean(prefix: str, audits: Sequence[AuditResult]) -> dict[str, float]:
+    mean, error = seed_mean(audits, "bias")
+    return {f"{prefix}bias": _rounded(mean), f"{prefix}bias_se": _rounded(error)}
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else _rounded(value)
+
+
+def _rounded(value: float) -> float:
+    """Six digits: more than any difference here can mean."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,71 @@
+"""The commands ``relif card``, ``relif publish`` and ``relif book``: what becomes of finished runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relif_core.cli import write_card
+from relif_core.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands to the command line."""
+    for command in (card, publish, book):
+        app.command()(command)
+
+
+def card(
+    record: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    output: Annotated[list[Path], typer.Option(help="File to write: .json, .md or .html (repeatable).")],
+    tolerance: Annotated[
+        float | None, typer.Option(help="The fixed tolerance δ, if not read from --reference.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Published folder whose reference.json holds the tolerance.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+) -> None:
+    """Write the audit card of a run."""
+    from relif_book.evidence.publishing import read_reference
+    from relif_book.evidence.reporting import record_card
+    from relif_core.record import Record
+
+    if (tolerance is None) == (reference is None):
+        raise InputError("name either --tolerance or --reference")
+    held = tolerance if reference is None else read_reference(reference)
+    content = record_card(Record.load(record), held, split)  # type: ignore[arg-type]
+    for path in output:
+        write_card(path, content)
+
+
+def publish(
+    runs: Annotated[Path, typer.Argument(help="Folder of finished runs of one data set.")],
+    target: Annotated[Path, typer.Argument(help="Folder for the records that may leave the machine.")],
+    keep: Annotated[
+        str, typer.Option(help="Per-person arrays, where the licence allows any: all, test, or aggregates.")
+    ] = "all",
+) -> None:
+    """Write the records of a study, as far as the data's licence allows, with their audits at one tolerance."""
+    from relif_book.evidence.publishing import publish as publish_records
+    from relif_core.record import load_records
+
+    if keep not in ("all", "test", "aggregates"):
+        raise InputError(f"--keep {keep!r}: choose all, test or aggregates")
+    table = publish_records(load_records(runs), target, keep)  # type: ignore[arg-type]
+    typer.echo(f"{target}: {len(table.keys)} records, tolerance {table.tolerance:.4f}")
+
+
+def book(
+    workers: Annotated[int, typer.Option(help="Pages executed at a time.")] = 2,
+    again: Annotated[bool, typer.Option(help="Execute every page, fresh ones too.")] = False,
+) -> None:
+    """Execute the pages of this checkout and render the book."""
+    from relif_book.build.book import build_book
+    from relif_book.project import project_root
+
+    typer.echo(build_book(project_root(), workers=workers, again=again, report=_say))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

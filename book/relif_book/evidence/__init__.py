@@ -1,0 +1,1 @@
+"""From records to what a results page says: audits, comparisons, claims, publishing."""

@@ -1,0 +1,396 @@
+"""From records to the numbers of a results page: reference tolerance, audits, methods side by side.
+
+Everything here is computed from records alone, without torch and without the data.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from relif_book.evidence.contrasts import Kind, influences
+from relif_core.audit import (
+    AuditContext,
+    AuditResult,
+    RankingCertificate,
+    audit,
+    audit_card,
+    bias_curve,
+    conformal_tolerance,
+    drift_budget,
+    ranking_certificate,
+)
+from relif_core.audit.uncertainty import interval
+from relif_core.errors import InputError, RecordError
+from relif_core.record import Record
+
+#: Candidate levels of the reference tolerance, and the validation violation rate that the reference model must still have.
+ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+LEAST_VIOLATION_RATE = 0.05
+#: Where the published curves are evaluated.
+CURVE_TOLERANCES = np.linspace(0, 1, 201)
+SCORE_DEFINITION = "sigmoid, largest softmax or largest sigmoid; hourly tasks averaged over labelled hours"
+
+
+@dataclass(frozen=True)
+class ReferenceTolerance:
+    """The held-fixed tolerance of a data set and where it comes from.
+
+    ``tolerance`` is the conformal quantile (theorem B.3) at level ``alpha`` of ``pairs`` disjoint validation pairs of the
+    reference run ``record``; ``candidates`` holds, for every level considered, its tolerance and the reference run's
+    validation Bias and violation rate there.
+    """
+
+    tolerance: float
+    alpha: float
+    pairs: int
+    dataset: str
+    fingerprint: str
+    record: str
+    method: str
+    seed: int
+    candidates: list[dict[str, float]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, to be written down before any test result is looked at."""
+        return asdict(self)
+
+
+def choose_reference_tolerance(
+    record: Record, alphas: Sequence[float] = ALPHAS, least: float = LEAST_VIOLATION_RATE
+) -> ReferenceTolerance:
+    """Choose δ_ref from a reference run's validation split alone.
+
+    The distances of disjoint validation pairs are exchangeable with the distance of a new pair, so their conformal quantile
+    at level α is exceeded with probability at most α. Of ``alphas`` the smallest is taken at which the reference run
+    violates the tolerance in at least a share ``least`` of validation pairs: under a wider tolerance an audit has nothing
+    to see. Where no level reaches that share, the largest is taken.
+    """
+    distances = record.arrays["calibration/distances"]
+    ordered = sorted(alphas)
+    tolerances = [conformal_tolerance(distances, alpha) for alpha in ordered]
+    curve = bias_curve(record.scores("validation"), tolerances)
+    reached = np.flatnonzero(curve.violation_rate >= least)
+    chosen = int(reached[0]) if len(reached) else len(ordered) - 1
+    candidates = [
+        {"alpha": alpha, "tolerance": delta, "bias": float(bias), "violation_rate": float(rate)}
+        for alpha, delta, bias, rate in zip(
+            ordered, tolerances, curve.bias, curve.violation_rate, strict=True
+        )
+    ]
+    return ReferenceTolerance(
+        tolerance=float(tolerances[chosen]),
+        alpha=ordered[chosen],
+        pairs=len(distances),
+        dataset=record.content["dataset"]["dataset"],
+        fingerprint=record.content["dataset"]["fingerprint"],
+        record=record.key,
+        method=record.method,
+        seed=record.seed,
+        candidates=candidates,
+    )
+
+
+def audit_record(
+    record: Record, tolerance: float | Mapping[tuple[str, str], float], split: str = "test"
+) -> AuditResult:
+    """Audit a record's pools exactly, with subject-clustered errors, in the context that makes it comparable."""
+    context = AuditContext(
+        dataset=f"{record.content['dataset']['dataset']} {record.content['dataset']['fingerprint'][:12]}",
+        split=split,
+        score_definition=SCORE_DEFINITION,
+    )
+    return audit(record.scores(split), tolerance, subjects=record.subjects(split), context=context)
+
+
+def record_card(record: Record, tolerance: ReferenceTolerance | float, split: str = "test") -> dict[str, Any]:
+    """Return the audit card of a record at a reference tolerance, or at a number that the user answers for."""
+    chosen = tolerance if isinstance(tolerance, ReferenceTolerance) else None
+    delta = chosen.tolerance if chosen else float(tolerance)  # type: ignore[arg-type]
+    result = audit_record(record, delta, split)
+    source = (
+        f"conformal quantile of reference distances at α = {chosen.alpha:g} (theorem B.3)"
+        if chosen
+        else "given by the user"
+    )
+    result = replace(result, context=replace(result.context, tolerance_source=source))
+    found = record.result["utility"][split]
+    scores = {name: item["score"] for name, item in found["tasks"].items() if item["score"] is not None}
+    settings = record.settings
+    return audit_card(
+        result,
+        model=f"{record.method}, seed {record.seed}, epoch {record.result['best_epoch']}, record {record.key[:12]}",
+        calibration=f"{chosen.pairs} disjoint validation pairs of the {chosen.method} run with seed {chosen.seed}"
+        if chosen
+        else None,
+        induced=record.induced_tolerances(split),
+        utility={"Worst": found["worst"], "Macro": found["macro"], **scores},
+        controller=asdict(settings.controller) if settings.penalty else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class AuditTable:
+    """The audits of R records at one fixed tolerance: aggregates only, so that it may be published where scores may not.
+
+    ``bias``, ``violation_rate`` and ``raw_bias`` (at each record's own induced tolerances) are [R], ``pair_bias`` [R, pairs].
+    The covariances [R, R] are those of the estimates over the draw of subjects, from summed influences; the variance of any
+    combination of records, seeds' means and paired differences included, is a quadratic form in them. The curves [R, D] hold
+    exact Bias and violation rate at ``curve_tolerances``.
+    """
+
+    tolerance: float
+    split: str
+    keys: list[str]
+    subjects: int
+    pairs: list[tuple[str, str]]
+    bias: np.ndarray
+    violation_rate: np.ndarray
+    raw_bias: np.ndarray
+    pair_bias: np.ndarray
+    bias_covariance: np.ndarray
+    violation_rate_covariance: np.ndarray
+    curve_tolerances: np.ndarray
+    bias_curve: np.ndarray
+    violation_rate_curve: np.ndarray
+
+    def interval(self, weights: np.ndarray, kind: str = "bias", level: float = 0.95) -> tuple[float, float]:
+        """Return the interval of Σ w_r · estimate_r over the draw of subjects, for weights [R]; ``kind`` names the estimate."""
+        estimate = float(weights @ getattr(self, kind))
+        variance = float(weights @ getattr(self, f"{kind}_covariance") @ weights)
+        return interval(estimate, math.sqrt(max(variance, 0.0)), level, self.subjects - 1)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, rounded to 12 significant digits."""
+        content = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            name: _rounded(value) if isinstance(value, np.ndarray) else value
+            for name, value in content.items()
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "AuditTable":
+        """Read a table back."""
+        names = {item.name for item in fields(cls)}
+        if set(content) != names:
+            raise RecordError(f"an audit table needs {', '.join(sorted(names))}; publish the records again")
+        plain = {"tolerance", "split", "keys", "subjects", "pairs"}
+        values: dict[str, Any] = {
+            name: value if name in plain else np.array(value) for name, value in content.items()
+        }
+        values["pairs"] = [tuple(pair) for pair in content["pairs"]]
+        return cls(**values)
+
+
+def audit_table(records: Sequence[Record], tolerance: float, split: str = "test") -> AuditTable:
+    """Audit records of one data set at one fixed tolerance and gather everything that tables and figures need."""
+    if not records:
+        raise InputError("no record to audit; run the study first")
+    if len({record.content["dataset"]["fingerprint"] for record in records}) > 1:
+        raise InputError("records of different data cannot share a table; keep one data set per folder")
+    audits = [audit_record(record, tolerance, split) for record in records]
+    raw = [audit_record(record, record.induced_tolerances(split), split) for record in records]
+    curves = [bias_curve(record.scores(split), CURVE_TOLERANCES) for record in records]
+    return AuditTable(
+        tolerance=float(tolerance),
+        split=split,
+        keys=[record.key for record in records],
+        subjects=audits[0].clusters,
+        pairs=[row.tasks for row in audits[0].per_pair],
+        bias=np.array([result.bias for result in audits]),
+        violation_rate=np.array([result.violation_rate for result in audits]),
+        raw_bias=np.array([result.bias for result in raw]),
+        pair_bias=np.array([[row.bias for row in result.per_pair] for result in audits]),
+        bias_covariance=_covariance(audits, "bias"),
+        violation_rate_covariance=_covariance(audits, "violation_rate"),
+        curve_tolerances=CURVE_TOLERANCES,
+        bias_curve=np.array([curve.bias for curve in curves]),
+        violation_rate_curve=np.array([curve.violation_rate for curve in curves]),
+    )
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One method over its seeds at one fixed tolerance; lists hold one entry per seed, in the order of ``seeds``.
+
+    ``rows`` are the records' places in the audit table, ``induced`` the mean induced tolerance over task pairs, ``budget`` the
+    drift budget against the fixed tolerance.
+    """
+
+    method: str
+    seeds: list[int]
+    worst: list[float]
+    macro: list[float]
+    task_scores: dict[str, list[float | None]]
+    rows: list[int]
+    induced: list[float]
+    budget: list[float]
+    table: AuditTable = field(repr=False)
+
+    @property
+    def bias(self) -> list[float]:
+        """Fixed-tolerance Bias per seed."""
+        return self.table.bias[self.rows].tolist()
+
+    @property
+    def violation_rate(self) -> list[float]:
+        """Fixed-tolerance violation rate per seed."""
+        return self.table.violation_rate[self.rows].tolist()
+
+    @property
+    def raw_bias(self) -> list[float]:
+        """Bias per seed at the run's own induced tolerances."""
+        return self.table.raw_bias[self.rows].tolist()
+
+    def mean_weights(self) -> np.ndarray:
+        """Return the weights [R] that average this method's seeds in the audit table."""
+        weights = np.zeros(len(self.table.keys))
+        weights[self.rows] = 1 / len(self.rows)
+        return weights
+
+    def interval(self, kind: str = "bias", level: float = 0.95) -> tuple[float, float]:
+        """Return the interval, cut to [0, 1], of the seeds' mean over the draw of test subjects (the seeds held as they are)."""
+        low, high = self.table.interval(self.mean_weights(), kind, level)
+        return max(low, 0.0), min(high, 1.0)
+
+    def of_seeds(self, seeds: Sequence[int]) -> "MethodSummary":
+        """Return the summary of some seeds, in the order given.
+
+        Raises ``InputError`` where the method has no record of one of them.
+        """
+        absent = [seed for seed in seeds if seed not in self.seeds]
+        if absent:
+            raise InputError(
+                f"{self.method} has no record of seed {', '.join(map(str, absent))}; it has {self.seeds}"
+            )
+        places = [self.seeds.index(seed) for seed in seeds]
+        return replace(
+            self,
+            seeds=list(seeds),
+            worst=[self.worst[i] for i in places],
+            macro=[self.macro[i] for i in places],
+            task_scores={task: [scores[i] for i in places] for task, scores in self.task_scores.items()},
+            rows=[self.rows[i] for i in places],
+            induced=[self.induced[i] for i in places],
+            budget=[self.budget[i] for i in places],
+        )
+
+
+def summarise(records: Sequence[Record], table: AuditTable) -> dict[str, MethodSummary]:
+    """Gather records and their audits by method, in the order of first appearance."""
+    missing = [record.key[:12] for record in records if record.key not in table.keys]
+    if missing:
+        raise RecordError(f"the audit table lacks records {', '.join(missing)}; publish the records again")
+    twice = [name for name, count in Counter((r.method, r.seed) for r in records).items() if count > 1]
+    if twice:
+        method, seed = twice[0]
+        raise RecordError(
+            f"{method} has two records of seed {seed}, which a mean would mix; keep records of different settings in folders of their own"
+        )
+    methods = list(dict.fromkeys(record.method for record in records))
+    return {
+        method: _summary([record for record in records if record.method == method], table)
+        for method in methods
+    }
+
+
+def common_seeds(*summaries: MethodSummary) -> list[int]:
+    """Return the seeds that every summary has, in the order of the first."""
+    return [seed for seed in summaries[0].seeds if all(seed in other.seeds for other in summaries[1:])]
+
+
+@dataclass(frozen=True)
+class MethodComparison:
+    """Method b minus method a over the seeds that both have; all lists hold one entry per such seed.
+
+    ``differences`` in Bias, ``rate_differences`` in the violation rate, ``raw_differences`` in Bias at the runs' own tolerances,
+    ``induced_differences`` in the mean induced tolerance; ``interval`` and ``rate_interval`` of the mean difference in Bias and in
+    violation rate over the draw of test subjects, paired by subject; ``certificate`` of theorem B.2 from mean Bias and mean
+    drift budgets.
+    """
+
+    a: str
+    b: str
+    seeds: list[int]
+    differences: list[float]
+    interval: tuple[float, float]
+    rate_differences: list[float]
+    rate_interval: tuple[float, float]
+    raw_differences: list[float]
+    induced_differences: list[float]
+    worst_differences: list[float]
+    macro_differences: list[float]
+    certificate: RankingCertificate
+
+
+def compare_methods(a: MethodSummary, b: MethodSummary, level: float = 0.95) -> MethodComparison:
+    """Compare two methods of one audit table, seed by seed and subject by subject; seeds that only one has are left out.
+
+    Raises ``InputError`` where they have no seed in common.
+    """
+    seeds = common_seeds(a, b)
+    if not seeds:
+        raise InputError(f"{a.method} and {b.method} have no seed in common")
+    a, b = a.of_seeds(seeds), b.of_seeds(seeds)
+    weights = b.mean_weights() - a.mean_weights()
+
+    def minus(of_b: Sequence[float], of_a: Sequence[float]) -> list[float]:
+        return [float(second - first) for first, second in zip(of_a, of_b, strict=True)]
+
+    return MethodComparison(
+        a=a.method,
+        b=b.method,
+        seeds=seeds,
+        differences=minus(b.bias, a.bias),
+        interval=a.table.interval(weights, "bias", level),
+        rate_differences=minus(b.violation_rate, a.violation_rate),
+        rate_interval=a.table.interval(weights, "violation_rate", level),
+        raw_differences=minus(b.raw_bias, a.raw_bias),
+        induced_differences=minus(b.induced, a.induced),
+        worst_differences=minus(b.worst, a.worst),
+        macro_differences=minus(b.macro, a.macro),
+        certificate=ranking_certificate(
+            float(np.mean(a.bias)), float(np.mean(b.bias)), float(np.mean(a.budget)), float(np.mean(b.budget))
+        ),
+    )
+
+
+def seed_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Return the t interval of the mean of differences over the draw of seeds; None for fewer than two, whose spread nothing shows."""
+    count = len(differences)
+    if count < 2:
+        return None
+    error = float(np.std(differences, ddof=1)) / math.sqrt(count)
+    return interval(float(np.mean(differences)), error, level, count - 1)
+
+
+def _summary(records: Sequence[Record], table: AuditTable) -> MethodSummary:
+    found = [record.result["utility"][table.split] for record in records]
+    induced = [record.induced_tolerances(table.split) for record in records]
+    return MethodSummary(
+        method=records[0].method,
+        seeds=[record.seed for record in records],
+        worst=[item["worst"] for item in found],
+        macro=[item["macro"] for item in found],
+        task_scores={task: [item["tasks"][task]["score"] for item in found] for task in records[0].tasks},
+        rows=[table.keys.index(record.key) for record in records],
+        induced=[float(np.mean(list(own.values()))) for own in induced],
+        budget=[drift_budget(table.tolerance, own) for own in induced],
+        table=table,
+    )
+
+
+def _covariance(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
+    """G/(G − 1) Z Zᵀ for the subjects' summed influences Z [R, G]."""
+    shares = influences(audits, kind)
+    count = shares.shape[1]
+    return shares @ shares.T * (count / (count - 1))
+
+
+def _rounded(values: np.ndarray) -> Any:
+    if values.ndim:
+        return [_rounded(part) for part in values]
+    return float(f"{float(values):.12g}")

@@ -1,0 +1,243 @@
+"""Tables and figures of tolerances that follow subgroups or hours, from what ``varying_tolerances`` returns."""
+
+import itertools
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from relif_book.evidence.results import title_of
+from relif_book.figures.method_plots import label_apart
+from relif_book.figures.style import SERIES_COLOURS, colour_of, marker_of
+from relif_book.figures.tables import mean_sd
+from relif_core.audit import ranking_certificate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Study = Mapping[str, Any]
+Ruler = Literal["fixed", "schedule", "own"]
+#: Where each ruler's numbers stand in the rows of a study.
+PREFIX: Mapping[Ruler, str] = {"fixed": "", "schedule": "schedule_", "own": "own_"}
+#: Half the width of a 95 % interval in standard errors; groups hold tens of subjects and more.
+_HALF_WIDTH = statistics.NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class LevelOrders:
+    """Pairs of levels of one group, of one run: how many, how many change order with a ruler of their own, and which may not.
+
+    ``certified`` pairs keep their order by theorem B.2, because the fixed gap exceeds both drift budgets; ``flipped`` and
+    ``certified`` have no pair in common.
+    """
+
+    pairs: int = 0
+    flipped: int = 0
+    certified: int = 0
+
+    def __add__(self, other: "LevelOrders") -> "LevelOrders":
+        """Add the counts of another run or group."""
+        return LevelOrders(
+            self.pairs + other.pairs, self.flipped + other.flipped, self.certified + other.certified
+        )
+
+
+def methods_of(study: Study) -> list[str]:
+    """Return the methods of a study, in its order."""
+    return list(dict.fromkeys(run["method"] for run in study["runs"]))
+
+
+def size_rows(study: Study) -> list[dict[str, str | int]]:
+    """One row per level of every group: its subjects, and why it is left out where it is."""
+    return [
+        {
+            "Group": group["title"],
+            "Level": level["level"],
+            "Validation subjects": level["validation"],
+            "Test subjects": level["test"],
+            "Own tolerance": f"none: {level['left_out']}" if level["left_out"] else "calibrated",
+        }
+        for group in study["groups"]
+        for level in group["levels"]
+        if level["test"]
+    ]
+
+
+def group_rows(study: Study, method: str) -> list[dict[str, str]]:
+    """One row per level: Bias and violation rate at δ*, the level's own tolerance, its drift budget and the Bias under it."""
+    titles = {group["name"]: group["title"] for group in study["groups"]}
+    rows = []
+    for mean in study["group_means"]:
+        if mean["method"] != method:
+            continue
+        seeds = [row for row in study["group_audits"] if _same_level(row, mean) and row["method"] == method]
+        rows.append(
+            {
+                "Group": titles[mean["group"]],
+                "Level": mean["level"],
+                "Bias at δ*": mean_sd([row["bias"] for row in seeds], 4),
+                "95 % interval": "{:.4f} to {:.4f}".format(*_interval(mean["bias"], mean["bias_se"])),
+                "VR at δ*": mean_sd([row["violation_rate"] for row in seeds]),
+                "Own δ": mean_sd([row["own_tolerance"] for row in seeds]),
+                "Drift budget": mean_sd([row["budget"] for row in seeds]),
+                "Bias at own δ": mean_sd([row["own_bias"] for row in seeds], 4),
+            }
+        )
+    return rows
+
+
+def level_orders(study: Study, method: str | None = None) -> LevelOrders:
+    """Count the level pairs within groups, over all runs (of one method where it is named), that a ruler per level turns round."""
+    total = LevelOrders()
+    for run, group in itertools.product(study["runs"], study["groups"]):
+        if method not in (None, run["method"]):
+            continue
+        rows = [
+            row
+            for row in study["group_audits"]
+            if (row["group"], row["method"], row["seed"]) == (group["name"], run["method"], run["seed"])
+        ]
+        for a, b in itertools.combinations(rows, 2):
+            certificate = ranking_certificate(a["bias"], b["bias"], a["budget"], b["budget"])
+            flips = (a["bias"] - b["bias"]) * (a["own_bias"] - b["own_bias"]) < 0
+            total += LevelOrders(1, int(flips), int(certificate.certified))
+    return total
+
+
+def draw_groups(axes: Sequence["Axes"], study: Study, method: str) -> None:
+    """Draw one group per panel: mean Bias over seeds of every level, at δ* (filled) and at the level's own tolerance (open)."""
+    means = [row for row in study["group_means"] if row["method"] == method]
+    most = max(row["bias"] for row in means), max(row["own_bias"] for row in means)
+    for panel, group in zip(axes, study["groups"], strict=True):
+        levels = [row for row in means if row["group"] == group["name"]]
+        for place, row in enumerate(levels):
+            _draw_level(panel, place, row)
+        panel.set_yticks(range(len(levels)), [textwrap.fill(row["level"], 10) for row in levels])
+        panel.set(ylim=(len(levels) - 0.4, -0.6), xlim=(0, 1.15 * max(most)), xlabel="Bias")
+        panel.set_title(textwrap.fill(group["title"], 18))
+        panel.grid(visible=False, axis="y")
+
+
+def _draw_level(axes: "Axes", place: int, row: Mapping[str, Any]) -> None:
+    """Draw both marks with 95 % intervals over subjects; those of the first level carry the rulers' names."""
+    for prefix, text, side, marker, colour in (
+        ("", "fixed δ*", -1, "o", SERIES_COLOURS[0]),
+        ("own_", "own δ", 1, "s", SERIES_COLOURS[1]),
+    ):
+        bias, height = row[f"{prefix}bias"], place + 0.13 * side
+        axes.errorbar(
+            bias,
+            height,
+            xerr=_HALF_WIDTH * row[f"{prefix}bias_se"],
+            fmt=marker,
+            color=colour,
+            markerfacecolor="white" if prefix else colour,
+            markersize=6,
+            capsize=2,
+        )
+        if place == 0:
+            axes.annotate(
+                text,
+                (bias, height),
+                xytext=(0, -6 * side),
+                textcoords="offset points",
+                ha="center",
+                va="top" if side > 0 else "bottom",
+                fontsize=8.5,
+                color=colour,
+            )
+
+
+def hour_rows(study: Study) -> list[dict[str, Any]]:
+    """One row per hour and method: Worst, and Bias under the fixed tolerance, the schedule and the runs' own tolerances."""
+    rows = []
+    for item, method in itertools.product(study["schedule"], methods_of(study)):
+        runs = hour_audits(study, method, item["hour"])
+        bias = {ruler: mean_sd([run[f"{prefix}bias"] for run in runs], 4) for ruler, prefix in PREFIX.items()}
+        rows.append(
+            {
+                "Hour": item["hour"],
+                "Method": title_of(method),
+                "Worst": mean_sd([run["worst"] for run in runs if run["worst"] is not None]),
+                "Bias at δ*": bias["fixed"],
+                "δ(t)": f"{item['tolerance']:.3f}",
+                "Bias at δ(t)": bias["schedule"],
+                "Own δ": mean_sd([run["own_tolerance"] for run in runs]),
+                "Bias at own δ": bias["own"],
+            }
+        )
+    return rows
+
+
+def hour_audits(study: Study, method: str, hour: int) -> list[dict[str, Any]]:
+    """Return the audits of a method at an hour, by seed."""
+    return [row for row in study["hour_audits"] if (row["method"], row["hour"]) == (method, hour)]
+
+
+def contrast_rows(study: Study, method: str = "relif") -> list[dict[str, Any]]:
+    """One row per hour: the method minus ERM under both shared rulers, with intervals over test subjects."""
+    rows = []
+    for hour in study["hours"]:
+        row: dict[str, Any] = {"Hour": hour}
+        for ruler, title in (("fixed", "fixed δ*"), ("schedule", "schedule δ(t)")):
+            item = contrast(study, method, ruler, hour)
+            row[f"Bias difference, {title}"] = mean_sd(item["bias"], 4).replace("-", "−")
+            row[f"95 % interval, {title}"] = "{:+.4f} to {:+.4f}".format(*item["interval"]).replace("-", "−")
+        rows.append(row)
+    return rows
+
+
+def contrast(study: Study, method: str, ruler: str, hour: int) -> dict[str, Any]:
+    """Return a method minus ERM at an hour under a shared ruler."""
+    return next(
+        item
+        for item in study["hour_contrasts"]
+        if (item["method"], item["ruler"], item["hour"]) == (method, ruler, hour)
+    )
+
+
+def draw_hours(axes: "Axes", study: Study, ruler: Ruler) -> None:
+    """Draw each method's Bias against the hour under one ruler: seeds as faint points, the line joins their means."""
+    hours, places = study["hours"], []
+    for method in methods_of(study):
+        title = title_of(method)
+        means = []
+        for hour in hours:
+            values = [row[f"{PREFIX[ruler]}bias"] for row in hour_audits(study, method, hour)]
+            axes.plot([hour] * len(values), values, ".", color=colour_of(title), alpha=0.4, markersize=4)
+            means.append(statistics.fmean(values))
+        axes.plot(hours, means, f"{marker_of(title)}-", color=colour_of(title))
+        places.append((hours[-1], means[-1], title))
+    most = max(row[f"{prefix}bias"] for row in study["hour_audits"] for prefix in PREFIX.values())
+    axes.set(xticks=hours, xlabel="hours of the stay seen", ylabel="Bias", ylim=(0, 1.08 * most))
+    label_apart(axes, places)
+
+
+def draw_rulers(axes: "Axes", study: Study) -> None:
+    """Draw the fixed tolerance, the schedule and each method's own calibrated tolerance, mean over seeds, against the hour."""
+    hours, fixed = study["hours"], study["reference"]["tolerance"]
+    scheduled = [item["tolerance"] for item in study["schedule"]]
+    axes.plot(hours, scheduled, "k-", linewidth=2.4)
+    axes.plot(hours, [fixed] * len(hours), "k--", linewidth=1)
+    places = [(hours[-1], fixed, "fixed δ*"), (hours[-2], scheduled[-2], "schedule δ(t)")]
+    for method in methods_of(study):
+        title = title_of(method)
+        means = [
+            statistics.fmean(row["own_tolerance"] for row in hour_audits(study, method, hour))
+            for hour in hours
+        ]
+        axes.plot(hours, means, f"{marker_of(title)}:", color=colour_of(title))
+        places.append((hours[-1], means[-1], f"own, {title}"))
+    axes.margins(y=0.2)
+    axes.set(xticks=hours, xlabel="hours of the stay seen", ylabel="tolerance")
+    axes.set_ylim(*axes.get_ylim())
+    label_apart(axes, places)
+
+
+def _same_level(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return (row["group"], row["level"]) == (other["group"], other["level"])
+
+
+def _interval(mean: float, error: float) -> tuple[float, float]:
+    return max(mean - _HALF_WIDTH * error, 0.0), min(mean + _HALF_WIDTH * error, 1.0)

@@ -1,0 +1,223 @@
+"""Figures of many methods: Worst against Bias, mean Bias curves with their crossings, and sweeps with traces."""
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from relif_book.evidence.results import TITLES, ResultSet, title_of
+from relif_book.figures.style import METHOD_COLOURS, SERIES_COLOURS, marker_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Curves below this Bias are not looked at for crossings: there is nothing left to rank.
+LEAST_BIAS = 1e-3
+#: Variants of ReLiF: the series colours that are not ReLiF's or ERM's, and marks that no balancer has.
+VARIANT_COLOURS = tuple(colour for colour in SERIES_COLOURS if colour not in ("#0072B2", "#555555"))
+VARIANT_MARKERS = ("X", "h", "<", ">", "p", "d", "8", "H")
+
+
+def colour_by_method(methods: Sequence[str]) -> dict[str, str]:
+    """Return a colour per method: a balancer's own, in every version and hybrid, and series colours for variants of ReLiF."""
+    colours = {}
+    variants = 0
+    for method in methods:
+        base = _base_title(method)
+        if base in METHOD_COLOURS:
+            colours[method] = METHOD_COLOURS[base]
+        else:
+            colours[method] = VARIANT_COLOURS[variants % len(VARIANT_COLOURS)]
+            variants += 1
+    return colours
+
+
+def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
+    """Draw every method's mean over the seeds that all have, these as faint points, labelled beside it; the preferred corner is marked."""
+    colours = colour_by_method(list(results.summaries))
+    variant_markers = itertools.cycle(VARIANT_MARKERS)
+    places = []
+    for method, summary in results.shared.summaries.items():
+        base = _base_title(method)
+        filled = base == title_of(method) or not base
+        marker = marker_of(base) if base else next(variant_markers)
+        axes.plot(summary.bias, summary.worst, ".", color=colours[method], alpha=0.45, markersize=5)
+        x, y = float(np.mean(summary.bias)), float(np.mean(summary.worst))
+        axes.plot(
+            x,
+            y,
+            marker,
+            color=colours[method],
+            markerfacecolor=colours[method] if filled else "white",
+            markersize=10 if marker == "*" else 8,
+        )
+        places.append((x, y, title_of(method)))
+    axes.margins(x=0.08, y=0.12)
+    axes.set_xlim(left=max(axes.get_xlim()[0], -0.04 * axes.get_xlim()[1]))
+    label_apart(axes, places)
+    axes.annotate(
+        "preferred", (0.02, 0.97), xycoords="axes fraction", xytext=(0.16, 0.86), textcoords="axes fraction",
+        arrowprops={"arrowstyle": "->", "color": "#333333"}, color="#333333", fontsize=9,
+    )  # fmt: skip
+    axes.set(xlabel=f"Bias at δ = {results.reference.tolerance:.3f}", ylabel="test Worst")
+
+
+def draw_mean_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
+    """Draw each method's Bias curve, averaged over the seeds that all have, its name beside it and the fixed tolerance marked."""
+    colours = colour_by_method(list(results.summaries))
+    curves = mean_curves(results, kind)
+    tolerances = results.curve_tolerances
+    top = 1.02 * max(float(curve[0]) for curve in curves.values())
+    falling = sorted(curves, key=lambda method: float(curves[method].mean()), reverse=True)
+    places = []
+    for rank, method in enumerate(falling):
+        curve, name = curves[method], title_of(method)
+        # Names stand one below the other; each points straight at the place where its curve has that height.
+        height = min((0.92 - 0.08 * rank) * top, float(curve[0]))
+        delta = float(np.interp(-height, -curve, tolerances))
+        axes.plot(tolerances, curve, color=colours[method], linewidth=1.4)
+        axes.plot(delta, height, marker_of(name), color=colours[method], markersize=6)
+        places.append((delta, height, name))
+    visible = np.flatnonzero(np.max(list(curves.values()), axis=0) > 0.01 * top)
+    axes.set_xlim(0, float(tolerances[visible[-1]]) if len(visible) else 1.0)
+    axes.set_ylim(0, top)
+    label_apart(axes, places)
+    axes.axvline(results.reference.tolerance, color="black", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="tolerance δ", ylabel="Bias" if kind == "bias" else "violation rate")
+
+
+def draw_crossings(axes: "Axes", results: ResultSet) -> None:
+    """Mark where two methods' mean Bias curves cross."""
+    points = crossings(results)
+    axes.plot(
+        [point[2] for point in points], [point[3] for point in points], "o",
+        color="black", markerfacecolor="none", markersize=7, linestyle="none",
+    )  # fmt: skip
+
+
+def mean_curves(results: ResultSet, kind: str = "bias") -> dict[str, np.ndarray]:
+    """Return each method's exact curve [D] averaged over the seeds that all methods have, at ``results.curve_tolerances``."""
+    return {
+        method: getattr(summary.table, f"{kind}_curve")[summary.rows].mean(axis=0)
+        for method, summary in results.shared.summaries.items()
+    }
+
+
+def crossings(results: ResultSet, least: float = LEAST_BIAS) -> list[tuple[str, str, float, float]]:
+    """Return (a, b, δ, Bias) where the mean Bias curves of two methods cross at a Bias of at least ``least``.
+
+    The curves are exact at 201 tolerances and piecewise linear; between two of these the crossing is interpolated.
+    """
+    tolerances, curves = results.curve_tolerances, mean_curves(results)
+    names = list(curves)
+    found = []
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            gap = curves[a] - curves[b]
+            for place in np.flatnonzero(gap[:-1] * gap[1:] < 0):
+                share = gap[place] / (gap[place] - gap[place + 1])
+                delta = tolerances[place] + share * (tolerances[place + 1] - tolerances[place])
+                bias = curves[a][place] + share * (curves[a][place + 1] - curves[a][place])
+                if bias >= least:
+                    found.append((a, b, float(delta), float(bias)))
+    return found
+
+
+def draw_sweep(
+    axes: "Axes", results: ResultSet, swept: Literal["step_size", "target"], kind: Literal["bias", "worst"]
+) -> None:
+    """Draw Bias or Worst against the swept setting: small points are seeds, the line joins the means."""
+    found = sorted((_swept(results, method, swept), method) for method in results.summaries)
+    values = [getattr(results.summaries[method], kind) for _, method in found]
+    settings = [setting for setting, _ in found]
+    for setting, seeds in zip(settings, values, strict=True):
+        axes.plot([setting] * len(seeds), seeds, ".", color=METHOD_COLOURS["ReLiF"], alpha=0.5)
+    axes.plot(settings, [float(np.mean(seeds)) for seeds in values], "o-", color=METHOD_COLOURS["ReLiF"])
+    axes.set_xscale("log")
+    axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
+    axes.minorticks_off()
+    axes.set(
+        xlabel="step size η" if swept == "step_size" else "target ρ*",
+        ylabel=f"Bias at δ = {results.reference.tolerance:.3f}" if kind == "bias" else "test Worst",
+    )
+
+
+def draw_sweep_traces(
+    axes: "Axes", results: ResultSet, trace: str, swept: Literal["step_size", "target"]
+) -> None:
+    """Draw a step trace ("weight" or "smoothed_rate") of the first common seed of every method, the swept setting at its end."""
+    colours = colour_by_method(list(results.summaries))
+    symbol = "η" if swept == "step_size" else "ρ*"
+    lines = []
+    for number, (method, summary) in enumerate(results.shared.summaries.items()):
+        record = next(r for r in results.records if (r.method, r.seed) == (method, summary.seeds[0]))
+        values = record.trace(trace)
+        look: dict[str, Any] = {
+            "linestyle": ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))[number % 5],
+            "color": colours[method],
+            "linewidth": 1.4,
+        }
+        axes.plot(np.arange(1, len(values) + 1), values, **look)
+        lines.append((values, f"{symbol} = {_swept(results, method, swept):g}", look))
+    axes.set(xlabel="step", ylabel="penalty weight λ" if trace == "weight" else "smoothed violation rate")
+    if trace == "weight":
+        axes.set_yscale("log")
+    axes.set_xlim(1, max(len(values) for values, _, _ in lines))
+    _continue_to_labels(axes, lines)
+
+
+def _continue_to_labels(axes: "Axes", lines: Sequence[tuple[np.ndarray, str, dict[str, Any]]]) -> None:
+    """Lead every line (values at steps 1, 2, …, its label, its look) on beyond the axes to its label; call it when the limits stand."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    # Lines that end at one height are labelled in the order in which they ran.
+    ordered = sorted(lines, key=lambda line: (round(float(line[0][-1]), 9), float(line[0].mean())))
+    ends = [to_axes.transform((len(values), values[-1])) for values, _, _ in ordered]
+    heights = _apart([float(end[1]) for end in ends])
+    for (_, name, look), end, height in zip(ordered, ends, heights, strict=True):
+        axes.plot(
+            [end[0], 1.06, 1.16], [end[1], height, height], transform=axes.transAxes, clip_on=False, **look
+        )
+        axes.annotate(name, (1.18, height), xycoords="axes fraction", va="center", fontsize=9)
+
+
+def _base_title(method: str) -> str:
+    """The title of the balancer behind a version or hybrid; empty for a variant of ReLiF."""
+    if method.startswith("relif_"):
+        return ""
+    balancer = method.partition("+")[0]
+    return title_of(balancer if balancer in TITLES else balancer.removesuffix("_as_released"))
+
+
+def _swept(results: ResultSet, method: str, swept: str) -> float:
+    record = next(record for record in results.records if record.method == method)
+    return float(getattr(record.settings.controller, swept))
+
+
+def label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:
+    """Write the names in a column right of the axes, in the order of the points' heights, each with a thin line to its point.
+
+    Call it when the limits of the axes stand.
+    """
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ordered = sorted(places, key=lambda place: place[1])
+    wanted = [float(to_axes.transform((x, y))[1]) for x, y, _ in ordered]
+    for (x, y, name), height in zip(ordered, _apart(wanted), strict=True):
+        axes.annotate(
+            name, (x, y), xytext=(1.04, height), textcoords="axes fraction", va="center", fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 3, "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def _apart(wanted: Sequence[float], spacing: float = 0.075) -> list[float]:
+    """Move rising heights apart by at least ``spacing`` (less where so many do not fit) within [0, 1], by the least squares.
+
+    Height i minus i times the spacing must rise, so that it is an isotonic regression; bounds cut its solution.
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    spacing = min(spacing, 1 / max(len(wanted) - 1, 1))
+    steps = spacing * np.arange(len(wanted))
+    moved = isotonic_regression(np.asarray(wanted, dtype=float) - steps)
+    room = 1 - steps[-1]
+    return [float(height) for height in np.clip(moved, 0, max(room, 0)) + steps]

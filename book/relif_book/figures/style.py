@@ -1,0 +1,141 @@
+"""One look for every figure: theme, sizes, colours fixed by method, and images that carry their alternative text."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from relif_core.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH_INCHES = 7.0
+"""Width of a figure: the text column of the book."""
+
+_DPI = 130
+
+METHOD_COLOURS = {
+    "ERM": "#555555",
+    "Uncertainty": "#56B4E9",
+    "GradNorm": "#E69F00",
+    "PCGrad": "#009E73",
+    "FairGrad": "#CC79A7",
+    "CATS": "#8C6D1F",
+    "ReLiF": "#0072B2",
+}
+"""One colour per method, on every page the same, told apart by readers with colour-vision deficiencies (Okabe and Ito 2008)."""
+
+SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+"""Colours for series that are no methods, in the order of use."""
+
+METHOD_MARKERS = {
+    "ERM": "o",
+    "Uncertainty": "s",
+    "GradNorm": "^",
+    "PCGrad": "v",
+    "FairGrad": "D",
+    "CATS": "P",
+    "ReLiF": "*",
+}
+"""One marker per method, so that no figure relies on colour alone."""
+
+
+def colour_of(method: str) -> str:
+    """Return the colour of a method.
+
+    Raises
+    ------
+    InputError
+        The method has no colour.
+    """
+    try:
+        return METHOD_COLOURS[method]
+    except KeyError:
+        raise InputError(
+            f"method '{method}' has no colour; add it to relif_book.figures.style.METHOD_COLOURS "
+            f"beside {', '.join(METHOD_COLOURS)}"
+        ) from None
+
+
+def marker_of(method: str) -> str:
+    """Return the marker of a method, a circle where it has none of its own."""
+    return METHOD_MARKERS.get(method, "o")
+
+
+def use_theme() -> None:
+    """Set the book's look for every figure drawn afterwards: white ground, dark text of at least 9 points, light grid."""
+    import matplotlib
+    import seaborn
+
+    matplotlib.use("agg")
+    seaborn.set_theme(context="notebook", style="ticks", palette=list(SERIES_COLOURS))
+    matplotlib.rcParams.update(
+        {
+            "font.family": "DejaVu Sans",
+            "font.size": 10.5,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10.5,
+            "xtick.labelsize": 9.5,
+            "ytick.labelsize": 9.5,
+            "legend.fontsize": 9.5,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#e4e4e4",
+            "grid.linewidth": 0.8,
+            "axes.axisbelow": True,
+            "lines.linewidth": 1.8,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "svg.hashsalt": "relif",
+        }
+    )
+
+
+def new_figure(
+    *, rows: int = 1, columns: int = 1, height: float = 3.2, **options: Any
+) -> tuple["Figure", Any]:
+    """Return a figure and its axes, as :func:`matplotlib.pyplot.subplots` does, in the book's look.
+
+    Parameters
+    ----------
+    rows, columns
+        Grid of axes.
+    height
+        Height of one row in inches; the width is that of the text column.
+    options
+        Passed on, for example ``sharey=True``.
+    """
+    use_theme()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def show(figure: "Figure", *, alt: str) -> None:
+    """Display a figure as a PNG with its alternative text.
+
+    Parameters
+    ----------
+    figure
+        A matplotlib figure.
+    alt
+        What a reader who cannot see the picture needs from it, in one or two sentences; it is also what nbval compares,
+        so numbers in it are rounded to what holds on another processor.
+
+    Raises
+    ------
+    InputError
+        The alternative text is empty.
+    """
+    from IPython.display import display
+
+    if not alt.strip():
+        raise InputError("figure without alternative text; say in alt=… what the picture shows")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
+    alt = " ".join(alt.split())
+    display(
+        {"image/png": stream.getvalue(), "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True
+    )

@@ -1,0 +1,239 @@
+"""Provenance of a page: its parameters, the data, records and code it used, and the footer that says so."""
+
+import ast
+import html
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from relif_book.project import fingerprint, fingerprint_of_text, project_root
+from relif_core import __version__
+from relif_core.errors import InputError, RecordError
+
+PROVENANCE_MIME = "application/vnd.relif.provenance+json"
+"""The output type under which a page's footer hands its dependencies to the executor."""
+
+_GLUE_PREFIX = "application/papermill.record/"
+_PROFILES = ("quick", "full")
+#: The packages of this distribution, on whose sources a page depends.
+PACKAGES = ("relif_core", "relif_data", "relif_book")
+_Choice = TypeVar("_Choice")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One data set named in a footer: its title, its licence, and whether it is simulated."""
+
+    title: str
+    licence: str
+    synthetic: bool
+
+
+class Page:
+    """One execution of one page: what it was asked for, what it used, and how long it took.
+
+    Parameters
+    ----------
+    name
+        File name of the page without its ending, as in ``notebooks/<name>.md``.
+    parameters
+        Every name of the cell tagged ``parameters`` with its value; ``profile`` ("quick" or "full") is required.
+
+    Attributes
+    ----------
+    device
+        Where the page computes, "cpu" until the page sets it (as in ``page.device = "cuda"``).
+
+    Raises
+    ------
+    InputError
+        The profile is unknown, or papermill injected a name that the page does not declare (papermill itself only logs
+        that, and the page would run with its defaults).
+    """
+
+    def __init__(self, name: str, **parameters: Any) -> None:
+        profile = parameters.get("profile")
+        if profile not in _PROFILES:
+            raise InputError(f"page '{name}': profile is {profile!r}; choose one of {', '.join(_PROFILES)}")
+        unknown = sorted(_injected_names() - set(parameters))
+        if unknown:
+            raise InputError(
+                f"page '{name}': unknown parameter {', '.join(unknown)}; this page takes {', '.join(sorted(parameters))}"
+            )
+        self.name = name
+        self.parameters = parameters
+        self.profile: str = profile
+        self.device = "cpu"
+        self._started = time.perf_counter()
+        self._data: list[DataSource] = []
+        self._files: dict[str, str] = {}
+        self._records: list[str] = []
+
+    def choose(self, *, quick: _Choice, full: _Choice) -> _Choice:
+        """Return the value that belongs to the page's profile."""
+        return quick if self.profile == "quick" else full
+
+    def uses_data(self, title: str, *, licence: str, synthetic: bool = False) -> None:
+        """Name a data set in the footer, with its licence; say whether it is simulated."""
+        source = DataSource(title, licence, synthetic)
+        if source not in self._data:
+            self._data.append(source)
+
+    def file(self, path: str | Path) -> Path:
+        """Return the path of a committed file or folder that this page reads, and make the page depend on its content.
+
+        ``path`` is relative to the top of the checkout. A change of the content makes the page stale.
+
+        Raises
+        ------
+        RecordError
+            Nothing is there.
+        """
+        relative = Path(path)
+        found = project_root() / relative
+        if not found.exists():
+            raise RecordError(
+                f"page '{self.name}': {relative} is missing from the checkout; restore it from version control"
+            )
+        self._files[relative.as_posix()] = fingerprint(found)
+        return found
+
+    def record(self, path: str | Path) -> Path:
+        """As :meth:`file`, for a record of a finished run; the footer lists it among the records used."""
+        found = self.file(path)
+        name = Path(path).as_posix()
+        if name not in self._records:
+            self._records.append(name)
+        return found
+
+    def glue(self, name: str, value: float | int | str, spec: str = "") -> None:
+        """Make ``value``, formatted by ``spec`` (as in :func:`format`), available to the text as ``{glue:text}`name```.
+
+        The formatted text is what is stored and compared, so choose a precision that holds on another processor.
+        """
+        from IPython.display import display
+
+        display(
+            {f"{_GLUE_PREFIX}text/plain": format(value, spec)},
+            metadata={"scrapbook": {"name": name, "mime_prefix": _GLUE_PREFIX}},
+            raw=True,
+        )
+
+    def footer(self) -> None:
+        """Display where this page comes from; the last code cell of every page calls it, tagged ``nbval-ignore-output``."""
+        from IPython.display import display
+
+        sources = _package_sources()
+        seconds = time.perf_counter() - self._started
+        rows = self._footer_rows(sources, seconds)
+        display(
+            {
+                "text/html": _as_html(rows),
+                "text/plain": "\n".join(f"{label}: {text}" for label, text in rows),
+                PROVENANCE_MIME: {
+                    "page": self.name,
+                    "profile": self.profile,
+                    "device": device_name(self.device),
+                    "seconds": round(seconds, 1),
+                    "depends_on": {**sources, **dict(sorted(self._files.items()))},
+                },
+            },
+            raw=True,
+        )
+
+    def _footer_rows(self, sources: Mapping[str, str], seconds: float) -> list[tuple[str, str]]:
+        data = [
+            f"{source.title} ({'synthetic; ' if source.synthetic else ''}licence {source.licence})"
+            for source in self._data
+        ]
+        seeds = [f"{key} = {value!r}" for key, value in self.parameters.items() if "seed" in key]
+        code = fingerprint_of_text("".join(sources.values()))[:12]
+        shown = " ".join(
+            f"-p {key} {shlex.quote(str(value))}"
+            for key, value in self.parameters.items()
+            if isinstance(value, str | int | float)
+        )
+        return [
+            ("Data", "; ".join(data) or "none: everything is computed from the parameters"),
+            ("Records used", "; ".join(self._records) or "none"),
+            ("Profile", self.profile),
+            ("Seeds", ", ".join(seeds) or "none"),
+            ("Device", device_name(self.device)),
+            ("Run time", f"{seconds:.1f} s"),
+            ("Code", f"relif_core {__version__}, source fingerprint {code}; {_library_versions()}"),
+            (
+                "Make this page again",
+                f"python -m papermill notebooks/{self.name}.ipynb {self.name}.ipynb {shown}",
+            ),
+        ]
+
+
+def device_name(device: str = "cpu") -> str:
+    """Return the device in words: the number of usable processor cores, or the GPU's own name for a CUDA device."""
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"CPU, {cores} cores ({platform.machine()})"
+
+
+def _injected_names() -> set[str]:
+    """Names that papermill's injected cell assigns, read from the running kernel's input history."""
+    shell = sys.modules.get("IPython")
+    kernel = shell.get_ipython() if shell else None
+    history = kernel.user_ns.get("In", []) if kernel else []
+    names: set[str] = set()
+    for cell in history:
+        if cell.startswith("# Parameters\n"):
+            names |= assigned_names(cell)
+    return names
+
+
+def assigned_names(source: str) -> set[str]:
+    """Return the names that a cell of plain assignments sets."""
+    names: set[str] = set()
+    for statement in ast.parse(source).body:
+        targets = (
+            statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        )
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _package_sources() -> dict[str, str]:
+    """The package files this page has loaded, as ``relif_core/...`` and the like with their fingerprints: modules, and the tables beside them."""
+    home = Path(__file__).resolve().parents[2]
+    paths: set[Path] = set()
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if path and name.partition(".")[0] in PACKAGES:
+            module_path = Path(path).resolve()
+            paths |= {module_path, *module_path.parent.glob("*.csv"), *module_path.parent.glob("*.json")}
+    return {path.relative_to(home).as_posix(): fingerprint(path) for path in sorted(paths)}
+
+
+def _library_versions() -> str:
+    """The numerical libraries that the page has loaded, with their versions."""
+    shown = [f"Python {platform.python_version()}"]
+    for name in ("numpy", "torch", "polars"):
+        module = sys.modules.get(name)
+        if module is not None:
+            shown.append(f"{name} {module.__version__}")
+    return ", ".join(shown)
+
+
+def _as_html(rows: list[tuple[str, str]]) -> str:
+    cells = []
+    for label, text in rows:
+        shown = html.escape(text)
+        if label == "Make this page again":
+            shown = f"<code>{shown}</code>"
+        cells.append(f"<dt>{html.escape(label)}</dt><dd>{shown}</dd>")
+    return f'<dl class="relif-provenance" aria-label="Provenance of this page">{"".join(cells)}</dl>'

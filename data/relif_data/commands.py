@@ -1,0 +1,76 @@
+"""The command ``relif data``: tensors of raw tables, checks of tensor folders, the list of sources."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from relif_core.cli import parse_options
+from relif_core.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's command to the command line."""
+    app.command()(data)
+
+
+def data(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A source's name, `check` to verify a tensor folder, `list`, or nyuv2_travel: a small form of NYUv2."
+        ),
+    ],
+    place: Annotated[
+        str,
+        typer.Argument(
+            help="Where the source's files are (- for a synthetic source); for `check` the tensor folder."
+        ),
+    ] = "-",
+    target: Annotated[Path | None, typer.Argument(help="The tensor folder to make.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="name=value for the source, repeatable.")
+    ] = None,
+) -> None:
+    """Turn raw tables into tensors, verify a tensor folder, or list the sources."""
+    from relif_data import REGISTRY, prepare
+
+    if source == "list":
+        for name, entry in REGISTRY.items():
+            typer.echo(f"{name:16} {entry.title} ({entry.access})")
+    elif source == "check":
+        manifest = check_folder(Path(place))
+        rows = manifest["files"].get("stays.npy") or manifest["files"]["split.npy"]
+        typer.echo(
+            f"{place}: {manifest['title']}, {rows['shape'][0]} samples, whole; {manifest['fingerprint'][:12]}"
+        )
+    elif target is None:
+        raise InputError(f"name the folder to make: relif data {source} {place} TARGET")
+    elif source == "nyuv2_travel":
+        from relif_data.nyuv2_travel import write_travel_form
+
+        made = write_travel_form(Path(place), target, progress=_say, **parse_options(option or []))
+        typer.echo(f"{made} is ready; make tensors of it with: relif data nyuv2 {made} TENSORS")
+    else:
+        made = prepare(
+            source, None if place == "-" else place, target, progress=_say, **parse_options(option or [])
+        )
+        typer.echo(f"{made} is ready")
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """Verify a tensor folder of any format and return its manifest."""
+    from relif_core.tensors.folder import read_manifest
+
+    kind = read_manifest(folder).get("format")
+    if kind == "relif-clinical-1":
+        from relif_core.tensors.clinical import check_tensors
+
+        return check_tensors(folder).manifest
+    from relif_core.tensors.dense import check_dense_tensors
+
+    return check_dense_tensors(folder).manifest
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

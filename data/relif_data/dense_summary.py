@@ -1,0 +1,116 @@
+"""What the book says of a dense tensor folder: shares and histograms over whole splits, and how fitted normals compare with published ones."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relif_core.files import write_json
+from relif_core.tensors.dense import IGNORE, SPLITS, DenseTensors, decode_normals
+from relif_data.nyuv2 import COLOUR_CAMERA, OFFICIAL_SIZE, nearest
+from relif_data.surface_normals import angles, find_axis_order, normals_from_depth
+
+#: Edges of the depth histogram in metres and of the histogram of the normals' upward component.
+DEPTH_EDGES = np.linspace(0, 10, 41)
+UPWARD_EDGES = np.linspace(-1, 1, 41)
+#: Published normal maps in the folder ``reference`` of the image layout: frame, part, pipeline.
+REFERENCE_FRAMES = (
+    ("0433", "test", "multi-task RefineNet (Nekrasov et al. 2019)"),
+    ("0003", "train", "Ladický et al. (2014)"),
+)
+
+
+def summarise_dense(tensors: DenseTensors) -> dict[str, Any]:
+    """Return frames, class shares, depth and normal histograms per split as plain values (shares of all pixels, of pixels with depth, of
+    pixels with a normal)."""
+    splits = {}
+    for split in SPLITS:
+        labels = np.zeros(256, dtype=np.int64)
+        depth = np.zeros(len(DEPTH_EDGES) - 1, dtype=np.int64)
+        upward = np.zeros(len(UPWARD_EDGES) - 1, dtype=np.int64)
+        depths = normals = pixels = 0
+        frames = tensors.frames_of(split)
+        for frame in frames:
+            labels += np.bincount(tensors.arrays["labels"][frame].ravel(), minlength=256)
+            values = tensors.arrays["depth"][frame]
+            pixels += values.size
+            values = values[values > 0].astype(np.float32)
+            depths += len(values)
+            depth += np.histogram(values, DEPTH_EDGES)[0]
+            found = decode_normals(tensors.arrays["normals"][frame])
+            # y points down in camera axes.
+            rising = -found[1][(found != 0).any(axis=0)]
+            normals += len(rising)
+            upward += np.histogram(rising, UPWARD_EDGES)[0]
+        splits[split] = {
+            "frames": len(frames),
+            "class_share": _shares(labels[: len(tensors.class_names)], pixels),
+            "ignored_share": float(labels[IGNORE] / max(pixels, 1)),
+            "depth_share": depths / max(pixels, 1),
+            "normal_share": normals / max(pixels, 1),
+            "depth_histogram": _shares(depth, depths),
+            "upward_histogram": _shares(upward, normals),
+        }
+    manifest = tensors.manifest
+    return {
+        "dataset": tensors.dataset,
+        "title": manifest["title"],
+        "licence": manifest["licence"],
+        "synthetic": manifest["synthetic"],
+        "fingerprint": tensors.fingerprint,
+        "height": manifest["height"],
+        "width": manifest["width"],
+        "classes": list(tensors.class_names),
+        "options": manifest["options"],
+        "depth_edges": DEPTH_EDGES.tolist(),
+        "upward_edges": UPWARD_EDGES.tolist(),
+        "splits": splits,
+    }
+
+
+def compare_with_published_normals(source: Path) -> list[dict[str, Any]]:
+    """Return, per published normal map beside NYUv2's image layout, the angles in degrees between it and normals fitted to the depth.
+
+    ``channels`` and ``signs`` say how the published file stores its axes; they are found, not assumed.
+    """
+    from PIL import Image
+
+    rows = []
+    for frame, part, pipeline in REFERENCE_FRAMES:
+        depth = np.asarray(Image.open(source / part / "depth" / f"{frame}.png")) / 1000
+        size = (depth.shape[0], depth.shape[1])
+        stored = np.asarray(Image.open(source / "reference" / f"{frame}_normal.png")).astype(np.float32)
+        stored = nearest(stored.transpose(2, 0, 1) / 255 * 2 - 1, size)
+        stored = stored * (np.abs(stored).max(axis=0) > 0.03)
+        fitted = normals_from_depth(depth, COLOUR_CAMERA.resized(OFFICIAL_SIZE, size))
+        order = find_axis_order(stored, fitted)
+        found = angles(order.to_camera(stored), fitted)
+        found = found[~np.isnan(found)]
+        rows.append(
+            {
+                "frame": frame,
+                "part": part,
+                "pipeline": pipeline,
+                "channels": list(order.channels),
+                "signs": list(order.signs),
+                "pixels": len(found),
+                "median": float(np.median(found)),
+                "mean": float(found.mean()),
+                "within_11.25": float((found < 11.25).mean()),
+                "within_30": float((found < 30).mean()),
+                "histogram": _shares(np.histogram(found, np.linspace(0, 90, 46))[0], len(found)),
+            }
+        )
+    return rows
+
+
+def write_dense_summary(tensors: Path, source: Path | None, target: Path) -> Path:
+    """Write ``summary.json`` of a tensor folder into ``target``, with the comparison of normals where ``source`` is NYUv2's image layout."""
+    content = summarise_dense(DenseTensors.open(tensors))
+    content["published_normals"] = compare_with_published_normals(source) if source else []
+    write_json(target / "summary.json", content)
+    return target / "summary.json"
+
+
+def _shares(counts: np.ndarray, total: int) -> list[float]:
+    return [round(float(count) / max(total, 1), 6) for count in counts]

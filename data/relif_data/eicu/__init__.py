@@ -1,0 +1,175 @@
+"""The eICU Collaborative Research Database as clinical tensors, from its raw tables or from the hourly layout of its demo.
+
+Raw tables give the 17 channels of the MIMIC-III benchmark tasks hour by hour; the hourly layout gives 48 vital signs and
+laboratory values. Both end in the same tasks: mortality (one label a stay) and the remaining length of stay (one label an hour).
+Source: Pollard et al., *The eICU Collaborative Research Database*, Scientific Data 5:180178, 2018.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from relif_core.errors import DataError, InputError
+from relif_core.tensors.clinical import write_tensors
+from relif_core.tensors.folder import MANIFEST, read_manifest, refuse_to_overwrite
+from relif_data.eicu.hourly import hourly_tensors
+from relif_data.eicu.raw_tables import table_tensors
+from relif_data.eicu.resume import full_disk, remove_work, work_folder
+from relif_data.eicu.simulated import SIMULATED_MARK, write_raw
+
+__all__ = ["prepare", "write_raw"]
+
+DEMO_LICENCE = "Open Database License 1.0 (eICU demo 2.0)"
+FULL_LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
+
+
+def prepare(
+    source: Path,
+    target: Path,
+    *,
+    layout: Literal["auto", "tables", "hourly"] = "auto",
+    mortality: Literal["hospital", "unit"] = "hospital",
+    mortality_hours: int = 48,
+    first_label_hour: int = 5,
+    maximum_hours: int | None = None,
+    decompensation: bool = False,
+    diagnosis_groups: bool = False,
+    validation_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Make clinical tensors in the folder ``target`` and return it.
+
+    ``source`` is a folder of tables (CSV or CSV.gz, names and headers in any case, also inside a folder ``tables``) or one that
+    holds ``hourly/los`` and ``hourly/mortality24`` beside `patient`; "auto" takes the hourly layout where it exists. Patients,
+    not stays, are divided into train, validation and test.
+
+    With raw tables: ``mortality`` is death in the hospital or in the unit, read at hour ``mortality_hours``;
+    ``decompensation`` adds death within 24 hours, ``diagnosis_groups`` the 14 organ systems of the diagnoses;
+    ``maximum_hours`` cuts longer stays. The hourly layout states death in the unit at hour 24 and takes none of these.
+    Hourly labels begin at hour ``first_label_hour``. A label's input ends before its hour. A reading of raw tables that was killed goes
+    on with the tables that it had not finished when it is called again.
+
+    Raises ``DataError`` for a source that is incomplete or damaged and for a target that holds other data, ``InputError`` for
+    options out of range.
+    """
+    source, target = Path(source), Path(target)
+    report = progress or (lambda message: None)
+    _check_options(
+        layout,
+        mortality,
+        mortality_hours,
+        first_label_hour,
+        maximum_hours,
+        validation_fraction,
+        test_fraction,
+    )
+    if not source.is_dir():
+        raise DataError(f"{source} is no folder; name the folder that holds the eICU tables")
+    chosen = layout if layout != "auto" else "hourly" if (source / "hourly").is_dir() else "tables"
+    _refuse_other_data(target)
+    common: dict[str, Any] = {
+        "first_label_hour": first_label_hour,
+        "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction,
+        "seed": seed,
+    }
+    special: dict[str, Any] = {
+        "mortality": mortality,
+        "mortality_hours": mortality_hours,
+        "maximum_hours": maximum_hours,
+        "decompensation": decompensation,
+        "diagnosis_groups": diagnosis_groups,
+    }
+    if chosen == "hourly":
+        usual: dict[str, Any] = prepare.__kwdefaults__ or {}
+        changed = [name for name, value in special.items() if value != usual[name]]
+        if changed:
+            raise InputError(
+                f"{', '.join(changed)}: the hourly layout fixes this; use layout='tables' or leave the option off"
+            )
+        options = {"layout": chosen, **common}
+        content = hourly_tensors(source, **common, progress=report)
+    else:
+        options = {"layout": chosen, **common, **special}
+        try:
+            content = table_tensors(source, **common, **special, work=work_folder(target), progress=report)
+        except DataError:
+            # A table that has to be fetched again makes the half-read grid useless.
+            remove_work(work_folder(target))
+            raise
+    synthetic = _is_simulated(source)
+    demo = content.pop("is_open_demo")
+    title = "eICU Collaborative Research Database"
+    if synthetic:
+        title = "Simulated tables in the layout of eICU"
+    elif demo:
+        title += " Demo 2.0"
+    try:
+        written = write_tensors(
+            target,
+            dataset="eicu",
+            title=title,
+            licence="Apache-2.0 (simulated, no patient data)"
+            if synthetic
+            else DEMO_LICENCE
+            if demo
+            else FULL_LICENCE,
+            output_policy="person" if demo or synthetic else "aggregate",
+            synthetic=synthetic,
+            options=options,
+            **content,
+        )
+    except OSError as error:
+        raise full_disk(target, error) from error
+    remove_work(work_folder(target))
+    report(f"wrote {written}")
+    return written
+
+
+def _check_options(
+    layout: str,
+    mortality: str,
+    mortality_hours: int,
+    first_label_hour: int,
+    maximum_hours: int | None,
+    validation_fraction: float,
+    test_fraction: float,
+) -> None:
+    if layout not in ("auto", "tables", "hourly"):
+        raise InputError(f"layout={layout!r}: choose auto, tables or hourly")
+    if mortality not in ("hospital", "unit"):
+        raise InputError(f"mortality={mortality!r}: choose hospital or unit")
+    if mortality_hours < 1 or first_label_hour < 1:
+        raise InputError(
+            f"mortality_hours={mortality_hours}, first_label_hour={first_label_hour}: both must be at least 1"
+        )
+    if maximum_hours is not None and maximum_hours < max(mortality_hours, first_label_hour):
+        raise InputError(
+            f"maximum_hours={maximum_hours}: must reach mortality_hours and first_label_hour, or be None"
+        )
+    fractions = (validation_fraction, test_fraction)
+    if min(fractions) <= 0 or sum(fractions) >= 1:
+        raise InputError(
+            f"validation_fraction={validation_fraction}, test_fraction={test_fraction}: both must be positive "
+            "and leave some patients for training"
+        )
+
+
+def _refuse_other_data(target: Path) -> None:
+    """Say before minutes of reading, not after, that a target holds something else."""
+    sources = read_manifest(target).get("sources") if (target / MANIFEST).is_file() else None
+    refuse_to_overwrite(target, {"dataset": "eicu", "sources": sources})
+
+
+def _is_simulated(source: Path) -> bool:
+    """Whether the simulator marked this folder as its own."""
+    mark = source / SIMULATED_MARK
+    if not mark.is_file():
+        return False
+    try:
+        return bool(json.loads(mark.read_text(encoding="utf-8")).get("synthetic"))
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{mark} is damaged ({error}); write the simulated tables again") from error

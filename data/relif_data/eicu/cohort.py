@@ -1,0 +1,228 @@
+"""Who is in the cohort, who they are, and how they end: the `patient` and `hospital` tables of eICU."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from relif_core.errors import DataError
+from relif_core.tensors.clinical import CohortStep, Group
+from relif_data.eicu.stream import ReadFile, TableStream
+from relif_data.labels import age_band
+
+PATIENT_COLUMNS = (
+    "patientunitstayid",
+    "patienthealthsystemstayid",
+    "uniquepid",
+    "gender",
+    "age",
+    "ethnicity",
+    "hospitalid",
+    "unittype",
+    "unitvisitnumber",
+    "unitstaytype",
+    "unitdischargeoffset",
+    "unitdischargestatus",
+    "hospitaldischargeoffset",
+    "hospitaldischargestatus",
+    "admissionheight",
+    "admissionweight",
+)
+HOSPITAL_COLUMNS = ("hospitalid", "region", "numbedscategory", "teachingstatus")
+
+AGE_BANDS = ("18-44", "45-64", "65-79", "80+", "unknown")
+SEXES = ("female", "male", "other or unknown")
+ETHNICITIES = (
+    "African American",
+    "Asian",
+    "Caucasian",
+    "Hispanic",
+    "Native American",
+    "other or unknown",
+)
+MOST_LEVELS = 255
+
+# sha256 of the sorted stay ids (little-endian int64) of the openly licensed demo, version 2.0.
+DEMO_STAYS = "ba26ba002694edce6de5e24a2e5940bbd458e7ea5a671d396bc73103508ec936"
+
+
+@dataclass(frozen=True)
+class Patients:
+    """The `patient` table as typed columns, one row per unit stay, plus the counts of unreadable cells.
+
+    ``frame`` columns: stay, subject (rank of the patient identifier among all in the table), hospital_stay, minutes (length of
+    the unit stay), hospital_minutes (admission to the unit until the end of the hospital stay), age (89 and below as stated, "> 89" as 90), visit, died_unit, died_hospital (null where unknown),
+    death_minutes (null where no death), and the texts gender, ethnicity, hospital, unit_type, stay_type, and
+    height, weight on admission.
+    """
+
+    frame: pl.DataFrame
+    file: ReadFile
+    notes: tuple[str, ...]
+
+    @property
+    def is_open_demo(self) -> bool:
+        """Whether these are the stays of the openly licensed demo."""
+        ids = np.sort(self.frame["stay"].to_numpy()).astype("<i8")
+        return hashlib.sha256(ids.tobytes()).hexdigest() == DEMO_STAYS
+
+
+def read_patients(path: Path) -> Patients:
+    """Read the `patient` table.
+
+    Raises ``DataError`` for missing columns, a stay id that is no number or occurs twice, and an empty table.
+    """
+    stream = TableStream("patient", path, PATIENT_COLUMNS)
+    text = stream.read().with_columns(pl.all().str.strip_chars().replace("", None))
+    if not text.height:
+        raise DataError(f"{path}: table patient has no rows")
+    stay = text["patientunitstayid"].cast(pl.Int64, strict=False)
+    if stay.null_count():
+        place = int(stay.is_null().arg_true()[0])
+        raise DataError(
+            f"{path}: patientunitstayid {text['patientunitstayid'][place]!r} of data row {place + 1} is no whole number"
+        )
+    if stay.n_unique() != len(stay):
+        repeated = stay.filter(stay.is_duplicated()).unique().sort()
+        raise DataError(
+            f"{path}: {len(repeated)} patientunitstayid occur more than once in table patient (the first is {repeated[0]}); "
+            "keep one row per unit stay"
+        )
+    notes = []
+    numbers = {}
+    for column in (
+        "unitdischargeoffset",
+        "hospitaldischargeoffset",
+        "unitvisitnumber",
+        "admissionheight",
+        "admissionweight",
+        "age",
+    ):
+        cells = text[column].str.replace(r"^>\s*89$", "90") if column == "age" else text[column]
+        numbers[column] = cells.cast(pl.Float64, strict=False)
+        unreadable = int((numbers[column].is_null() & cells.is_not_null()).sum())
+        if unreadable:
+            notes.append(f"patient: {unreadable} cells of {column} are no numbers and count as unknown.")
+    death = {"alive": False, "expired": True}
+    unit, hospital = (
+        text[column].str.to_lowercase().replace_strict(death, default=None, return_dtype=pl.Boolean)
+        for column in ("unitdischargestatus", "hospitaldischargestatus")
+    )
+    frame = pl.DataFrame(
+        {
+            "stay": stay,
+            "subject": text["uniquepid"].rank("dense").cast(pl.Int64),
+            "hospital_stay": text["patienthealthsystemstayid"],
+            "minutes": numbers["unitdischargeoffset"].round().cast(pl.Int64, strict=False),
+            "hospital_minutes": numbers["hospitaldischargeoffset"].round().cast(pl.Int64, strict=False),
+            "age": numbers["age"],
+            "visit": numbers["unitvisitnumber"],
+            "died_unit": unit,
+            "died_hospital": hospital,
+            "gender": text["gender"],
+            "ethnicity": text["ethnicity"],
+            "hospital": text["hospitalid"],
+            "unit_type": text["unittype"],
+            "stay_type": text["unitstaytype"],
+            "height": numbers["admissionheight"],
+            "weight": numbers["admissionweight"],
+        }
+    ).with_columns(
+        death_minutes=pl.when("died_unit")
+        .then("minutes")
+        .when("died_hospital")
+        .then("hospital_minutes")
+        .otherwise(None)
+    )
+    assert stream.file is not None
+    return Patients(frame, stream.file, tuple(notes))
+
+
+class CohortFlow:
+    """Applies the rules of a cohort in order and counts what each removes."""
+
+    def __init__(self, frame: pl.DataFrame, rule: str) -> None:
+        self.frame = frame
+        self.steps = [CohortStep(rule, 0, frame.height, _subjects(frame))]
+
+    def keep(self, rule: str, condition: pl.Expr | pl.Series) -> None:
+        """Keep the stays for which ``condition`` is true (null counts as false)."""
+        before = self.frame.height
+        self.frame = self.frame.filter(condition)
+        self.steps.append(
+            CohortStep(rule, before - self.frame.height, self.frame.height, _subjects(self.frame))
+        )
+        if not self.frame.height:
+            raise DataError(f"no stay is left after the cohort rule {rule!r}")
+
+
+def _subjects(frame: pl.DataFrame) -> int:
+    return frame["subject"].n_unique()
+
+
+def groups_of(
+    frame: pl.DataFrame, hospital_table: Path | None
+) -> tuple[list[Group], dict[str, np.ndarray], list[ReadFile], list[str]]:
+    """Return the audit groups of a cohort, their codes per stay, the source files read and notes.
+
+    Sex, age band, ethnicity, unit type and hospital come from `patient`; region, size and teaching status from the `hospital`
+    table where it exists. Codes are 8 bits wide: with more than 255 hospitals the single hospitals are left out.
+    """
+    notes: list[str] = []
+    files: list[ReadFile] = []
+    groups: list[Group] = []
+    codes: dict[str, np.ndarray] = {}
+
+    def add(name: str, title: str, levels: tuple[str, ...], code: np.ndarray) -> None:
+        groups.append(Group(name, title, levels))
+        codes[name] = code.astype(np.uint8)
+
+    sex = frame["gender"].str.to_lowercase().replace_strict({"female": 0, "male": 1}, default=2)
+    add("sex", "Sex", SEXES, sex.to_numpy())
+    age = frame["age"].fill_null(float("nan")).to_numpy()
+    band = np.where(np.isnan(age), AGE_BANDS.index("unknown"), age_band(age))
+    add("age_band", "Age in years", AGE_BANDS, band)
+    known = {name.lower(): index for index, name in enumerate(ETHNICITIES[:-1])}
+    ethnicity = frame["ethnicity"].str.to_lowercase().replace_strict(known, default=len(ETHNICITIES) - 1)
+    add("ethnicity", "Ethnicity", ETHNICITIES, ethnicity.to_numpy())
+    add("unit_type", "Type of intensive care unit", *_levels(frame["unit_type"]))
+    levels, code = _levels(frame["hospital"])
+    if len(levels) <= MOST_LEVELS:
+        add("hospital", "Hospital", levels, code)
+    else:
+        notes.append(
+            f"The {len(levels)} hospitals exceed {MOST_LEVELS} levels: single hospitals are no group here."
+        )
+    if hospital_table is None:
+        notes.append(
+            "Table hospital is missing: the groups hospital region, hospital beds and teaching status are lost."
+        )
+        return groups, codes, files, notes
+    stream = TableStream("hospital", hospital_table, HOSPITAL_COLUMNS)
+    hospitals = stream.read().with_columns(pl.all().str.strip_chars())
+    if hospitals["hospitalid"].n_unique() != hospitals.height:
+        raise DataError(f"{hospital_table}: a hospitalid occurs more than once in table hospital")
+    if stream.file is not None:
+        files.append(stream.file)
+    joined = frame.select("hospital").join(
+        hospitals, left_on="hospital", right_on="hospitalid", how="left", maintain_order="left"
+    )
+    add("hospital_region", "Region of the hospital", *_levels(joined["region"]))
+    add("hospital_beds", "Beds of the hospital", *_levels(joined["numbedscategory"]))
+    teaching = joined["teachingstatus"].str.to_lowercase()
+    teaching = teaching.replace({"t": "true", "f": "false"})
+    named = teaching.replace_strict({"true": "teaching", "false": "not teaching"}, default=None)
+    add("hospital_teaching", "Teaching hospital", *_levels(named))
+    return groups, codes, files, notes
+
+
+def _levels(column: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the sorted levels of a text column ("unknown" last, where it is needed) and the code of each row."""
+    present = column.drop_nulls().unique().to_list()
+    levels = sorted(present, key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0, text))
+    if column.null_count():
+        levels.append("unknown")
+    code = {level: index for index, level in enumerate(levels)}
+    return tuple(levels), column.fill_null("unknown").replace_strict(code, return_dtype=pl.Int64).to_numpy()

@@ -1,0 +1,199 @@
+"""Reading the measurement tables of eICU into the hourly grid, counting every value that is not used."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from relif_data.eicu.channels import CHANNELS, INDEX, EventTable, Item
+from relif_data.eicu.grid import HourlyGrid
+from relif_data.eicu.stream import ReadFile, TableStream
+
+STAY = "patientunitstayid"
+REFILL = {
+    "normal": 0.0,
+    "< 2 seconds": 0.0,
+    "<2 seconds": 0.0,
+    "> 2 seconds": 1.0,
+    ">2 seconds": 1.0,
+    "delayed": 1.0,
+}
+KILOGRAMS_PER_POUND = 0.45359237
+LOWEST_FAHRENHEIT = 79.0
+REPORT_ROWS = 5_000_000
+
+
+@dataclass
+class TableCount:
+    """What became of a table: rows, then the values (cells of wanted items) of the cohort's stays."""
+
+    table: str
+    rows: int = 0
+    without_time: int = 0
+    other_stays: int = 0
+    outside: int = 0
+    no_number: int = 0
+    unknown_unit: int = 0
+    artefacts: int = 0
+    used: int = 0
+    units: Counter[str] = field(default_factory=Counter)
+
+    def sentence(self) -> str:
+        """Return the counts as one line for the manifest."""
+        parts = [
+            f"{self.table}: {self.rows} rows; {self.used} values used",
+            f"left out: {self.other_stays} rows of stays outside the cohort",
+            f"{self.outside} rows before admission or after the end",
+            f"{self.without_time} rows without readable stay or time",
+            f"{self.no_number} values that are no number",
+            f"{self.artefacts} out of range",
+        ]
+        if self.units:
+            named = ", ".join(f"{unit!r} ({count})" for unit, count in sorted(self.units.items()))
+            parts.append(f"{self.unknown_unit} in an unknown unit: {named}")
+        return "; ".join(parts) + "."
+
+
+def read_events(
+    table: EventTable, path: Path, grid: HourlyGrid, trust: int, progress: Callable[[str], None]
+) -> tuple[TableCount, ReadFile]:
+    """Stream one table into the grid; ``trust`` orders tables that give a value at the same minute.
+
+    Raises ``DataError`` for a missing column, and a damaged or truncated file.
+    """
+    if table.value is None:
+        columns = (STAY, table.time, *(label for (label,) in table.items))
+    else:
+        columns = (STAY, table.time, *table.labels, table.value)
+    if table.unit:
+        columns = (*columns, table.unit)
+    stream = TableStream(table.name, path, columns)
+    count = TableCount(table.name)
+    reported = 0
+    for frame in stream.frames():
+        count.rows += frame.height
+        if table.value is None:
+            _read_wide(table, frame, grid, trust, count)
+        else:
+            _read_long(table, frame, grid, trust, count)
+        if count.rows - reported >= REPORT_ROWS:
+            reported = count.rows
+            progress(f"{table.name}: {count.rows:,} rows read")
+    progress(f"{table.name}: {count.rows:,} rows, {count.used:,} values")
+    assert stream.file is not None
+    return count, stream.file
+
+
+def _read_wide(
+    table: EventTable, frame: pl.DataFrame, grid: HourlyGrid, trust: int, count: TableCount
+) -> None:
+    frame, row, minute = _locate(table, frame, grid, count)
+    for (column,), item in table.items.items():
+        text = frame[column]
+        value = _numbers(text, "number")
+        filled = text.is_not_null().to_numpy()
+        _put(item, value, filled, row, minute, grid, trust, count)
+
+
+def _read_long(
+    table: EventTable, frame: pl.DataFrame, grid: HourlyGrid, trust: int, count: TableCount
+) -> None:
+    assert table.value is not None
+    number = {label: index for index, label in enumerate(table.items)}
+    present = frame.select(table.labels).unique()
+    codes = [
+        number.get(tuple((text or "").strip().lower() for text in labels), -1) for labels in present.rows()
+    ]
+    wanted = present.with_columns(pl.Series("item", codes, dtype=pl.Int32)).filter(pl.col("item") >= 0)
+    frame = frame.join(wanted, on=list(table.labels), how="inner").drop(*table.labels)
+    frame, row, minute = _locate(table, frame, grid, count)
+    code = frame["item"].to_numpy()
+    for index, item in enumerate(table.items.values()):
+        chosen = np.flatnonzero(code == index)
+        if not len(chosen):
+            continue
+        text = frame[table.value][chosen].str.strip_chars().str.to_lowercase()
+        if table.ignored:
+            text = pl.select(
+                pl.when(text.is_in(list(table.ignored))).then(None).otherwise(text).alias("text")
+            )["text"]
+        value = _numbers(text, item.conversion)
+        filled = text.is_not_null().to_numpy() & (text != "").fill_null(False).to_numpy()
+        if table.unit and item.units is not None:
+            value, filled = _in_unit(item.units, frame[table.unit][chosen], value, filled, count)
+        _put(item, value, filled, row[chosen], minute[chosen], grid, trust, count)
+
+
+def _locate(
+    table: EventTable, frame: pl.DataFrame, grid: HourlyGrid, count: TableCount
+) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
+    """Keep the rows inside the cohort's stays; return them with their grid row and minute."""
+    stay = frame[STAY].str.strip_chars().cast(pl.Int64, strict=False)
+    minute = frame[table.time].str.strip_chars().cast(pl.Int64, strict=False)
+    readable = (stay.is_not_null() & minute.is_not_null()).to_numpy()
+    known, row = grid.locate(stay.fill_null(-1).to_numpy(), minute.fill_null(-1).to_numpy())
+    count.without_time += int((~readable).sum())
+    count.other_stays += int((readable & ~known).sum())
+    count.outside += int((readable & known & (row < 0)).sum())
+    inside = readable & (row >= 0)
+    chosen = np.flatnonzero(inside)
+    return frame[chosen], row[chosen], minute.fill_null(-1).to_numpy()[chosen]
+
+
+def _numbers(text: pl.Series, conversion: str) -> np.ndarray:
+    """Return texts as numbers, float64; NaN where a text is none."""
+    if conversion == "refill":
+        values = text.replace_strict(REFILL, default=None, return_dtype=pl.Float64)
+    elif conversion == "score":
+        values = text.str.extract(r"^(\d+)", 1).cast(pl.Float64, strict=False)
+    else:
+        values = text.cast(pl.Float64, strict=False)
+        if values.null_count() > text.null_count():
+            values = text.str.strip_chars(" %\t").cast(pl.Float64, strict=False)
+    numbers: np.ndarray = values.fill_null(float("nan")).to_numpy()
+    return numbers
+
+
+def _in_unit(
+    factors: dict[str, float], unit: pl.Series, value: np.ndarray, filled: np.ndarray, count: TableCount
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring values to the channel's unit; those in a unit never seen are counted and left out."""
+    text = unit.fill_null("").str.strip_chars().str.to_lowercase()
+    factor = text.replace_strict(factors, default=None, return_dtype=pl.Float64)
+    strange = factor.is_null().to_numpy() & filled
+    if strange.any():
+        count.unknown_unit += int(strange.sum())
+        count.units.update(unit.fill_null("")[np.flatnonzero(strange)].to_list())
+    return value * factor.fill_null(1.0).to_numpy(), filled & ~strange
+
+
+def _put(
+    item: Item,
+    value: np.ndarray,
+    filled: np.ndarray,
+    row: np.ndarray,
+    minute: np.ndarray,
+    grid: HourlyGrid,
+    trust: int,
+    count: TableCount,
+) -> None:
+    """Convert, sort out what cannot be a measurement, and offer the rest to the grid."""
+    channel = CHANNELS[INDEX[item.channel]]
+    if item.conversion == "fahrenheit":
+        value = np.where(value >= LOWEST_FAHRENHEIT, (value - 32) * 5 / 9, value)
+    elif item.conversion == "percent":
+        value = np.where(value > 1, value / 100, value)
+    elif item.conversion == "pounds":
+        value = value * KILOGRAMS_PER_POUND
+    number = filled & np.isfinite(value)
+    good = number & (value >= channel.low) & (value <= channel.high)
+    if channel.whole:
+        good &= value == np.round(value)
+    count.no_number += int((filled & ~number).sum())
+    count.artefacts += int((number & ~good).sum())
+    count.used += int(good.sum())
+    chosen = np.flatnonzero(good)
+    grid.put(item.channel, row[chosen], minute[chosen], value[chosen], trust)

@@ -1,0 +1,284 @@
+"""The hourly layout of the eICU demo: 48 vital signs and laboratory values, as the YAIB benchmark publishes them.
+
+In that layout row ``time = h`` of ``dyn`` holds the values of [h, h + 1) hours since admission to the unit, and ``outc`` of `los`
+holds floor(stay in hours) - h, at most 168: the remaining stay at the *start* of row h. Here the label in row h stands at hour
+h + 1, after everything in the row, and comes from the exact discharge minute of `patient`, which is never capped.
+Source: van de Water et al., *Yet Another ICU Benchmark*, ICLR 2024.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from relif_core.errors import DataError
+from relif_core.files import sha256_of
+from relif_core.tensors.clinical import Channel
+from relif_data.eicu import targets
+from relif_data.eicu.cohort import CohortFlow, groups_of, read_patients
+from relif_data.eicu.stream import ReadFile, find_tables
+from relif_data.imputation import forward_fill
+from relif_data.labels import split_by_subject
+
+TASKS = ("los", "mortality24")
+CAPPED_HOURS = 168
+MORTALITY_HOUR = 24
+HOUR = 3_600_000  # milliseconds
+
+# Name in the files: (name, unit, value assumed before any measurement: an unremarkable adult's).
+VARIABLES: dict[str, tuple[str, str, float]] = {
+    "alb": ("Albumin", "g/dL", 4.0),
+    "alp": ("Alkaline phosphatase", "IU/L", 80.0),
+    "alt": ("Alanine aminotransferase", "IU/L", 25.0),
+    "ast": ("Aspartate aminotransferase", "IU/L", 25.0),
+    "be": ("Base excess", "mmol/L", 0.0),
+    "bicar": ("Bicarbonate", "mmol/L", 24.0),
+    "bili": ("Bilirubin total", "mg/dL", 0.7),
+    "bili_dir": ("Bilirubin direct", "mg/dL", 0.2),
+    "bnd": ("Band neutrophils", "%", 3.0),
+    "bun": ("Blood urea nitrogen", "mg/dL", 14.0),
+    "ca": ("Calcium", "mg/dL", 9.2),
+    "cai": ("Calcium ionised", "mmol/L", 1.2),
+    "ck": ("Creatine kinase", "IU/L", 100.0),
+    "ckmb": ("Creatine kinase MB", "ng/mL", 2.0),
+    "cl": ("Chloride", "mmol/L", 102.0),
+    "crea": ("Creatinine", "mg/dL", 0.9),
+    "crp": ("C-reactive protein", "mg/L", 3.0),
+    "dbp": ("Diastolic blood pressure", "mmHg", 59.0),
+    "fgn": ("Fibrinogen", "mg/dL", 300.0),
+    "fio2": ("Fraction inspired oxygen", "%", 21.0),
+    "glu": ("Glucose", "mg/dL", 128.0),
+    "hgb": ("Haemoglobin", "g/dL", 14.0),
+    "hr": ("Heart Rate", "/min", 86.0),
+    "inr_pt": ("Prothrombin time ratio", "INR", 1.0),
+    "k": ("Potassium", "mmol/L", 4.0),
+    "lact": ("Lactate", "mmol/L", 1.0),
+    "lymph": ("Lymphocytes", "%", 30.0),
+    "map": ("Mean blood pressure", "mmHg", 77.0),
+    "mch": ("Mean corpuscular haemoglobin", "pg", 30.0),
+    "mchc": ("Mean corpuscular haemoglobin concentration", "g/dL", 34.0),
+    "mcv": ("Mean corpuscular volume", "fL", 90.0),
+    "methb": ("Methaemoglobin", "%", 0.7),
+    "mg": ("Magnesium", "mg/dL", 2.0),
+    "na": ("Sodium", "mmol/L", 140.0),
+    "neut": ("Neutrophils", "%", 60.0),
+    "o2sat": ("Oxygen saturation", "%", 98.0),
+    "pco2": ("Carbon dioxide partial pressure", "mmHg", 40.0),
+    "ph": ("pH", "pH", 7.4),
+    "phos": ("Phosphate", "mg/dL", 3.5),
+    "plt": ("Platelets", "10^9/L", 250.0),
+    "po2": ("Oxygen partial pressure", "mmHg", 90.0),
+    "ptt": ("Partial thromboplastin time", "s", 30.0),
+    "resp": ("Respiratory rate", "/min", 19.0),
+    "sbp": ("Systolic blood pressure", "mmHg", 118.0),
+    "temp": ("Temperature", "degrees Celsius", 36.6),
+    "tnt": ("Troponin T", "ng/mL", 0.01),
+    "urine": ("Urine output", "mL", 70.0),
+    "wbc": ("White blood cells", "10^9/L", 8.0),
+}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One task folder of the hourly layout: values, labels, and the files they came from."""
+
+    values: pl.DataFrame
+    labels: pl.DataFrame
+    files: tuple[ReadFile, ...]
+
+
+def hourly_tensors(
+    source: Path,
+    *,
+    first_label_hour: int,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Return everything ``write_tensors`` needs, from a folder with ``hourly/los``, ``hourly/mortality24`` and `patient`.
+
+    Raises ``DataError`` for missing files or columns, repeated or missing hours, labels of another kind than stated, and a damaged
+    file.
+    """
+    tables = find_tables(source, source / "tables")
+    if "patient" not in tables:
+        raise DataError(
+            f"{source}: the hourly layout needs the table patient as well (patients, discharge times and groups are in it); "
+            "put patient.csv.gz there or into its folder tables"
+        )
+    patients = read_patients(tables["patient"])
+    progress(f"patient: {patients.frame.height:,} unit stays")
+    los, deaths = (_read_task(source / "hourly" / name) for name in TASKS)
+    # mortality24 adds the hour before admission to its hour 0; the rows of los hold that hour's values alone.
+    extra = deaths.values.join(los.values.select("stay_id").unique(), on="stay_id", how="anti")
+    values = pl.concat([los.values, extra]).sort("stay_id", "hour")
+    progress(f"hourly values: {values.height:,} hours of {values['stay_id'].n_unique():,} stays")
+
+    flow = CohortFlow(patients.frame, "unit stays in table patient")
+    present = values["stay_id"].unique()
+    strangers = int((~present.is_in(patients.frame["stay"].implode())).sum())
+    flow.keep(
+        "on the hourly grid (long enough, measured enough: chosen by its makers)",
+        pl.col("stay").is_in(present.implode()),
+    )
+    flow.keep(
+        "known patient and discharge time",
+        pl.col("subject").is_not_null() & (pl.col("minutes") > 0),
+    )
+    frame = flow.frame.sort("stay")
+    minutes = frame["minutes"].to_numpy()
+
+    hours = frame.select("stay", last=(pl.col("minutes") + 59) // 60)
+    rows = values.join(hours, left_on="stay_id", right_on="stay").filter(pl.col("hour") < pl.col("last"))
+    rows = rows.sort("stay_id", "hour")
+    counts = rows.group_by("stay_id", maintain_order=True).len()["len"].cast(pl.Int64).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    raw = rows.select(*VARIABLES).to_numpy()
+    observed = np.isfinite(raw)
+    normal = np.array([variable[2] for variable in VARIABLES.values()])
+    filled = forward_fill(raw, observed, offsets, normal)
+
+    length = targets.length_of_stay(minutes, offsets, first_label_hour)
+    mortality, alive_later = _mortality(frame, deaths.labels, counts)
+    groups, codes, files, group_notes = groups_of(frame, tables.get("hospital"))
+    subjects = frame["subject"].to_numpy()
+    return {
+        "sources": [file.as_dict() for file in (*los.files, *deaths.files, patients.file, *files)],
+        "channels": [Channel(name, unit, (key,), start) for key, (name, unit, start) in VARIABLES.items()],
+        "tasks": [mortality.task, length.task],
+        "labels": {"mortality": mortality.labels, "los": length.labels},
+        "label_masks": {"mortality": mortality.mask, "los": length.mask},
+        "values": filled,
+        "observed": observed,
+        "offsets": offsets,
+        "stays": frame["stay"].to_numpy(),
+        "subjects": subjects,
+        "split": split_by_subject(subjects, validation_fraction, test_fraction, seed),
+        "groups": groups,
+        "group_codes": codes,
+        "cohort": flow.steps,
+        "notes": [
+            *patients.notes,
+            *([f"{strangers} stays of the hourly files are not in table patient."] if strangers else []),
+            *group_notes,
+            *_length_notes(rows, los.labels, frame),
+            f"Mortality: death in the unit, predicted at hour {MORTALITY_HOUR} from rows 0 to {MORTALITY_HOUR - 1}; the makers "
+            f"label stays of 30 hours and more: {int(mortality.mask.sum())} stays, {int(mortality.labels[mortality.mask == 1].sum())} "
+            f"deaths, {alive_later} of them marked alive at hospital discharge in table patient.",
+            "Empty cells were not measured in that hour; they hold the last value before, else the channel's normal value.",
+            "Blood pressure mixes invasive and non-invasive readings; there is no coma scale in this layout.",
+        ],
+        "is_open_demo": patients.is_open_demo,
+    }
+
+
+def _read_task(folder: Path) -> _Task:
+    files = []
+    frames = {}
+    for name in ("dyn", "outc"):
+        path = folder / f"{name}.parquet"
+        if not path.is_file():
+            raise DataError(f"{path} is missing; the hourly layout has {', '.join(TASKS)} with dyn and outc")
+        try:
+            frames[name] = pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(
+                f"{path} is truncated or no parquet file ({str(error).splitlines()[0]})"
+            ) from error
+        files.append(
+            ReadFile(f"{folder.name}/{path.name}", path.stat().st_size, sha256_of(path), frames[name].height)
+        )
+    dyn, outc = frames["dyn"], frames["outc"]
+    _require(dyn, ("stay_id", "time", *VARIABLES), folder / "dyn.parquet")
+    _require(outc, ("stay_id", "label"), folder / "outc.parquet")
+    timed = outc.with_columns(hour=_hour(outc, folder / "outc.parquet")) if "time" in outc.columns else outc
+    values = dyn.select(
+        pl.col("stay_id").cast(pl.Int64),
+        _hour(dyn, folder / "dyn.parquet").alias("hour"),
+        *(pl.col(name).cast(pl.Float64) for name in VARIABLES),
+    )
+    _require_all_hours(values, folder / "dyn.parquet")
+    return _Task(values, timed.with_columns(pl.col("stay_id").cast(pl.Int64)), tuple(files))
+
+
+def _require(frame: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise DataError(f"{path} lacks column {', '.join(repr(column) for column in missing)}")
+    texts = [column for column in columns if frame.schema[column] == pl.String]
+    if texts:
+        raise DataError(f"{path}: column {texts[0]!r} holds text, not numbers")
+
+
+def _hour(frame: pl.DataFrame, path: Path) -> pl.Series:
+    """The whole hours since admission; durations and numbers of hours are understood."""
+    time = frame["time"]
+    if isinstance(time.dtype, pl.Duration):
+        milliseconds = time.dt.total_milliseconds()
+    elif time.dtype.is_numeric():
+        milliseconds = (time * HOUR).cast(pl.Int64, strict=False)
+    else:
+        raise DataError(f"{path}: column 'time' is {time.dtype}, not a duration or a number of hours")
+    broken = (milliseconds.is_null() | (milliseconds < 0) | (milliseconds % HOUR != 0)).fill_null(True)
+    if broken.any():
+        raise DataError(f"{path}: {int(broken.sum())} times are no whole hours since admission")
+    return (milliseconds // HOUR).alias("hour")
+
+
+def _require_all_hours(values: pl.DataFrame, path: Path) -> None:
+    """Each stay has each hour from 0 to its last exactly once."""
+    counts = values.group_by("stay_id").agg(
+        pl.len(), pl.col("hour").max().alias("last"), pl.col("hour").n_unique().alias("distinct")
+    )
+    repeated = counts.filter(pl.col("distinct") < pl.col("len"))
+    if repeated.height:
+        raise DataError(
+            f"{path}: {repeated.height} stays have an hour twice (the first is {repeated['stay_id'].sort()[0]})"
+        )
+    gaps = counts.filter(pl.col("last") + 1 != pl.col("len"))
+    if gaps.height:
+        raise DataError(f"{path}: {gaps.height} stays lack hours (the first is {gaps['stay_id'].sort()[0]})")
+
+
+def _mortality(frame: pl.DataFrame, labels: pl.DataFrame, rows: np.ndarray) -> tuple[targets.Target, int]:
+    """The stay labels of mortality24, and how many of the dead are marked alive at hospital discharge."""
+    if labels["stay_id"].n_unique() != labels.height:
+        raise DataError("mortality24/outc.parquet has more than one label for a stay; fetch the file again")
+    if not labels["label"].is_in([0, 1]).all():
+        raise DataError("mortality24/outc.parquet has labels other than 0 and 1; fetch the file again")
+    joined = frame.join(
+        labels.select("stay_id", "label"),
+        left_on="stay",
+        right_on="stay_id",
+        how="left",
+        maintain_order="left",
+    )
+    task = targets.mortality(joined, "unit", MORTALITY_HOUR).task
+    label = joined["label"].fill_null(0).to_numpy().astype(np.int16)
+    mask = joined["label"].is_not_null().to_numpy() & (rows >= MORTALITY_HOUR)
+    alive = (~joined["died_hospital"].fill_null(True)).to_numpy()
+    return targets.Target(task, label, mask.astype(np.uint8)), int((alive & mask & (label == 1)).sum())
+
+
+def _length_notes(rows: pl.DataFrame, labels: pl.DataFrame, frame: pl.DataFrame) -> list[str]:
+    """Compare the published labels with the discharge times that are used instead."""
+    if "hour" not in labels.columns:
+        raise DataError("los/outc.parquet lacks column 'time'; fetch the file again")
+    joined = (
+        rows.select("stay_id", "hour")
+        .join(labels.select("stay_id", "hour", "label"), on=["stay_id", "hour"])
+        .join(frame.select("stay", "minutes"), left_on="stay_id", right_on="stay")
+        .with_columns(exact=pl.col("minutes") // 60 - pl.col("hour"))
+    )
+    capped = joined.filter(pl.col("exact") > CAPPED_HOURS)
+    same = joined.filter(pl.col("exact").clip(upper_bound=CAPPED_HOURS) == pl.col("label")).height
+    return [
+        "Remaining length of stay comes from the discharge minute in table patient, which has no cap: of the published "
+        f"labels {same} of {joined.height} equal min(floor(stay) - hour, {CAPPED_HOURS}) from that minute; "
+        f"{capped.height} of them, in {capped['stay_id'].n_unique()} stays, are capped and would hide the classes from 7 days up.",
+        f"Inputs end after {CAPPED_HOURS + 1} hours: longer stays have no rows and no labels beyond.",
+    ]

@@ -1,0 +1,223 @@
+"""The raw tables of eICU (CSV or CSV.gz) as tensors: 17 channels hourly, mortality, length of stay and optional tasks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from relif_core.errors import DataError
+from relif_data.eicu import targets
+from relif_data.eicu.channels import (
+    ADMISSION_COLUMNS,
+    CHANNELS,
+    INDEX,
+    TABLES,
+    rules_of_reading,
+)
+from relif_data.eicu.cohort import CohortFlow, groups_of, read_patients
+from relif_data.eicu.events import read_events
+from relif_data.eicu.grid import HourlyGrid
+from relif_data.eicu.resume import GridStore
+from relif_data.eicu.stream import find_tables
+from relif_data.labels import split_by_subject
+
+ADULT_YEARS = 18
+
+
+def table_tensors(
+    source: Path,
+    *,
+    mortality: Literal["hospital", "unit"],
+    mortality_hours: int,
+    first_label_hour: int,
+    maximum_hours: int | None,
+    decompensation: bool,
+    diagnosis_groups: bool,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+    work: Path,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Return everything ``write_tensors`` needs, from a folder of raw tables (or one with a folder ``tables``).
+
+    ``work`` is a folder where an interrupted reading waits to be continued; the caller removes it when all is done.
+
+    Raises ``DataError`` where `patient` or every measurement table is missing, a column is missing, a file is damaged, stay
+    ids repeat, or no stay is left.
+    """
+    tables = find_tables(source, source / "tables")
+    if "patient" not in tables:
+        raise DataError(
+            f"{source}: no table patient (patient.csv or patient.csv.gz) there or in its folder tables"
+        )
+    if diagnosis_groups and "diagnosis" not in tables:
+        raise DataError(
+            f"{source}: diagnosis_groups needs the table diagnosis, which is missing; add it or leave the option off"
+        )
+    missing_notes = _missing_tables(source, tables)
+    for note in missing_notes:
+        progress(note)
+
+    patients = read_patients(tables["patient"])
+    progress(f"patient: {patients.frame.height:,} unit stays")
+    flow = _cohort(patients.frame, first_label_hour)
+    frame = flow.frame.sort("stay")
+    key = {"patient": patients.file.sha256, "hours": maximum_hours, "first_label_hour": first_label_hour}
+    store = GridStore(work, key, tables)
+    stays, minutes = frame["stay"].to_numpy(), frame["minutes"].to_numpy()
+    grid = HourlyGrid(stays, minutes, maximum_hours, store.open_keys)
+
+    admission_notes = _put_admission_values(frame, grid)
+    event_notes, files = [], [patients.file]
+    for index, table in enumerate(TABLES):
+        name = table.name.lower()
+        if name not in tables:
+            continue
+        kept = store.kept(name)
+        if kept is None:
+            store.begin(name)
+            kept = read_events(table, tables[name], grid, index + 2, progress)
+            store.finish(name, *kept, grid.keys)
+        else:
+            progress(f"{table.name}: kept from the interrupted reading")
+        count, file = kept
+        event_notes.append(count.sentence())
+        files.append(file)
+
+    measured = grid.measured()
+    charted = [INDEX[channel.name] for channel in CHANNELS if channel.name not in ADMISSION_COLUMNS.values()]
+    with_events = np.asarray(measured[:, charted].any(axis=1))
+    flow.frame = frame
+    flow.keep("at least one measurement within the unit stay", pl.Series(with_events))
+    frame = flow.frame
+    available = np.flatnonzero(measured[with_events].any(axis=0))
+    empty = [channel.name for channel in CHANNELS if INDEX[channel.name] not in available]
+    progress(f"writing {frame.height:,} stays, {len(available)} of {len(CHANNELS)} channels")
+    values, observed, offsets = grid.finish(with_events, available)
+
+    found = [
+        targets.mortality(frame, mortality, mortality_hours),
+        targets.length_of_stay(frame["minutes"].to_numpy(), offsets, first_label_hour),
+    ]
+    task_notes = []
+    if decompensation:
+        found.append(targets.decompensation(frame, offsets, first_label_hour))
+    if diagnosis_groups:
+        target, file, notes = targets.diagnosis_groups(frame, tables["diagnosis"])
+        found.append(target)
+        files.append(file)
+        task_notes += notes
+    groups, codes, group_files, group_notes = groups_of(frame, tables.get("hospital"))
+    subjects = frame["subject"].to_numpy()
+    return {
+        "sources": [file.as_dict() for file in (*files, *group_files)],
+        "channels": [CHANNELS[index].channel() for index in available],
+        "tasks": [target.task for target in found],
+        "labels": {target.task.name: target.labels for target in found},
+        "label_masks": {target.task.name: target.mask for target in found},
+        "values": values,
+        "observed": observed,
+        "offsets": offsets,
+        "stays": frame["stay"].to_numpy(),
+        "subjects": subjects,
+        "split": split_by_subject(subjects, validation_fraction, test_fraction, seed),
+        "groups": groups,
+        "group_codes": codes,
+        "cohort": flow.steps,
+        "notes": [
+            *missing_notes,
+            *([f"Channels without any value, left out: {', '.join(empty)}."] if empty else []),
+            *patients.notes,
+            *admission_notes,
+            *event_notes,
+            *rules_of_reading(),
+            *task_notes,
+            *group_notes,
+            *_label_notes(frame, mortality, mortality_hours, first_label_hour),
+        ],
+        "is_open_demo": patients.is_open_demo,
+    }
+
+
+def _cohort(frame: pl.DataFrame, first_label_hour: int) -> CohortFlow:
+    """Apply the rules that need `patient` alone."""
+    flow = CohortFlow(frame, "unit stays in table patient")
+    flow.keep(
+        "known patient, hospital stay and discharge time",
+        pl.col("subject").is_not_null()
+        & pl.col("hospital_stay").is_not_null()
+        & pl.col("minutes").is_not_null(),
+    )
+    flow.keep(f"age known and at least {ADULT_YEARS} years", pl.col("age") >= ADULT_YEARS)
+    flow.keep(
+        "intensive care (stay type is not step-down)",
+        ~pl.col("stay_type").fill_null("").str.to_lowercase().str.starts_with("stepdown"),
+    )
+    first = pl.col("stay").sort_by(pl.col("visit").fill_null(float("inf")), "stay").first()
+    flow.keep(
+        "first of the unit stays left in its hospital stay", pl.col("stay") == first.over("hospital_stay")
+    )
+    flow.keep(
+        f"at least {first_label_hour} hours long (shorter stays have no label)",
+        pl.col("minutes") >= 60 * first_label_hour,
+    )
+    return flow
+
+
+def _missing_tables(source: Path, tables: dict[str, Path]) -> list[str]:
+    """Name every absent measurement table with the channels that are lost or thinned out by it.
+
+    Raises ``DataError`` where no measurement table is there at all.
+    """
+    present = [table for table in TABLES if table.name.lower() in tables]
+    if not present:
+        raise DataError(
+            f"{source}: no table of measurements is there; at least one of {', '.join(table.name for table in TABLES)} is needed"
+        )
+    covered = {channel for table in present for channel in table.channels} | set(ADMISSION_COLUMNS.values())
+    notes = []
+    for table in TABLES:
+        if table in present:
+            continue
+        lost = [channel for channel in table.channels if channel not in covered]
+        thinner = [channel for channel in table.channels if channel in covered]
+        parts = []
+        if lost:
+            parts.append(f"lost: {', '.join(lost)}")
+        if thinner:
+            parts.append(f"from other tables only: {', '.join(thinner)}")
+        notes.append(f"Table {table.name} is missing; {'; '.join(parts)}.")
+    return notes
+
+
+def _put_admission_values(frame: pl.DataFrame, grid: HourlyGrid) -> list[str]:
+    """Enter height and weight on admission as measured at minute 0; implausible ones are counted and left out."""
+    notes = []
+    for column, name in (("height", "Height"), ("weight", "Weight")):
+        channel = CHANNELS[INDEX[name]]
+        value = frame[column].fill_null(float("nan")).to_numpy()
+        good = (value >= channel.low) & (value <= channel.high)
+        chosen = np.flatnonzero(good)
+        grid.put(name, grid.offsets[chosen], np.zeros(len(chosen), dtype=np.int64), value[chosen], 1)
+        notes.append(
+            f"patient: {len(chosen)} admission {column}s used as measured at minute 0, "
+            f"{int((np.isfinite(value) & ~good).sum())} out of range, {int((~np.isfinite(value)).sum())} unknown."
+        )
+    return notes
+
+
+def _label_notes(
+    frame: pl.DataFrame, mortality: Literal["hospital", "unit"], mortality_hours: int, first_label_hour: int
+) -> list[str]:
+    unknown = int(frame["died_hospital" if mortality == "hospital" else "died_unit"].is_null().sum())
+    short = int((frame["minutes"] < 60 * mortality_hours).sum())
+    return [
+        f"Mortality: death in the {mortality}, predicted at hour {mortality_hours}; without label: {short} stays that ended "
+        f"before, {unknown} with unknown outcome, {int(targets.contradictory(frame).sum())} recorded as dead on leaving the unit "
+        "and alive on leaving the hospital.",
+        f"Hourly labels stand at whole hours from {first_label_hour} on, up to the discharge from the unit.",
+        "Times are those for which a value was charted, not when it was entered.",
+    ]

@@ -1,0 +1,313 @@
+"""The public benchmark's own output folders to clinical tensors.
+
+Layout: ``root/<task>/{train,test}/`` with ``<subject>_episode<n>_timeseries.csv`` files and ``listfile.csv``; optionally
+``train_listfile.csv`` and ``val_listfile.csv`` in the task folder, as the benchmark's validation split writes them.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from relif_core.errors import DataError
+from relif_core.files import sha256_of
+from relif_core.tensors.clinical import CohortStep, write_tensors
+from relif_data.labels import length_of_stay_class, split_by_subject
+from relif_data.mimic3.channels import channels, phenotypes, tensor_channels, value_columns
+from relif_data.mimic3.series import EPSILON_HOURS, bins_of, hourly_grid
+from relif_data.mimic3.sources import READ_ERRORS, unreadable
+from relif_data.mimic3.tasks import MORTALITY_HOUR, tensor_tasks
+
+FOLDERS = {
+    "phenotypes": "phenotyping",
+    "los": "length-of-stay",
+    "multitask": "multitask",
+    "decompensation": "decompensation",
+    "mortality": "in-hospital-mortality",
+}
+"""Task name to folder name, in the order in which a stay's time series is looked for: the first three hold the whole stay."""
+
+
+def is_benchmark_folder(root: Path) -> bool:
+    """Say whether a folder holds task folders of the benchmark."""
+    return any((Path(root) / name / "train" / "listfile.csv").is_file() for name in FOLDERS.values())
+
+
+def prepare_benchmark_folder(
+    root: Path,
+    target: Path,
+    *,
+    validation_share: float = 0.15,
+    seed: int = 0,
+    dataset: str = "mimic3",
+    output_policy: str = "aggregate",
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Turn the benchmark's task folders into clinical tensors of the tasks found there and return ``target``.
+
+    The benchmark's train and test subjects are kept; validation subjects come from its ``val_listfile.csv`` where there is one, else they
+    are drawn from the training subjects by ``seed``. Stays are numbered 1000 x subject + episode, since the folders do not name them.
+    ``output_policy`` is "aggregate" (credentialed data) or "person". Raises ``DataError`` for missing files or lists that contradict
+    each other.
+    """
+    report = progress or (lambda message: None)
+    root = Path(root)
+    lists = {task: _read_lists(root / name) for task, name in FOLDERS.items() if (root / name).is_dir()}
+    if not lists:
+        raise DataError(f"{root}: none of the task folders {', '.join(FOLDERS.values())} is there")
+    present = [name for name in FOLDERS if name in lists]
+    report(f"lists: {', '.join(FOLDERS[name] for name in present)}")
+    samples = _samples(lists, root)
+    stays = _stays(lists, samples, root)
+    report(f"time series of {stays.height} stays")
+    series, unreadable_cells = _read_series(stays)
+    bins = stays["bins"].to_numpy()
+    grid = hourly_grid(series, stays["stay"].to_numpy(), bins)
+    values = np.empty(
+        (len(grid.filled), sum(len(channel.columns) for channel in tensor_channels())), np.float32
+    )
+    value_columns(grid.filled, values)
+    labels, masks = _labels(samples, stays, grid.offsets)
+    split = stays["split"].to_numpy().copy()
+    if not (split == 1).any():
+        train = split == 0
+        subjects = stays["subject"].to_numpy()
+        split[train] = split_by_subject(subjects[train], validation_share, 0.0, seed)
+    digest = hashlib.sha256(values.tobytes() + grid.observed.tobytes())
+    sources: list[dict[str, Any]] = [
+        {"name": str(path.relative_to(root)), "sha256": sha256_of(path), "bytes": path.stat().st_size}
+        for task in present
+        for path in sorted((root / FOLDERS[task]).glob("**/*listfile.csv"))
+    ]
+    sources.append(
+        {"name": "hourly values of all time series", "sha256": digest.hexdigest(), "bytes": values.nbytes}
+    )
+    return write_tensors(
+        Path(target),
+        dataset=dataset,
+        title="MIMIC-III (benchmark folders)",
+        licence="PhysioNet Credentialed Health Data License 1.5.0 (ODbL-1.0 where made from the demo)",
+        output_policy="person" if output_policy == "person" else "aggregate",
+        synthetic=False,
+        sources=sources,
+        channels=tensor_channels(),
+        tasks=[task for task in tensor_tasks() if task.name in labels],
+        cohort=[CohortStep("stays in the benchmark's lists", 0, stays.height, stays["subject"].n_unique())],
+        notes=[
+            "Read from the public benchmark's output folders; groups are not part of them.",
+            "Stay ids are 1000 x subject + episode.",
+        ],
+        options={
+            "seed": seed,
+            "folders": [FOLDERS[name] for name in present],
+            "unreadable_values": unreadable_cells,
+        },
+        values=values,
+        observed=grid.observed,
+        offsets=grid.offsets,
+        stays=(stays["subject"] * 1000 + stays["episode"]).to_numpy(),
+        subjects=stays["subject"].to_numpy(),
+        split=split,
+        labels=labels,
+        label_masks=masks,
+    )
+
+
+def _read_lists(folder: Path) -> pl.DataFrame:
+    """Read a task's lists: ``file``, ``split``, then the list's own columns as text."""
+    train, validation = folder / "train_listfile.csv", folder / "val_listfile.csv"
+    drawn = train.is_file() and validation.is_file()
+    parts = {0: train if drawn else folder / "train" / "listfile.csv", 2: folder / "test" / "listfile.csv"}
+    parts |= {1: validation} if drawn else {}
+    frames = []
+    for code, path in sorted(parts.items()):
+        if not path.is_file():
+            raise DataError(f"{path} is missing; make the benchmark's folders again or take the task away")
+        try:
+            frame = pl.read_csv(path, infer_schema=False)
+        except READ_ERRORS as error:
+            raise unreadable(path, error) from error
+        place = "test" if code == 2 else "train"
+        frames.append(
+            frame.rename({frame.columns[0]: "file"}).with_columns(
+                split=pl.lit(code, dtype=pl.UInt8), folder=pl.lit(str(folder / place))
+            )
+        )
+    return pl.concat(frames).with_columns(
+        subject=pl.col("file").str.extract(r"^(\d+)_episode(\d+)_timeseries\.csv$", 1).cast(pl.Int64),
+        episode=pl.col("file").str.extract(r"^(\d+)_episode(\d+)_timeseries\.csv$", 2).cast(pl.Int64),
+    )
+
+
+def _samples(lists: dict[str, pl.DataFrame], root: Path) -> dict[str, pl.DataFrame]:
+    """Return labels by task as numbers: ``file`` with ``label``, with ``hour`` for hourly tasks, or with 25 columns."""
+    number = pl.col("y_true").cast(pl.Float64)
+    hour = pl.col("period_length").cast(pl.Float64).round(0).cast(pl.Int64)
+    samples: dict[str, pl.DataFrame] = {}
+    try:
+        if "multitask" in lists:
+            samples |= _multitask_samples(lists["multitask"])
+        if "mortality" in lists:
+            samples["mortality"] = lists["mortality"].select("file", label=number)
+        for task in ("decompensation", "los"):
+            if task in lists:
+                samples[task] = lists[task].select("file", hour=hour, label=number)
+        if "phenotypes" in lists:
+            names, _ = phenotypes()
+            samples["phenotypes"] = lists["phenotypes"].select(
+                "file", *(pl.col(name).cast(pl.UInt8).alias(str(place)) for place, name in enumerate(names))
+            )
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{root}: a list file has other columns than the benchmark writes ({error})"
+        ) from error
+    return samples
+
+
+def _multitask_samples(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Take the multitask list apart: per stay "pos;mask;label", and "masks;labels" over the hours from 0."""
+    task = {
+        name: next(column for column in frame.columns if column.startswith(start))
+        for name, start in (
+            ("mortality", "in-hospital mortality"),
+            ("los", "length of stay task"),
+            ("phenotypes", "phenotyping"),
+            ("decompensation", "decompensation"),
+        )
+    }
+    parts = frame.select("file", **{name: pl.col(column).str.split(";") for name, column in task.items()})
+    samples = {
+        "mortality": parts.filter(pl.col("mortality").list.get(1) == "1").select(
+            "file", label=pl.col("mortality").list.get(2).cast(pl.Float64)
+        ),
+        "phenotypes": parts.select(
+            "file",
+            *(
+                pl.col("phenotypes").list.get(place).cast(pl.UInt8).alias(str(place))
+                for place in range(len(phenotypes()[0]))
+            ),
+        ),
+    }
+    for name in ("los", "decompensation"):
+        half = pl.col(name).list.len() // 2
+        hours = parts.select(
+            "file",
+            mask=pl.col(name).list.slice(0, half),
+            label=pl.col(name).list.slice(half, half),
+            hour=pl.int_ranges(0, half.cast(pl.Int64)),
+        )
+        hours = hours.filter(pl.col("hour").list.len() > 0).explode("mask", "label", "hour")
+        samples[name] = hours.filter(pl.col("mask") == "1").select(
+            "file", "hour", label=pl.col("label").cast(pl.Float64)
+        )
+    return samples
+
+
+def _stays(lists: dict[str, pl.DataFrame], samples: dict[str, pl.DataFrame], root: Path) -> pl.DataFrame:
+    """Return one row per stay: subject, episode, split, the file that shows most of it, and its number of hours."""
+    order = {task: place for place, task in enumerate(FOLDERS)}
+    everything = pl.concat(
+        frame.select("file", "split", "folder", "subject", "episode", place=pl.lit(order[task]))
+        for task, frame in lists.items()
+    )
+    if everything["subject"].null_count():
+        name = everything.filter(pl.col("subject").is_null())["file"][0]
+        raise DataError(f"{root}: a list names {name!r}, which is no <subject>_episode<n>_timeseries.csv")
+    mixed = everything.group_by("subject").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
+    if mixed.height:
+        raise DataError(
+            f"{root}: subject {mixed['subject'][0]} stands in more than one split ({mixed.height} such subjects); "
+            "make all task folders with the same lists"
+        )
+    stays = everything.sort("place").unique("file", keep="first").sort("subject", "episode")
+    lengths = [
+        frame.select("file", hours=pl.col(column).cast(pl.Float64))
+        for task, column in (("phenotypes", "period_length"), ("multitask", "length of stay"))
+        if (frame := lists.get(task)) is not None
+    ]
+    if "los" in samples:
+        lengths.append(samples["los"].select("file", hours=pl.col("hour") + pl.col("label")))
+    if "decompensation" in samples:
+        lengths.append(samples["decompensation"].select("file", hours=pl.col("hour").cast(pl.Float64)))
+    if "mortality" in samples:
+        lengths.append(samples["mortality"].select("file", hours=pl.lit(float(MORTALITY_HOUR))))
+    longest = pl.concat(lengths).group_by("file").agg(pl.col("hours").max().alias("los_hours"))
+    stays = stays.join(longest, on="file", how="left", maintain_order="left")
+    # L is stated to 6 decimals in the lists; the tolerance of the bins absorbs the rounding.
+    return stays.with_columns(bins=bins_of(stays["los_hours"].to_numpy())).with_row_index("stay")
+
+
+def _read_series(stays: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Read all time series in one scan; returns them in long form and the number of cells that could not be read."""
+    paths = (stays["folder"] + "/" + stays["file"]).to_list()
+    missing = [path for path in paths if not Path(path).is_file()]
+    if missing:
+        raise DataError(f"{missing[0]} is named by a list but missing ({len(missing)} such files)")
+    names = [channel.name for channel in channels()]
+    try:
+        wide = (
+            pl.scan_csv(paths, infer_schema=False, include_file_paths="path")
+            .select("path", pl.col("Hours").cast(pl.Float64).alias("hours"), *names)
+            .collect(engine="streaming")
+        )
+    except READ_ERRORS as error:
+        raise unreadable(Path(paths[0]).parent, error) from error
+    place = stays.select("stay", "los_hours", path=pl.Series(paths))
+    wide = wide.join(place, on="path", maintain_order="left").filter(
+        (pl.col("hours") > -EPSILON_HOURS) & (pl.col("hours") < pl.col("los_hours") + EPSILON_HOURS)
+    )
+    parts, unread = [], 0
+    for code, channel in enumerate(channels()):
+        text = pl.col(channel.name)
+        if channel.categories:
+            positions = {category: float(place) for place, category in enumerate(channel.categories)}
+            positions |= {category.removesuffix(".0"): place for category, place in positions.items()}
+            positions |= {
+                f"{category}.0": place for category, place in positions.items() if category.isdigit()
+            }
+            number = text.replace_strict(positions, default=None, return_dtype=pl.Float64)
+        else:
+            number = text.cast(pl.Float64, strict=False)
+        part = wide.filter(text.is_not_null()).select(
+            "stay", "hours", channel=pl.lit(code, dtype=pl.UInt8), number=number
+        )
+        read = part.filter(pl.col("number").is_finite().fill_null(False))
+        unread += part.height - read.height
+        parts.append(read)
+    return pl.concat(parts).sort("stay", "hours", maintain_order=True), unread
+
+
+def _labels(
+    samples: dict[str, pl.DataFrame], stays: pl.DataFrame, offsets: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    labels: dict[str, np.ndarray] = {}
+    masks: dict[str, np.ndarray] = {}
+    for task, frame in samples.items():
+        frame = frame.join(stays.select("file", "stay", "bins"), on="file")
+        index = frame["stay"].to_numpy().astype(np.int64)
+        if task in ("decompensation", "los"):
+            # The label of hour t lives in the row that ends at t.
+            hour = frame["hour"].to_numpy()
+            if ((hour < 1) | (hour > frame["bins"].to_numpy())).any():
+                raise DataError(
+                    f"the {FOLDERS[task]} list holds hours outside its stays; make the folders again"
+                )
+            index = offsets[:-1][index] + hour - 1
+        size = int(offsets[-1]) if task in ("decompensation", "los") else stays.height
+        mask = np.zeros(size, dtype=np.uint8)
+        mask[index] = 1
+        if task == "phenotypes":
+            names = [str(place) for place in range(len(phenotypes()[0]))]
+            labels[task] = np.zeros((size, len(names)), dtype=np.uint8)
+            labels[task][index] = frame.select(names).to_numpy()
+        else:
+            labels[task] = np.zeros(size, dtype=np.int16)
+            number = frame["label"].to_numpy()
+            labels[task][index] = (
+                length_of_stay_class(number / 24.0) if task == "los" else number.astype(np.int16)
+            )
+        masks[task] = mask
+    return labels, masks

@@ -1,0 +1,112 @@
+"""The 17 channels, the source items that feed them and the 25 phenotypes, as packaged tables."""
+
+import csv
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from relif_core.tensors.clinical import Channel
+
+TABLES = Path(__file__).parent / "tables"
+FIO2_SET_ITEM = 190
+"""Carevue's "FiO2 Set", which the benchmark's map leaves out."""
+
+
+@dataclass(frozen=True)
+class ChannelInfo:
+    """One channel: unit, category texts with their scores (none for a number), normal value, unit texts that are known, and the
+    limits outside which a value is physically impossible."""
+
+    name: str
+    unit: str
+    categories: tuple[str, ...]
+    scores: tuple[int, ...]
+    normal: float | str
+    known_units: frozenset[str] | None
+    limits: tuple[float, float] | None
+
+    @property
+    def normal_number(self) -> float:
+        """The normal value as a number; for a categorical channel the position of its category."""
+        return float(self.categories.index(str(self.normal)) if self.categories else self.normal)
+
+
+@functools.cache
+def channels() -> tuple[ChannelInfo, ...]:
+    """Return the 17 channels in tensor order."""
+    return tuple(
+        ChannelInfo(
+            name=item["name"],
+            unit=item["unit"],
+            categories=tuple(item["categories"]),
+            scores=tuple(item["scores"]),
+            normal=item["normal"],
+            known_units=None if item["known_units"] is None else frozenset(item["known_units"]),
+            limits=None if item["limits"] is None else (item["limits"][0], item["limits"][1]),
+        )
+        for item in json.loads((TABLES / "channels.json").read_text(encoding="utf-8"))
+    )
+
+
+def channel_codes(*names: str) -> tuple[int, ...]:
+    """Return the positions of channels by name."""
+    order = [channel.name for channel in channels()]
+    return tuple(order.index(name) for name in names)
+
+
+@functools.cache
+def items() -> pl.DataFrame:
+    """Return the source items: ``itemid``, ``channel`` (position), ``label`` (lower case), ``body_fluid`` (no blood specimen)."""
+    order = {channel.name: position for position, channel in enumerate(channels())}
+    with open(TABLES / "items.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    rows.append({"itemid": str(FIO2_SET_ITEM), "channel": "Fraction inspired oxygen", "label": "FiO2 Set"})
+    return pl.DataFrame(
+        {
+            "itemid": [int(row["itemid"]) for row in rows],
+            "channel": [order[row["channel"]] for row in rows],
+            "label": [row["label"].lower() for row in rows],
+            "body_fluid": [row.get("fluid") not in (None, "", "Blood") for row in rows],
+        },
+        schema={"itemid": pl.Int32, "channel": pl.UInt8, "label": pl.String, "body_fluid": pl.Boolean},
+    )
+
+
+@functools.cache
+def phenotypes() -> tuple[tuple[str, ...], pl.DataFrame]:
+    """Return the 25 phenotype names in published order and the frame ``icd9_code``, ``phenotype`` (position)."""
+    with open(TABLES / "phenotypes.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    pairs = [(code, position) for position, row in enumerate(rows) for code in row["icd9_codes"].split(";")]
+    codes = pl.DataFrame(pairs, schema={"icd9_code": pl.String, "phenotype": pl.Int32}, orient="row")
+    return tuple(row["name"] for row in rows), codes
+
+
+def tensor_channels() -> tuple[Channel, ...]:
+    """Return the channels as the tensor schema names them: categories become one column each."""
+    return tuple(
+        Channel(
+            channel.name,
+            channel.unit,
+            tuple(f"{channel.name}->{category}" for category in channel.categories) or (channel.name,),
+            channel.normal,
+        )
+        for channel in channels()
+    )
+
+
+def value_columns(filled: np.ndarray, out: np.ndarray) -> None:
+    """Spread filled channels [rows, 17] over the 59 value columns of ``out``: numbers as they are, categories one-hot."""
+    column, everyone = 0, np.arange(len(filled))
+    for position, channel in enumerate(channels()):
+        width = len(channel.categories)
+        if width:
+            out[:, column : column + width] = 0
+            out[everyone, column + filled[:, position].astype(np.int64)] = 1
+        else:
+            out[:, column] = filled[:, position]
+        column += max(width, 1)

@@ -1,0 +1,251 @@
+"""From the text of an event's value to a channel's number, by the benchmark's rules or their repaired form.
+
+Rules act on the distinct (item, value, unit) triples, of which there are few, and are joined back to the rows.
+"""
+
+from collections import Counter
+
+import polars as pl
+
+from relif_core.errors import DataError
+from relif_data.mimic3.channels import FIO2_SET_ITEM, channel_codes, channels, items
+
+(CAPILLARY, SYSTOLIC, DIASTOLIC, FIO2, GLUCOSE, PH, SATURATION, TEMPERATURE, WEIGHT, HEIGHT) = channel_codes(
+    "Capillary refill rate",
+    "Systolic blood pressure",
+    "Diastolic blood pressure",
+    "Fraction inspired oxygen",
+    "Glucose",
+    "pH",
+    "Oxygen saturation",
+    "Temperature",
+    "Weight",
+    "Height",
+)
+UNCLEANED = channel_codes("Heart Rate", "Respiratory rate", "Mean blood pressure")
+COMA = tuple(code for code, channel in enumerate(channels()) if channel.name.startswith("Glascow"))
+CAPILLARY_TEXTS = {"Normal <3 secs": 0.0, "Brisk": 0.0, "Abnormal >3 secs": 1.0, "Delayed": 1.0}
+MISSING_TEXTS = frozenset(
+    (
+        "",
+        *("#N/A", "#N/A N/A", "#NA", "N/A", "NA", "<NA>", "n/a"),
+        *("-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"),
+        *("-NaN", "-nan", "NaN", "nan", "NULL", "null"),
+    )
+)
+"""Value texts that the benchmark's CSV reader takes for missing; the coma scale's "None" is none of them."""
+
+
+def clean(
+    rows: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows that carry a value, and the numbers behind their keys.
+
+    Rows have ``stay``, ``time``, ``channel``, ``key`` and ``text_key``: of several rows of a channel at one chart time the one with the
+    greatest ``key`` wins (``text_key`` is the benchmark's). The second frame gives the ``number`` of every (channel, key, text_key); for
+    categorical channels it is the position of the category. ``rows`` has the columns of ``MappedEvents``. Every exclusion adds to ``counts``. Raises ``DataError`` where one ROW_ID stands for different events.
+    """
+    rows = _without_repeats(rows, counts)
+    rows = _dropped(rows, pl.col("time").is_null(), "unreadable_time", counts)
+    recovered = "admission_from_stay"
+    if recovered in repairs:
+        counts[recovered] += int(rows["recovered"].sum())
+    else:
+        rows = rows.filter(~pl.col("recovered"))
+    if "flagged_errors" in repairs:
+        rows = _dropped(rows, pl.col("flagged"), "flagged_errors", counts)
+    triples = ["itemid", "value", "unit"]
+    meaning = _meanings(rows.group_by(triples).len(), repairs, counts)
+    numbers = meaning.select("channel", "key", "text_key", "number").unique()
+    return rows.join(meaning, on=triples).select("stay", "time", "channel", "key", "text_key"), numbers
+
+
+def _without_repeats(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Drop exact repeats of a ROW_ID within a table; different rows under one id are an error."""
+    identified = rows.filter(pl.col("row_id").is_not_null())
+    if identified.select("table", "row_id").n_unique() == identified.height:
+        return rows
+    single = rows.unique(maintain_order=True)
+    again = single.filter(pl.col("row_id").is_not_null() & pl.struct("table", "row_id").is_duplicated())
+    if again.height:
+        raise DataError(
+            f"ROW_ID {again['row_id'][0]} stands for different events ({again['row_id'].n_unique()} such ids); "
+            "the event table was altered, fetch it again"
+        )
+    counts["repeated_row"] += rows.height - single.height
+    return single
+
+
+def _dropped(rows: pl.DataFrame, condition: pl.Expr, reason: str, counts: Counter[str]) -> pl.DataFrame:
+    kept = rows.filter(~condition)
+    counts[reason] += rows.height - kept.height
+    return kept
+
+
+def _meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]) -> pl.DataFrame:
+    """Return the usable (item, value, unit) triples with channel, number and keys; count the others by reason."""
+    known = items()
+    if "fio2_set_item" not in repairs:
+        known = known.filter(pl.col("itemid") != FIO2_SET_ITEM)
+    else:
+        counts["fio2_set_item"] += int(triples.filter(pl.col("itemid") == FIO2_SET_ITEM)["len"].sum())
+    frame = triples.join(known, on="itemid")
+    frame = frame.with_columns(pl.col("value").str.strip_chars().alias("stripped"))
+    frame = _dropped_triples(
+        frame, pl.col("value").is_null() | pl.col("value").is_in(MISSING_TEXTS), "empty_value", counts
+    )
+    if "blood_only" in repairs:
+        frame = _dropped_triples(frame, pl.col("body_fluid"), "blood_only", counts)
+    frame = _checked_units(frame, repairs, counts)
+    frame = frame.with_columns(_raw_number().alias("raw"))
+    frame = frame.with_columns(_converted(frozenset()).alias("published"))
+    frame = frame.with_columns(
+        (_converted(repairs) if repairs & {"fio2_scale", "fahrenheit"} else pl.col("published")).alias(
+            "number"
+        )
+    )
+    frame = _dropped_triples(
+        frame, ~pl.col("number").is_finite().fill_null(False), "unreadable_value", counts
+    )
+    for name, code in (("fio2_scale", FIO2), ("fahrenheit", TEMPERATURE)):
+        if name in repairs:
+            moved = (pl.col("channel") == code) & (pl.col("number") != pl.col("published"))
+            counts[name] += int(frame.filter(moved)["len"].sum())
+    if "impossible_values" in repairs:
+        frame = _dropped_triples(frame, _impossible(), "impossible_values", counts)
+    return _with_keys(frame, repairs).select(
+        "itemid", "value", "unit", "channel", "number", "key", "text_key"
+    )
+
+
+def _dropped_triples(
+    frame: pl.DataFrame, condition: pl.Expr, reason: str, counts: Counter[str]
+) -> pl.DataFrame:
+    counts[reason] += int(frame.filter(condition)["len"].sum())
+    return frame.filter(~condition)
+
+
+def _checked_units(frame: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]) -> pl.DataFrame:
+    """Count unit texts that are not known for their channel, by channel and text, and leave their rows out if so asked."""
+    known = pl.DataFrame(
+        [(code, unit) for code, channel in enumerate(channels()) for unit in (channel.known_units or ())],
+        schema={"channel": pl.UInt8, "unit": pl.String},
+        orient="row",
+    )
+    strange = frame.filter(pl.col("channel").is_in(known["channel"].unique().implode())).join(
+        known, on=["channel", "unit"], how="anti"
+    )
+    for code, unit, rows in strange.group_by("channel", "unit").agg(pl.col("len").sum()).iter_rows():
+        counts[f"unknown unit: {channels()[code].name}, {unit!r}"] += rows
+    if "unknown_units" not in repairs:
+        return frame
+    counts["unknown_units"] += int(strange["len"].sum())
+    return frame.join(strange, on=["itemid", "value", "unit"], how="anti")
+
+
+def _is(*codes: int) -> pl.Expr:
+    return pl.col("channel").is_in(codes)
+
+
+def _raw_number() -> pl.Expr:
+    """The number that a value's text stands for before any unit rule; null where it stands for none."""
+    number = pl.col("stripped").cast(pl.Float64, strict=False)
+    slash = r"^(\d+)/(\d+)$"
+    pressure = pl.when(pl.col("value").str.contains("/", literal=True))
+    decimal = pl.col("value").str.contains(r"^(\d+(\.\d*)?|\.\d+)$")
+    whole = pl.col("value")
+    return (
+        pl.when(_is(SYSTOLIC))
+        .then(pressure.then(whole.str.extract(slash, 1).cast(pl.Float64, strict=False)).otherwise(number))
+        .when(_is(DIASTOLIC))
+        .then(pressure.then(whole.str.extract(slash, 2).cast(pl.Float64, strict=False)).otherwise(number))
+        .when(_is(GLUCOSE, PH, SATURATION))
+        .then(pl.when(decimal).then(number))
+        .when(_is(CAPILLARY))
+        .then(whole.replace_strict(CAPILLARY_TEXTS, default=None, return_dtype=pl.Float64))
+        .when(_is(*COMA))
+        .then(_category())
+        .otherwise(number)
+    )
+
+
+def _category() -> pl.Expr:
+    """The position of a coma scale's text among its channel's categories; null for a text that is none of them."""
+    expression = pl.lit(None, dtype=pl.Float64)
+    for code in COMA:
+        positions = {text: float(place) for place, text in enumerate(channels()[code].categories)}
+        found = pl.col("value").replace_strict(positions, default=None, return_dtype=pl.Float64)
+        expression = pl.when(_is(code)).then(found).otherwise(expression)
+    return expression
+
+
+def _converted(repairs: frozenset[str]) -> pl.Expr:
+    """The number in the channel's unit."""
+    raw = pl.col("raw")
+
+    def says(text: str) -> pl.Expr:
+        return pl.col("unit").str.contains(text, literal=True) | pl.col("label").str.contains(
+            text, literal=True
+        )
+
+    torr = pl.col("unit").str.contains("torr", literal=True)
+    percent = raw > 1 if "fio2_scale" in repairs else ~torr
+    warm = raw >= 79
+    if "fahrenheit" in repairs:
+        degrees_f = pl.col("unit").str.contains(r"\bf|^[^a-z]*f|fahrenheit") | pl.col("label").str.contains(
+            r"\bf\b|fahrenheit"
+        )
+        warm = warm | (degrees_f & (raw > 45))
+    ounces, pounds = says("oz"), says("lb")
+    pound = pl.when(ounces).then(raw / 16.0).otherwise(raw)
+    return (
+        pl.when(_is(FIO2))
+        .then(pl.when(percent).then(raw / 100.0).otherwise(raw))
+        .when(_is(SATURATION))
+        .then(pl.when(raw <= 1).then(raw * 100.0).otherwise(raw))
+        .when(_is(TEMPERATURE))
+        .then(pl.when(warm).then((raw - 32.0) * 5.0 / 9.0).otherwise(raw))
+        .when(_is(WEIGHT))
+        .then(pl.when(ounces | pounds).then(pound * 0.453592).otherwise(raw))
+        .when(_is(HEIGHT))
+        .then(pl.when(says("in")).then((raw * 2.54).round(0, mode="half_to_even")).otherwise(raw))
+        .otherwise(raw)
+    )
+
+
+def _impossible() -> pl.Expr:
+    """True where a number lies outside its channel's physical limits."""
+    expression = pl.lit(False)
+    for code, channel in enumerate(channels()):
+        if channel.limits is not None:
+            expression = expression | (_is(code) & ~pl.col("number").is_between(*channel.limits))
+    return expression
+
+
+def _with_keys(frame: pl.DataFrame, repairs: frozenset[str]) -> pl.DataFrame:
+    """Add the keys by which the greatest of several values is found.
+
+    The benchmark compares cleaned channels as numbers, the others as text. The repaired key compares numbers, and scores of the
+    coma scale before their texts.
+    """
+    as_text = _is(*UNCLEANED, *COMA)
+    text_rank = pl.col("value").rank("dense").over("channel")
+    frame = frame.with_columns(
+        pl.when(as_text).then(text_rank.cast(pl.Float64)).otherwise(pl.col("number")).alias("text_key")
+    )
+    if "numeric_maximum" not in repairs:
+        return frame.with_columns(pl.col("text_key").alias("key"))
+    scores = pl.DataFrame(
+        [
+            (code, float(place), float(score))
+            for code in COMA
+            for place, score in enumerate(channels()[code].scores)
+        ],
+        schema={"channel": pl.UInt8, "number": pl.Float64, "score": pl.Float64},
+        orient="row",
+    )
+    frame = frame.join(scores, on=["channel", "number"], how="left")
+    # Scores are at most 15 and a channel has at most 13 texts: a thousandth of the rank only breaks ties.
+    return frame.with_columns(
+        (pl.col("score") + text_rank / 1000).fill_null(pl.col("number")).alias("key")
+    ).drop("score")

@@ -1,0 +1,175 @@
+"""Which ICU stays are studied: the cohort rules of the MIMIC-III benchmark, in order, with counts.
+
+Rules (Harutyunyan et al. 2019): first and last ward and care unit agree; the admission has exactly one stay left; age 18 or more.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from relif_core.errors import DataError
+from relif_core.tensors.clinical import CohortStep
+from relif_data.mimic3.sources import Table, parse_times, read
+
+ETHNICITY_CODES = {
+    "ASIAN": 1,
+    "BLACK": 2,
+    "CARIBBEAN": 2,
+    "HISPANIC": 3,
+    "SOUTH AMERICAN": 3,
+    "WHITE": 4,
+    "MIDDLE EASTERN": 4,
+    "PORTUGUESE": 4,
+}
+GENDER_CODES = {"F": 1, "M": 2, "": 0}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The stays in study and how they were chosen.
+
+    ``stays`` has one row per stay, sorted by subject and admission time: ids, times, ``age`` (years), ``los_hours``,
+    ``death_hours`` (from admission to the admission's death time, null if none), ``mortality_inhospital``, ``mortality_inunit``,
+    ``expire_flag``, codes, ``stay`` (row number) and ``subject`` (number of the subject). ``excluded`` names the
+    first rule that removed each other stay.
+    """
+
+    stays: pl.DataFrame
+    excluded: pl.DataFrame
+    steps: tuple[CohortStep, ...]
+
+
+def select_cohort(tables: Mapping[str, Table]) -> Cohort:
+    """Apply the cohort rules to ICUSTAYS, ADMISSIONS and PATIENTS.
+
+    Stays without an admission or a patient row are removed and counted. Raises ``DataError`` for repeated ids, unreadable times
+    and an empty cohort.
+    """
+    stays = _read_stays(tables)
+    admissions = _read_admissions(tables)
+    patients = _read_patients(tables)
+    steps = [_step("all ICU stays", stays, stays)]
+    excluded = []
+
+    def keep(rule: str, reason: str, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+        removed = before.join(after, on="icustay_id", how="anti")
+        excluded.append(removed.select("subject_id", "hadm_id", "icustay_id", pl.lit(reason).alias("reason")))
+        steps.append(_step(rule, before, after))
+        return after
+
+    same_place = (pl.col("first_wardid") == pl.col("last_wardid")) & (
+        pl.col("first_careunit") == pl.col("last_careunit")
+    )
+    stays = keep(
+        "first and last ward and care unit are the same",
+        "transfer_within_stay",
+        stays,
+        stays.filter(same_place.fill_null(False)),
+    )
+    joined = stays.join(admissions, on=["subject_id", "hadm_id"]).join(patients, on="subject_id")
+    stays = keep("the stay has an admission and a patient row", "no_admission_or_patient", stays, joined)
+    stays = keep(
+        "the admission has exactly one stay left",
+        "multiple_stays_in_admission",
+        stays,
+        stays.filter(pl.len().over("hadm_id") == 1),
+    )
+    stays = stays.with_columns(
+        (_seconds("dob", "intime") / 60.0 / 60.0 / 24.0 / 365.0).alias("age"),
+        (pl.col("los_days") * 24.0).alias("los_hours"),
+        (_seconds("intime", "deathtime") / 3600.0).alias("death_hours"),
+    )
+    stays = stays.with_columns(pl.when(pl.col("age") < 0).then(90.0).otherwise(pl.col("age")).alias("age"))
+    stays = keep(
+        "age 18 or more", "age_below_18", stays, stays.filter((pl.col("age") >= 18).fill_null(False))
+    )
+    if not stays.height:
+        raise DataError(
+            f"{tables['icustays'].path.parent}: no stay passes the cohort rules; check the tables"
+        )
+    stays = (
+        stays.sort("subject_id", "intime", "outtime", "icustay_id")
+        .with_columns(
+            _died_within("admittime", "dischtime").alias("mortality_inhospital"),
+            _died_within("intime", "outtime").alias("mortality_inunit"),
+            (pl.col("hospital_expire_flag") == 1).fill_null(False).alias("expire_flag"),
+            pl.col("gender")
+            .fill_null("")
+            .replace_strict(GENDER_CODES, default=3, return_dtype=pl.Int64)
+            .alias("gender_code"),
+            _ethnicity_code().alias("ethnicity_code"),
+            (pl.col("subject_id").rank("dense") - 1).cast(pl.UInt32).alias("subject"),
+            pl.col("intime").cum_count().over("subject_id").cast(pl.Int64).alias("episode"),
+        )
+        .with_row_index("stay")
+    )
+    return Cohort(stays, pl.concat(excluded), tuple(steps))
+
+
+def _read_stays(tables: Mapping[str, Table]) -> pl.DataFrame:
+    table = tables["icustays"]
+    ids = ("subject_id", "hadm_id", "icustay_id", "first_wardid", "last_wardid")
+    texts = ("dbsource", "first_careunit", "last_careunit", "intime", "outtime")
+    frame = read(
+        table, {**dict.fromkeys(ids, pl.Int64), **dict.fromkeys(texts, pl.String), "los": pl.Float64}
+    )
+    _refuse_repeats(frame, "icustay_id", table)
+    return parse_times(frame, ("intime", "outtime"), table, "icustay_id").rename({"los": "los_days"})
+
+
+def _read_admissions(tables: Mapping[str, Table]) -> pl.DataFrame:
+    table = tables["admissions"]
+    times = ("admittime", "dischtime", "deathtime")
+    frame = read(
+        table,
+        {
+            **dict.fromkeys(("subject_id", "hadm_id"), pl.Int64),
+            **dict.fromkeys((*times, "ethnicity"), pl.String),
+            "hospital_expire_flag": pl.Int64,
+        },
+    )
+    _refuse_repeats(frame, "hadm_id", table)
+    return parse_times(frame, times, table, "hadm_id")
+
+
+def _read_patients(tables: Mapping[str, Table]) -> pl.DataFrame:
+    table = tables["patients"]
+    frame = read(table, {"subject_id": pl.Int64, **dict.fromkeys(("gender", "dob", "dod"), pl.String)})
+    _refuse_repeats(frame, "subject_id", table)
+    return parse_times(frame, ("dob", "dod"), table, "subject_id")
+
+
+def _refuse_repeats(frame: pl.DataFrame, key: str, table: Table) -> None:
+    missing = frame[key].null_count()
+    if missing:
+        raise DataError(f"{table.path}: {missing} rows have no {key.upper()}; fetch the file again")
+    repeats = frame.filter(pl.col(key).is_duplicated())[key]
+    if len(repeats):
+        raise DataError(
+            f"{table.path}: {key.upper()} {repeats[0]} stands in more than one row "
+            f"({repeats.n_unique()} such ids); remove the repeated rows"
+        )
+
+
+def _step(rule: str, before: pl.DataFrame, after: pl.DataFrame) -> CohortStep:
+    return CohortStep(rule, before.height - after.height, after.height, after["subject_id"].n_unique())
+
+
+def _seconds(start: str, end: str) -> pl.Expr:
+    """Seconds between two datetime columns, as a float."""
+    return (pl.col(end).dt.epoch("s") - pl.col(start).dt.epoch("s")).cast(pl.Float64)
+
+
+def _died_within(start: str, end: str) -> pl.Expr:
+    """1 where the date of death or the admission's death time lies in the closed interval, else 0."""
+    dated = pl.col("dod").is_between(pl.col(start), pl.col(end)).fill_null(False)
+    timed = pl.col("deathtime").is_between(pl.col(start), pl.col(end)).fill_null(False)
+    return (dated | timed).cast(pl.Int64)
+
+
+def _ethnicity_code() -> pl.Expr:
+    """Code of the text before " - " and "/", with " OR " read as "/"."""
+    head = pl.col("ethnicity").fill_null("").str.replace_all(" OR ", "/", literal=True)
+    head = head.str.split(" - ").list.first().str.split("/").list.first()
+    return head.replace_strict(ETHNICITY_CODES, default=0, return_dtype=pl.Int64)

@@ -1,0 +1,382 @@
+"""Raw MIMIC-III tables to clinical tensors: the whole road, in bounded memory."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from relif_core.errors import DataError, InputError
+from relif_core.files import sha256_of
+from relif_core.tensors.clinical import CohortStep, Group, write_tensors
+from relif_core.tensors.folder import refuse_to_overwrite
+from relif_data.labels import age_band, split_by_subject
+from relif_data.mimic3.channels import channels, tensor_channels, value_columns
+from relif_data.mimic3.cleaning import clean
+from relif_data.mimic3.cohort import Cohort, select_cohort
+from relif_data.mimic3.events import MappedEvents, full_disk, scan_events
+from relif_data.mimic3.repairs import REPAIRS, chosen_repairs
+from relif_data.mimic3.series import bins_of, hourly_grid, time_series, within_stay
+from relif_data.mimic3.sources import Table, find_tables, read
+from relif_data.mimic3.tasks import label_stays, phenotype_labels, tensor_tasks
+
+BUCKET_ROWS = 4_000_000
+UNREADABLE_TIME_SHARE = 0.01
+AGE_BANDS = ("18-44", "45-64", "65-79", "80+")
+SEXES = ("unknown", "female", "male", "other")
+ETHNICITIES = ("other or unknown", "Asian", "Black", "Hispanic", "White")
+CARE_UNITS = ("MICU", "SICU", "CCU", "CSRU", "TSICU", "other")
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Everything before the hourly grid: cohort, mapped events on disk, usable diagnosis rows, repairs in force."""
+
+    cohort: Cohort
+    events: MappedEvents
+    diagnoses: pl.DataFrame
+    repairs: frozenset[str]
+
+
+def prepare_raw(
+    source: Path,
+    target: Path,
+    *,
+    compatibility: str = "repaired",
+    repairs: Iterable[str] | str | None = None,
+    train_subjects: Path | None = None,
+    validation_subjects: Path | None = None,
+    test_subjects: Path | None = None,
+    validation_share: float = 0.15,
+    test_share: float = 0.15,
+    seed: int = 0,
+    dataset: str = "mimic3",
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Turn a folder of MIMIC-III tables (v1.4 or the demo) into clinical tensors of the four benchmark tasks; return ``target``.
+
+    ``compatibility="benchmark"`` reproduces the benchmark value for value; "repaired" repairs what ``REPAIRS`` lists; ``repairs`` names
+    the repairs one by one. The subject lists are files with one id a line, or id and 0/1 (as the benchmark's testset.csv and
+    valset.csv); without them subjects are split by ``seed``. An interrupted run is resumed: finished event tables
+    wait in a hidden folder beside ``target``.
+
+    Raises ``DataError`` for damaged or missing tables and a target that holds something else, ``InputError`` for unknown options.
+    """
+    report = progress or (lambda message: None)
+    target = Path(target)
+    chosen = chosen_repairs(compatibility, repairs)
+    if not (validation_share >= 0 and test_share >= 0 and validation_share + test_share < 1):
+        raise InputError(
+            f"validation_share={validation_share}, test_share={test_share}: shares of the subjects, at least 0 and together below 1"
+        )
+    tables = find_tables(Path(source))
+    with ThreadPoolExecutor(1) as pool:
+        checksums = pool.submit(_checksums, list(tables.values()))
+        if target.exists():
+            refuse_to_overwrite(target, {"dataset": dataset, "sources": checksums.result()})
+        extraction = extract(tables, chosen, work_folder(target), report)
+        sources = checksums.result()
+    counts: Counter[str] = Counter()
+    arrays, stays, steps = _assemble(extraction, work_folder(target), counts, report)
+    split = subject_split(
+        stays["subject_id"].to_numpy(),
+        train_subjects=train_subjects,
+        validation_subjects=validation_subjects,
+        test_subjects=test_subjects,
+        shares=(validation_share, test_share),
+        seed=seed,
+    )
+    licence = _licence(Path(source))
+    contents: dict[str, Any] = dict(
+        dataset=dataset,
+        title="MIMIC-III" + licence["suffix"],
+        licence=licence["name"],
+        output_policy=licence["policy"],
+        synthetic=licence["synthetic"],
+        sources=sources,
+        channels=tensor_channels(),
+        tasks=tensor_tasks(),
+        stays=stays["icustay_id"].to_numpy(),
+        subjects=stays["subject_id"].to_numpy(),
+        split=split,
+        groups=_groups(),
+        group_codes=_group_codes(stays),
+        cohort=(*extraction.cohort.steps, *steps),
+        notes=_notes(chosen),
+        options={
+            "compatibility": compatibility if repairs is None else "chosen repairs",
+            "repairs": sorted(chosen),
+            "seed": seed,
+            "event_rows": dict(extraction.events.rows),
+            "validation": _totals(extraction.events.validation),
+            "counts": dict(sorted(counts.items())),
+        },
+        **arrays,
+    )
+    try:
+        write_tensors(target, **contents)
+    except OSError as error:
+        raise full_disk(target, error) from error
+    shutil.rmtree(work_folder(target), ignore_errors=True)
+    return target
+
+
+def work_folder(target: Path) -> Path:
+    """Return the hidden folder beside a target in which an interrupted run leaves its finished tables."""
+    return target.parent / f".{target.name}.mimic3-work"
+
+
+def extract(
+    tables: dict[str, Table], repairs: frozenset[str], work: Path, report: Callable[[str], None]
+) -> Extraction:
+    """Select the cohort, pass over the events (into ``work``) and read the diagnoses."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{work} cannot be made ({error}); choose a target on a disk that can be written"
+        ) from error
+    cohort = select_cohort(tables)
+    report(f"cohort: {cohort.stays.height} of {cohort.steps[0].stays} stays")
+    events = scan_events(tables, cohort, work, report)
+    return Extraction(cohort, events, read_diagnoses(tables, repairs), repairs)
+
+
+def read_diagnoses(tables: dict[str, Table], repairs: frozenset[str]) -> pl.DataFrame:
+    """Return the diagnosis rows that count: those whose code is in the dictionary table, or all of them if so repaired."""
+    ids = {"subject_id": pl.Int64, "hadm_id": pl.Int64, "icd9_code": pl.String}
+    diagnoses = read(tables["diagnoses_icd"], ids).drop_nulls("icd9_code")
+    if "all_diagnosis_codes" in repairs:
+        return diagnoses
+    dictionary = read(tables["d_icd_diagnoses"], {"icd9_code": pl.String})
+    return diagnoses.join(dictionary, on="icd9_code", how="semi")
+
+
+def buckets(extraction: Extraction) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Yield the cohort's stays in runs of whole subjects together with their mapped rows, a bounded number of rows at a time."""
+    lazy = pl.scan_parquet(list(extraction.events.files))
+    per_stay = lazy.group_by("stay").len().collect(engine="streaming")
+    stays = extraction.cohort.stays.join(per_stay, on="stay", how="left", maintain_order="left")
+    rows = stays.group_by("subject", maintain_order=True).agg(pl.col("len").fill_null(0).sum().cast(pl.Int64))
+    bucket = rows.select("subject", bucket=pl.col("len").cum_sum() // BUCKET_ROWS)
+    stays = stays.join(bucket, on="subject", maintain_order="left").drop("len")
+    for part in stays.partition_by("bucket", maintain_order=True):
+        first, last = int(part["stay"][0]), int(part["stay"][-1])
+        chosen = lazy.filter(pl.col("stay").is_between(first, last)).collect(engine="streaming")
+        yield part.drop("bucket"), chosen
+
+
+def with_outcomes(stays: pl.DataFrame, series: pl.DataFrame, extraction: Extraction) -> pl.DataFrame:
+    """Add mortality, diagnosis rows and the first charted hour (null without one) to the cohort's columns."""
+    first = series.group_by("stay").agg(pl.col("hours").min().alias("first_hours"))
+    diagnosed = extraction.diagnoses.select("subject_id", "hadm_id").unique().with_columns(has_diagnoses=True)
+    flag = "expire_flag" if "hospital_death" in extraction.repairs else "mortality_inhospital"
+    return (
+        stays.join(first, on="stay", how="left", maintain_order="left")
+        .join(diagnosed, on=["subject_id", "hadm_id"], how="left", maintain_order="left")
+        .with_columns(pl.col("has_diagnoses").fill_null(False), mortality=pl.col(flag).cast(pl.Int64))
+    )
+
+
+def _assemble(
+    extraction: Extraction, work: Path, counts: Counter[str], report: Callable[[str], None]
+) -> tuple[dict[str, Any], pl.DataFrame, list[CohortStep]]:
+    """Build the hourly arrays bucket by bucket in a file of the work folder, then the labels of all stays at once."""
+    longest = extraction.cohort.stays["los_hours"].fill_null(0.0).fill_nan(0.0).clip(lower_bound=0)
+    room = max(int(bins_of(longest.to_numpy()).sum()), 1)
+    columns = sum(len(channel.columns) for channel in tensor_channels())
+    values = _reserved(work / "values.npy", (room, columns))
+    observed = np.zeros((room, len(channels())), dtype=np.uint8)
+    kept, seen, used = [], [], 0
+    counted = counts if "numeric_maximum" in extraction.repairs else None
+    for stays, rows in buckets(extraction):
+        series = within_stay(time_series(*clean(rows, extraction.repairs, counts), stays, counted), stays)
+        described = with_outcomes(stays, series, extraction)
+        present = described.filter(_usable())
+        bins = bins_of(present["los_hours"].to_numpy())
+        series = series.join(present.select("stay"), on="stay", how="semi", maintain_order="left")
+        grid = hourly_grid(series, present["stay"].to_numpy(), bins)
+        end = used + len(grid.filled)
+        value_columns(grid.filled, values[used:end])
+        observed[used:end] = grid.observed
+        kept.append(present.with_columns(bins=bins))
+        seen.append(described)
+        used = end
+        report(f"hourly grid: {used:,} stay-hours")
+    mapped = int(sum(extraction.events.rows.values()))
+    if counts["unreadable_time"] > UNREADABLE_TIME_SHARE * max(mapped, 1):
+        raise DataError(
+            f"{counts['unreadable_time']} of the events have no chart time of the form YYYY-MM-DD HH:MM:SS; "
+            "the event tables were altered, fetch them again"
+        )
+    stays, steps = pl.concat(kept), _exclusions(pl.concat(seen))
+    if not stays.height:
+        raise DataError(
+            "no stay of the cohort has events, diagnoses and a length of stay; check the event tables"
+        )
+    bins = stays["bins"].to_numpy()
+    labels = label_stays(stays, phenotype_labels(stays, extraction.diagnoses), bins)
+    arrays = {
+        "values": values[:used],
+        "observed": observed[:used],
+        "offsets": np.concatenate([[0], np.cumsum(bins)]),
+        "labels": labels.labels,
+        "label_masks": labels.masks,
+    }
+    return arrays, stays, steps
+
+
+def _reserved(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Return a float32 array in a file whose space is reserved, so that a full disk is an error here and no crash later."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        with open(path, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise full_disk(path, error) from error
+    return array
+
+
+def _usable() -> pl.Expr:
+    return (
+        pl.col("has_diagnoses")
+        & pl.col("los_hours").is_not_null()
+        & pl.col("first_hours").is_not_null()
+        & (pl.col("los_hours") > 0)
+    )
+
+
+def _exclusions(stays: pl.DataFrame) -> list[CohortStep]:
+    """Count the stays without which no task can be stated, in order."""
+    steps = []
+    for rule, condition in (
+        ("the admission has diagnosis rows", pl.col("has_diagnoses")),
+        ("the length of stay is known and above 0", (pl.col("los_hours") > 0).fill_null(False)),
+        ("an event lies within the stay", pl.col("first_hours").is_not_null()),
+    ):
+        after = stays.filter(condition)
+        steps.append(
+            CohortStep(rule, stays.height - after.height, after.height, after["subject_id"].n_unique())
+        )
+        stays = after
+    return steps
+
+
+def subject_split(
+    subjects: np.ndarray,
+    *,
+    train_subjects: Path | None = None,
+    validation_subjects: Path | None = None,
+    test_subjects: Path | None = None,
+    shares: tuple[float, float] = (0.15, 0.15),
+    seed: int = 0,
+) -> np.ndarray:
+    """Return 0, 1 or 2 (train, validation, test) per stay, by lists where given, the rest drawn by subject.
+
+    With a test list but no validation list, the validation part is drawn from the other subjects; a subject in no list is train. Raises
+    ``DataError`` for an unreadable list, one that names no subject of the data, and two lists that share a subject.
+    """
+    if test_subjects is None and validation_subjects is None and train_subjects is None:
+        return split_by_subject(subjects, shares[0], shares[1], seed)
+    split = np.zeros(len(subjects), dtype=np.uint8)
+    taken = np.zeros(len(subjects), dtype=bool)
+    for code, path in ((0, train_subjects), (1, validation_subjects), (2, test_subjects)):
+        if path is None:
+            continue
+        chosen = np.isin(subjects, read_subject_list(Path(path)))
+        if (chosen & taken).any():
+            raise DataError(f"{path} shares subjects with another list; each subject belongs to one split")
+        if not chosen.any():
+            raise DataError(f"{path} names no subject of these tables; is it the list of another data set?")
+        split[chosen], taken = code, taken | chosen
+    if validation_subjects is None:
+        free = (split == 0) & (~taken if train_subjects is not None else True)
+        if free.any():
+            split[free] = split_by_subject(subjects[free], shares[0], 0.0, seed)
+    return split
+
+
+def read_subject_list(path: Path) -> np.ndarray:
+    """Return the subject ids of a list file: one id a line, or id and 0/1, of which those with 1 are listed."""
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+        table = [[int(float(field)) for field in line.split(",")] for line in lines if line[:1].isdigit()]
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} is no subject list ({error}); write one subject id a line, or subject id and 0 or 1 with a comma"
+        ) from error
+    return np.array([row[0] for row in table if len(row) < 2 or row[1] == 1], dtype=np.int64)
+
+
+def _groups() -> tuple[Group, ...]:
+    return (
+        Group("sex", "Sex", SEXES),
+        Group("age_band", "Age in years", AGE_BANDS),
+        Group("ethnicity", "Ethnicity", ETHNICITIES),
+        Group("care_unit", "Care unit", CARE_UNITS),
+    )
+
+
+def _group_codes(stays: pl.DataFrame) -> dict[str, np.ndarray]:
+    units = {unit: place for place, unit in enumerate(CARE_UNITS)}
+    unit = stays["last_careunit"].replace_strict(units, default=len(CARE_UNITS) - 1, return_dtype=pl.UInt8)
+    return {
+        "sex": stays["gender_code"].to_numpy().astype(np.uint8),
+        "age_band": age_band(stays["age"].to_numpy()),
+        "ethnicity": stays["ethnicity_code"].to_numpy().astype(np.uint8),
+        "care_unit": unit.to_numpy(),
+    }
+
+
+def _notes(repairs: frozenset[str]) -> list[str]:
+    base = [
+        "Cohort, channels and tasks: Harutyunyan et al., Scientific Data 6:96, 2019.",
+        "Ages over 89 are stored as about 300 in MIMIC-III and fall in the highest age band.",
+    ]
+    if not repairs:
+        return [*base, "Values and labels as the published benchmark makes them, its quirks included."]
+    return [
+        *base,
+        *(
+            f"Repaired: {REPAIRS[name].quirk}. Instead: {REPAIRS[name].repair}."
+            for name in REPAIRS
+            if name in repairs
+        ),
+    ]
+
+
+def _totals(validation: pl.DataFrame) -> dict[str, int]:
+    return {name: int(validation[name].sum()) for name in validation.columns if name != "subject_id"}
+
+
+def _licence(source: Path) -> dict[str, Any]:
+    """Tell the open demo and simulated tables, by the files that come with them, from the credentialed data."""
+    if (source / "SYNTHETIC.md").is_file():
+        return {
+            "name": "Apache-2.0 (simulated tables; no patient data)",
+            "policy": "person",
+            "synthetic": True,
+            "suffix": " (simulated tables)",
+        }
+    licence = next((path for path in source.iterdir() if path.name.lower().startswith("license")), None)
+    if licence is not None and "open database license" in licence.read_text(errors="replace").lower():
+        return {"name": "ODbL-1.0", "policy": "person", "synthetic": False, "suffix": " demo"}
+    return {
+        "name": "PhysioNet Credentialed Health Data License 1.5.0",
+        "policy": "aggregate",
+        "synthetic": False,
+        "suffix": "",
+    }
+
+
+def _checksums(tables: list[Table]) -> list[dict[str, Any]]:
+    return [
+        {"name": table.path.name, "sha256": sha256_of(table.path), "bytes": os.path.getsize(table.path)}
+        for table in tables
+    ]

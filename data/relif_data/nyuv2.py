@@ -1,0 +1,530 @@
+"""NYU Depth V2, the labelled set: 1,449 indoor frames with classes, depth and surface normals.
+
+Three layouts are read, told apart by what the source folder holds:
+
+=========  ======================================================================================================
+layout     content
+=========  ======================================================================================================
+official   ``nyu_depth_v2_labeled.mat`` with ``splits.mat`` (the dataset page) and ``classMapping40.mat`` (894 → 40
+           classes, Gupta et al. 2013) beside it
+arrays     ``{train,val}/{image,label,depth,normal}/<k>.npy``, as published with MTAN (Liu et al. 2019)
+images     ``{train,test}/{image,label,depth}/<NNNN>.{jpg|png,png,png}``: 13 classes, depth in millimetres
+=========  ======================================================================================================
+
+The 13 classes are those of Couprie et al. (ICLR 2013); ``tables/nyu40_to_13.csv`` maps the 40 classes of Gupta et al. (CVPR 2013)
+to them and agrees with the mapping that A. Handa published with SceneNet. Where a source has no surface normals they
+are fitted to the depth (``relif_data.surface_normals``). The dataset: Silberman, Hoiem, Kohli, Fergus, ECCV 2012.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relif_core.errors import DataError
+from relif_core.files import sha256_of
+from relif_core.tensors.dense import IGNORE, SPLITS, Frame, choose_validation, write_dense_tensors
+from relif_data.parallel import in_order
+from relif_data.surface_normals import (
+    AxisOrder,
+    Intrinsics,
+    default_radius,
+    find_axis_order,
+    normals_from_depth,
+)
+
+CLASS_NAMES = (
+    "bed",
+    "books",
+    "ceiling",
+    "chair",
+    "floor",
+    "furniture",
+    "objects",
+    "picture",
+    "sofa",
+    "table",
+    "tv",
+    "wall",
+    "window",
+)
+#: The colour camera of the dataset's toolbox at 640 x 480 (there counted from 1); the labelled depth is projected onto it.
+COLOUR_CAMERA = Intrinsics(fx=518.857901, fy=519.469611, cx=325.582449 - 1, cy=253.736166 - 1)
+OFFICIAL_SIZE = (480, 640)
+#: Statement beside a travelling form (``relif_data.nyuv2_travel``): what was changed, and the sources' checksums.
+TRAVEL = "travel.json"
+MAT_FILE, SPLIT_FILE, MAPPING_FILE = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
+#: Consecutive frames show one room; blocks of this many are kept together where the source names neither scenes nor official numbers.
+BLOCK = 16
+AXIS_FRAMES = 8
+
+
+@dataclass(frozen=True)
+class RawFrame:
+    """A frame as a source holds it: image uint8 [h, w, 3], labels integers [h, w], depth metres [h, w], normals [3, h, w] or None."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    depth: np.ndarray
+    normals: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a layout holds: ids, official part and room of each frame, how to read one, and which files made it up."""
+
+    layout: str
+    ids: np.ndarray
+    test: np.ndarray
+    groups: np.ndarray
+    scenes: np.ndarray | None
+    scene_names: tuple[str, ...]
+    read: Callable[[int], RawFrame]
+    sources: list[dict[str, Any]]
+    validation_rule: str
+    has_normals: bool = False
+
+
+def map_40_to_13() -> np.ndarray:
+    """Return uint8 [41]: the 13-class index of each of the 40 classes (counted from 1), 255 at 0 (no class)."""
+    table = np.full(41, IGNORE, dtype=np.uint8)
+    text = resources.files("relif_data").joinpath("tables/nyu40_to_13.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        table[int(row["class_40"])] = int(row["class_13"])
+    return table
+
+
+def prepare(
+    source: Path,
+    target: Path,
+    *,
+    height: int = 288,
+    width: int = 384,
+    validation_fraction: float = 0.15,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Write the dense tensor folder ``target`` from NYU Depth V2 in any of the layouts of the module and return it.
+
+    ``height`` and ``width`` are the stored size: images shrink by area averaging, labels and depth take the nearest pixel, stored normals the
+    nearest pixel too, brought back to unit length; missing normals are fitted at the stored size. The test part is the official one; a share
+    of ``validation_fraction`` of the training frames becomes the validation part, whole rooms at a time, chosen by ``seed``.
+    ``workers`` threads (default: the processors, at most 8) read and convert.
+
+    Raises ``DataError`` for an unknown layout, missing or truncated files, an image without its label or depth, wrong shapes, labels
+    outside 0..12 and 255, and depth or normals that are NaN or all zero.
+    """
+    source = Path(source)
+    say = progress or (lambda message: None)
+    if height < 32 or width < 32:
+        raise DataError(f"a size of {height} x {width} is too small; give at least 32 x 32")
+    listing = list_frames(source)
+    say(f"{len(listing.ids)} frames in the {listing.layout} layout")
+    camera = COLOUR_CAMERA.resized(OFFICIAL_SIZE, (height, width))
+    validation, groups = choose_validation(listing.groups, ~listing.test, validation_fraction, seed)
+    split = np.where(listing.test, SPLITS.index("test"), np.where(validation, SPLITS.index("validation"), 0))
+    options: dict[str, Any] = {
+        "layout": listing.layout,
+        "validation_fraction": validation_fraction,
+        "validation_rule": listing.validation_rule,
+        "validation_groups": groups,
+        "seed": seed,
+    }
+    travel = _travel_statement(source)
+    if travel:
+        options["travelling_form"] = travel
+    axes: AxisOrder | None = None
+    if listing.has_normals:
+        axes = _axes_of(listing, camera, (height, width))
+        options["normals"] = {
+            "from": "source",
+            "channels": list(axes.channels),
+            "signs": list(axes.signs),
+            "median_angle_to_depth": round(axes.median_angle, 3),
+        }
+    else:
+        options["normals"] = {"from": "depth", "radius": default_radius(width), "edge": 0.05}
+
+    def convert(index: int) -> Frame:
+        return convert_frame(
+            listing.read(index), (height, width), camera, axes, f"NYUv2 frame {int(listing.ids[index])}"
+        )
+
+    def frames() -> Iterator[Frame]:
+        for count, frame in enumerate(in_order(convert, range(len(listing.ids)), workers), start=1):
+            yield frame
+            if count % 100 == 0 or count == len(listing.ids):
+                say(f"{count} of {len(listing.ids)} frames")
+
+    return write_dense_tensors(
+        target,
+        dataset="nyuv2",
+        title="NYU Depth V2, labelled set",
+        licence="no explicit licence; research use (see the dataset page)",
+        output_policy="person",
+        synthetic=False,
+        sources=listing.sources,
+        frames=frames(),
+        height=height,
+        width=width,
+        class_names=CLASS_NAMES,
+        intrinsics={"fx": camera.fx, "fy": camera.fy, "cx": camera.cx, "cy": camera.cy},
+        split=split,
+        ids=listing.ids,
+        scenes=listing.scenes,
+        scene_names=listing.scene_names,
+        options=options,
+        notes=[
+            f"validation part: {listing.validation_rule}",
+            *(f"travelling form: {change}" for change in travel.get("changed", ())),
+        ],
+    )
+
+
+def _travel_statement(source: Path) -> dict[str, Any]:
+    """Return what a travelling form states of itself; empty for any other source."""
+    path = source / TRAVEL
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content[name] for name in ("changed", "height", "width", "quality", "sources")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is no statement of a travelling form ({error}); write the form again"
+        ) from error
+
+
+def list_frames(source: Path) -> Listing:
+    """Tell the layout of ``source`` and list its frames; ``DataError`` where nothing known is there or pairs are incomplete."""
+    if source.is_file() and source.suffix == ".mat":
+        return _list_official(source)
+    if (source / MAT_FILE).is_file():
+        return _list_official(source / MAT_FILE)
+    if (source / "val" / "image").is_dir():
+        return _list_arrays(source)
+    if (source / "test" / "image").is_dir():
+        return _list_images(source)
+    raise DataError(
+        f"{source}: no NYU Depth V2 found; expected {MAT_FILE}, or train/ and val/ with .npy files, or train/ and test/ with "
+        "image, label and depth folders"
+    )
+
+
+def convert_frame(
+    raw: RawFrame, size: tuple[int, int], camera: Intrinsics, axes: AxisOrder | None, place: str
+) -> Frame:
+    """Return a raw frame at ``size`` (height, width) with normals in camera axes, fitted to the depth where it has none."""
+    shape = raw.image.shape[:2]
+    if raw.image.ndim != 3 or raw.image.shape[2] != 3:
+        raise DataError(f"{place}: image has shape {raw.image.shape}, expected [height, width, 3]")
+    for name, array in (("label", raw.labels), ("depth", raw.depth)):
+        if array.shape != shape:
+            raise DataError(f"{place}: {name} has shape {array.shape}, its image {shape}")
+    if not np.isfinite(raw.depth).all():
+        raise DataError(f"{place}: depth holds NaN or infinity; write 0 where none was measured")
+    if (raw.depth < 0).any():
+        raise DataError(f"{place}: depth is negative; write 0 where none was measured")
+    depth = nearest(raw.depth, size)
+    if raw.normals is None or axes is None:
+        normals = normals_from_depth(depth, camera)
+    else:
+        if raw.normals.shape != (3, *shape):
+            raise DataError(f"{place}: normals have shape {raw.normals.shape}, expected {(3, *shape)}")
+        normals = unit(nearest(axes.to_camera(raw.normals), size), place)
+    return Frame(
+        image=shrink_image(raw.image, size).transpose(2, 0, 1),
+        labels=nearest(raw.labels, size),
+        depth=depth,
+        normals=normals,
+    )
+
+
+def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return [..., height, width] resized to ``size`` by the pixel under each new pixel's centre."""
+    height, width = array.shape[-2:]
+    if (height, width) == size:
+        return array
+    rows = ((2 * np.arange(size[0]) + 1) * height) // (2 * size[0])
+    columns = ((2 * np.arange(size[1]) + 1) * width) // (2 * size[1])
+    return array[..., rows[:, None], columns[None, :]]
+
+
+def shrink_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return uint8 [height, width, 3] at ``size``: area averages where it shrinks, bilinear where it grows."""
+    if image.shape[:2] == size:
+        return image
+    from PIL import Image
+
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), method))
+
+
+def unit(normals: np.ndarray, place: str) -> np.ndarray:
+    """Return normals [3, height, width] at unit length; vectors shorter than 0.1 count as none and become zero."""
+    if not np.isfinite(normals).all():
+        raise DataError(f"{place}: normals hold NaN or infinity; write 0 where there is none")
+    normals = normals.astype(np.float32)
+    length = np.sqrt(np.square(normals).sum(axis=0))
+    if not (length > 0.1).any():
+        raise DataError(f"{place}: every normal is zero; the normals are missing")
+    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0.1)
+
+
+def _axes_of(listing: Listing, camera: Intrinsics, size: tuple[int, int]) -> AxisOrder:
+    """Find the channel order of a source's normals from a few training frames spread over the set."""
+    training = np.flatnonzero(~listing.test)
+    picked = training[np.linspace(0, len(training) - 1, min(AXIS_FRAMES, len(training))).astype(int)]
+    stored, fitted = [], []
+    for index in picked:
+        raw = listing.read(int(index))
+        place = f"NYUv2 frame {int(listing.ids[index])}"
+        if raw.normals is None or raw.normals.ndim != 3 or raw.normals.shape[0] != 3:
+            raise DataError(f"{place}: normals need three channels")
+        convert_frame(raw, size, camera, None, place)
+        stored.append(unit(nearest(raw.normals, size), place))
+        fitted.append(normals_from_depth(nearest(raw.depth, size), camera))
+    return find_axis_order(np.concatenate(stored, axis=2), np.concatenate(fitted, axis=2))
+
+
+# --- official .mat files -------------------------------------------------------------------------------------------
+
+
+def _list_official(path: Path) -> Listing:
+    import h5py
+    from scipy.io import loadmat
+
+    def beside(name: str, why: str) -> Path:
+        found = path.parent / name
+        if not found.is_file():
+            raise DataError(f"{found} is missing: {why}")
+        return found
+
+    split_path = beside(
+        SPLIT_FILE, "it holds the official train and test frames; take it from the dataset page"
+    )
+    mapping_path = beside(
+        MAPPING_FILE,
+        "it maps the 894 classes to 40; take it from the data of Gupta, Arbelaez and Malik (CVPR 2013) or A. Handa's nyuv2-meta-data",
+    )
+    try:
+        splits = loadmat(split_path)
+        training = np.asarray(splits["trainNdxs"]).ravel().astype(np.int64)
+        testing = np.asarray(splits["testNdxs"]).ravel().astype(np.int64)
+        to_40 = np.asarray(loadmat(mapping_path)["mapClass"]).ravel().astype(np.int64)
+    except (KeyError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{split_path.name} or {mapping_path.name} cannot be read: {error}") from error
+    if to_40.min(initial=0) < 0 or to_40.max(initial=0) > 40:
+        raise DataError(f"{mapping_path} maps to classes outside 0..40")
+    to_13 = map_40_to_13()[np.concatenate([[0], to_40])]
+    try:
+        content = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened as HDF5 ({error}); download it again") from error
+    missing = {"images", "depths", "labels"} - set(content)
+    if missing:
+        raise DataError(f"{path} holds no {', '.join(sorted(missing))}")
+    count = len(content["images"])
+    ids = np.sort(np.concatenate([training, testing]))
+    if len(np.unique(ids)) != len(ids) or len(ids) == 0 or ids[0] < 1 or ids[-1] > count:
+        raise DataError(f"{split_path} names frames twice or outside 1..{count}")
+    groups, scene_names, scenes = _blocks(ids, np.isin(ids, testing)), (), None
+    rule = "whole runs of consecutive official frame numbers"
+    if "scenes" in content:
+        names = [_text(content, reference) for reference in np.asarray(content["scenes"]).ravel()]
+        unique, codes = np.unique(np.asarray(names)[ids - 1], return_inverse=True)
+        scene_names, scenes, groups = tuple(unique.tolist()), codes, codes
+        rule = "whole scenes, as the source names them"
+
+    def read(index: int) -> RawFrame:
+        row = int(ids[index]) - 1
+        labels = np.asarray(content["labels"][row]).T
+        if labels.max(initial=0) >= len(to_13):
+            raise DataError(f"NYUv2 frame {row + 1}: class {labels.max()} is beyond {mapping_path.name}")
+        return RawFrame(
+            image=np.ascontiguousarray(np.asarray(content["images"][row]).transpose(2, 1, 0)),
+            labels=to_13[labels],
+            depth=np.asarray(content["depths"][row]).T,
+        )
+
+    return Listing(
+        layout="official",
+        ids=ids,
+        test=np.isin(ids, testing),
+        groups=groups,
+        scenes=scenes,
+        scene_names=scene_names,
+        read=read,
+        sources=[_file_entry(file) for file in (path, split_path, mapping_path)],
+        validation_rule=rule,
+    )
+
+
+def _text(content: Any, reference: Any) -> str:
+    """Return the MATLAB string behind an HDF5 object reference."""
+    return "".join(map(chr, np.asarray(content[reference]).ravel()))
+
+
+# --- arrays as published with MTAN ----------------------------------------------------------------------------------
+
+
+def _list_arrays(source: Path) -> Listing:
+    kinds = ("image", "label", "depth", "normal")
+    paths = {part: _paired(source / part, kinds, (".npy",)) for part in ("train", "val")}
+    numbers = [(part, number) for part in ("train", "val") for number in sorted(paths[part])]
+    test = np.asarray([part == "val" for part, _ in numbers])
+    # Both parts are numbered from 0, so ids of the second part follow those of the first.
+    offset = 1 + max((number for part, number in numbers if part == "train"), default=-1)
+    ids = np.asarray([number + offset * (part == "val") for part, number in numbers])
+
+    def read(index: int) -> RawFrame:
+        part, number = numbers[index]
+        image, labels, depth, normals = (_load_array(paths[part][number][kind]) for kind in kinds)
+        place = f"{part}/image/{number}.npy"
+        if not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+            raise DataError(f"{place}: colours outside 0..1")
+        if not (np.isfinite(labels).all() and (labels == np.rint(labels)).all()):
+            raise DataError(f"{part}/label/{number}.npy: labels are not whole numbers")
+        whole = labels.astype(np.int64)
+        return RawFrame(
+            image=np.rint(image * 255).astype(np.uint8),
+            labels=np.where(whole == -1, IGNORE, whole),
+            depth=depth[..., 0] if depth.ndim == 3 else depth,
+            normals=normals.transpose(2, 0, 1) if normals.ndim == 3 else normals,
+        )
+
+    return Listing(
+        layout="arrays",
+        ids=ids,
+        test=test,
+        groups=ids // BLOCK,
+        scenes=None,
+        scene_names=(),
+        read=read,
+        sources=[
+            _folder_entry(source, f"{part}/{kind}", paths[part], kind) for part in paths for kind in kinds
+        ],
+        validation_rule=f"blocks of {BLOCK} consecutive frames (the source names no scenes)",
+        has_normals=True,
+    )
+
+
+def _load_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path} cannot be read as an array ({error}); copy it again") from error
+
+
+# --- image folders --------------------------------------------------------------------------------------------------
+
+
+def _list_images(source: Path) -> Listing:
+    kinds = ("image", "label", "depth")
+    paths = {part: _paired(source / part, kinds, (".png", ".jpg", ".jpeg")) for part in ("train", "test")}
+    numbers = sorted((number, part) for part in paths for number in paths[part])
+    ids = np.asarray([number for number, _ in numbers])
+    if len(np.unique(ids)) != len(ids):
+        twice = ids[:-1][np.diff(ids) == 0]
+        raise DataError(f"{source}: frames in train and test: {twice[:5].tolist()}")
+    test = np.asarray([part == "test" for _, part in numbers])
+
+    def read(index: int) -> RawFrame:
+        number, part = numbers[index]
+        files = paths[part][number]
+        depth = _load_image(files["depth"], ("I;16", "I"))
+        return RawFrame(
+            image=_load_image(files["image"], ("RGB",)),
+            labels=_load_image(files["label"], ("L", "P")),
+            depth=depth.astype(np.float32) / 1000,
+        )
+
+    return Listing(
+        layout="images",
+        ids=ids,
+        test=test,
+        groups=_blocks(ids, test),
+        scenes=None,
+        scene_names=(),
+        read=read,
+        sources=[
+            _folder_entry(source, f"{part}/{kind}", paths[part], kind) for part in paths for kind in kinds
+        ],
+        validation_rule=(
+            "whole runs of consecutive official frame numbers (the official parts divide scenes, so a run holds whole scenes)"
+        ),
+    )
+
+
+def _load_image(path: Path, modes: Sequence[str]) -> np.ndarray:
+    """Read a JPEG or PNG that must have one of the Pillow ``modes``; ``DataError`` where it is truncated or of another kind."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in modes:
+                raise DataError(f"{path} has pixel mode {image.mode}, expected {' or '.join(modes)}")
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); copy it again") from error
+
+
+# --- what the layouts share ---------------------------------------------------------------------------------------
+
+
+def _paired(folder: Path, kinds: Sequence[str], suffixes: Sequence[str]) -> dict[int, dict[str, Path]]:
+    """Return frame number -> kind -> file; ``DataError`` naming the first frames that lack a kind."""
+    found: dict[str, dict[int, Path]] = {}
+    for kind in kinds:
+        if not (folder / kind).is_dir():
+            raise DataError(f"{folder / kind} is missing")
+        files = [path for path in (folder / kind).iterdir() if path.suffix.lower() in suffixes]
+        strangers = [path.name for path in files if not path.stem.isdigit()]
+        if strangers:
+            raise DataError(
+                f"{folder / kind}: names are not frame numbers: {', '.join(sorted(strangers)[:5])}"
+            )
+        found[kind] = {int(path.stem): path for path in files}
+        if len(found[kind]) != len(files):
+            raise DataError(f"{folder / kind}: a frame number occurs twice")
+    every = set().union(*found.values())
+    if not every:
+        raise DataError(f"{folder} holds no frames")
+    for kind in kinds:
+        missing = sorted(every - found[kind].keys())
+        if missing:
+            raise DataError(
+                f"{folder / kind}: {len(missing)} of {len(every)} frames have no {kind}, first {missing[:5]}; "
+                "complete the pairs or remove the rest of these frames"
+            )
+    return {number: {kind: found[kind][number] for kind in kinds} for number in sorted(every)}
+
+
+def _blocks(ids: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Return a code per frame that changes wherever the id jumps or the official part changes (ids ascending)."""
+    change = (np.diff(ids) != 1) | (np.diff(test.astype(np.int8)) != 0)
+    return np.concatenate([[0], np.cumsum(change)])
+
+
+def _file_entry(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _folder_entry(source: Path, name: str, paths: dict[int, dict[str, Path]], kind: str) -> dict[str, Any]:
+    """Describe a folder of files as one source: total size, and the sha256 of the list of names and checksums."""
+    files = [frame[kind] for frame in paths.values()]
+    lines = "".join(f"{sha256_of(path)}  {path.relative_to(source).as_posix()}\n" for path in files)
+    return {
+        "name": name,
+        "files": len(files),
+        "bytes": sum(path.stat().st_size for path in files),
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+    }

@@ -1,0 +1,209 @@
+"""What may be said of a clinical tensor folder in public: counts of stays, measurements and labels, and no row of anybody.
+
+``summarise_tensors`` gives plain values that fit a small JSON file. Where the data came from a credentialed source, or its open
+demo, counts that fewer than ``least`` stays make are hidden (None), and so is what would let a reader compute them from
+the rest.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from relif_core.errors import InputError
+from relif_core.tensors.clinical import SPLITS, ClinicalTensors, Group, Task
+
+FORMAT = "relif-data-summary-1"
+SMALL_CELL = 10
+GUARDED = ("mimic3", "eicu")
+MOST_LEVELS = 12
+
+# A small number in a note that counts people or cells; hours, versions and row numbers stay readable.
+_SMALL_NUMBER = re.compile(
+    r"(?<![\w.,-])[1-9](?= (?:of them|stays?|deaths?|patients?|subjects?|cells|rows|out of range|unknown|recorded|with)\b)"
+)
+
+Count = int | None
+
+
+def least_count(tensors: ClinicalTensors) -> int:
+    """Return the smallest count of stays that may be shown: 1 where the data are simulated or open per person, else 10."""
+    guarded = tensors.dataset in GUARDED or tensors.manifest["output_policy"] != "person"
+    return SMALL_CELL if guarded and not tensors.manifest["synthetic"] else 1
+
+
+def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dict[str, Any]:
+    """Return the aggregates of a clinical data set as plain values.
+
+    ``cohort`` lists the rules with the stays left; ``channels`` the stay-hours and the stays with a measurement; ``tasks`` per split the
+    labels per class (for multilabel tasks the positives per label); ``groups`` the stays per level (None for a group of more than
+    12 levels). Counts below ``least`` (default: ``least_count``) are None, and consecutive rules that removed fewer are
+    merged. Raises ``InputError`` for ``least`` below 1.
+    """
+    least = least_count(tensors) if least is None else least
+    if least < 1:
+        raise InputError(f"least={least}: a count to show is at least 1")
+    manifest, arrays = tensors.manifest, tensors.arrays
+    subjects, split = arrays["subjects"], arrays["split"]
+    notes = manifest["notes"]
+    return {
+        "format": FORMAT,
+        "dataset": tensors.dataset,
+        "title": manifest["title"],
+        "licence": manifest["licence"],
+        "synthetic": manifest["synthetic"],
+        "fingerprint": tensors.fingerprint,
+        "least_count": least,
+        "stays": len(split),
+        "subjects": len(np.unique(subjects)),
+        "stay_hours": len(arrays["values"]),
+        "splits": {
+            name: {"stays": int((split == code).sum()), "subjects": len(np.unique(subjects[split == code]))}
+            for code, name in enumerate(SPLITS)
+        },
+        "cohort": merged_steps(manifest["cohort"], least),
+        "channels": _channels(tensors, least),
+        "tasks": [_task(tensors, task, least) for task in tensors.tasks],
+        "groups": [_group(group, arrays[f"groups/{group.name}"], least) for group in tensors.groups],
+        "notes": [_SMALL_NUMBER.sub(f"fewer than {least}", note) for note in notes]
+        if least > 1
+        else list(notes),
+    }
+
+
+def merged_steps(steps: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
+    """Return cohort steps in which no rule shows that it removed 1 to ``least`` - 1 stays: such rules are joined with a neighbour.
+
+    With ``least`` above 1 only the first and the last step keep their number of subjects.
+    """
+    blocks: list[list[Mapping[str, Any]]] = []
+    still_small = False
+    for step in steps:
+        if still_small:
+            blocks[-1].append(step)
+        else:
+            blocks.append([step])
+        still_small = len(blocks) > 1 and 0 < _removed(blocks[-1]) < least
+    while still_small and len(blocks) > 2:
+        blocks[-2:] = [[*blocks[-2], *blocks[-1]]]
+        still_small = _removed(blocks[-1]) < least
+    merged = [
+        {**block[-1], "rule": "; ".join(step["rule"] for step in block), "removed": _removed(block)}
+        for block in blocks
+    ]
+    if still_small:
+        merged[0] |= {"stays": None, "subjects": None}
+        merged[1]["removed"] = None
+    if least > 1:
+        for item in merged[1:-1]:
+            item["subjects"] = None
+    return merged
+
+
+def _removed(block: Sequence[Mapping[str, Any]]) -> int:
+    return sum(step["removed"] for step in block)
+
+
+def _channels(tensors: ClinicalTensors, least: int) -> list[dict[str, Any]]:
+    """Per channel: unit, value columns, and how many stay-hours and stays hold a measurement."""
+    observed, offsets = tensors.arrays["observed"], tensors.arrays["offsets"]
+    channels = []
+    for index, channel in enumerate(tensors.channels):
+        seen = np.asarray(observed[:, index])
+        stays = int((np.add.reduceat(seen, offsets[:-1], dtype=np.int64) > 0).sum())
+        shown = _shown(stays, len(offsets) - 1, least)
+        channels.append(
+            {
+                "name": channel.name,
+                "unit": channel.unit,
+                "columns": len(channel.columns),
+                "observed_hours": int(seen.sum(dtype=np.int64)) if stays == 0 or stays >= least else None,
+                "observed_stays": shown,
+            }
+        )
+    return channels
+
+
+def _group(group: Group, codes: np.ndarray, least: int) -> dict[str, Any]:
+    """The stays per level; of a group with many levels, such as the hospital, the number of levels only."""
+    many = len(group.levels) > MOST_LEVELS
+    counts = np.bincount(codes, minlength=len(group.levels))
+    return {
+        "name": group.name,
+        "title": group.title,
+        "levels": len(group.levels) if many else list(group.levels),
+        "stays": None if many else _partition(counts, counts, least),
+    }
+
+
+def _task(tensors: ClinicalTensors, task: Task, least: int) -> dict[str, Any]:
+    """Per split: the number of labels, the stays that carry one, and the labels per class."""
+    arrays = tensors.arrays
+    label, mask = arrays[f"labels/{task.name}"], arrays[f"masks/{task.name}"]
+    owner = np.arange(len(arrays["split"]))
+    if task.level == "hourly":
+        owner = np.repeat(owner, np.diff(arrays["offsets"]))
+    classes = 2 if task.kind == "binary" else task.classes
+    splits = {}
+    for code, name in enumerate(SPLITS):
+        chosen = (mask == 1) & (arrays["split"][owner] == code)
+        used, stays = np.asarray(label[chosen]), owner[chosen]
+        if task.kind == "multilabel":
+            counts = [_shown(int(column.sum()), len(used), least) for column in used.T]
+        else:
+            pairs = np.unique(np.stack([used.astype(np.int64), stays]), axis=1)
+            counts = _partition(
+                np.bincount(used, minlength=classes), np.bincount(pairs[0], minlength=classes), least
+            )
+        carriers = len(np.unique(stays))
+        hidden = 0 < carriers < least
+        splits[name] = {
+            "labels": None if hidden else len(used),
+            "stays": None if hidden else carriers,
+            "counts": counts,
+        }
+    return {
+        "name": task.name,
+        "title": task.title,
+        "kind": task.kind,
+        "level": task.level,
+        "horizon_hours": task.horizon_hours,
+        "class_names": list(task.class_names),
+        "unit": task.unit,
+        "splits": splits,
+    }
+
+
+def _shown(count: int, total: int, least: int) -> Count:
+    """A count, or None where it or its complement is small."""
+    return None if 0 < count < least or 0 < total - count < least else count
+
+
+def _partition(counts: np.ndarray, stays: np.ndarray, least: int) -> list[Count]:
+    """Counts of a partition whose total is known, small ones hidden; a single hidden one takes the smallest other with it."""
+    hidden = (stays > 0) & (stays < least)
+    if hidden.sum() == 1:
+        rest = np.flatnonzero(~hidden & (stays > 0))
+        if len(rest):
+            hidden[rest[np.argmin(stays[rest])]] = True
+    return [None if hide else int(count) for count, hide in zip(counts, hidden, strict=True)]
+
+
+def guarded_effects(rows: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
+    """Return rows of ``mimic3.effects.repair_effects`` in which counts that fewer than ``least`` stays make are None.
+
+    Cells are hidden with the stays that hold them; labels are hidden where fewer than ``least`` changed, since each may be a stay of
+    its own.
+    """
+    guarded = []
+    for row in rows:
+        few = 0 < row["stays"] < least
+        item = dict(row)
+        for name in ("value_cells", "mask_cells", "stays"):
+            item[name] = None if few else row[name]
+        for name in row:
+            if name.endswith("_labels") and 0 < row[name] < least:
+                item[name] = None
+        guarded.append(item)
+    return guarded

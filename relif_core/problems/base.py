@@ -1,0 +1,69 @@
+"""What the training loop asks of a data set and a model: one interface for clinical and for dense tasks."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relif_core.problems.utility import Utility
+from relif_core.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One split seen by one model.
+
+    Per task: ``scores`` float32 [n] and ``samples`` int64 [n] (rows of the data set) for the samples that carry a label.
+    ``embeddings`` float32 [N, D] and ``order`` int64 [N] (rows of the data set) cover the whole split.
+    """
+
+    utility: Utility
+    scores: dict[str, np.ndarray]
+    samples: dict[str, np.ndarray]
+    embeddings: np.ndarray = field(repr=False)
+    order: np.ndarray = field(repr=False)
+
+    def embeddings_of(self, task: str) -> np.ndarray:
+        """Return the embeddings [n, D] of the samples in a task's pool."""
+        return self.embeddings[np.searchsorted(self.order, self.samples[task])]
+
+
+class Problem(Protocol):
+    """A data set held on one device, with the model that learns it.
+
+    The model is a module with ``task_names``-ordered ``losses(outputs, batch)`` [T], ``scores(outputs, batch)`` (task to [B] in
+    [0, 1]), ``shared_parameters()`` and ``head_parameters(task)``; its outputs carry ``embedding`` [B, D].
+    """
+
+    task_names: tuple[str, ...]
+    description: dict[str, Any]
+    device: torch.device
+
+    @property
+    def data_fingerprint(self) -> str:
+        """The sha256 that identifies the data in records."""
+
+    def for_run(self, settings: RunSettings, records: Path) -> "Problem":
+        """Return this problem as one run needs it; ``records`` is the folder of the study's other runs."""
+
+    def build_model(self, settings: Any) -> Any:
+        """Return a freshly initialised model on this device; ``settings`` is ``RunSettings.model``."""
+
+    def subjects(self, samples: np.ndarray) -> np.ndarray:
+        """Return the number of each sample's subject, int32 [n]."""
+
+    def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[Mapping[str, Tensor]]:
+        """Yield one epoch of training batches, fixed by (seed, epoch)."""
+
+    def evaluate(self, model: Any, split: str) -> Evaluation:
+        """Run a model over "validation" or "test"."""
+
+    def calibrate_scores(self, model: Any) -> dict[str, Any] | None:
+        """Put the audit scores of the selected model on the scale that all methods share; return what the record says of it.
+
+        None where the scores are in [0, 1] by definition.
+        """

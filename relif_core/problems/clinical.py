@@ -1,0 +1,153 @@
+"""Clinical tensors as a training problem: batches on the device, the model, and evaluation of a split."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relif_core.errors import DataError, InputError
+from relif_core.models.clinical import ClinicalModel, audit_score
+from relif_core.problems.base import Evaluation
+from relif_core.problems.utility import TaskUtility, Utility, task_utility
+from relif_core.record import describe_dataset
+from relif_core.settings import ModelSettings, RunSettings
+from relif_core.tensors.clinical import ClinicalTensors
+
+EVALUATION_BATCH = 512
+
+
+class ClinicalProblem:
+    """A clinical data set held on one device.
+
+    Inputs are standardised with the manifest's training statistics; rows beyond ``maximum_hours`` of a stay are cut (hourly
+    labels there are not used, and stay-level labels keep their stay).
+    """
+
+    def __init__(
+        self, tensors: ClinicalTensors, device: torch.device | str = "cpu", maximum_hours: int | None = None
+    ) -> None:
+        self.tensors = tensors
+        self.device = torch.device(device)
+        self.description = describe_dataset(tensors.manifest)
+        self.task_names = tuple(task.name for task in tensors.tasks)
+        arrays = tensors.arrays
+        statistics = tensors.manifest["statistics"]
+        mean = np.array(statistics["mean"], dtype=np.float32)
+        # A column that never varies in training carries no scale: it is centred only.
+        deviation = np.array(statistics["standard_deviation"], dtype=np.float32)
+        deviation = np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
+        inputs = np.empty((len(arrays["values"]), tensors.inputs), dtype=np.float32)
+        width = len(mean)
+        np.subtract(arrays["values"], mean, out=inputs[:, :width])
+        inputs[:, :width] /= deviation
+        inputs[:, width:] = arrays["observed"]
+        self._inputs = torch.from_numpy(inputs).to(self.device)
+        self._starts = torch.from_numpy(arrays["offsets"][:-1].copy()).to(self.device)
+        self._lengths = np.diff(arrays["offsets"])
+        if maximum_hours is not None:
+            horizons = [task.horizon_hours or 0 for task in tensors.tasks]
+            if maximum_hours < max(horizons):
+                raise DataError(
+                    f"maximum_hours = {maximum_hours} is below a task's horizon of {max(horizons)} hours"
+                )
+            self._lengths = np.minimum(self._lengths, maximum_hours)
+        self._device_lengths = torch.from_numpy(self._lengths).to(self.device)
+        self._labels = {
+            f"{kind}/{task.name}": torch.from_numpy(np.array(arrays[f"{kind}s/{task.name}"])).to(self.device)
+            for task in tensors.tasks
+            for kind in ("label", "mask")
+        }
+
+    @property
+    def data_fingerprint(self) -> str:
+        """The data set's fingerprint."""
+        return self.tensors.fingerprint
+
+    def for_run(self, settings: RunSettings, records: Path) -> "ClinicalProblem":
+        """Return this problem: a clinical run needs nothing of its study's other runs."""
+        if not isinstance(settings.model, ModelSettings):
+            raise InputError(f"{self.tensors.folder} is clinical: its model settings are ModelSettings")
+        return self
+
+    def build_model(self, settings: ModelSettings) -> ClinicalModel:
+        """Return a freshly initialised model on this device."""
+        return ClinicalModel(self.tensors.inputs, self.tensors.tasks, settings).to(self.device)
+
+    def subjects(self, samples: np.ndarray) -> np.ndarray:
+        """Return each sample's subject as a number: its rank among the data set's subjects (no source id leaves)."""
+        _, numbers = np.unique(self.tensors.arrays["subjects"], return_inverse=True)
+        return numbers[samples].astype(np.int32)
+
+    def batch(self, stays: np.ndarray) -> dict[str, Tensor]:
+        """Gather the stays with the given indices [B] as one padded batch (zeros after a stay's last row)."""
+        index = torch.from_numpy(np.ascontiguousarray(stays)).to(self.device)
+        hours = torch.arange(int(self._lengths[stays].max()), device=self.device)
+        lengths = self._device_lengths[index]
+        inside = hours < lengths[:, None]
+        rows = torch.where(inside, self._starts[index][:, None] + hours, self._starts[index][:, None])
+        batch = {"inputs": self._inputs[rows] * inside[..., None], "lengths": lengths}
+        for task in self.tensors.tasks:
+            label, mask = self._labels[f"label/{task.name}"], self._labels[f"mask/{task.name}"]
+            hourly = task.level == "hourly"
+            batch[f"label/{task.name}"] = label[rows] if hourly else label[index]
+            batch[f"mask/{task.name}"] = mask[rows] * inside if hourly else mask[index]
+        return batch
+
+    def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """Yield one epoch of shuffled training batches; the order depends on (seed, epoch) alone. A last single stay is dropped."""
+        stays = self.tensors.stays_of("train")
+        order = np.random.default_rng([seed, epoch]).permutation(stays)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            if len(chosen) > 1:
+                yield self.batch(chosen)
+
+    @torch.no_grad()
+    def evaluate(self, model: ClinicalModel, split: str) -> Evaluation:
+        """Run a model over a split in evaluation mode and return utility, audit scores and embeddings."""
+        model.eval()
+        stays = self.tensors.stays_of(split)
+        if not len(stays):
+            raise DataError(f"{self.tensors.folder}: split {split!r} is empty")
+        # Neighbours in length share a batch; everything is put back into file order below.
+        by_length = stays[np.argsort(self._lengths[stays], kind="stable")]
+        embeddings, scores, predictions, labels, carries = [], {}, {}, {}, {}
+        gathered: dict[str, dict[str, list[Tensor]]] = {
+            task.name: {"score": [], "carries": [], "prediction": [], "label": []}
+            for task in self.tensors.tasks
+        }
+        for start in range(0, len(by_length), EVALUATION_BATCH):
+            batch = self.batch(by_length[start : start + EVALUATION_BATCH])
+            outputs = model(batch)
+            embeddings.append(outputs.embedding.float())
+            for task in self.tensors.tasks:
+                logits, mask = outputs.logits[task.name].float(), batch[f"mask/{task.name}"]
+                valid = mask.bool()
+                probability = logits.softmax(-1) if task.kind == "binned" else logits.sigmoid()
+                parts = gathered[task.name]
+                parts["score"].append(audit_score(task, logits, mask))
+                parts["carries"].append(valid.any(1) if task.level == "hourly" else valid)
+                parts["prediction"].append(probability[valid])
+                parts["label"].append(batch[f"label/{task.name}"][valid])
+        back = np.argsort(by_length, kind="stable")
+        for name, parts in gathered.items():
+            whole = {kind: torch.cat(pieces).cpu().numpy() for kind, pieces in parts.items()}
+            carries[name] = whole["carries"][back]
+            scores[name] = whole["score"][back][carries[name]]
+            predictions[name], labels[name] = whole["prediction"], whole["label"]
+        found: dict[str, TaskUtility] = {
+            task.name: task_utility(task, labels[task.name], predictions[task.name])
+            for task in self.tensors.tasks
+        }
+        return Evaluation(
+            utility=Utility(found),
+            scores=scores,
+            samples={name: stays[held] for name, held in carries.items()},
+            embeddings=torch.cat(embeddings).cpu().numpy()[back],
+            order=stays,
+        )
+
+    def calibrate_scores(self, model: ClinicalModel) -> None:
+        """Change nothing: clinical audit scores are probabilities."""

@@ -1,0 +1,319 @@
+"""Dense tensors as a training problem: batches on the device, augmentation there, the model, and evaluation of a split."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from relif_core.errors import DataError, InputError, RecordError
+from relif_core.files import sha256_of
+from relif_core.models.vision import DOWNLOAD, TASKS, DenseModel, calibration_quantiles
+from relif_core.problems.base import Evaluation
+from relif_core.problems.dense_utility import DenseMeter
+from relif_core.record import Record, describe_dataset
+from relif_core.settings import DenseModelSettings, RunSettings
+from relif_core.tensors.dense import FRAME_ARRAYS, NORMAL_SCALE, SPLITS, DenseTensors
+
+EVALUATION_BATCH = 16
+#: Zoom factors of the "flip_scale" augmentation, as published with MTAN (Liu et al. 2019).
+SCALES = (1.0, 1.2, 1.5)
+Augmentation = Literal["none", "flip", "flip_scale"]
+
+
+class DenseProblem:
+    """A dense data set held on one device: on a GPU all of it, in its stored types; on a CPU as memory maps.
+
+    ``weights`` is the file of encoder weights that ``DenseModelSettings.weights`` names by its sha256. ``for_run`` gives the problem a
+    run's tasks, augmentation, protocol and score calibration: (q10, q90) of the raw validation scores of the ERM run with the same
+    seed, which every model built then carries. An ERM run has none while it trains (its scores steer nothing) and is
+    calibrated by its own selected model at the end; so is a run of one task, which no audit reads.
+    """
+
+    def __init__(
+        self,
+        tensors: DenseTensors,
+        device: torch.device | str = "cpu",
+        *,
+        weights: Path | str | None = None,
+        augmentation: Augmentation = "none",
+        calibration: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        self.tensors = tensors
+        self.device = torch.device(device)
+        self.description = describe_dataset(tensors.manifest)
+        self.task_names: tuple[str, ...] = TASKS
+        self.augmentation = augmentation
+        self.as_released = False
+        self.calibration = dict(calibration or {})
+        self.calibrated_by: str | None = None
+        self._subjects = self._rooms()
+        self._weights = None if weights is None else Path(weights)
+        self._weights_digest: str | None = None
+        self._resident: dict[str, Tensor] | None = None
+        if self.device.type != "cpu":
+            self._resident = {
+                name: torch.from_numpy(np.array(tensors.arrays[name])).to(self.device)
+                for name in FRAME_ARRAYS
+            }
+
+    @property
+    def data_fingerprint(self) -> str:
+        """The data set's fingerprint."""
+        return self.tensors.fingerprint
+
+    def for_run(self, settings: RunSettings, records: Path) -> "DenseProblem":
+        """Return this problem with a run's tasks, augmentation, protocol and, where methods are compared, the calibration of its ERM run.
+
+        Raises ``RecordError`` where ``records`` holds no finished ERM run of the same seed and settings.
+        """
+        model = settings.model
+        if not isinstance(model, DenseModelSettings):
+            raise InputError(
+                f"{self.tensors.folder} is dense: start from relif_core.settings.dense_settings (shell: --set model.encoder=resnet50)"
+            )
+        problem = copy.copy(self)
+        problem.augmentation, problem.as_released = model.augmentation, model.protocol == "as_released"
+        problem.calibration, problem.calibrated_by = {}, None
+        if model.task is not None:
+            problem.task_names = (model.task,)
+            own = [task for task in self.description["tasks"] if task["name"] == model.task]
+            problem.description = {**self.description, "tasks": own}
+        elif not is_reference(settings):
+            record = find_reference(settings, self.data_fingerprint, records)
+            found = record.result["score_calibration"]["quantiles"]
+            problem.calibration = {task: (low, high) for task, (low, high) in found.items()}
+            problem.calibrated_by = record.key
+        return problem
+
+    def build_model(self, settings: DenseModelSettings) -> DenseModel:
+        """Return a model on this device: pretrained or random encoder, random decoders, calibrated scores.
+
+        Raises ``InputError`` where the settings name weights whose file was not given or is another one.
+        """
+        source = self._weights_for(settings)
+        model = DenseModel(
+            settings.encoder, len(self.tensors.class_names), source, settings.head, settings.task
+        )
+        model.calibrate(self.calibration)
+        return model.to(self.device)
+
+    def _weights_for(self, settings: DenseModelSettings) -> Path | str | None:
+        if settings.weights is None or settings.weights == DOWNLOAD:
+            return settings.weights
+        if self._weights is None:
+            raise InputError(
+                f"the settings name encoder weights {settings.weights[:12]}; give their file too (shell: --weights FILE)"
+            )
+        self._weights_digest = self._weights_digest or weights_identity(self._weights)
+        if self._weights_digest != settings.weights:
+            raise InputError(
+                f"{self._weights} has sha256 {self._weights_digest[:12]}, the settings name {settings.weights[:12]}; "
+                "give the file that the settings were made with"
+            )
+        return self._weights
+
+    def calibrate_scores(self, model: DenseModel) -> dict[str, Any]:
+        """Calibrate the scores of a selected ERM model on its own validation scores; return the calibration in force.
+
+        ``reference`` is the key of the ERM record that it comes from, None where this run is the ERM run.
+        """
+        if self.calibrated_by is None:
+            model.calibrate(self.measure_calibration(model))
+        quantiles = {
+            task: list(model.calibration[task]) for task in model.task_names if task != "segmentation"
+        }
+        return {"quantiles": quantiles, "reference": self.calibrated_by}
+
+    def subjects(self, samples: np.ndarray) -> np.ndarray:
+        """Return each frame's subject as a number: its scene where the source names scenes, else its run of frame numbers.
+
+        Frames of one room are no independent draws, so a room counts as one subject in standard errors. NYUv2's official numbers
+        go through the rooms in order and its parts divide rooms, so a run of consecutive numbers within a part holds whole rooms.
+        Without either, every frame is its own subject.
+        """
+        return self._subjects[samples]
+
+    def _rooms(self) -> np.ndarray:
+        scenes, ids = self.tensors.arrays["scenes"], self.tensors.arrays["ids"]
+        if (scenes >= 0).all():
+            return np.asarray(scenes, dtype=np.int32)
+        if self.tensors.manifest["options"].get("layout") not in ("official", "images"):
+            return np.arange(len(ids), dtype=np.int32)
+        order = np.argsort(ids)
+        test = (self.tensors.arrays["split"] == SPLITS.index("test"))[order]
+        begins = (np.diff(ids[order]) != 1) | (test[1:] != test[:-1])
+        rooms = np.empty(len(ids), dtype=np.int32)
+        rooms[order] = np.concatenate([[0], np.cumsum(begins)])
+        return rooms
+
+    def batch(self, frames: np.ndarray) -> dict[str, Tensor]:
+        """Gather the frames with the given indices [B], in their stored types."""
+        rows = np.asarray(frames, dtype=np.int64)
+        if self._resident is None:
+            return {
+                name: torch.from_numpy(np.array(self.tensors.arrays[name][rows])) for name in FRAME_ARRAYS
+            }
+        index = torch.from_numpy(rows).to(self.device)
+        return {name: array[index] for name, array in self._resident.items()}
+
+    def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """Yield one epoch of shuffled, augmented training batches, fixed by (seed, epoch). A last single frame is dropped."""
+        generator = np.random.default_rng([seed, epoch])
+        order = generator.permutation(self._frames("train"))
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            if len(chosen) > 1:
+                yield augment(self.batch(chosen), self.augmentation, generator)
+
+    @torch.no_grad()
+    def evaluate(self, model: DenseModel, split: str) -> Evaluation:
+        """Run a model over a split in evaluation mode and return utility, audit scores and embeddings."""
+        model.eval()
+        frames = self._frames(split)
+        meter = DenseMeter(len(self.tensors.class_names), self.device, model.task_names)
+        embeddings: list[Tensor] = []
+        scores: dict[str, list[Tensor]] = {task: [] for task in model.task_names}
+        carries: dict[str, list[Tensor]] = {task: [] for task in model.task_names}
+        for start in range(0, len(frames), EVALUATION_BATCH):
+            batch = self.batch(frames[start : start + EVALUATION_BATCH])
+            outputs = model(batch)
+            meter.add(outputs.predictions, batch)
+            embeddings.append(outputs.embedding)
+            for task, score in model.scores(outputs, batch).items():
+                scores[task].append(score)
+            for task, carried in model.carries(batch).items():
+                carries[task].append(carried)
+        valid = {task: torch.cat(parts).cpu().numpy() for task, parts in carries.items()}
+        return Evaluation(
+            utility=meter.utility(),
+            scores={task: torch.cat(parts).cpu().numpy()[valid[task]] for task, parts in scores.items()},
+            samples={task: frames[held] for task, held in valid.items()},
+            embeddings=torch.cat(embeddings).cpu().numpy(),
+            order=frames,
+        )
+
+    @torch.no_grad()
+    def measure_calibration(
+        self, model: DenseModel, split: str = "validation"
+    ) -> dict[str, tuple[float, float]]:
+        """Return (q10, q90) of a model's raw depth and normals scores on a split."""
+        model.eval()
+        frames = self._frames(split)
+        raw: dict[str, list[Tensor]] = {task: [] for task in model.task_names if task != "segmentation"}
+        for start in range(0, len(frames), EVALUATION_BATCH):
+            batch = self.batch(frames[start : start + EVALUATION_BATCH])
+            found, carried = model.raw_scores(model(batch), batch), model.carries(batch)
+            for task, parts in raw.items():
+                parts.append(found[task][carried[task]])
+        return {task: calibration_quantiles(torch.cat(parts)) for task, parts in raw.items()}
+
+    def _frames(self, split: str) -> np.ndarray:
+        if self.as_released:
+            split = "test" if split == "validation" else split
+            own = {"train": ("train", "validation"), "test": ("test",)}[split]
+            frames = np.flatnonzero(
+                np.isin(self.tensors.arrays["split"], [SPLITS.index(name) for name in own])
+            )
+        else:
+            frames = self.tensors.frames_of(split)
+        if not len(frames):
+            raise DataError(f"{self.tensors.folder}: split {split!r} is empty")
+        return frames
+
+
+def weights_identity(path: Path | str) -> str:
+    """Return the sha256 of a file of encoder weights: what ``DenseModelSettings.weights`` calls it."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such weights file")
+    return sha256_of(path)
+
+
+def is_reference(settings: RunSettings) -> bool:
+    """Tell whether a run is the ERM run (over all tasks) whose scores calibrate those of its seed."""
+    alone = isinstance(settings.model, DenseModelSettings) and settings.model.task is not None
+    return settings.balancer == "erm" and not settings.penalty and not alone
+
+
+def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) -> Record:
+    """Return the finished ERM record below ``records`` that calibrates a run: same data, model, training and seed.
+
+    Settings of penalty, controller and audit do not matter: ERM does not read them while it trains.
+    """
+    for path in sorted(Path(records).glob("*/record.json")):
+        record = Record.load(path.parent)
+        own = record.settings
+        if (
+            is_reference(own)
+            and (own.seed, own.model, own.training) == (settings.seed, settings.model, settings.training)
+            and record.content["dataset"]["fingerprint"] == data_fingerprint
+        ):
+            return record
+    raise RecordError(
+        f"{settings.method}, seed {settings.seed}: its audit scores are calibrated by the ERM run of the same seed and settings, and "
+        f"{records} holds none; run method erm with seed {settings.seed} there first"
+    )
+
+
+def augment(
+    batch: dict[str, Tensor], augmentation: Augmentation, generator: np.random.Generator
+) -> dict[str, Tensor]:
+    """Return a batch with images mirrored (each with probability 1/2) and, for "flip_scale", zoomed by a random crop.
+
+    A mirror image negates the x component of its normals. A zoom by s shows a crop of 1/s of the height and width at full size and divides depth by s
+    (the camera keeps its focal length, its principal point moves with the crop), which squeezes the scene along z: the z component of its normals grows
+    by s before they are brought back to unit length. One s per batch, one crop per image. Labels, depth and normals take the nearest pixel.
+    """
+    if augmentation not in ("none", "flip", "flip_scale"):
+        raise InputError(f"no augmentation is called {augmentation!r}; known are none, flip, flip_scale")
+    if augmentation == "none":
+        return batch
+    result = dict(batch)
+    if augmentation == "flip_scale":
+        result = _zoom(result, generator)
+    count = len(batch["images"])
+    mirrored = torch.from_numpy(generator.uniform(size=count) < 0.5).to(batch["images"].device)
+    for name in FRAME_ARRAYS:
+        array = result[name]
+        flipped = array.flip(-1)
+        if name == "normals":
+            flipped[:, 0].neg_()
+        result[name] = torch.where(mirrored.view(-1, *[1] * (array.dim() - 1)), flipped, array)
+    return result
+
+
+def _zoom(batch: dict[str, Tensor], generator: np.random.Generator) -> dict[str, Tensor]:
+    """Crop and enlarge every image of a batch by the same factor."""
+    scale = float(generator.choice(SCALES))
+    corners = generator.uniform(size=(len(batch["images"]), 2))
+    if scale == 1:
+        return batch
+    height, width = batch["labels"].shape[-2:]
+    size = (round(height / scale), round(width / scale))
+    cropped: dict[str, list[Tensor]] = {name: [] for name in FRAME_ARRAYS}
+    for index, (top_share, left_share) in enumerate(corners):
+        top, left = int(top_share * (height - size[0] + 1)), int(left_share * (width - size[1] + 1))
+        for name, parts in cropped.items():
+            parts.append(batch[name][index, ..., top : top + size[0], left : left + size[1]])
+    stacked = {name: torch.stack(parts) for name, parts in cropped.items()}
+    rows = ((2 * torch.arange(height) + 1) * size[0]) // (2 * height)
+    columns = ((2 * torch.arange(width) + 1) * size[1]) // (2 * width)
+    images = functional.interpolate(
+        stacked["images"].float(), size=(height, width), mode="bilinear", align_corners=False
+    )
+    result = {
+        name: stacked[name][..., rows[:, None], columns[None, :]] for name in ("labels", "depth", "normals")
+    }
+    result["images"] = images.round().clamp(0, 255).to(torch.uint8)
+    result["depth"] = result["depth"] / scale
+    normals = result["normals"].float()
+    normals[:, 2] *= scale
+    result["normals"] = (
+        (functional.normalize(normals, dim=1) * NORMAL_SCALE).round().to(batch["normals"].dtype)
+    )
+    return result

@@ -1,0 +1,170 @@
+"""Utility of dense prediction, accumulated over batches on the device that computes them.
+
+The sums run over all valid pixels of a split, so the result does not depend on how it was cut into batches.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from relif_core.errors import InputError
+from relif_core.problems.utility import TaskUtility, Utility
+from relif_core.tensors.dense import IGNORE
+
+#: Angles in degrees within which the share of pixels is reported.
+ANGLES = (11.25, 22.5, 30.0)
+#: Angles are also counted in bins of this many degrees, from which the median is read.
+BIN_DEGREES = 0.01
+
+
+class SegmentationMeter:
+    """Confusion matrix [classes, classes] (rows: label, columns: prediction) over all labelled pixels."""
+
+    def __init__(self, classes: int, device: torch.device | str = "cpu") -> None:
+        self.classes = classes
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: ``logits`` [B, classes, H, W], ``labels`` [B, H, W] with 255 (or any value outside the classes) left out."""
+        predicted = logits.argmax(dim=1)
+        truth = labels.long()
+        valid = (truth >= 0) & (truth < self.classes) & (truth != IGNORE)
+        pairs = truth[valid] * self.classes + predicted[valid]
+        self.confusion += torch.bincount(pairs, minlength=self.classes**2).view(self.classes, self.classes)
+
+    def intersection_over_union(self) -> Tensor:
+        """Return IoU per class [classes] (float64), NaN for a class that neither labels nor predictions contain."""
+        hits = self.confusion.diagonal().double()
+        union = self.confusion.sum(dim=0) + self.confusion.sum(dim=1) - self.confusion.diagonal()
+        return hits / union
+
+    def utility(self) -> TaskUtility:
+        """Return mIoU as the score, with pixel accuracy; mIoU averages over the classes present in labels or predictions."""
+        total = int(self.confusion.sum())
+        if total == 0:
+            return TaskUtility(None, {}, "no labelled pixel")
+        score = float(self.intersection_over_union().nanmean())
+        accuracy = float(self.confusion.diagonal().sum()) / total
+        return TaskUtility(score, {"miou": score, "pixel_accuracy": accuracy})
+
+
+class DepthMeter:
+    """Sums of depth errors over all pixels whose true depth is known, in metres."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        # count, squared error, absolute error, absolute error / depth
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    def add(self, predicted: Tensor, depth: Tensor) -> None:
+        """Add a batch of depth maps of equal shape; a true depth of 0 is left out."""
+        valid = depth > 0
+        truth = depth[valid].double()
+        error = predicted[valid].double() - truth
+        self.sums += torch.stack(
+            [
+                torch.tensor(float(truth.numel()), dtype=torch.float64, device=truth.device),
+                error.square().sum(),
+                error.abs().sum(),
+                (error.abs() / truth).sum(),
+            ]
+        )
+
+    def utility(self) -> TaskUtility:
+        """Return 1 / (1 + RMSE in metres) as the score, with RMSE, mean absolute and mean relative error."""
+        count, squared, absolute, relative = self.sums.tolist()
+        if count == 0:
+            return TaskUtility(None, {}, "no pixel with depth")
+        rmse = math.sqrt(squared / count)
+        return TaskUtility(
+            1 / (1 + rmse),
+            {"rmse": rmse, "absolute_error": absolute / count, "relative_error": relative / count},
+        )
+
+
+class NormalsMeter:
+    """Angles between predicted and true surface normals over all pixels that have a true normal, in degrees."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.total = torch.zeros((), dtype=torch.float64, device=device)
+        self.within = torch.zeros(len(ANGLES), dtype=torch.int64, device=device)
+        self.counts = torch.zeros(round(180 / BIN_DEGREES) + 1, dtype=torch.int64, device=device)
+
+    def add(self, predicted: Tensor, normals: Tensor) -> None:
+        """Add a batch of normals [B, 3, H, W] of any length; a true normal of zero is left out."""
+        truth = normals.float()
+        valid = (truth != 0).any(dim=1)
+        cosine = functional.cosine_similarity(predicted.float(), truth, dim=1)[valid].double().clamp(-1, 1)
+        angle = torch.rad2deg(torch.arccos(cosine))
+        self.total += angle.sum()
+        self.within += torch.stack([(angle < limit).sum() for limit in ANGLES])
+        self.counts += torch.bincount((angle / BIN_DEGREES).long(), minlength=len(self.counts))
+
+    def utility(self) -> TaskUtility:
+        """Return 1 − mean angle / 180° as the score, with mean, median (to 0.01°) and the shares within 11.25°, 22.5° and 30°."""
+        count = int(self.counts.sum())
+        if count == 0:
+            return TaskUtility(None, {}, "no pixel with a surface normal")
+        mean = float(self.total) / count
+        # Middle of the bin that holds the ceil(count / 2)-th smallest angle.
+        middle = int(torch.searchsorted(self.counts.cumsum(0), (count + 1) // 2))
+        metrics = {"mean_angle": mean, "median_angle": (middle + 0.5) * BIN_DEGREES}
+        for limit, within in zip(ANGLES, self.within.tolist(), strict=True):
+            metrics[f"within_{limit:g}"] = within / count
+        return TaskUtility(1 - mean / 180, metrics)
+
+
+class DenseMeter:
+    """The meters of the named tasks (all three by default) over one pass through a split."""
+
+    def __init__(
+        self,
+        classes: int,
+        device: torch.device | str = "cpu",
+        tasks: Sequence[str] = ("segmentation", "depth", "normals"),
+    ) -> None:
+        meters: dict[str, SegmentationMeter | DepthMeter | NormalsMeter] = {
+            "segmentation": SegmentationMeter(classes, device),
+            "depth": DepthMeter(device),
+            "normals": NormalsMeter(device),
+        }
+        self.meters = {task: meters[task] for task in tasks}
+
+    @torch.no_grad()
+    def add(self, predictions: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+        """Add a batch of predictions (as of ``DenseModel``) and its stored targets; ``InputError`` for predictions that are not finite."""
+        for task, predicted in predictions.items():
+            if not predicted.isfinite().all():
+                raise InputError(f"predictions for {task} are not finite; the model has diverged")
+        targets = {"segmentation": "labels", "depth": "depth", "normals": "normals"}
+        for task, meter in self.meters.items():
+            meter.add(predictions[task], batch[targets[task]])
+
+    def utility(self) -> Utility:
+        """Return the utility of the tasks; its ``worst`` and ``macro`` are over the defined scores."""
+        return Utility({task: meter.utility() for task, meter in self.meters.items()})
+
+
+def relative_change(utility: Utility, reference: Mapping[str, Mapping[str, float]]) -> float:
+    """Return Δm in percent: the mean relative change of all raw metrics against single-task references, positive = better.
+
+    ``reference`` maps task to the metrics of a model trained on that task alone. Within a task its metrics count equally, and tasks count
+    equally (Maninis et al. 2019; Vandenhende et al. 2021). Raises ``InputError`` where a metric is missing or a reference is 0.
+    """
+    higher_is_better = {"miou", "pixel_accuracy", *(f"within_{limit:g}" for limit in ANGLES)}
+    changes = []
+    for task, metrics in reference.items():
+        parts = []
+        for name, single in metrics.items():
+            if task not in utility.tasks or name not in utility.tasks[task].metrics or single == 0:
+                raise InputError(f"Δm: task {task!r} has no comparable metric {name!r}")
+            sign = 1 if name in higher_is_better else -1
+            parts.append(sign * (utility.tasks[task].metrics[name] - single) / single)
+        if not parts:
+            raise InputError(f"Δm: no reference metric for task {task!r}")
+        changes.append(sum(parts) / len(parts))
+    if not changes:
+        raise InputError("Δm needs at least one task")
+    return 100 * sum(changes) / len(changes)

@@ -1,0 +1,1 @@
+"""Grids of runs: which runs, the engines that work them off, and the display."""

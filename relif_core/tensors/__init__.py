@@ -1,0 +1,1 @@
+"""The tensor folders on disk: relif_data writes them, training reads them."""

@@ -1,0 +1,310 @@
+"""Clinical time series as tensors on disk: one format for every clinical source.
+
+One row is one hour of one stay; the stays lie one after another, stay ``i`` owning rows ``offsets[i]:offsets[i + 1]``.
+Row ``r`` of a stay covers hours ``[r, r + 1)`` since admission. A label in row ``r`` is the label *at* hour ``r + 1``, so
+its input is rows ``0..r`` and nothing later.
+
+=====================  ==================================================================================
+array                  content
+=====================  ==================================================================================
+``values``             float32 [rows, value columns], source units, gaps filled, not standardised
+``observed``           uint8 [rows, channels], 1 where the channel was measured within that hour
+``offsets``            int64 [stays + 1]
+``stays, subjects``    int64 [stays], ids
+``split``              uint8 [stays], 0 train, 1 validation, 2 test
+``labels/<task>``      [stays], [stays, classes] (multilabel) or [rows] (hourly)
+``masks/<task>``       uint8 [stays] or [rows], 1 where a label exists
+``groups/<group>``     uint8 [stays], index into the group's levels
+=====================  ==================================================================================
+
+The manifest adds units, licence, source checksums, cohort counts, and each value column's mean and standard deviation over
+the *training* rows, with which a model input is standardised.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from relif_core.errors import DataError
+from relif_core.tensors.folder import (
+    SPLITS,
+    TensorFolder,
+    check_array_folder,
+    open_arrays,
+    read_manifest_of,
+    write_array_folder,
+)
+
+FORMAT = "relif-clinical-1"
+#: Rows whose float64 copies are in memory at a time.
+BLOCK_ROWS = 65_536
+Kind = Literal["binary", "binned", "multilabel"]
+Level = Literal["stay", "hourly"]
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A measured quantity: its unit, its value columns (one, or one per category) and the value assumed before any measurement."""
+
+    name: str
+    unit: str
+    columns: tuple[str, ...]
+    normal: float | str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a head predicts.
+
+    ``kind`` is binary (0/1), binned (0..classes-1) or multilabel (``classes`` columns of 0/1). ``level`` is "stay" (one
+    label a stay, read from row ``horizon_hours - 1``, or from the stay's last row if None) or "hourly" (one label a row).
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    level: Level
+    classes: int = 1
+    class_names: tuple[str, ...] = ()
+    horizon_hours: int | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A partition of the stays for subgroup audits: never a model input."""
+
+    name: str
+    title: str
+    levels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CohortStep:
+    """One rule of the cohort in order: what it removed and what it left."""
+
+    rule: str
+    removed: int
+    stays: int
+    subjects: int | None = None
+
+
+def write_tensors(
+    target: Path,
+    *,
+    dataset: str,
+    title: str,
+    licence: str,
+    output_policy: Literal["person", "aggregate"],
+    synthetic: bool,
+    sources: Sequence[Mapping[str, Any]],
+    channels: Sequence[Channel],
+    tasks: Sequence[Task],
+    values: np.ndarray,
+    observed: np.ndarray,
+    offsets: np.ndarray,
+    stays: np.ndarray,
+    subjects: np.ndarray,
+    split: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    label_masks: Mapping[str, np.ndarray],
+    groups: Sequence[Group] = (),
+    group_codes: Mapping[str, np.ndarray] | None = None,
+    cohort: Sequence[CohortStep] = (),
+    notes: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a clinical tensor folder (see the module) in one atomic step and return it.
+
+    ``output_policy`` is "person" where the licence lets per-person model output leave the machine, "aggregate" where only
+    aggregates may. Raises ``DataError`` for arrays that contradict each other or the schema, and for a target that holds
+    another data set.
+    """
+    arrays: dict[str, np.ndarray] = {
+        "values": np.ascontiguousarray(values, dtype=np.float32),
+        "observed": np.ascontiguousarray(observed, dtype=np.uint8),
+        "offsets": np.asarray(offsets, dtype=np.int64),
+        "stays": np.asarray(stays, dtype=np.int64),
+        "subjects": np.asarray(subjects, dtype=np.int64),
+        "split": np.asarray(split, dtype=np.uint8),
+    }
+    for task in tasks:
+        if task.name not in labels or task.name not in label_masks:
+            raise DataError(
+                f"task {task.name!r} has no labels or no label mask; pass both under the task's name"
+            )
+        kind = np.float32 if task.kind == "multilabel" else np.int16
+        arrays[f"labels/{task.name}"] = np.asarray(labels[task.name], dtype=kind)
+        arrays[f"masks/{task.name}"] = np.asarray(label_masks[task.name], dtype=np.uint8)
+    for group in groups:
+        if group.name not in (group_codes or {}):
+            raise DataError(f"group {group.name!r} has no codes; pass group_codes with one code per stay")
+        arrays[f"groups/{group.name}"] = np.asarray((group_codes or {})[group.name], dtype=np.uint8)
+
+    rows = np.repeat(arrays["split"] == SPLITS.index("train"), np.diff(arrays["offsets"]))
+    if len(rows) != len(arrays["values"]) or not rows.any():
+        raise DataError(
+            f"{dataset}: no training rows (or offsets that do not fit the values); nothing to standardise with"
+        )
+    mean, deviation = training_statistics(arrays["values"], rows)
+    manifest = {
+        "format": FORMAT,
+        "dataset": dataset,
+        "title": title,
+        "licence": licence,
+        "output_policy": output_policy,
+        "synthetic": synthetic,
+        "sources": [dict(source) for source in sources],
+        "options": dict(options or {}),
+        "channels": [dataclasses.asdict(channel) for channel in channels],
+        "tasks": [dataclasses.asdict(task) for task in tasks],
+        "groups": [dataclasses.asdict(group) for group in groups],
+        "cohort": [dataclasses.asdict(step) for step in cohort],
+        "notes": list(notes),
+        "statistics": {"mean": mean.tolist(), "standard_deviation": deviation.tolist()},
+    }
+    _check_schema(manifest, arrays, str(target))
+    return write_array_folder(Path(target), manifest, arrays)
+
+
+@dataclass(frozen=True)
+class ClinicalTensors(TensorFolder):
+    """An opened clinical tensor folder; the arrays are memory-mapped and read-only."""
+
+    channels: tuple[Channel, ...]
+    tasks: tuple[Task, ...]
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "ClinicalTensors":
+        """Open a folder that ``write_tensors`` made; ``DataError`` where it is incomplete or of another format."""
+        folder = Path(folder)
+        manifest = read_manifest_of(folder, FORMAT)
+        return cls(
+            folder=folder,
+            manifest=manifest,
+            channels=tuple(Channel(**_tuples(item)) for item in manifest["channels"]),
+            tasks=tuple(Task(**_tuples(item)) for item in manifest["tasks"]),
+            groups=tuple(Group(**_tuples(item)) for item in manifest["groups"]),
+            arrays=open_arrays(folder, manifest),
+        )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the value columns, in order."""
+        return tuple(column for channel in self.channels for column in channel.columns)
+
+    @property
+    def inputs(self) -> int:
+        """Width of a model input: value columns plus one mask per channel."""
+        return len(self.columns) + len(self.channels)
+
+    def stays_of(self, split: str) -> np.ndarray:
+        """Return the indices of the stays of a split, in file order."""
+        return self.samples_of(split)
+
+
+def check_tensors(folder: Path | str) -> ClinicalTensors:
+    """Verify a finished clinical tensor folder (schema, shapes, ranges, checksums) and open it; ``DataError`` names the fault."""
+    manifest = check_array_folder(Path(folder))
+    tensors = ClinicalTensors.open(folder)
+    _check_schema(manifest, tensors.arrays, str(folder))
+    return tensors
+
+
+def training_statistics(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation [columns] (float64) of the ``chosen`` rows of ``values``, a block of rows at a time.
+
+    Rows are added one after another whatever the block size, so the result does not depend on it.
+    """
+    count = int(np.count_nonzero(chosen))
+
+    def total(term: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        sums = np.zeros(values.shape[1])
+        for start in range(0, len(values), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
+            block = term(values[part][chosen[part]].astype(np.float64))
+            sums = np.add.reduce(np.concatenate([sums[None], block]), axis=0)
+        return sums
+
+    mean = total(lambda block: block) / count
+    return mean, np.sqrt(total(lambda block: np.square(block - mean)) / count)
+
+
+def _tuples(item: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only; the schema's dataclasses hold tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}
+
+
+def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], place: str) -> None:
+    """Raise ``DataError`` where arrays contradict the schema: shapes, ranges, masks, ids, splits."""
+
+    def require(holds: Any, problem: str) -> None:
+        if not holds:
+            raise DataError(f"{place}: {problem}")
+
+    values, observed, offsets = arrays["values"], arrays["observed"], arrays["offsets"]
+    count, rows = len(arrays["stays"]), len(values)
+    columns = sum(len(channel["columns"]) for channel in manifest["channels"])
+    require(
+        values.shape == (rows, columns),
+        f"values have shape {values.shape}, the channels name {columns} columns",
+    )
+    finite = all(
+        np.isfinite(values[start : start + BLOCK_ROWS]).all() for start in range(0, rows, BLOCK_ROWS)
+    )
+    require(finite, "values hold NaN or infinity")
+    require(
+        observed.shape == (rows, len(manifest["channels"])),
+        f"observed has shape {observed.shape}, expected ({rows}, {len(manifest['channels'])})",
+    )
+    require((observed <= 1).all(), "observed holds values other than 0 and 1")
+    require(
+        offsets.shape == (count + 1,)
+        and offsets[0] == 0
+        and offsets[-1] == rows
+        and (np.diff(offsets) > 0).all(),
+        "offsets do not cut the rows into one non-empty piece per stay",
+    )
+    require(len(np.unique(arrays["stays"])) == count, "stay ids repeat")
+    require(
+        arrays["subjects"].shape == arrays["split"].shape == (count,),
+        "subjects and split need one entry per stay",
+    )
+    require((arrays["split"] < len(SPLITS)).all(), "split holds values other than 0, 1 and 2")
+    order = np.argsort(arrays["subjects"], kind="stable")
+    same = arrays["subjects"][order][1:] == arrays["subjects"][order][:-1]
+    moved = arrays["split"][order][1:] != arrays["split"][order][:-1]
+    require(not (same & moved).any(), "a subject stands in more than one split")
+    for task in manifest["tasks"]:
+        name, length = task["name"], rows if task["level"] == "hourly" else count
+        label, mask = arrays[f"labels/{name}"], arrays[f"masks/{name}"]
+        shape = (length, task["classes"]) if task["kind"] == "multilabel" else (length,)
+        require(label.shape == shape, f"task {name!r}: labels have shape {label.shape}, expected {shape}")
+        require(
+            mask.shape == (length,), f"task {name!r}: the mask has shape {mask.shape}, expected ({length},)"
+        )
+        require((mask <= 1).all(), f"task {name!r}: the mask holds values other than 0 and 1")
+        used = label[mask == 1]
+        top = task["classes"] - 1 if task["kind"] == "binned" else 1
+        require(
+            not len(used) or (used.min() >= 0 and used.max() <= top),
+            f"task {name!r}: labels outside 0..{top}",
+        )
+        if task["level"] == "stay" and task["horizon_hours"] is not None:
+            short = (np.diff(offsets) < task["horizon_hours"]) & (mask == 1)
+            require(
+                not short.any(),
+                f"task {name!r}: {int(short.sum())} labelled stays end before hour {task['horizon_hours']}",
+            )
+    for group in manifest["groups"]:
+        codes = arrays[f"groups/{group['name']}"]
+        require(codes.shape == (count,), f"group {group['name']!r} needs one code per stay")
+        require(
+            (codes < len(group["levels"])).all(),
+            f"group {group['name']!r} has codes beyond its {len(group['levels'])} levels",
+        )

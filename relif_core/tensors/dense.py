@@ -1,0 +1,362 @@
+"""Images with per-pixel labels, depth and surface normals as tensors on disk: one format for every dense source.
+
+=============  ===========================================================================================
+array          content
+=============  ===========================================================================================
+``images``     uint8 [frames, 3, height, width], RGB
+``labels``     uint8 [frames, height, width], class 0..classes-1, 255 where the pixel has no class
+``depth``      float16 [frames, height, width], metres along the optical axis, 0 where nothing was measured
+``normals``    int8 [frames, 3, height, width], unit normal times 127, all zero where there is none
+``split``      uint8 [frames], 0 train, 1 validation, 2 test
+``ids``        int64 [frames], the source's own frame numbers, unique
+``scenes``     int32 [frames], index into the manifest's scene names, -1 where the source names no scene
+=============  ===========================================================================================
+
+Normals are in camera axes: x to the right, y down, z forward, pointing towards the camera. The manifest adds the classes, the
+pinhole intrinsics at this size, and statistics over the *training* frames.
+"""
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from relif_core.errors import DataError
+from relif_core.tensors.folder import (
+    SPLITS,
+    TensorFolder,
+    check_array_folder,
+    open_arrays,
+    read_manifest_of,
+    refuse_to_overwrite,
+    write_array_folder,
+)
+
+FORMAT = "relif-dense-1"
+IGNORE = 255
+NORMAL_SCALE = 127
+MAXIMUM_DEPTH = 1000.0
+FRAME_ARRAYS = ("images", "labels", "depth", "normals")
+TASKS = (
+    {"name": "segmentation", "title": "Semantic segmentation", "kind": "pixel classes", "unit": ""},
+    {"name": "depth", "title": "Depth", "kind": "pixel depth", "unit": "m"},
+    {"name": "normals", "title": "Surface normals", "kind": "pixel directions", "unit": "degrees"},
+)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image and its targets, in the axes and units of the module.
+
+    ``image`` uint8 [3, height, width]; ``labels`` integers [height, width]; ``depth`` float [height, width] in metres;
+    ``normals`` float [3, height, width], unit length or all zero per pixel.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    depth: np.ndarray
+    normals: np.ndarray
+
+
+def check_frame(frame: Frame, *, height: int, width: int, classes: int, place: str) -> None:
+    """Raise ``DataError`` naming ``place`` where a frame has a wrong shape, type or range.
+
+    Refused: shapes other than the stated size, labels outside 0..classes-1 and 255, depth that is not finite, negative or beyond
+    1000 m, normals that are not finite or neither zero nor of unit length (within 2 %), and a frame without any
+    normal although it has depth.
+    """
+
+    def require(holds: Any, problem: str) -> None:
+        if not holds:
+            raise DataError(f"{place}: {problem}")
+
+    size = (height, width)
+    require(
+        frame.image.shape == (3, *size) and frame.image.dtype == np.uint8,
+        f"image is {frame.image.dtype}{list(frame.image.shape)}, expected uint8{[3, *size]}",
+    )
+    require(frame.labels.shape == size, f"labels have shape {frame.labels.shape}, expected {size}")
+    require(np.issubdtype(frame.labels.dtype, np.integer), f"labels are {frame.labels.dtype}, not integers")
+    known = (frame.labels == IGNORE) | ((frame.labels >= 0) & (frame.labels < classes))
+    require(
+        known.all(),
+        f"labels outside 0..{classes - 1} and {IGNORE}: {np.unique(frame.labels[~known])[:8].tolist()}",
+    )
+    require(frame.depth.shape == size, f"depth has shape {frame.depth.shape}, expected {size}")
+    finite = np.isfinite(frame.depth)
+    require(
+        finite.all(),
+        f"{int((~finite).sum())} depth values are NaN or infinite; write 0 where none was measured",
+    )
+    require(
+        frame.depth.min() >= 0 and frame.depth.max() <= MAXIMUM_DEPTH,
+        f"depth spans {frame.depth.min():.3g}..{frame.depth.max():.3g}, expected metres in 0..{MAXIMUM_DEPTH:g}",
+    )
+    require(
+        frame.normals.shape == (3, *size),
+        f"normals have shape {frame.normals.shape}, expected {(3, *size)}",
+    )
+    length = np.einsum("chw,chw->hw", frame.normals, frame.normals, dtype=np.float64)
+    require(np.isfinite(length).all(), "normals hold NaN or infinity; write 0 where there is none")
+    present = length > 0
+    require(
+        (np.abs(np.sqrt(length[present]) - 1) < 0.02).all(),
+        "normals are neither zero nor of unit length; divide them by their length",
+    )
+    require(
+        present.any() or not (frame.depth > 0).any(),
+        "every normal is zero although depth was measured; the normals are missing",
+    )
+
+
+def write_dense_tensors(
+    target: Path,
+    *,
+    dataset: str,
+    title: str,
+    licence: str,
+    output_policy: Literal["person", "aggregate"],
+    synthetic: bool,
+    sources: Sequence[Mapping[str, Any]],
+    frames: Iterable[Frame],
+    height: int,
+    width: int,
+    class_names: Sequence[str],
+    intrinsics: Mapping[str, float],
+    split: np.ndarray,
+    ids: np.ndarray,
+    scenes: np.ndarray | None = None,
+    scene_names: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a dense tensor folder (see the module) in one atomic step and return it.
+
+    ``frames`` yields one ``Frame`` per entry of ``ids`` in that order and is read once, a frame at a time. ``intrinsics`` holds
+    fx, fy, cx, cy in pixels, pixel centres at whole numbers. Raises ``DataError`` for a bad frame (naming its id), a wrong number
+    of frames, a set without training frames, and a target that holds another data set.
+    """
+    target = Path(target)
+    count = len(ids)
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "dataset": dataset,
+        "title": title,
+        "licence": licence,
+        "output_policy": output_policy,
+        "synthetic": synthetic,
+        "sources": [dict(source) for source in sources],
+        "options": dict(options or {}),
+        "height": height,
+        "width": width,
+        "tasks": [dict(task) for task in TASKS],
+        "classes": list(class_names),
+        "ignore": IGNORE,
+        "normal_scale": NORMAL_SCALE,
+        "intrinsics": {name: float(intrinsics[name]) for name in ("fx", "fy", "cx", "cy")},
+        "scenes": list(scene_names),
+        "notes": list(notes),
+    }
+    refuse_to_overwrite(target, manifest)
+    arrays: dict[str, np.ndarray] = {
+        "split": np.asarray(split, dtype=np.uint8),
+        "ids": np.asarray(ids, dtype=np.int64),
+        "scenes": np.full(count, -1, np.int32) if scenes is None else np.asarray(scenes, dtype=np.int32),
+    }
+    _check_index(arrays, manifest, count, str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=f".{target.name}.", suffix=".partial"
+    ) as scratch:
+        types: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "images": (np.uint8, (count, 3, height, width)),
+            "labels": (np.uint8, (count, height, width)),
+            "depth": (np.float16, (count, height, width)),
+            "normals": (np.int8, (count, 3, height, width)),
+        }
+        for name, (dtype, shape) in types.items():
+            arrays[name] = np.lib.format.open_memmap(
+                Path(scratch) / f"{name}.npy", mode="w+", dtype=dtype, shape=shape
+            )
+        statistics = _Statistics(len(class_names))
+        written = 0
+        for frame in frames:
+            if written == count:
+                raise DataError(f"{dataset}: more frames than the {count} ids given")
+            check_frame(
+                frame,
+                height=height,
+                width=width,
+                classes=len(class_names),
+                place=f"{dataset} frame {int(arrays['ids'][written])}",
+            )
+            arrays["images"][written] = frame.image
+            arrays["labels"][written] = frame.labels
+            arrays["depth"][written] = frame.depth
+            arrays["normals"][written] = encode_normals(frame.normals)
+            if arrays["split"][written] == SPLITS.index("train"):
+                statistics.add(frame)
+            written += 1
+        if written != count:
+            raise DataError(f"{dataset}: {written} frames for {count} ids")
+        manifest["statistics"] = statistics.result()
+        return write_array_folder(target, manifest, arrays)
+
+
+def encode_normals(normals: np.ndarray) -> np.ndarray:
+    """Return unit normals as int8: each component times 127, rounded (angular error at most 0.4 degrees)."""
+    return np.rint(normals * NORMAL_SCALE).astype(np.int8)
+
+
+def decode_normals(encoded: np.ndarray) -> np.ndarray:
+    """Return float32 unit normals [..., 3, height, width] from int8; zero stays zero."""
+    normals = encoded.astype(np.float32)
+    length = np.sqrt(np.square(normals).sum(axis=-3, keepdims=True))
+    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
+
+
+@dataclass(frozen=True)
+class DenseTensors(TensorFolder):
+    """An opened dense tensor folder; the arrays are memory-mapped and read-only."""
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "DenseTensors":
+        """Open a folder that ``write_dense_tensors`` made; ``DataError`` where it is incomplete or of another format."""
+        folder = Path(folder)
+        manifest = read_manifest_of(folder, FORMAT)
+        return cls(folder=folder, manifest=manifest, arrays=open_arrays(folder, manifest))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes 0..classes-1."""
+        return tuple(self.manifest["classes"])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.manifest["height"], self.manifest["width"]
+
+    def frames_of(self, split: str) -> np.ndarray:
+        """Return the indices of the frames of a split ("train", "validation" or "test"), in file order."""
+        return self.samples_of(split)
+
+    def batch(self, frames: np.ndarray | Sequence[int]) -> dict[str, np.ndarray]:
+        """Return the stored arrays of the given frames, copied to memory: images, labels, depth, normals, ids."""
+        rows = np.asarray(frames, dtype=np.int64)
+        return {name: np.array(self.arrays[name][rows]) for name in (*FRAME_ARRAYS, "ids")}
+
+
+def check_dense_tensors(folder: Path | str) -> DenseTensors:
+    """Verify a finished dense tensor folder (schema, shapes, ranges, checksums) and open it; ``DataError`` names the fault."""
+    manifest = check_array_folder(Path(folder))
+    tensors = DenseTensors.open(folder)
+    missing = {*FRAME_ARRAYS, "split", "ids", "scenes"} - tensors.arrays.keys()
+    if missing:
+        raise DataError(f"{folder}: arrays missing: {', '.join(sorted(missing))}; make the tensors again")
+    count = len(tensors.arrays["ids"])
+    _check_index(tensors.arrays, manifest, count, str(folder))
+    height, width = tensors.size
+    shapes = {
+        "images": (count, 3, height, width),
+        "labels": (count, height, width),
+        "depth": (count, height, width),
+        "normals": (count, 3, height, width),
+    }
+    for name, shape in shapes.items():
+        if tensors.arrays[name].shape != shape:
+            raise DataError(f"{folder}: {name} has shape {tensors.arrays[name].shape}, expected {shape}")
+    classes = len(tensors.class_names)
+    for index in range(count):
+        labels, depth = tensors.arrays["labels"][index], tensors.arrays["depth"][index]
+        if ((labels >= classes) & (labels != IGNORE)).any():
+            raise DataError(f"{folder}: frame {index} has labels outside 0..{classes - 1} and {IGNORE}")
+        if not (np.isfinite(depth).all() and (depth >= 0).all()):
+            raise DataError(f"{folder}: frame {index} has negative or non-finite depth")
+    return tensors
+
+
+def choose_validation(
+    groups: np.ndarray, candidates: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, int]:
+    """Return a boolean [frames] mask of about ``fraction`` of the candidates, taken as whole groups, and how many groups.
+
+    ``groups`` [frames] holds a group code per frame, ``candidates`` [frames] says which frames may be chosen. Groups are
+    shuffled by ``seed`` and taken while they bring the share closer to ``fraction``, so that no group stands on both
+    sides. Raises ``DataError`` for a fraction outside [0, 1) or a positive one that no choice of whole groups can serve.
+    """
+    if not 0 <= fraction < 1:
+        raise DataError(f"validation_fraction is {fraction}; give a share in [0, 1)")
+    wanted = fraction * int(candidates.sum())
+    codes, sizes = np.unique(groups[candidates], return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(codes))
+    chosen: list[int] = []
+    taken = 0
+    for index in order:
+        if abs(taken + sizes[index] - wanted) < abs(taken - wanted):
+            chosen.append(int(codes[index]))
+            taken += int(sizes[index])
+    if fraction > 0 and (not chosen or len(chosen) == len(codes)):
+        raise DataError(
+            f"the {len(codes)} groups of training frames cannot be cut at a validation share of {fraction}; "
+            "give another validation_fraction"
+        )
+    return candidates & np.isin(groups, chosen), len(chosen)
+
+
+class _Statistics:
+    """Sums over training frames: colour mean and deviation, class shares, depth and normal coverage."""
+
+    def __init__(self, classes: int) -> None:
+        self.pixels = 0
+        self.colour = np.zeros(3)
+        self.colour_squared = np.zeros(3)
+        self.labels = np.zeros(256, dtype=np.int64)
+        self.classes = classes
+        self.depth_pixels = self.normal_pixels = 0
+        self.depth_sum = 0.0
+
+    def add(self, frame: Frame) -> None:
+        image = frame.image.reshape(3, -1).astype(np.float32) / 255
+        self.pixels += image.shape[1]
+        self.colour += image.sum(axis=1, dtype=np.float64)
+        self.colour_squared += np.square(image).sum(axis=1, dtype=np.float64)
+        self.labels += np.bincount(frame.labels.ravel(), minlength=256)
+        self.depth_pixels += int((frame.depth > 0).sum())
+        self.depth_sum += float(frame.depth.sum(dtype=np.float64))
+        self.normal_pixels += int((frame.normals != 0).any(axis=0).sum())
+
+    def result(self) -> dict[str, Any]:
+        if not self.pixels:
+            raise DataError("no training frames: statistics need some; check the split")
+        mean = self.colour / self.pixels
+        variance = np.maximum(self.colour_squared / self.pixels - mean**2, 0)
+        return {
+            "image_mean": mean.tolist(),
+            "image_standard_deviation": np.sqrt(variance).tolist(),
+            "class_share": (self.labels[: self.classes] / self.pixels).tolist(),
+            "ignored_share": float(self.labels[IGNORE] / self.pixels),
+            "depth_mean": self.depth_sum / max(self.depth_pixels, 1),
+            "depth_share": self.depth_pixels / self.pixels,
+            "normal_share": self.normal_pixels / self.pixels,
+        }
+
+
+def _check_index(
+    arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any], count: int, place: str
+) -> None:
+    """Raise ``DataError`` where ids, split and scenes contradict each other."""
+    split, ids, scenes = arrays["split"], arrays["ids"], arrays["scenes"]
+    if not split.shape == ids.shape == scenes.shape == (count,):
+        raise DataError(f"{place}: split, ids and scenes need one entry per frame")
+    if len(np.unique(ids)) != count:
+        raise DataError(f"{place}: frame ids repeat")
+    if (split >= len(SPLITS)).any():
+        raise DataError(f"{place}: split holds values other than 0, 1 and 2")
+    if (scenes < -1).any() or (scenes >= max(len(manifest["scenes"]), 0)).any():
+        raise DataError(f"{place}: scenes beyond the {len(manifest['scenes'])} names of the manifest")
+    for scene in np.unique(scenes[scenes >= 0]):
+        if len(np.unique(split[scenes == scene])) > 1:
+            raise DataError(f"{place}: scene {manifest['scenes'][scene]!r} stands in more than one split")

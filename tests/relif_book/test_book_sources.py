@@ -1,0 +1,59 @@
+"""The book's sources: the table of contents is complete, and the code that its prose shows runs."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from relif_book.build.notebook import parameter_names, read_source
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "notebooks").glob("*.md"))
+PROSE = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+WITH_CODE = [path for path in PROSE if "```python\n" in path.read_text()]
+
+
+def test_the_table_of_contents_names_every_page_once() -> None:
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    written = {path.stem for path in (ROOT / "book").glob("*.md")} | {
+        f"notebooks/{path.stem}" for path in PAGES
+    }
+    assert sorted(listed) == sorted(written)
+
+
+@pytest.mark.parametrize("source", PAGES, ids=lambda path: path.stem)
+def test_a_page_has_its_name_its_parameters_and_its_committed_notebook(source: Path) -> None:
+    notebook = read_source(source)
+    names = parameter_names(notebook)
+    assert "profile" in names
+    calls = re.findall(r'Page\(\s*"(\w+)",([^)]*)\)', "\n".join(cell.source for cell in notebook.cells))
+    assert len(calls) == 1
+    assert calls[0][0] == source.stem
+    assert sorted(re.findall(r"(\w+)=", calls[0][1])) == names
+    assert source.with_suffix(".ipynb").is_file()
+
+
+@pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)
+def test_code_in_the_prose_runs(path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    namespace: dict[str, object] = {}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for block in blocks:
+            exec(compile(block, path.name, "exec"), namespace)
+    assert printed.getvalue()
+
+
+def test_no_page_or_prose_names_a_machine() -> None:
+    private = re.compile(r"/(?:home|root|Users|work)/\w|/tmp/")
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in [*PROSE, *PAGES]
+        for line in path.read_text().splitlines()
+        if private.search(line)
+    ]
+    assert found == []

@@ -1,0 +1,136 @@
+"""Many methods side by side: crossings, ranks, sweeps and the verdicts on claims, on runs that train in a moment."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relif_book.evidence.claims import CLAIMS, Part, bias_part, claim_rows, part_rows, verdict, worst_part
+from relif_book.evidence.live import training_digest
+from relif_book.evidence.publishing import publish, read_published
+from relif_book.evidence.results import (
+    ResultSet,
+    certified_pairs,
+    ranks,
+    result_set,
+    sweep_rows,
+    title_of,
+    tolerance_rows,
+    trade_off_rows,
+)
+from relif_book.figures.method_plots import (
+    colour_by_method,
+    crossings,
+    draw_crossings,
+    draw_mean_curves,
+    draw_sweep_traces,
+    draw_worst_against_bias,
+    mean_curves,
+)
+from relif_book.figures.style import new_figure
+from relif_core.errors import InputError
+from relif_core.studies.grid import (
+    COMPONENTS,
+    HYBRIDS,
+    STEP_SIZE_SWEEP,
+    STUDIES,
+    TARGET_SWEEP,
+    grid,
+    run_study,
+)
+from relif_data import prepare
+
+METHODS = ("erm", "relif", "relif_step_size_1", "pcgrad_as_released", "uncertainty+relif")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> ResultSet:
+    folder = tmp_path_factory.mktemp("methods")
+    data = prepare("synthetic_icu", None, folder / "tensors", stays=100, seed=2)
+    summary = run_study(
+        grid(METHODS, [0, 1], model={"hidden": 8, "head_width": 8},
+             training={"epochs": 2, "batch_size": 16, "learning_rate": 3e-3}, controller={"warmup": 2}),
+        data, folder / "records",
+    )  # fmt: skip
+    assert not summary.failed
+    return result_set("tiny", summary.records)
+
+
+def test_studies_hold_every_page_of_the_clinical_comparison() -> None:
+    methods, seeds = STUDIES["clinical"]
+    assert seeds == 7
+    assert len(methods) == len(set(methods)) == 31
+    assert set(COMPONENTS + HYBRIDS + STEP_SIZE_SWEEP + TARGET_SWEEP) <= set(methods)
+    assert [title_of(name) for name in TARGET_SWEEP][1:3] == ["ReLiF, ρ* = 0.1", "ReLiF, η = 0.1"]
+
+
+def test_crossings_are_where_mean_curves_meet(results: ResultSet) -> None:
+    curves = mean_curves(results)
+    for a, b, delta, bias in crossings(results, least=0.0):
+        there = [np.interp(delta, results.curve_tolerances, curves[name]) for name in (a, b)]
+        assert there == pytest.approx([bias, bias], abs=1e-9)
+
+
+def test_ranks_and_tables(results: ResultSet) -> None:
+    fixed = ranks(results, "bias")
+    assert sorted(fixed.values()) == [1, 2, 3, 4, 5]
+    rows = trade_off_rows(results)
+    assert [row["Fixed rank"] for row in rows] == [fixed[name] for name in METHODS]
+    assert [row["η"] for row in sweep_rows(results.narrowed(STEP_SIZE_SWEEP))] == ["0.001", "1"]
+    assert list(tolerance_rows(results, (0.1, 0.275))[0]) == ["Method", "δ = 0.1", "δ = 0.275"]
+    with pytest.raises(InputError, match=r"multiples of 0\.005"):
+        tolerance_rows(results, (0.1234,))
+    certified, pairs = certified_pairs(results)
+    assert 0 <= certified <= pairs == 10
+
+
+def test_a_statement_and_its_opposite_cannot_both_hold(results: ResultSet) -> None:
+    opposite = {"holds": "fails", "fails": "holds", "undecided": "undecided"}
+    for a, b in (("erm", "relif"), ("relif", "pcgrad_as_released")):
+        assert bias_part(results, a, b).state == opposite[bias_part(results, b, a).state]
+        assert worst_part(results, a, b).state == opposite[worst_part(results, b, a).state]
+
+
+def test_a_claim_is_reproduced_only_where_all_of_it_holds() -> None:
+    holds, open_part = Part("a", "1", "holds"), Part("b", "2", "undecided")
+    assert verdict([holds, holds]) == "reproduced"
+    assert verdict([holds, open_part]) == "not reproduced"
+
+
+def test_claims_without_their_methods_are_not_tested(results: ResultSet) -> None:
+    rows = claim_rows([results])
+    assert [row["Claim"] for row in rows] == [claim.number for claim in CLAIMS]
+    assert {row["Verdict"] for row in rows} == {"not testable here"}
+    assert part_rows(CLAIMS[0], results) == []
+
+
+def test_figures_draw_every_kind_of_method(results: ResultSet) -> None:
+    figure, axes = new_figure(columns=2)
+    draw_worst_against_bias(axes[0], results)
+    draw_mean_curves(axes[1], results)
+    draw_crossings(axes[1], results)
+    draw_sweep_traces(axes[1], results.narrowed(STEP_SIZE_SWEEP), "weight", "step_size")
+    figure.draw_without_rendering()
+    colours = colour_by_method(METHODS)
+    assert colours["relif_step_size_1"] not in (colours["relif"], colours["erm"])
+
+
+@pytest.mark.parametrize(
+    ("keep", "validation", "test"), [("all", 5, 5), ("test", 1, 5), ("aggregates", 0, 0)]
+)
+def test_what_is_published_of_the_pools(
+    results: ResultSet, tmp_path: Path, keep: str, validation: int, test: int
+) -> None:
+    records = [record for record in results.records if record.seed == 0]
+    publish(records, tmp_path, keep)  # type: ignore[arg-type]
+    found, reference, table = read_published(tmp_path)
+    for split, count in (("validation", validation), ("test", test)):
+        assert sum(any(f"score/{split}/" in name for name in record.arrays) for record in found) == count
+    again = result_set("again", found, reference, table)
+    assert again.summaries["relif"].bias == pytest.approx(
+        result_set("before", records).summaries["relif"].bias
+    )
+
+
+def test_the_digest_of_training_code_is_stable() -> None:
+    assert training_digest() == training_digest()

@@ -1,0 +1,154 @@
+"""Execution of pages: whole or not at all, the same file every time, nothing of this machine in it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from relif_book.build.execute import PageError, execute_page, execute_pages
+from relif_book.build.staleness import reasons_stale
+from relif_core.errors import InputError
+
+WritePage = Callable[..., Path]
+FIGURE_CELL = """---
+mystnb:
+  figure:
+    name: fig-tiny
+    caption: A line.
+---
+from relif_book.figures.style import new_figure, show
+figure, axes = new_figure()
+axes.plot([0, seed])
+show(figure, alt=f"A line from 0 to {seed}.")"""
+
+
+def run(project: Path, **options: object) -> nbformat.NotebookNode:
+    return execute_page("tiny", project / "notebooks" / "tiny.ipynb", root=project, **options)
+
+
+def test_an_executed_page_is_clean_and_comes_out_the_same_twice(project: Path, write_page: WritePage) -> None:
+    write_page("print(seed + 1)", FIGURE_CELL)
+    notebook = run(project)
+    target = project / "notebooks" / "tiny.ipynb"
+    first = target.read_bytes()
+    assert str(project) not in first.decode()
+    assert "papermill" not in notebook.metadata
+    assert [cell.id for cell in notebook.cells] == [
+        f"cell-{number:03d}" for number in range(len(notebook.cells))
+    ]
+    assert all(set(cell.metadata) <= {"tags", "mystnb"} for cell in notebook.cells)
+    assert notebook.cells[3].outputs[0].text == "1\n"
+    assert notebook.cells[4].metadata.mystnb.image.alt == "A line from 0 to 0."
+    assert notebook.metadata.relif.profile == "quick"
+    assert "book/relif_book/figures/style.py" in notebook.metadata.relif.depends_on
+    assert reasons_stale("tiny", target, root=project) == []
+
+    run(project)
+    assert target.read_bytes() == first, "only the run time differed, so the file stays as it was"
+    assert not list((project / "_build" / "failed").iterdir())
+
+
+def test_parameters_reach_the_page_and_such_a_notebook_never_counts_as_fresh(
+    project: Path, write_page: WritePage
+) -> None:
+    write_page("print(seed + 1)")
+    notebook = run(project, parameters={"seed": 41})
+    assert "42\n" in [output.get("text") for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert "other parameters" in reasons_stale("tiny", project / "notebooks" / "tiny.ipynb", root=project)[0]
+
+
+def test_a_failing_cell_leaves_the_good_notebook_alone(project: Path, write_page: WritePage) -> None:
+    write_page("print(seed)")
+    run(project)
+    target = project / "notebooks" / "tiny.ipynb"
+    good = target.read_bytes()
+    write_page("print(1 / seed)")
+    with pytest.raises(PageError, match="page 'tiny': code cell 3 failed with ZeroDivisionError"):
+        run(project)
+    assert target.read_bytes() == good
+    assert (project / "_build" / "failed" / "tiny.ipynb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("raise SystemExit(0)", "did not run to its end|SystemExit"),
+        ("import sys; print('careful', file=sys.stderr)", "writes to the error stream: 'careful'"),
+        ("display({'image/png': 'iVBORw0KGgo='}, raw=True)", "shows a picture without words"),
+        ("import tempfile; print(tempfile.gettempdir() + '/x')", "shows a path of this machine"),
+    ],
+)
+def test_what_must_not_be_published_is_refused(
+    project: Path, write_page: WritePage, cell: str, message: str
+) -> None:
+    write_page(cell)
+    with pytest.raises(PageError, match=message):
+        run(project)
+    assert not (project / "notebooks" / "tiny.ipynb").exists()
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(project: Path, write_page: WritePage) -> None:
+    write_page("print(seed)")
+    with pytest.raises(InputError, match="unknown parameter sede; it takes profile, seed"):
+        run(project, parameters={"sede": 1})
+
+
+def test_papermill_alone_is_stopped_by_the_page_at_an_unknown_parameter(
+    project: Path, write_page: WritePage
+) -> None:
+    import papermill
+
+    write_page("print(seed)")
+    run(project)
+    with pytest.raises(
+        papermill.PapermillExecutionError, match="unknown parameter sede; this page takes profile, seed"
+    ):
+        papermill.execute_notebook(
+            str(project / "notebooks" / "tiny.ipynb"), None, parameters={"sede": 1}, progress_bar=False
+        )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (":tags: [parameters]\n", "", "first code cell must carry the tag 'parameters'"),
+        ("page.footer()", "pass", "last code cell must call page.footer"),
+        ('profile = "quick"', 'profile = "slow"', "profile is 'slow'; choose one of quick, full"),
+    ],
+)
+def test_the_form_of_a_page_is_checked(
+    project: Path, write_page: WritePage, old: str, new: str, message: str
+) -> None:
+    source = write_page()
+    source.write_text(source.read_text().replace(old, new))
+    with pytest.raises((InputError, PageError), match=message):
+        run(project)
+
+
+def test_only_stale_pages_are_executed_and_one_failure_stops_no_other(
+    project: Path, write_page: WritePage
+) -> None:
+    source = write_page("print(seed)")
+    (source.parent / "broken.md").write_text(source.read_text().replace("print(seed)", "print(1 / seed)"))
+    folder = project / "_build" / "pages"
+    lines: list[str] = []
+    with pytest.raises(PageError, match="1 of 2 pages failed"):
+        execute_pages(["broken", "tiny"], folder, root=project, report=lines.append)
+    assert (folder / "tiny.ipynb").is_file()
+    assert not (folder / "broken.ipynb").exists()
+    assert execute_pages(["tiny"], folder, root=project, report=lines.append) == []
+
+
+def test_a_change_of_prose_is_carried_over_without_executing(project: Path, write_page: WritePage) -> None:
+    source = write_page("import time; print(time.time_ns())")
+    folder = project / "_build" / "pages"
+    execute_pages(["tiny"], folder, root=project, report=lambda line: None)
+    before = nbformat.read(folder / "tiny.ipynb", as_version=4)
+    source.write_text(source.read_text().replace("Some prose.", "Better prose.\n\n+++\n\nA cell more."))
+    lines: list[str] = []
+    assert execute_pages(["tiny"], folder, root=project, report=lines.append) == []
+    after = nbformat.read(folder / "tiny.ipynb", as_version=4)
+    assert lines == ["tiny: prose updated, code cells unchanged"]
+    assert "Better prose" in after.cells[0].source
+    assert after.cells[4].outputs == before.cells[3].outputs

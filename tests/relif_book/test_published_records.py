@@ -1,0 +1,92 @@
+"""A published record can be made again: same settings, same data, same kind of device, same numbers within a stated tolerance."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relif_book.evidence.publishing import publish, read_published
+from relif_book.evidence.reporting import AuditTable, audit_table
+from relif_core.record import Record, run_key
+from relif_core.studies.grid import grid, run_study
+from relif_core.tensors.folder import read_manifest
+from relif_data import prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+#: On the machine and versions that made a record nothing differs. Another processor or torch build rounds differently, more so in
+#: bfloat16, and training carries that on; but rounding must not change a run by more than another seed would. So a number may differ
+#: by 0.02, or by twice the standard deviation of its method's published seeds where that is more.
+TOLERANCE = 0.02
+SEED_SPREADS = 2.0
+
+
+def numbers(record: Record, bias: float) -> dict[str, float]:
+    """What a record is compared by: utility, induced tolerances and calibration distances on both splits, and fixed-tolerance Bias."""
+    found = {"Bias": bias, "calibration distance": float(np.mean(record.arrays["calibration/distances"]))}
+    for split in ("validation", "test"):
+        utility = record.result["utility"][split]
+        found |= {f"{split} Worst": utility["worst"], f"{split} Macro": utility["macro"]}
+        induced = list(record.induced_tolerances(split).values())
+        found[f"{split} induced tolerance"] = float(np.mean(induced))
+    return found
+
+
+def disagreements(
+    now: Record, before: Record, records: Sequence[Record], tolerance: float, table: AuditTable
+) -> list[str]:
+    """Name every number of a re-run that lies further from the published one than the tolerance allows."""
+    published = [
+        numbers(record, table.bias[table.keys.index(record.key)])
+        for record in records
+        if record.method == before.method
+    ]
+    old = numbers(before, table.bias[table.keys.index(before.key)])
+    new = numbers(now, audit_table([now], tolerance).bias[0])
+    found = []
+    for name, value in new.items():
+        spread = float(np.std([item[name] for item in published], ddof=1)) if len(published) > 1 else 0.0
+        allowed = max(TOLERANCE, SEED_SPREADS * spread)
+        if not abs(value - old[name]) <= allowed:
+            found.append(f"{name}: {value:.4f} now, {old[name]:.4f} published, {allowed:.4f} allowed")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folder", "source", "data", "method"),
+    [
+        ("eicu_demo_methods", "eicu", "eicu_demo", "erm"),
+        ("physionet2012_methods", "physionet2012", "physionet2012", "relif"),
+    ],
+)
+def test_a_published_record_is_made_again(
+    data_folder: Path, tmp_path: Path, folder: str, source: str, data: str, method: str
+) -> None:
+    """The run of a method with the lowest published seed, whatever its settings."""
+    if not (data_folder / data).is_dir():
+        pytest.skip(f"RELIF_DATA holds no folder {data}")
+    records, reference, table = read_published(ROOT / "data" / "records" / folder)
+    before = min((record for record in records if record.method == method), key=lambda record: record.seed)
+    if before.key != run_key(before.settings, before.content["dataset"]["fingerprint"], "cpu"):
+        pytest.skip("the record was made on a GPU")
+    tensors = prepare(source, data_folder / data, tmp_path / "tensors")
+    assert read_manifest(tensors)["fingerprint"] == before.content["dataset"]["fingerprint"]
+    (now,) = run_study([before.settings], tensors, tmp_path / "runs").records
+    assert now.key == before.key
+    assert disagreements(now, before, records, reference.tolerance, table) == []
+
+
+def test_the_comparison_lets_nothing_pass_but_the_same_run(icu_folder: Path, tmp_path: Path) -> None:
+    """A small study, published and made again: equal to the last bit; a record with other numbers is told apart."""
+    runs = grid(
+        ["erm"], [0, 1], model={"hidden": 8, "head_width": 8},
+        training={"epochs": 1, "batch_size": 32, "precision": "bfloat16"},
+    )  # fmt: skip
+    publish(run_study(runs, icu_folder, tmp_path / "first").records, tmp_path / "published")
+    records, reference, table = read_published(tmp_path / "published")
+    (now,) = run_study(runs[:1], icu_folder, tmp_path / "second").records
+    assert now.digest() == records[0].digest()
+    assert disagreements(now, records[0], records, reference.tolerance, table) == []
+    far = dict(now.arrays) | {"calibration/distances": now.arrays["calibration/distances"] + 2}
+    (found,) = disagreements(Record(now.content, far), records[0], records, reference.tolerance, table)
+    assert found.startswith("calibration distance")

@@ -1,0 +1,151 @@
+"""From records to published numbers: intervals as quadratic forms, the tolerance from validation alone, policy kept."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relif_book.evidence.publishing import publish, read_published, read_reference, write_reference
+from relif_book.evidence.reporting import (
+    audit_record,
+    audit_table,
+    choose_reference_tolerance,
+    compare_methods,
+    record_card,
+    summarise,
+)
+from relif_core.audit import compare, conformal_tolerance
+from relif_core.errors import InputError, RecordError
+from relif_core.record import Record
+from relif_core.settings import RunSettings
+from relif_core.studies.grid import grid, run_study
+
+Small = Callable[..., RunSettings]
+
+
+@pytest.fixture(scope="module")
+def records(icu_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    runs = grid(
+        ["erm", "relif"], [0, 1], model={"hidden": 12, "head_width": 8},
+        training={"epochs": 2, "batch_size": 32, "learning_rate": 3e-3},
+    )  # fmt: skip
+    return run_study(runs, icu_folder, tmp_path_factory.mktemp("runs")).records
+
+
+def test_the_tolerance_comes_from_validation_alone(records: list[Record]) -> None:
+    chosen = choose_reference_tolerance(records[0])
+    assert chosen.tolerance == conformal_tolerance(records[0].arrays["calibration/distances"], chosen.alpha)
+    changed = Record(
+        records[0].content,
+        {
+            name: np.zeros_like(array) if name.startswith("score/test") else array
+            for name, array in records[0].arrays.items()
+        },
+    )
+    assert choose_reference_tolerance(changed) == chosen
+
+
+def test_the_smallest_level_with_something_to_see_is_taken(records: list[Record]) -> None:
+    for least in (0.0, 0.3, 1.1):
+        chosen = choose_reference_tolerance(records[0], least=least)
+        rates = [item["violation_rate"] for item in chosen.candidates]
+        expected = next((i for i, rate in enumerate(rates) if rate >= least), len(rates) - 1)
+        assert chosen.alpha == chosen.candidates[expected]["alpha"]
+    tolerances = [item["tolerance"] for item in chosen.candidates]
+    assert tolerances == sorted(tolerances, reverse=True)
+
+
+def test_intervals_equal_those_of_the_audits(records: list[Record]) -> None:
+    table = audit_table(records, 0.1)
+    for row, record in enumerate(records):
+        single = audit_record(record, 0.1)
+        weights = np.eye(len(records))[row]
+        for kind in ("bias", "violation_rate"):
+            low, high = table.interval(weights, kind)
+            expected = getattr(single, f"{kind}_interval")()
+            np.testing.assert_allclose((max(low, 0), min(high, 1)), expected, atol=1e-9)
+    difference = compare(audit_record(records[2], 0.1), audit_record(records[0], 0.1))
+    np.testing.assert_allclose(table.interval(np.array([-1.0, 0, 1, 0])), difference.interval, atol=1e-9)
+
+
+def test_methods_are_compared_by_seed_and_subject(records: list[Record]) -> None:
+    summaries = summarise(records, audit_table(records, 0.1))
+    found = compare_methods(summaries["erm"], summaries["relif"])
+    assert found.seeds == [0, 1]
+    assert found.differences == pytest.approx(
+        [b - a for a, b in zip(summaries["erm"].bias, summaries["relif"].bias, strict=True)]
+    )
+    assert found.interval[0] <= np.mean(found.differences) <= found.interval[1]
+    assert found.certificate.margin == pytest.approx(abs(np.mean(found.differences)))
+    single = summarise(records[:1] + records[3:], audit_table(records[:1] + records[3:], 0.1))
+    with pytest.raises(InputError, match="no seed in common"):
+        compare_methods(single["erm"], single["relif"])
+
+
+def test_published_records_come_back(records: list[Record], tmp_path: Path) -> None:
+    table = publish(records, tmp_path)
+    back, reference, audits = read_published(tmp_path)
+    assert [record.digest() for record in back] == [record.digest() for record in records]
+    assert reference == choose_reference_tolerance(records[0])
+    np.testing.assert_allclose(audits.bias_covariance, table.bias_covariance, rtol=1e-9)
+    assert audits.pairs == table.pairs
+    once = (tmp_path / "reference.json").read_bytes()
+    assert write_reference(records[1], tmp_path) == reference
+    assert (tmp_path / "reference.json").read_bytes() == once
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"output_policy": "aggregate"}, {"dataset": "eicu", "synthetic": False}],
+    ids=["data", "source"],
+)
+def test_nothing_personal_leaves_where_the_licence_forbids_it(
+    records: list[Record], tmp_path: Path, changes: dict[str, object]
+) -> None:
+    closed = [
+        replace(record, content={**record.content, "dataset": {**record.content["dataset"], **changes}})
+        for record in records
+    ]
+    publish(closed, tmp_path)
+    back, _, audits = read_published(tmp_path)
+    for record in back:
+        assert not [name for name in record.arrays if name.startswith(("score/", "sample/", "subject/"))]
+        with pytest.raises(RecordError, match="holds no score arrays"):
+            record.scores()
+    # Tables and comparisons need nothing else.
+    open_table = summarise(records, audit_table(records, audits.tolerance))
+    from_aggregates = summarise(back, audits)
+    np.testing.assert_allclose(from_aggregates["relif"].interval(), open_table["relif"].interval(), atol=1e-9)
+    assert compare_methods(from_aggregates["erm"], from_aggregates["relif"]).interval == pytest.approx(
+        compare_methods(open_table["erm"], open_table["relif"]).interval
+    )
+
+
+def test_publishing_mistakes_are_named(records: list[Record], tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="needs a finished ERM run"):
+        publish(records[2:], tmp_path)
+    with pytest.raises(RecordError, match="is missing"):
+        read_reference(tmp_path)
+    publish(records, tmp_path)
+    content = json.loads((tmp_path / "reference.json").read_text())
+    (tmp_path / "reference.json").write_text(json.dumps({**content, "fingerprint": "other"}))
+    with pytest.raises(RecordError, match="chosen from other data"):
+        publish(records, tmp_path)
+    (tmp_path / "reference.json").write_text("{}")
+    with pytest.raises(RecordError, match="no reference tolerance"):
+        read_reference(tmp_path)
+    (tmp_path / "reference.json").write_text(json.dumps(content))
+    (tmp_path / "audits.json").write_text("{}")
+    with pytest.raises(RecordError, match="audit table needs"):
+        read_published(tmp_path)
+
+
+def test_the_card_of_a_record(records: list[Record]) -> None:
+    reference = choose_reference_tolerance(records[0])
+    card = record_card(records[2], reference)
+    assert card["tolerance"]["values"][0]["tolerance"] == reference.tolerance
+    assert "relif, seed 0" in card["model"]
+    assert record_card(records[0], 0.2)["controller"] is None

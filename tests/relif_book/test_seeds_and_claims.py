@@ -1,0 +1,263 @@
+"""Methods with different numbers of seeds, with one seed, and the claims on dense prediction: on records made up to the last number."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from relif_book.evidence.claims import CLAIMS, bias_part, claim_rows, evaluate, part_rows, worst_part
+from relif_book.evidence.reporting import compare_methods
+from relif_book.evidence.results import (
+    ResultSet,
+    audit_rows,
+    candidate_rows,
+    comparison_rows,
+    induced_comparison_rows,
+    induced_rows,
+    noise_sentence,
+    ranks,
+    result_set,
+    ruler_rows,
+    sweep_rows,
+    tolerance_rows,
+    trade_off_rows,
+    utility_rows,
+    weight_sentence,
+)
+from relif_book.figures.method_plots import (
+    draw_mean_curves,
+    draw_sweep_traces,
+    draw_worst_against_bias,
+    mean_curves,
+)
+from relif_book.figures.style import new_figure
+from relif_core.errors import RecordError
+from relif_core.record import Record
+from relif_core.settings import as_json, dense_changes, method_settings
+from relif_core.studies.grid import SEVEN_METHODS, STEP_SIZE_SWEEP
+
+TASKS = ("segmentation", "depth", "normals")
+
+
+def made_up(
+    method: str, seed: int, *, gap: float, worst: float = 0.5, induced: float = 0.3, dense: bool = False
+) -> Record:
+    """A record whose three tasks' scores lie ``gap`` apart, with a little noise that all methods of a seed share."""
+    noise = np.random.default_rng(seed).normal(0, 0.01, (3, 60))
+    arrays: dict[str, np.ndarray] = {"calibration/distances": np.linspace(0.1, 0.4, 100)}
+    for split, (place, task) in itertools.product(("validation", "test"), enumerate(TASKS)):
+        arrays[f"score/{split}/{task}"] = (0.5 + gap * (place - 1) + noise[place]).astype(np.float32)
+        arrays[f"subject/{split}/{task}"] = np.arange(60)
+    start = method_settings(method).controller.initial
+    arrays["trace/weight"] = start * np.exp(np.linspace(0, seed / 10, 200))
+    arrays["trace/smoothed_rate"] = np.full(200, gap)
+    utility = {
+        "worst": worst,
+        "macro": worst + 0.1,
+        "tasks": {task: {"score": worst + 0.1 * place} for place, task in enumerate(TASKS)},
+    }
+    pairs = [{"tasks": list(pair), "tolerance": induced} for pair in itertools.combinations(TASKS, 2)]
+    dataset = {
+        "dataset": "nyuv2" if dense else "synthetic_icu", "title": "Made up", "licence": "none", "output_policy": "person",
+        "synthetic": not dense, "fingerprint": "f" * 64, "tasks": [{"name": task, "title": task} for task in TASKS],
+    }  # fmt: skip
+    settings = method_settings(method, **(dense_changes(seed=seed) if dense else {"seed": seed}))
+    content = {
+        "format": "relif-record-1",
+        "key": f"{method}-{seed}-{dense}",
+        "settings": as_json(settings),
+        "dataset": dataset,
+        "result": {
+            "utility": {"validation": utility, "test": utility},
+            "induced_tolerances": {"validation": pairs, "test": pairs},
+        },
+        "made": {"device": "none", "began": "2026-01-01T00:00:00Z"},
+    }
+    return Record(content, arrays)
+
+
+def nyuv2(seeds: Sequence[int], gaps: Mapping[str, float] | None = None) -> ResultSet:
+    """Seven methods, of which ReLiF leads by 0.01 in Worst and has next to no Bias unless ``gaps`` says otherwise."""
+    usual = {method: 0.25 + 0.01 * place for place, method in enumerate(SEVEN_METHODS)} | {"relif": 0.01}
+    records = [
+        made_up(
+            method, seed, gap={**usual, **(gaps or {})}[method], dense=True,
+            worst=0.5 + 0.01 * (method == "relif") + 0.002 * seed + 1e-4 * math.sin(seed + len(method)),
+        )
+        for method in SEVEN_METHODS
+        for seed in seeds
+    ]  # fmt: skip
+    return result_set("made up", records)
+
+
+@pytest.fixture(scope="module")
+def uneven() -> ResultSet:
+    """ERM with five seeds, of which the last two have high Bias, ReLiF with three, and PCGrad with one."""
+    records = [
+        *[made_up("erm", seed, gap=0.21 if seed < 3 else 0.4, induced=0.2 + 0.01 * seed) for seed in range(5)],
+        *[made_up("relif", seed, gap=0.23, worst=0.52, induced=0.4 + 0.02 * seed) for seed in range(3)],
+        made_up("pcgrad", 1, gap=0.24),
+    ]  # fmt: skip
+    return result_set("uneven", records)
+
+
+def test_a_comparison_pairs_common_seeds_alone(uneven: ResultSet) -> None:
+    erm, relif = uneven.summaries["erm"], uneven.summaries["relif"]
+    found = compare_methods(erm, relif)
+    even = result_set("even", [r for r in uneven.records if r.seed < 3 and r.method != "pcgrad"])
+    expected = compare_methods(even.summaries["erm"], even.summaries["relif"])
+    assert found.seeds == [0, 1, 2]
+    assert found.differences == pytest.approx(expected.differences)
+    assert found.interval == pytest.approx(expected.interval)
+    assert found.rate_interval == pytest.approx(expected.rate_interval)
+    assert found.certificate == expected.certificate
+    assert found.induced_differences == pytest.approx([0.2, 0.21, 0.22])
+    # Over its own five seeds ERM has the higher Bias, over the common ones the lower.
+    assert np.mean(erm.bias) > np.mean(relif.bias)
+    assert min(found.differences) > 0
+
+
+def test_ranks_and_curves_set_common_seeds_against_each_other(uneven: ResultSet) -> None:
+    two = uneven.narrowed(("erm", "relif"))
+    assert ranks(two, "bias") == {"erm": 1, "relif": 2}
+    np.testing.assert_allclose(
+        mean_curves(two)["erm"], two.summaries["erm"].table.bias_curve[:3].mean(axis=0)
+    )
+    assert [str(row["δ = 0.1"])[-3:] for row in tolerance_rows(two, (0.1,))] == ["(1)", "(2)"]
+
+
+def test_tables_say_how_many_seeds_a_row_has(uneven: ResultSet) -> None:
+    two = uneven.narrowed(("erm", "relif"))
+    for rows in (audit_rows, induced_rows, trade_off_rows, utility_rows, sweep_rows):
+        assert [row["Seeds"] for row in rows(two)] == [5, 3]
+    assert [row["Seeds"] for row in tolerance_rows(two, (0.1,))] == [5, 3]
+    assert "Seeds" not in induced_rows(two.shared)[0]
+    assert "3 to 5 seeds per method" in two.setting
+    assert two.spread.startswith("mean ± standard deviation over each row's 3 to 5 seeds")
+    assert two.shared.spread == "mean ± standard deviation over 3 seeds"
+    assert "seeds 0 to 2" in two.shared.setting
+
+
+def test_one_seed_shows_no_spread(uneven: ResultSet) -> None:
+    (row,) = comparison_rows(uneven, [("erm", "pcgrad")])
+    assert row["Seeds with lower Bias"] == "0 of 1"
+    assert row["Bias difference"].endswith("(one seed)")
+    assert "±" not in row["Bias difference"] + row["Worst difference"]
+    assert induced_comparison_rows(uneven, "pcgrad")[0]["95 % interval over seeds"] == "–"
+    assert bias_part(uneven, "erm", "pcgrad").state == "undecided"
+    assert worst_part(uneven, "erm", "pcgrad").state == "undecided"
+    assert worst_part(uneven, "erm", "pcgrad", same=True).state == "undecided"
+    alone = uneven.narrowed(("pcgrad",))
+    assert "one seed (1)" in alone.setting
+    assert alone.spread == "one seed, so no spread between seeds is known"
+    assert "unknown between seeds" in noise_sentence(uneven.narrowed(("erm", "pcgrad")).shared)
+
+
+def test_pairs_without_records_are_left_out(uneven: ResultSet) -> None:
+    assert len(comparison_rows(uneven, [("erm", "relif"), ("erm", "gradnorm"), ("erm", "erm")])) == 1
+    (row,) = comparison_rows(uneven, [("erm", "gradnorm")])
+    assert "none of these pairs" in row["Comparison"]
+    assert "no record" in weight_sentence(uneven, "gradnorm")
+    assert weight_sentence(uneven) == "starts at 0.1 and stands at 0.100 to 0.122 after 200 steps"
+
+
+def test_the_ruler_table_tells_what_own_tolerances_do(uneven: ResultSet) -> None:
+    """At the fixed tolerance ERM (common seeds) has the lower Bias, at its own much smaller one the higher."""
+    row = next(row for row in ruler_rows(uneven.narrowed(("erm", "relif"))))
+    assert row["Comparison"] == "ERM − ReLiF"
+    assert row["Bias, fixed δ"].startswith("−")
+    assert not row["Bias, own δ"].startswith("−")
+    assert (row["Order"], row["Certified"]) == ("turned round", "no")
+    paired = induced_comparison_rows(uneven.narrowed(("erm", "relif")))[0]
+    assert paired["Difference in induced tolerance"] == "−0.210 ± 0.010"
+    assert paired["95 % interval over seeds"] == "[−0.235, −0.185]"
+    assert paired["Ratio to ReLiF"] == "0.50"
+
+
+def test_two_records_of_one_run_are_refused(uneven: ResultSet) -> None:
+    twin = Record({**uneven.records[0].content, "key": "other"}, uneven.records[0].arrays)
+    with pytest.raises(RecordError, match="erm has two records of seed 0"):
+        result_set("twice", [*uneven.records, twin])
+
+
+def test_labels_beside_lines_never_overlap() -> None:
+    seven = nyuv2([0, 1], dict.fromkeys(SEVEN_METHODS, 0.25))
+    sweep = result_set(
+        "sweep", [made_up(method, 0, gap=0.25) for method in ("erm", *STEP_SIZE_SWEEP)]
+    ).narrowed(STEP_SIZE_SWEEP)
+    figure, axes = new_figure(rows=2, columns=2, height=3.2)
+    draw_mean_curves(axes[0, 0], seven)
+    draw_worst_against_bias(axes[0, 1], seven)
+    draw_sweep_traces(axes[1, 0], sweep, "weight", "step_size")
+    draw_sweep_traces(axes[1, 1], sweep, "smoothed_rate", "step_size")
+    figure.draw_without_rendering()
+    for panel, count in zip(axes.flat, (7, 7, 5, 5), strict=True):
+        assert panel.get_legend() is None
+        # Without its leader line the box of an annotation is that of its words.
+        words = [text for text in panel.texts if text.get_text() != "preferred"]
+        assert len(words) == count
+        boxes = [super(type(text), text).get_window_extent() for text in words]
+        for first, second in itertools.combinations(boxes, 2):
+            assert not first.overlaps(second)
+        assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
+
+
+DENSE = [claim for claim in CLAIMS if "dense" in claim.kinds]
+
+
+def on_nyuv2(sets: Sequence[ResultSet], number: int) -> dict[str, str | int]:
+    """The row of a claim about the paper's own data."""
+    return next(row for row in claim_rows(sets) if row["Claim"] == number)
+
+
+def test_claims_on_dense_prediction_are_decided_by_their_records() -> None:
+    assert [claim.number for claim in DENSE] == [1, 8]
+    results = nyuv2([0, 1, 2])
+    for claim in DENSE:
+        states = {part.text: part.state for part in evaluate(claim, results)}
+        assert set(states.values()) == {"holds"}, states
+        row = on_nyuv2([results], claim.number)
+        assert (row["Data"], row["Verdict"]) == ("Made up", "reproduced")
+    parts = part_rows(DENSE[0], results)
+    half = results.reference.tolerance / 2
+    assert len(parts) == 12
+    assert sum(f"{half:.3f}" in row["Part"] for row in parts) == 4
+    # Clinical claims are not asked of images.
+    assert {row["Claim"] for row in claim_rows([results]) if row["Data"] == "Made up"} == {1, 8}
+
+
+def test_a_rival_with_less_bias_refutes_the_first_claim() -> None:
+    results = nyuv2([0, 1, 2], {"fairgrad": 0.0, "relif": 0.3})
+    parts = {part.text: part.state for part in evaluate(DENSE[0], results)}
+    assert parts[f"ReLiF has the lowest Bias at δ = {results.reference.tolerance:.3f}"] == "fails"
+    assert parts["ReLiF has the highest mean Worst"] == "holds"
+    assert on_nyuv2([results], 1)["Verdict"] == "not reproduced"
+
+
+def test_one_seed_never_reproduces_a_claim() -> None:
+    results = nyuv2([0])
+    for claim in DENSE:
+        row = on_nyuv2([results], claim.number)
+        assert (row["Verdict"], row["Data"]) == ("not testable here", "Made up")
+        assert "one seed cannot decide" in str(row["Why"])
+        assert {part["State"] for part in part_rows(claim, results)} == {"undecided"}
+    numbers = " ".join(part["Numbers"] for part in part_rows(DENSE[0], results))
+    assert "+0.0100 (one seed, no interval)" in numbers
+    assert "inf" not in numbers
+
+
+def test_one_method_with_one_seed_is_enough_to_leave_a_claim_open() -> None:
+    whole = nyuv2([0, 1, 2])
+    records = [record for record in whole.records if record.method != "pcgrad" or record.seed == 0]
+    assert on_nyuv2([result_set("uneven", records)], 1)["Verdict"] == "not testable here"
+
+
+def test_without_seven_methods_dense_claims_say_what_is_missing() -> None:
+    results = nyuv2([0, 1]).narrowed(("erm", "relif"))
+    row = on_nyuv2([results], 1)
+    assert (row["Verdict"], row["Data"]) == ("not testable here", "NYUv2 (the paper's)")
+    assert "not of all seven methods" in str(row["Why"])
+    assert part_rows(DENSE[0], results) == []
+    assert len(candidate_rows(results.reference)) == 6

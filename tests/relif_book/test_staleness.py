@@ -1,0 +1,103 @@
+"""A stale page is found, the reason named, and the command that mends it printed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from relif_book.__main__ import check, main, parse_parameters
+from relif_book.build.execute import execute_page
+from relif_book.build.staleness import stale_pages
+
+WritePage = Callable[..., Path]
+
+
+@pytest.fixture
+def executed(project: Path, write_page: WritePage) -> Path:
+    (project / "data").mkdir(exist_ok=True)
+    (project / "data" / "record.json").write_text("{}")
+    write_page("print(page.record('data/record.json').name)")
+    execute_page("tiny", project / "notebooks" / "tiny.ipynb", root=project)
+    assert stale_pages(project) == {}
+    return project
+
+
+def reasons(project: Path) -> list[str]:
+    return stale_pages(project)["tiny"]
+
+
+def test_a_changed_source(executed: Path) -> None:
+    source = executed / "notebooks" / "tiny.md"
+    source.write_text(source.read_text().replace("Some prose.", "Other prose."))
+    assert reasons(executed) == ["source notebooks/tiny.md and its notebook differ"]
+
+
+def test_an_edited_notebook(executed: Path) -> None:
+    path = executed / "notebooks" / "tiny.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source += "\nextra = 1"
+    nbformat.write(notebook, path)
+    assert reasons(executed) == ["source notebooks/tiny.md and its notebook differ"]
+
+
+def test_a_changed_record(executed: Path) -> None:
+    (executed / "data" / "record.json").write_text('{"bias": 1}')
+    assert reasons(executed) == ["data/record.json changed"]
+
+
+def test_a_lost_record(executed: Path) -> None:
+    (executed / "data" / "record.json").unlink()
+    assert reasons(executed) == ["data/record.json no longer exists"]
+
+
+def test_a_changed_package(executed: Path) -> None:
+    package = executed / "book"
+    original = package.resolve()
+    package.unlink()
+    for path in original.rglob("*.py"):
+        copy = package / path.relative_to(original)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (package / "relif_book" / "project.py").write_text("# changed\n")
+    (package / "unrelated.py").write_text("# not loaded by the page\n")
+    assert reasons(executed) == ["book/relif_book/project.py changed"]
+
+
+def test_a_notebook_without_source_and_one_never_executed(executed: Path) -> None:
+    (executed / "notebooks" / "tiny.md").rename(executed / "notebooks" / "other.md")
+    found = stale_pages(executed)
+    assert found == {
+        "other": ["it has never been executed"],
+        "tiny": ["notebooks/tiny.ipynb has no source tiny.md; delete it"],
+    }
+
+
+def test_the_check_prints_page_reason_and_mend(executed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(executed) == 0
+    (executed / "data" / "record.json").write_text("[]")
+    assert check(executed) == 1
+    printed = capsys.readouterr().out
+    assert "stale page tiny: data/record.json changed" in printed
+    assert "run `make pages`" in printed
+
+
+def test_the_command_executes_a_page_with_parameters(
+    executed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(executed / "notebooks")
+    assert main(["execute", "tiny", str(executed / "mine.ipynb"), "-p", "seed", "7"]) == 0
+    assert "seed = 7" in (executed / "mine.ipynb").read_text()
+    assert main(["execute", "tiny", "x.ipynb", "-p", "sede", "7"]) == 1
+    assert "unknown parameter sede" in capsys.readouterr().err
+
+
+def test_parameters_from_the_shell_are_python_values_where_they_look_like_them() -> None:
+    given = [["seed", "3"], ["profile", "full"], ["rate", "1e-3"], ["seeds", "[0, 1]"], ["flag", "True"]]
+    assert parse_parameters(given) == {
+        "seed": 3,
+        "profile": "full",
+        "rate": 1e-3,
+        "seeds": [0, 1],
+        "flag": True,
+    }

@@ -1,0 +1,99 @@
+"""What tables and figures show, and what they refuse."""
+
+import io
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from relif_book.figures import style as figures
+from relif_book.figures.tables import Table, format_cell, mean_sd
+from relif_core.errors import InputError
+
+
+def test_mean_and_sample_standard_deviation() -> None:
+    assert mean_sd([1, 2, 3], digits=2) == "2.00 ± 1.00"
+    assert mean_sd([0.5]) == "0.500"
+    assert mean_sd([-1e-9, 0.0]) == "0.000 ± 0.000", "zero has no sign"
+    with pytest.raises(InputError, match="finite"):
+        mean_sd([1.0, float("nan")])
+    with pytest.raises(InputError, match="finite"):
+        mean_sd([])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.12345, "0.123"),
+        (12345, "12,345"),
+        (None, "–"),
+        (float("nan"), "–"),
+        ("a", "a"),
+        (np.float64(0.5), "0.500"),
+    ],
+)
+def test_cells(value: object, text: str) -> None:
+    assert format_cell(value) == text
+
+
+def test_a_table_is_accessible_and_escaped() -> None:
+    rows = [{"Pair": "<a>", "Bias": 0.25}, {"Pair": "b", "Bias": None}]
+    html = Table(rows, caption="Bias & pairs.", digits={"Bias": 1})._repr_html_()
+    HTMLParser().feed(html)
+    assert "<caption><span>Bias &amp; pairs.</span></caption>" in html
+    assert '<th scope="row">&lt;a&gt;</th><td class="relif-number">0.2</td>' in html
+    assert '<th scope="col" class="relif-number">Bias</th>' in html
+
+
+def test_a_table_as_text_lines_its_columns_up() -> None:
+    lines = repr(
+        Table([{"Method": "ERM", "Bias": 0.5}, {"Method": "ReLiF", "Bias": 10.25}], caption="C.")
+    ).splitlines()
+    assert lines == ["C.", "Method    Bias", "ERM      0.500", "ReLiF   10.250"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "caption", "message"),
+    [
+        ([], "C.", "at least one row"),
+        ([{"a": 1}], " ", "caption"),
+        ([{"a": 1}, {"b": 1}], "C.", "row 1 of table 'C.'"),
+    ],
+)
+def test_bad_tables(rows: list[dict[str, int]], caption: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Table(rows, caption=caption)
+
+
+def test_a_figure_is_drawn_to_the_same_bytes_and_needs_words() -> None:
+    def draw() -> bytes:
+        figure, axes = figures.new_figure(columns=2)
+        axes[0].plot([0, 1], color=figures.colour_of("ReLiF"), marker=figures.marker_of("ReLiF"))
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", metadata={"Software": None})
+        return stream.getvalue()
+
+    assert draw() == draw()
+    figure, _ = figures.new_figure()
+    with pytest.raises(InputError, match="alternative text"):
+        figures.show(figure, alt="  ")
+
+
+def test_methods_differ_in_colour_and_marker_and_strangers_are_named() -> None:
+    assert len(set(figures.METHOD_COLOURS.values())) == len(figures.METHOD_COLOURS)
+    assert len(set(figures.METHOD_MARKERS.values())) == len(figures.METHOD_MARKERS)
+    assert set(figures.METHOD_COLOURS) == set(figures.METHOD_MARKERS)
+    with pytest.raises(InputError, match="method 'Nobody' has no colour"):
+        figures.colour_of("Nobody")
+
+
+def test_every_method_colour_stands_out_from_white() -> None:
+    """At least 2:1 against the white ground for marks of this size (the palette's lightest is sky blue)."""
+
+    def luminance(colour: str) -> float:
+        channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    contrasts = {name: 1.05 / (luminance(colour) + 0.05) for name, colour in figures.METHOD_COLOURS.items()}
+    assert min(contrasts.values()) >= 2.0, contrasts

@@ -1,0 +1,202 @@
+"""Histograms merge without loss, and what is read from them is within the proven bounds of the exact audit."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.audit.brute_force import pools, tolerances
+
+from relif_core.audit import audit
+from relif_core.audit.sketch import HistogramSketch
+from relif_core.errors import ComparabilityError, InputError, RecordError
+
+BINS = st.sampled_from([2, 16, 128, 4096])
+SLACK = 1e-12
+
+
+def split(scores: dict[str, np.ndarray], sites: int, seed: int) -> list[dict[str, np.ndarray]]:
+    """Send every score to one of the sites at random; each site gets at least one of every task."""
+    generator = np.random.default_rng(seed)
+    places = {task: generator.permutation(np.arange(len(values)) % sites) for task, values in scores.items()}
+    return [{task: values[places[task] == site] for task, values in scores.items()} for site in range(sites)]
+
+
+def centres(scores: dict[str, np.ndarray], bins: int) -> dict[str, np.ndarray]:
+    return {
+        task: (np.minimum(values * float(bins) // 1, bins - 1) + 0.5) / bins
+        for task, values in scores.items()
+    }
+
+
+def merged(parts: list[HistogramSketch]) -> HistogramSketch:
+    return sum(parts[1:], parts[0])
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    first=pools(least=5, most=200),
+    second=pools(least=5, most=200),
+    tolerance=tolerances.filter(lambda delta: delta <= 1),
+    bins=BINS,
+    sites=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_merged_is_pooled_and_within_the_bound_of_the_exact_audit(
+    first: np.ndarray, second: np.ndarray, tolerance: float, bins: int, sites: int, seed: int
+) -> None:
+    scores = {"a": np.abs(first), "b": np.abs(second)}
+    parts = [HistogramSketch.of(part, bins) for part in split(scores, sites, seed)]
+    together = merged(parts)
+    assert together.to_json() == HistogramSketch.of(scores, bins).to_json()
+    found, exact = together.audit(tolerance), audit(scores, tolerance)
+    assert abs(found.bias - exact.bias) <= 1 / bins + SLACK
+    assert found.bias_range[1] - found.bias <= 1 / bins + SLACK
+    assert found.bias - found.bias_range[0] <= 1 / bins + SLACK
+    assert found.bias_range[0] - SLACK <= exact.bias <= found.bias_range[1] + SLACK
+    low, high = found.violation_rate_range
+    assert low - SLACK <= exact.violation_rate <= high + SLACK
+    assert low <= found.violation_rate <= high
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    first=pools(least=20),
+    second=pools(least=20),
+    tolerance=st.sampled_from([0.0, 0.1, 0.275, 0.9, 1.0]),
+    least=st.integers(1, 6),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_hidden_cells_widen_the_bound_by_their_share_of_the_pairs(
+    first: np.ndarray, second: np.ndarray, tolerance: float, least: int, seed: int
+) -> None:
+    scores = {"a": np.abs(first), "b": np.abs(second)}
+    parts = [HistogramSketch.of(part, 16) for part in split(scores, 2, seed)]
+    together = merged([part.hide(least) for part in parts])
+    assert together.samples == {task: len(values) for task, values in scores.items()}
+    if not all(cells.any() for cells in together.counts.values()):
+        with pytest.raises(InputError, match="no cell of the histogram shows a sample"):
+            together.audit(tolerance)
+        return
+    shown = HistogramSketch(together.counts, {"a": 0, "b": 0}).audit(tolerance)
+    found, exact = together.audit(tolerance), audit(scores, tolerance)
+    unseen = 1 - np.prod([1 - together.hidden[task] / len(values) for task, values in scores.items()])
+    assert found.bias == shown.bias
+    assert abs(found.bias - exact.bias) <= 1 / 16 + unseen * (1 - tolerance) + SLACK
+    assert found.bias_range[0] - SLACK <= exact.bias <= found.bias_range[1] + SLACK
+    low, high = found.violation_rate_range
+    assert low - SLACK <= exact.violation_rate <= high + SLACK
+    assert low == pytest.approx((1 - unseen) * shown.violation_rate_range[0], abs=SLACK)
+    assert high <= (1 - unseen) * shown.violation_rate_range[1] + unseen + SLACK
+
+
+@settings(max_examples=200, deadline=None)
+@given(values=pools(least=2), least=st.integers(1, 30))
+def test_no_small_number_is_shown(values: np.ndarray, least: int) -> None:
+    shown = HistogramSketch.of({"a": np.abs(values), "b": np.abs(values)}, 64).hide(least)
+    for task, cells in shown.counts.items():
+        assert not np.any((cells > 0) & (cells < least))
+        assert shown.hidden[task] == 0 or shown.hidden[task] >= least or not cells.any()
+        assert cells.sum() + shown.hidden[task] == len(values)
+
+
+def test_hand_worked_case() -> None:
+    """Bins 0 and 3 against bin 1: gaps of 1 and 2 bins, a quarter and a half."""
+    found = HistogramSketch.of({"a": [0.1, 0.9], "b": [0.3]}, 4).audit(0.25)
+    assert (found.bias, found.violation_rate) == (0.125, 0.5)
+    assert found.bias_range == (0.0, 0.375)
+    assert found.violation_rate_range == (0.0, 1.0)
+
+
+def test_small_cells_are_hidden_with_company() -> None:
+    """One cell of 1 would stand out as the only hidden one, so the next smallest joins it."""
+    sketch = HistogramSketch({task: np.array([5, 1, 7, 4]) for task in "ab"}, {"a": 0, "b": 0})
+    assert sketch.hide(3).counts["a"].tolist() == [5, 0, 7, 0]
+    assert sketch.hide(3).hidden["a"] == 5
+    assert sketch.hide(1).counts["a"].tolist() == [5, 1, 7, 4]
+
+
+def test_every_score_lies_in_its_bin_to_the_last_bit() -> None:
+    edges = np.arange(1, 64) / 64
+    for dtype in (np.float32, np.float64):
+        scores = np.concatenate([edges, np.nextafter(edges.astype(dtype), dtype(0)), [0, 1]]).astype(dtype)
+        assert HistogramSketch.of({"a": scores, "b": scores}, 64).counts["a"].tolist() == [2] * 64
+
+
+@settings(max_examples=50, deadline=None)
+@given(first=pools(least=2), second=pools(least=2), third=pools(least=2), tolerance=st.floats(0, 1))
+def test_errors_are_those_of_the_exact_audit_of_the_bin_centres(
+    first: np.ndarray, second: np.ndarray, third: np.ndarray, tolerance: float
+) -> None:
+    scores = {"a": np.abs(first), "b": np.abs(second), "c": np.abs(third)}
+    found, exact = HistogramSketch.of(scores, 64).audit(tolerance), audit(centres(scores, 64), tolerance)
+    assert found.bias == pytest.approx(exact.bias, abs=SLACK)
+    assert found.bias_se == pytest.approx(exact.bias_se, abs=1e-9)
+    assert found.freedom == exact.freedom
+
+
+@pytest.mark.parametrize("unit", ["subject", "site"])
+def test_sums_of_the_sites_give_the_error_clustered_by_unit(unit: str) -> None:
+    generator = np.random.default_rng(4)
+    level = generator.beta(2, 5, 60)
+    subjects = {task: np.repeat(np.arange(60), 4) for task in "abc"}
+    scores = {
+        task: np.clip(level[own] + generator.normal(0, 0.05, 240), 0, 1) for task, own in subjects.items()
+    }
+    site = {task: own // 10 for task, own in subjects.items()}
+    parts = [{task: values[site[task] == k] for task, values in scores.items()} for k in range(6)]
+    own_subjects = [{task: own[site[task] == k] for task, own in subjects.items()} for k in range(6)]
+    sketches = [HistogramSketch.of(part, 256) for part in parts]
+    together = merged(sketches)
+    if unit == "site":
+        sums = together.site_sums(sketches, 0.1)
+    else:
+        answers = [together.subject_sums(*own, 0.1) for own in zip(parts, own_subjects, strict=True)]
+        sums = sum(answers[1:], answers[0])
+    found = together.audit(0.1, sums)
+    exact = audit(centres(scores, 256), 0.1, subjects=site if unit == "site" else subjects)
+    assert (found.clustered_by, found.clusters) == (unit, exact.clusters)
+    assert found.bias_se == pytest.approx(exact.bias_se, rel=1e-9)
+    assert found.violation_rate_se == pytest.approx(exact.violation_rate_se, rel=1e-9)
+    assert found.freedom == pytest.approx(exact.freedom)
+    assert found.bias_interval()[0] < found.bias_range[0] < found.bias_range[1] < found.bias_interval()[1]
+
+
+def test_what_does_not_belong_together_is_refused() -> None:
+    sketch = HistogramSketch.of({"a": [0.1, 0.9], "b": [0.3, 0.2]}, 16, score_definition="ruler 1")
+    for other, message in (
+        (HistogramSketch.of({"a": [0.1], "b": [0.3]}, 32, score_definition="ruler 1"), "number of bins"),
+        (HistogramSketch.of({"a": [0.1], "c": [0.3]}, 16, score_definition="ruler 1"), "tasks"),
+        (HistogramSketch.of({"a": [0.1], "b": [0.3]}, 16, score_definition="ruler 2"), "score definition"),
+    ):
+        with pytest.raises(ComparabilityError, match=message):
+            sketch + other
+    for bins in (3, 1, True, 2.0, 1 << 21):
+        with pytest.raises(InputError, match="power of two"):
+            HistogramSketch.of({"a": [0.1], "b": [0.3]}, bins)
+    sums = sketch.site_sums([sketch], 0.1)
+    with pytest.raises(InputError, match="belong to other histograms or tolerances"):
+        sketch.audit(0.2, sums)
+    with pytest.raises(InputError, match="do not add up"):
+        sketch.site_sums([sketch, sketch], 0.1)
+
+
+def test_json_holds_counts_alone_and_damage_is_noticed() -> None:
+    sketch = HistogramSketch.of({"a": [0.1, 0.9], "b": [0.3, 0.2]}, 4, score_definition="ruler 1").hide(1)
+    content = json.loads(sketch.to_json())
+    assert content["tasks"] == {
+        "a": {"hidden": 0, "counts": [1, 0, 0, 1]},
+        "b": {"hidden": 0, "counts": [1, 1, 0, 0]},
+    }
+    for damage in (
+        {"schema": "other"},
+        {"tasks": {"a": content["tasks"]["a"]}},
+        {"tasks": {**content["tasks"], "b": {"hidden": 0, "counts": [1, -1, 0, 0]}}},
+        {"tasks": {**content["tasks"], "b": {"hidden": 0, "counts": [1, 0.5, 0, 0]}}},
+        {"tasks": {**content["tasks"], "b": {"hidden": 0, "counts": [1, 0]}}},
+    ):
+        with pytest.raises(RecordError, match="histogram is damaged"):
+            HistogramSketch.from_json(json.dumps({**content, **damage}))
+    with pytest.raises(RecordError, match="histogram is damaged"):
+        HistogramSketch.from_json("[1")

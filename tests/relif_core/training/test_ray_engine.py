@@ -1,0 +1,132 @@
+"""A study on several machines: a cluster of two local nodes loses a worker process, then a node, and the records are the same."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relif_core.errors import InputError
+from relif_core.record import load_records
+from relif_core.settings import RunSettings
+from relif_core.studies.grid import grid, run_study
+
+pytest.importorskip("ray", reason="the package ray is not installed")
+# Ray leaves sockets and processes to be collected when a node is taken away.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def small_grid() -> list[RunSettings]:
+    return grid(
+        ["erm", "relif"], [0, 1], model={"hidden": 12, "head_width": 8},
+        training={"epochs": 3, "batch_size": 32, "learning_rate": 3e-3},
+    )  # fmt: skip
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {record.key: record.digest() for record in load_records(folder)}
+
+
+@pytest.fixture(scope="module")
+def alone(icu_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The records of the same study in this process, undisturbed."""
+    folder = tmp_path_factory.mktemp("alone")
+    run_study(small_grid(), icu_folder, folder)
+    return digests(folder)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster whose head computes nothing and whose two nodes hold one core each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        import ray
+        from ray.cluster_utils import Cluster
+
+        # A node is given up after five seconds of silence, not half a minute.
+        system = {
+            "health_check_initial_delay_ms": 0,
+            "health_check_period_ms": 500,
+            "health_check_failure_threshold": 10,
+        }
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": system},
+        )  # fmt: skip
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        cluster.wait_for_nodes()
+        yield cluster, nodes
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def study_with_a_loss(ring: Any, data: Path, target: Path, lose: Callable[[], object]) -> None:
+    """Run the study on the cluster; at the first report of an epoch something is lost. All runs must finish."""
+    lost: list[object] = []
+
+    def lose_once(name: str, report: object) -> None:
+        if not lost and report is not None:
+            lost.append(lose())
+
+    summary = run_study(
+        small_grid(), data, target, workers=2, watch=lose_once, engine="ray", address=ring.address
+    )
+    assert lost
+    assert (summary.made, summary.failed) == (4, {})
+
+
+def parent(process: int) -> int:
+    """The parent's id; 0 where the process is gone."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def below(process: int, ancestor: int) -> bool:
+    while process > 1:
+        process = parent(process)
+        if process == ancestor:
+            return True
+    return False
+
+
+def working_processes() -> list[int]:
+    """Worker processes below this one that have a task of the study under way; Ray names them after it."""
+    found = []
+    for place in Path("/proc").iterdir():
+        try:
+            busy = place.name.isdigit() and (place / "cmdline").read_bytes().startswith(b"ray::_work")
+        except OSError:
+            continue
+        if busy and below(int(place.name), os.getpid()):
+            found.append(int(place.name))
+    return found
+
+
+def test_a_killed_worker_process_changes_nothing(
+    cluster: Any, icu_folder: Path, tmp_path: Path, alone: dict[str, str]
+) -> None:
+    ring, _ = cluster
+
+    def kill() -> None:
+        os.kill(working_processes()[0], signal.SIGKILL)
+
+    study_with_a_loss(ring, icu_folder, tmp_path, kill)
+    assert digests(tmp_path) == alone
+
+
+def test_a_killed_node_changes_nothing(
+    cluster: Any, icu_folder: Path, tmp_path: Path, alone: dict[str, str]
+) -> None:
+    ring, nodes = cluster
+    study_with_a_loss(ring, icu_folder, tmp_path, lambda: ring.remove_node(nodes[0], allow_graceful=False))
+    assert digests(tmp_path) == alone
+
+
+def test_unknown_engines_are_refused(icu_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no engine is called 'abacus'"):
+        run_study(small_grid(), icu_folder, tmp_path, engine="abacus")

@@ -1,0 +1,118 @@
+"""A reading of eICU tables that was killed goes on where it was, and never mixes old files with new ones."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relif_core.errors import DataError
+from relif_core.tensors.clinical import check_tensors
+from relif_data.eicu import prepare, raw_tables, resume, write_raw
+from relif_data.synthetic_icu import simulate
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return simulated tables of 30 stays."""
+    return write_raw(simulate(30, hours=48, seed=1), tmp_path / "raw")
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, source: Path, target: Path, table: str) -> None:
+    """Let a reading die after half of the named table has entered the grid."""
+    original = raw_tables.read_events
+
+    def dying(wanted: Any, path: Path, grid: Any, trust: int, progress: Any) -> Any:
+        result = original(wanted, path, grid, trust, progress)
+        if wanted.name == table:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(raw_tables, "read_events", dying)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, target)
+
+
+def test_finished_tables_are_not_read_again(
+    monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path
+) -> None:
+    """The continued reading keeps finished tables, gives the same tensors, and leaves nothing behind."""
+    whole = check_tensors(prepare(source, tmp_path / "whole")).fingerprint
+    target = tmp_path / "out"
+    interrupt(monkeypatch, source, target, "nurseCharting")
+    assert not target.exists()
+    said: list[str] = []
+    assert check_tensors(prepare(source, target, progress=said.append)).fingerprint == whole
+    kept = [line.split(":")[0] for line in said if "kept from the interrupted reading" in line]
+    assert "vitalPeriodic" in kept
+    assert "nurseCharting" not in kept
+    assert not resume.work_folder(target).exists()
+
+
+def test_a_changed_table_starts_over(monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path) -> None:
+    """Other options, another cohort or another file under a begun table's name keep nothing."""
+    target = tmp_path / "out"
+    interrupt(monkeypatch, source, target, "nurseCharting")
+    path = source / "vitalPeriodic.csv.gz"
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+    said: list[str] = []
+    prepare(source, target, progress=said.append)
+    assert not any("kept" in line for line in said)
+    interrupt(monkeypatch, source, tmp_path / "other", "nurseCharting")
+    said.clear()
+    prepare(source, tmp_path / "other", maximum_hours=48, progress=said.append)
+    assert not any("kept" in line for line in said)
+
+
+def test_a_damaged_state_starts_over(monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path) -> None:
+    """A state file that is cut off counts for nothing."""
+    target = tmp_path / "out"
+    interrupt(monkeypatch, source, target, "nurseCharting")
+    (resume.work_folder(target) / resume.STATE).write_text('{"key": ')
+    said: list[str] = []
+    check_tensors(prepare(source, target, progress=said.append))
+    assert not any("kept" in line for line in said)
+
+
+def test_a_killed_process_leaves_nothing_that_reads_as_whole(source: Path, tmp_path: Path) -> None:
+    """kill -9 after the first tables: no target, and the next call finishes with the same fingerprint."""
+    whole = check_tensors(prepare(source, tmp_path / "whole")).fingerprint
+    target = tmp_path / "out"
+    script = (
+        "import os, signal, sys\n"
+        "from relif_data.eicu import prepare\n"
+        "def say(line):\n"
+        "    if line.startswith('nurseCharting'): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "prepare(sys.argv[1], sys.argv[2], progress=say)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(source), str(target)], check=False, timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    assert not target.exists()
+    assert check_tensors(prepare(source, target)).fingerprint == whole
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path) -> None:
+    """Space for the grid is reserved before reading, so that a full disk is an error and no crash."""
+
+    def refuse(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.os, "posix_fallocate", refuse)
+        with pytest.raises(DataError, match=r"free space on that disk"):
+            prepare(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("relif_core.tensors.folder.np.save", full)
+        with pytest.raises(DataError, match=r"out cannot be written .*free space"):
+            prepare(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert check_tensors(prepare(source, tmp_path / "out")).folder.is_dir(), "and the next call goes on"

@@ -1,0 +1,133 @@
+"""What a public summary of clinical data says and what it hides."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relif_book.evidence.cohorts import channel_rows, draw_cohort_flow, group_rows, label_rows, size_rows
+from relif_book.figures.style import new_figure
+from relif_core.errors import InputError
+from relif_core.tensors.clinical import ClinicalTensors
+from relif_data import prepare
+from relif_data.summary import (
+    SMALL_CELL,
+    guarded_effects,
+    least_count,
+    merged_steps,
+    summarise_tensors,
+)
+
+RECORDS = Path(__file__).parents[2] / "data" / "records" / "clinical_data"
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory: pytest.TempPathFactory) -> ClinicalTensors:
+    """Return 80 simulated stays."""
+    target = tmp_path_factory.mktemp("icu") / "tensors"
+    return ClinicalTensors.open(prepare("synthetic_icu", None, target, stays=80, seed=1))
+
+
+def test_counts_are_those_of_the_arrays(tensors: ClinicalTensors) -> None:
+    """Nothing is hidden of simulated stays, and every count agrees with the arrays."""
+    found = summarise_tensors(tensors)
+    arrays = tensors.arrays
+    assert found["least_count"] == 1
+    assert (found["stays"], found["stay_hours"]) == (80, len(arrays["values"]))
+    assert sum(part["stays"] for part in found["splits"].values()) == 80
+    hours = [channel["observed_hours"] for channel in found["channels"]]
+    assert hours == arrays["observed"].sum(axis=0).tolist()
+    for task in found["tasks"]:
+        mask = arrays[f"masks/{task['name']}"]
+        assert sum(part["labels"] for part in task["splits"].values()) == mask.sum()
+        if task["kind"] != "multilabel":
+            assert all(sum(part["counts"]) == part["labels"] for part in task["splits"].values())
+    for group in found["groups"]:
+        assert sum(group["stays"]) == 80
+    json.dumps(found, allow_nan=False)
+
+
+def test_small_counts_are_hidden_and_cannot_be_computed(tensors: ClinicalTensors) -> None:
+    """With a least count no shown number lies below it, and no partition hides exactly one level."""
+    found = summarise_tensors(tensors, least=SMALL_CELL)
+    for group in found["groups"]:
+        shown = [count for count in group["stays"] if count is not None]
+        assert all(count == 0 or count >= SMALL_CELL for count in shown)
+        assert len(group["stays"]) - len(shown) != 1
+    for task in found["tasks"]:
+        for part in task["splits"].values():
+            shown = [count for count in part["counts"] if count is not None]
+            assert all(count == 0 or count >= SMALL_CELL for count in shown)
+            if task["kind"] != "multilabel":
+                assert len(part["counts"]) - len(shown) != 1
+    for channel in found["channels"]:
+        stays = channel["observed_stays"]
+        assert stays is None or stays in (0, 80) or SMALL_CELL <= stays <= 80 - SMALL_CELL
+
+
+def test_rules_that_removed_few_join_a_neighbour() -> None:
+    """The flow keeps its ends, its sum and its order; no shown rule removed 1 to 9 stays."""
+
+    def step(rule: str, removed: int, stays: int) -> dict[str, object]:
+        return {"rule": rule, "removed": removed, "stays": stays, "subjects": stays}
+
+    steps = [step("all", 0, 100), step("a", 3, 97), step("b", 0, 97), step("c", 20, 77), step("d", 2, 75)]
+    merged = merged_steps(steps, 10)
+    assert [item["removed"] for item in merged] == [0, 25]
+    assert merged[-1] == {"rule": "a; b; c; d", "removed": 25, "stays": 75, "subjects": 75}
+    assert merged_steps(steps, 1) == steps
+    only_small = merged_steps([step("all", 0, 20), step("a", 4, 16)], 10)
+    assert only_small[0]["stays"] is None
+    assert only_small[1]["removed"] is None
+
+
+def test_guarded_data_have_a_least_count(tensors: ClinicalTensors) -> None:
+    """Real MIMIC-III and eICU stays, the demos too, show no count below ten; other open data do."""
+
+    def least_of(**changes: object) -> int:
+        return least_count(dataclasses.replace(tensors, manifest={**tensors.manifest, **changes}))
+
+    assert least_of(synthetic=False, dataset="mimic3") == SMALL_CELL
+    assert least_of(synthetic=False, dataset="physionet2012") == 1
+    assert least_of(synthetic=False, dataset="other", output_policy="aggregate") == SMALL_CELL
+    assert least_of(dataset="mimic3") == 1
+    with pytest.raises(InputError, match="at least 1"):
+        summarise_tensors(tensors, least=0)
+
+
+def test_tables_and_flow_of_a_summary(tensors: ClinicalTensors) -> None:
+    """Every summary, full or with hidden counts, can be printed and drawn."""
+    for least in (1, SMALL_CELL):
+        found = summarise_tensors(tensors, least=least)
+        assert size_rows([found])[0]["Stays"] == 80
+        assert len(channel_rows(found)) == 17
+        assert label_rows(found)[0]["Read at"] == "hour 48"
+        assert len(group_rows(found)) == 3
+        axes = new_figure()[1]
+        draw_cohort_flow(axes, found)
+        assert "80 stays of" in " ".join(text.get_text() for text in axes.texts)
+
+
+@pytest.mark.parametrize("name", ["physionet2012", "eicu_demo", "mimic3_demo"])
+def test_committed_summaries_hold_aggregates_only(name: str) -> None:
+    """The committed files show no small count of guarded data and no list as long as the cohort."""
+    found = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+    assert found["least_count"] == (1 if name == "physionet2012" else SMALL_CELL)
+    removed = [step["removed"] for step in found["cohort"]]
+    assert all(count == 0 or count >= found["least_count"] for count in removed)
+    for group in found["groups"]:
+        shown = np.array([count for count in group["stays"] or [] if count], dtype=int)
+        assert (shown >= found["least_count"]).all()
+    assert max(len(found[key]) for key in ("channels", "tasks", "groups", "notes", "cohort")) < 60
+
+
+def test_repair_effects_hide_few_stays_and_labels() -> None:
+    """Cells go with the stays that hold them, and a handful of changed labels is not shown; zeros stay zeros."""
+    row = {"repair": "a", "events": 3, "value_cells": 40, "mask_cells": 2, "all_cells": 900, "stays": 4}
+    (found,) = guarded_effects([row | {"los_labels": 0, "mortality_labels": 3}], SMALL_CELL)
+    assert (found["value_cells"], found["mask_cells"], found["stays"]) == (None, None, None)
+    assert (found["los_labels"], found["mortality_labels"], found["all_cells"]) == (0, None, 900)
+    (kept,) = guarded_effects([row | {"stays": 12, "los_labels": 30}], SMALL_CELL)
+    assert (kept["value_cells"], kept["los_labels"]) == (40, 30)
