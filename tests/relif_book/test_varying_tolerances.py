@@ -23,9 +23,8 @@ Found = tuple[dict[str, Any], ClinicalTensors, list[Path], ReferenceTolerance]
 
 @pytest.fixture(scope="module")
 def made(icu_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    from tests.training.conftest import SMALL
-
     from relif_core.settings import method_settings
+    from tests.conftest import SMALL
 
     tensors = ClinicalTensors.open(icu_folder)
     problem, place = ClinicalProblem(tensors), tmp_path_factory.mktemp("runs")

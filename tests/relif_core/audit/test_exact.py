@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.audit.brute_force import GRID, all_pairs, pools, tolerances
 
 from relif_core.audit import audit, bias_curve
 from relif_core.audit.exact import reach
 from relif_core.audit.pools import Pool, sorted_pool_with_codes
 from relif_core.audit.sorting import sorting_order
+from tests.relif_core.audit.brute_force import GRID, all_pairs, pools, tolerances
 
 
 @settings(max_examples=300, deadline=None)

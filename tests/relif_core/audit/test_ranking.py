@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.audit.brute_force import pools
 
 from relif_core.audit import audit, drift_budget, ranking_certificate
 from relif_core.errors import InputError
+from tests.relif_core.audit.brute_force import pools
 
 PAIRS = (("a", "b"), ("a", "c"), ("b", "c"))
 unit = st.floats(0, 1)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.audit.brute_force import pools, tolerances
 
 from relif_core.audit import audit
 from relif_core.audit.sketch import HistogramSketch
 from relif_core.errors import ComparabilityError, InputError, RecordError
+from tests.relif_core.audit.brute_force import pools, tolerances
 
 BINS = st.sampled_from([2, 16, 128, 4096])
 SLACK = 1e-12

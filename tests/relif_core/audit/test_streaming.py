@@ -10,11 +10,11 @@ import polars
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.audit.brute_force import pools
 
 from relif_core.audit import HistogramSketch
 from relif_core.audit.streaming import sketch_file, sketch_folder
 from relif_core.errors import DataError, InputError
+from tests.relif_core.audit.brute_force import pools
 
 
 def written(folder: Path, name: str, columns: dict[str, Any]) -> Path:
