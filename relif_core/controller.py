@@ -10,7 +10,13 @@ from typing import SupportsFloat
 
 from relif_core.errors import InputError, RecordError
 
-__all__ = ["ConstantWeight", "Controller", "ProportionalIntegralController", "ViolationController"]
+__all__ = [
+    "ConstantWeight",
+    "Controller",
+    "ProportionalIntegralController",
+    "ViolationController",
+    "controller_of",
+]
 
 
 class Controller:
@@ -274,3 +280,16 @@ class ProportionalIntegralController(_BoundedController):
         self._integral = min(max(self._integral + self.integral_gain * error, lowest), highest)
         exponent = min(max(self._integral + self.proportional_gain * error, lowest), highest)
         return self.initial * math.exp(exponent)
+
+
+def controller_of(
+    kind: str, *, step_size: float, proportional_gain: float, **common: float | int
+) -> Controller:
+    """Return the controller that a run's settings describe: the fields of its ``ControllerSettings``."""
+    if kind == "constant":
+        return ConstantWeight(float(common["initial"]), ema=float(common["ema"]))
+    if kind == "proportional_integral":
+        return ProportionalIntegralController(
+            integral_gain=step_size, proportional_gain=proportional_gain, **common
+        )
+    return ViolationController(step_size=step_size, **common)

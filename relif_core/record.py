@@ -1,8 +1,8 @@
 """What a finished run leaves: a folder with ``record.json`` and ``arrays.npz``, readable without torch.
 
 ``record.json`` holds the key, settings, data set, result and circumstances; ``arrays.npz`` the audit scores per split and
-task, the calibration distances and the step traces. ``result`` and the arrays are determined by the key; ``made`` (times,
-machine, versions) is not.
+task, the calibration distances, the step trace and the readings of every epoch. ``result`` and the arrays are determined by the
+key on one kind of processor; ``made`` (times, machine, sources, versions) is not. Fields that came later are optional.
 """
 
 import hashlib
@@ -10,17 +10,22 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from relif_core.calibration import LabelledLogits
+from relif_core.controller import controller_of
 from relif_core.errors import RecordError
 from relif_core.files import atomic_file, write_json
 from relif_core.settings import RunSettings, as_json, settings_from
 
 FORMAT = "relif-record-1"
+#: The four ways to read a run's audit scores, and the arrays that hold them: the selected or the last epoch, raw or after one
+#: temperature per task.
+VIEWS = {"": "score", "calibrated": "calibrated", "last": "last", "last_calibrated": "last_calibrated"}
 
 
 def run_key(settings: RunSettings, data_fingerprint: str, device: str) -> str:
@@ -35,7 +40,11 @@ class Record:
 
     ``content`` is record.json. ``arrays`` maps ``score/<split>/<task>`` (float32, one per sample with a label), and under
     the same name ``sample/...`` (its row in the data set) and ``subject/...`` (its subject's number), to arrays, besides
-    ``calibration/distances`` and ``trace/<name>``.
+    ``calibration/distances`` and ``trace/violation_rate``. Under ``calibrated/``, ``last/`` and ``last_calibrated/`` stand the scores of
+    the other :data:`VIEWS`; ``logit/`` and ``last_logit/`` (float16 [rows, classes]), ``label/`` and ``rows/`` (labelled hours of
+    each sample, where a sample has several) are what they were made of. ``epoch/<split>/<quantity>`` [epochs, ...] follows
+    ``epoch/<split>/epoch``; its curves [epochs, D] belong to ``epoch/tolerances``. ``histogram/<view>/<split>/<task>`` stands in
+    published records for scores that were left out.
     """
 
     content: dict[str, Any]
@@ -71,9 +80,25 @@ class Record:
         """Task names in the data set's order, which is the audit's order."""
         return tuple(task["name"] for task in self.content["dataset"]["tasks"])
 
-    def scores(self, split: str = "test") -> dict[str, np.ndarray]:
-        """Return the audit pools of a split: task → scores [n] in [0, 1]."""
-        return self._per_task("score", split)
+    def scores(self, split: str = "test", view: str = "") -> dict[str, np.ndarray]:
+        """Return the audit pools of a split in one of the :data:`VIEWS`: task → scores [n] in [0, 1]."""
+        return self._per_task(VIEWS[view], split)
+
+    def has(self, view: str, split: str = "test") -> bool:
+        """Tell whether a record holds the audit pools of a view."""
+        return any(name.startswith(f"{VIEWS[view]}/{split}/") for name in self.arrays)
+
+    def logits(self, split: str = "test", *, last: bool = False) -> dict[str, LabelledLogits]:
+        """Return the logits and labels of a split at the selected or the last epoch; empty where the record keeps none."""
+        kinds = {task["name"]: task.get("kind", "") for task in self.content["dataset"]["tasks"]}
+        found = {}
+        for task in self.tasks:
+            place = f"{split}/{task}"
+            logits = self.arrays.get(f"{'last_' if last else ''}logit/{place}")
+            if logits is not None and f"label/{place}" in self.arrays:
+                rows = self.arrays.get(f"rows/{place}", np.ones(len(logits), dtype=np.int32))
+                found[task] = LabelledLogits(kinds[task], logits, self.arrays[f"label/{place}"], rows)
+        return found
 
     def subjects(self, split: str = "test") -> dict[str, np.ndarray]:
         """Return the subject of every pool entry: task → numbers [n]."""
@@ -85,8 +110,20 @@ class Record:
         return {(item["tasks"][0], item["tasks"][1]): item["tolerance"] for item in pairs}
 
     def trace(self, name: str) -> np.ndarray:
-        """Return a step trace: ``weight``, ``violation_rate`` or ``smoothed_rate`` [steps]."""
-        return self.arrays[f"trace/{name}"]
+        """Return a step trace: ``weight``, ``violation_rate`` or ``smoothed_rate`` [steps].
+
+        Records keep the rates; weights and smoothed rates are what the controller makes of them, to the last bit.
+        """
+        if f"trace/{name}" in self.arrays:
+            return self.arrays[f"trace/{name}"]
+        controller = controller_of(**asdict(self.settings.controller))
+        steps = []
+        for rate in self.arrays["trace/violation_rate"].tolist():
+            weight = controller.update(rate)
+            smoothed = controller.smoothed_rate
+            steps.append((weight, np.nan if smoothed is None else smoothed))
+        found = np.array(steps).reshape(-1, 2)
+        return found[:, ("weight", "smoothed_rate").index(name)]
 
     def _per_task(self, kind: str, split: str) -> dict[str, np.ndarray]:
         found = {

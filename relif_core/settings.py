@@ -16,6 +16,14 @@ from relif_core.errors import InputError
 
 ADDED: Mapping[str, Any] = {"added_after_records_were_made": True}
 
+#: The state of the numerics: part of a run's key, and raised whenever the same settings would give other numbers.
+#:
+#: 1. Records made before there was a revision; their JSON does not name it.
+#: 2. Balancers and means skip tasks that a batch has no label for; heads start at the base rates of their labels; dropout
+#:    masks are drawn only where a head reads; AdamW is fused; validation runs in the training precision; GradNorm's weights
+#:    take Adam steps; every epoch is audited (``epoch/`` arrays).
+REVISION = 2
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -110,6 +118,8 @@ class RunSettings:
     balancer: str = "erm"
     penalty: bool = True
     seed: int = 0
+    #: See ``REVISION``; records that do not name it are of revision 1.
+    revision: int = field(default=REVISION, metadata={**ADDED, "before": 1})
     model: ModelSettings | DenseModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     surrogate: SurrogateSettings = field(default_factory=SurrogateSettings)
@@ -221,17 +231,25 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 
 def settings_from(kind: type[Settings], content: Mapping[str, Any]) -> Settings:
-    """Read settings of type ``kind`` back from their JSON form."""
-    return changed(kind(), content)
+    """Read settings of type ``kind`` back from their JSON form; a setting that came later has the value that it had before."""
+    before = {
+        item.name: item.metadata["before"]
+        for item in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if "before" in item.metadata
+    }
+    return changed(kind(), {**before, **content})
 
 
 def as_json(settings: Any) -> dict[str, Any]:
-    """Return settings as nested dictionaries of plain values; a setting marked ``ADDED`` only where it is not at its default."""
+    """Return settings as nested dictionaries of plain values.
+
+    A setting marked ``ADDED`` is named only where it differs from what earlier records had ("before", else its default).
+    """
     values = {item: getattr(settings, item.name) for item in dataclasses.fields(settings)}
     return {
         item.name: as_json(value) if dataclasses.is_dataclass(value) else value
         for item, value in values.items()
-        if item.metadata != ADDED or value != item.default
+        if not ADDED.items() <= item.metadata.items() or value != item.metadata.get("before", item.default)
     }
 
 

@@ -24,17 +24,14 @@ from relif_core import __version__
 from relif_core.audit import induced_tolerances
 from relif_core.audit.tolerance import reference_distances
 from relif_core.balancers import make_balancer
-from relif_core.controller import (
-    ConstantWeight,
-    Controller,
-    ProportionalIntegralController,
-    ViolationController,
-)
+from relif_core.controller import Controller, controller_of
+from relif_core.epochs import TEST_EVERY, EpochAudits, calibrated_scores
 from relif_core.errors import DivergenceError, InputError, RecordError, RunPaused
-from relif_core.files import atomic_file, package_digest
+from relif_core.files import atomic_file
 from relif_core.problems.base import Evaluation, Problem
+from relif_core.provenance import command, processor_instructions, processor_name, sources
 from relif_core.record import FORMAT, Record, run_key
-from relif_core.settings import ControllerSettings, RunSettings, TrainingSettings, as_json
+from relif_core.settings import REVISION, ControllerSettings, RunSettings, TrainingSettings, as_json
 from relif_core.surrogate import LipschitzSurrogate
 
 CHECKPOINT = "checkpoint.pt"
@@ -60,20 +57,16 @@ class EpochReport:
 
 
 Progress = Callable[[EpochReport], None]
+#: What a checkpoint carries of a loop as it is.
+_PLAIN_STATE = (
+    "epoch", "best_epoch", "best_worst", "best_weights", "best_temperatures", "last_temperatures", "seconds", "history",
+    "trace", "sources",
+)  # fmt: skip
 
 
 def make_controller(settings: ControllerSettings) -> Controller:
     """Return the rule for λ that the settings name."""
-    if settings.kind == "constant":
-        return ConstantWeight(settings.initial, ema=settings.ema)
-    common = {
-        name: getattr(settings, name) for name in ("target", "initial", "minimum", "maximum", "warmup", "ema")
-    }
-    if settings.kind == "proportional_integral":
-        return ProportionalIntegralController(
-            integral_gain=settings.step_size, proportional_gain=settings.proportional_gain, **common
-        )
-    return ViolationController(step_size=settings.step_size, **common)
+    return controller_of(**asdict(settings))
 
 
 def run(
@@ -90,7 +83,8 @@ def run(
     epoch in progress.
 
     Raises ``RecordError`` where the folder belongs to another run or is in use by another process, ``DivergenceError`` where
-    the losses leave the finite numbers, ``RunPaused`` at the deadline (start the run again to go on).
+    the losses leave the finite numbers, ``RunPaused`` at the deadline (start the run again to go on), ``InputError`` for
+    settings of another revision than this code computes.
     """
     folder = Path(folder)
     key = run_key(settings, problem.data_fingerprint, problem.device.type)
@@ -102,9 +96,15 @@ def run(
                     f"{folder} holds the record of another run ({record.key[:12]}); choose another folder"
                 )
             return record
+        if settings.revision != REVISION:
+            raise InputError(
+                f"{settings.method}, seed {settings.seed}: its settings are of revision {settings.revision}, this version "
+                f"computes revision {REVISION}; leave the revision out, or check out the version that made the record"
+            )
         began = time.time()
         loop = TrainingLoop(settings, problem.for_run(settings, folder.parent))
         resumed = _restore(loop, folder / CHECKPOINT, key)
+        loop.sources = list(dict.fromkeys([*loop.sources, sources()["source"]]))
         while not loop.finished:
             loop.train_epoch()
             loop.select()
@@ -148,8 +148,13 @@ class TrainingLoop:
         self.best_epoch = 0
         self.best_worst = -math.inf
         self.best_weights: dict[str, Tensor] = {}
+        self.best_temperatures: dict[str, float] = {}
+        self.last_temperatures: dict[str, float] = {}
+        self.audits = EpochAudits(problem.task_names)
         self.score_calibration: dict[str, Any] | None = None
         self.seconds = 0.0
+        #: Digests of the sources that took part, in order: more than one where the code changed between two calls.
+        self.sources: list[str] = []
         self.history: dict[str, list[Any]] = {
             name: [] for name in ("losses", "penalty", "weight", "smoothed_rate", "worst", "macro", "scores")
         }
@@ -214,11 +219,16 @@ class TrainingLoop:
         return torch.cat([losses.detach(), seen])
 
     def select(self) -> None:
-        """Evaluate on the validation split and keep the weights where Worst improved enough."""
+        """Evaluate on the validation split, audit the epoch and keep the weights where Worst improved enough."""
         evaluation = self.problem.evaluate(self.model, "validation")
         worst, macro = evaluation.utility.worst, evaluation.utility.macro
+        self.last_temperatures = self.audits.add("validation", self.epoch, evaluation)
+        if self.epoch % TEST_EVERY == 0:
+            test = self.problem.evaluate(self.model, "test")
+            self.audits.add("test", self.epoch, test, self.last_temperatures)
         if worst > self.best_worst + self.settings.training.minimum_improvement:
             self.best_worst, self.best_epoch = worst, self.epoch
+            self.best_temperatures = self.last_temperatures
             self.best_weights = {
                 name: value.detach().clone() for name, value in self.model.state_dict().items()
             }
@@ -243,16 +253,30 @@ class TrainingLoop:
             best_epoch=self.best_epoch,
         )
 
-    def best_evaluations(self) -> dict[str, Evaluation]:
-        """Put the selected weights in place, calibrate their audit scores and evaluate validation and test."""
+    def final_evaluations(self) -> dict[str, Evaluation]:
+        """Return the selected model on "validation" and "test" and the last epoch's on "last", test again.
+
+        The selected weights, with their audit scores calibrated, stay in place.
+        """
         if not self.best_weights:
             raise DivergenceError(
                 f"{self.settings.method}, seed {self.settings.seed}: validation Worst was undefined in every epoch; "
                 "give a validation split with both classes of some task"
             )
+        last = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best_weights)
         self.score_calibration = self.problem.calibrate_scores(self.model)
-        return {split: self.problem.evaluate(self.model, split) for split in ("validation", "test")}
+        found = {split: self.problem.evaluate(self.model, split) for split in ("validation", "test")}
+        found["last"] = found["test"]
+        if self.best_epoch != self.epoch:
+            selected = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.model.load_state_dict(last)
+            self.problem.calibrate_scores(self.model, self.score_calibration)
+            found["last"] = self.problem.evaluate(self.model, "test")
+            self.model.load_state_dict(selected)
+        self.audits.add("test", self.best_epoch, found["test"], self.best_temperatures)
+        self.audits.add("test", self.epoch, found["last"], self.last_temperatures)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next epoch depends on."""
@@ -260,10 +284,8 @@ class TrainingLoop:
             name: getattr(self, name).state_dict()
             for name in ("model", "balancer", "surrogate", "controller", "optimizer", "schedule")
         }
-        state |= {
-            name: getattr(self, name)
-            for name in ("epoch", "best_epoch", "best_worst", "best_weights", "seconds", "history", "trace")
-        }
+        state |= {name: getattr(self, name) for name in _PLAIN_STATE}
+        state["audits"] = self.audits.readings
         state["random"] = torch.get_rng_state()
         if self.problem.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.problem.device)
@@ -273,8 +295,9 @@ class TrainingLoop:
         """Continue from a saved state."""
         for name in ("model", "balancer", "surrogate", "controller", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
-        for name in ("epoch", "best_epoch", "best_worst", "best_weights", "seconds", "history", "trace"):
+        for name in _PLAIN_STATE:
             setattr(self, name, state[name])
+        self.audits.readings = state["audits"]
         torch.set_rng_state(state["random"].cpu())
         if self.problem.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.problem.device)
@@ -321,28 +344,34 @@ class TrainingLoop:
         return math.nan if rate is None else rate
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """Describe where a run was made: processor or GPU, threads, and library versions."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as stream:
-        name = next(line.split(":", 1)[1].strip() for line in stream if line.startswith("model name"))
+def machine(device: torch.device, precision: str) -> dict[str, Any]:
+    """Describe where and by what a run was made: device, threads, precision, library versions, sources and command."""
+    on_gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
+        "device": torch.cuda.get_device_name(device) if on_gpu else processor_name(),
+        "instructions": (
+            "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+            if on_gpu
+            else processor_instructions()
+        ),
         "threads": torch.get_num_threads(),
+        "precision": precision,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
             "relif_core": __version__,
         },
-        "source": package_digest(),
+        **sources(),
+        "command": command(),
     }
 
 
 def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record:
     """Evaluate the selected weights and gather the record."""
     problem, settings = loop.problem, loop.settings
-    evaluations = loop.best_evaluations()
+    evaluations = loop.final_evaluations()
+    last = evaluations.pop("last")
     arrays: dict[str, np.ndarray] = {}
     tolerances: dict[str, list[dict[str, Any]]] = {}
     for split, evaluation in evaluations.items():
@@ -351,6 +380,7 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
             arrays[f"score/{split}/{task}"] = scores.astype(np.float32)
             arrays[f"sample/{split}/{task}"] = evaluation.samples[task].astype(np.int32)
             arrays[f"subject/{split}/{task}"] = problem.subjects(evaluation.samples[task])
+        arrays |= _outputs("", split, evaluation, loop.best_temperatures)
         embeddings = {task: evaluation.embeddings_of(task) for task in pools}
         # A run of one task has no pair of tasks, and nothing to audit.
         induced = (
@@ -363,8 +393,13 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
     arrays["calibration/distances"] = np.sort(
         reference_distances(validation.embeddings, problem.subjects(validation.order), CALIBRATION_SEED)
     )
-    for name, values in loop.trace.items():
-        arrays[f"trace/{name}"] = np.array(values, dtype=np.float64)
+    for task, scores in last.scores.items():
+        if len(scores):
+            arrays[f"last/test/{task}"] = scores.astype(np.float32)
+    arrays |= _outputs("last_", "test", last, loop.last_temperatures)
+    arrays |= loop.audits.arrays()
+    # λ and r̄ follow from the rates, which are shares of a few pairs: float32 holds them as they were.
+    arrays["trace/violation_rate"] = np.array(loop.trace["violation_rate"], dtype=np.float32)
     content = {
         "format": FORMAT,
         "key": key,
@@ -376,6 +411,8 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
             "utility": {split: evaluation.utility.as_json() for split, evaluation in evaluations.items()},
             "induced_tolerances": tolerances,
             "history": _finite(loop.history),
+            "last": {"epoch": loop.epoch, "utility": {"test": last.utility.as_json()}},
+            **({"temperatures": loop.best_temperatures} if loop.best_temperatures else {}),
             # Named only where there is one, so that records of tasks without it keep their digest.
             **({"score_calibration": loop.score_calibration} if loop.score_calibration else {}),
         },
@@ -383,10 +420,29 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
             "resumed": resumed,
             "training_seconds": round(loop.seconds, 3),
-            **machine(problem.device),
+            **machine(problem.device, settings.training.precision),
+            **({"all_sources": loop.sources} if len(loop.sources) > 1 else {}),
         },
     }
     return Record(content, arrays)
+
+
+def _outputs(
+    prefix: str, split: str, evaluation: Evaluation, temperatures: Mapping[str, float]
+) -> dict[str, np.ndarray]:
+    """Return what a split's audit can be made of again: calibrated scores, logits, and (once) labels and rows per sample."""
+    found: dict[str, np.ndarray] = {}
+    for task, scores in calibrated_scores(evaluation, temperatures).items():
+        logits = evaluation.logits[task]
+        if not len(scores):
+            continue
+        found[f"{prefix}calibrated/{split}/{task}"] = scores
+        found[f"{prefix}logit/{split}/{task}"] = logits.logits.astype(np.float16)
+        if not prefix:
+            found[f"label/{split}/{task}"] = logits.labels.astype(np.uint8)
+            if len(logits.logits) != len(logits.rows):
+                found[f"rows/{split}/{task}"] = logits.rows.astype(np.int32)
+    return found
 
 
 def _finite(value: Any) -> Any:

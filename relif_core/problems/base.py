@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from relif_core.calibration import LabelledLogits
 from relif_core.problems.utility import Utility
 from relif_core.settings import RunSettings
 
@@ -18,7 +19,9 @@ class Evaluation:
     """One split seen by one model.
 
     Per task: ``scores`` float32 [n] and ``samples`` int64 [n] (rows of the data set) for the samples that carry a label.
-    ``embeddings`` float32 [N, D] and ``order`` int64 [N] (rows of the data set) cover the whole split.
+    ``embeddings`` float32 [N, D] and ``order`` int64 [N] (rows of the data set) cover the whole split. ``logits`` holds, where a
+    task has class logits, those of its labelled rows. ``on_scale`` is False while the scores have no scale that methods
+    share (a dense ERM run in training, whose own quantiles set the scale at its end).
     """
 
     utility: Utility
@@ -26,6 +29,8 @@ class Evaluation:
     samples: dict[str, np.ndarray]
     embeddings: np.ndarray = field(repr=False)
     order: np.ndarray = field(repr=False)
+    logits: dict[str, LabelledLogits] = field(default_factory=dict, repr=False)
+    on_scale: bool = True
 
     def embeddings_of(self, task: str) -> np.ndarray:
         """Return the embeddings [n, D] of the samples in a task's pool."""
@@ -62,8 +67,9 @@ class Problem(Protocol):
     def evaluate(self, model: Any, split: str) -> Evaluation:
         """Run a model over "validation" or "test"."""
 
-    def calibrate_scores(self, model: Any) -> dict[str, Any] | None:
-        """Put the audit scores of the selected model on the scale that all methods share; return what the record says of it.
+    def calibrate_scores(self, model: Any, found: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """Put the audit scores of a model on the scale that all methods share; return what the record says of it.
 
-        None where the scores are in [0, 1] by definition.
+        ``found`` is what the selected model returned, for the same run's model of another epoch. None where the scores are in
+        [0, 1] by definition.
         """

@@ -1,12 +1,14 @@
 """Clinical tensors as a training problem: batches on the device, the model, and evaluation of a split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from relif_core.calibration import LabelledLogits
 from relif_core.errors import DataError, InputError
 from relif_core.models.clinical import ClinicalModel, audit_score
 from relif_core.problems.base import Evaluation
@@ -114,9 +116,10 @@ class ClinicalProblem:
         # Neighbours in length share a batch; everything is put back into file order below.
         by_length = stays[np.argsort(self._lengths[stays], kind="stable")]
         embeddings, scores, predictions, labels, carries = [], {}, {}, {}, {}
+        found_logits: dict[str, LabelledLogits] = {}
+        parts_of = ("score", "carries", "prediction", "label", "logit", "rows")
         gathered: dict[str, dict[str, list[Tensor]]] = {
-            task.name: {"score": [], "carries": [], "prediction": [], "label": []}
-            for task in self.tensors.tasks
+            task.name: {part: [] for part in parts_of} for task in self.tensors.tasks
         }
         for start in range(0, len(by_length), EVALUATION_BATCH):
             batch = self.batch(by_length[start : start + EVALUATION_BATCH])
@@ -131,10 +134,20 @@ class ClinicalProblem:
                 parts["carries"].append(valid.any(1) if task.level == "hourly" else valid)
                 parts["prediction"].append(probability[valid])
                 parts["label"].append(batch[f"label/{task.name}"][valid])
+                parts["logit"].append(logits[valid])
+                parts["rows"].append(valid.sum(1) if task.level == "hourly" else valid.long())
         back = np.argsort(by_length, kind="stable")
-        for name, parts in gathered.items():
+        for task in self.tensors.tasks:
+            name, parts = task.name, gathered[task.name]
             whole = {kind: torch.cat(pieces).cpu().numpy() for kind, pieces in parts.items()}
             carries[name] = whole["carries"][back]
+            in_order = np.argsort(np.repeat(by_length, whole["rows"]), kind="stable")
+            found_logits[name] = LabelledLogits(
+                task.kind,
+                whole["logit"][in_order],
+                whole["label"][in_order],
+                whole["rows"][back][carries[name]],
+            )
             scores[name] = whole["score"][back][carries[name]]
             predictions[name], labels[name] = whole["prediction"], whole["label"]
         found: dict[str, TaskUtility] = {
@@ -147,7 +160,8 @@ class ClinicalProblem:
             samples={name: stays[held] for name, held in carries.items()},
             embeddings=torch.cat(embeddings).cpu().numpy()[back],
             order=stays,
+            logits=found_logits,
         )
 
-    def calibrate_scores(self, model: ClinicalModel) -> None:
+    def calibrate_scores(self, model: ClinicalModel, found: Mapping[str, Any] | None = None) -> None:
         """Change nothing: clinical audit scores are probabilities."""

@@ -117,12 +117,15 @@ class DenseProblem:
             )
         return self._weights
 
-    def calibrate_scores(self, model: DenseModel) -> dict[str, Any]:
+    def calibrate_scores(self, model: DenseModel, found: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Calibrate the scores of a selected ERM model on its own validation scores; return the calibration in force.
 
+        With ``found``, what this returned for the run's selected model, that calibration is put in place instead.
         ``reference`` is the key of the ERM record that it comes from, None where this run is the ERM run.
         """
-        if self.calibrated_by is None:
+        if found is not None:
+            model.calibrate({task: (low, high) for task, (low, high) in found["quantiles"].items()})
+        elif self.calibrated_by is None:
             model.calibrate(self.measure_calibration(model))
         quantiles = {
             task: list(model.calibration[task]) for task in model.task_names if task != "segmentation"
@@ -195,6 +198,7 @@ class DenseProblem:
             samples={task: frames[held] for task, held in valid.items()},
             embeddings=torch.cat(embeddings).cpu().numpy(),
             order=frames,
+            on_scale=any(quantiles != (0.0, 1.0) for quantiles in model.calibration.values()),
         )
 
     @torch.no_grad()

@@ -1,0 +1,98 @@
+"""Temperature scaling: one positive number per task that divides its logits, fitted by validation NLL on the true labels.
+
+NumPy alone. With β = 1/T the mean NLL of a binary or multilabel task is mean softplus(βz) − yβz, that of a binned task
+mean log Σ_k exp(βz_k) − βz_y; both are convex in β, so the root of the derivative is the optimum (Guo et al., ICML 2017).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+#: Fitted temperatures stay inside: a task whose validation labels are separated would drive T to 0, noise to infinity.
+LOWEST, HIGHEST = 0.01, 100.0
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledLogits:
+    """The logits of a task's labelled rows: ``logits`` [n, classes], ``labels`` [n] (multilabel: [n, classes]).
+
+    ``rows`` [pool] counts the rows of each sample in the task's audit pool, in pool order: one each, except for hourly tasks.
+    """
+
+    kind: str
+    logits: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    rows: np.ndarray = field(repr=False)
+
+    def scores(self, temperature: float = 1.0) -> np.ndarray:
+        """Return the audit scores [pool], float32, of the logits divided by a temperature."""
+        values = self.logits.astype(np.float64) / temperature
+        if self.kind == "binned":
+            values -= values.max(1, keepdims=True)
+            confidence = 1 / np.exp(values).sum(1)
+        else:
+            confidence = 1 / (1 + np.exp(-values.max(1)))
+        if len(confidence) and len(confidence) != len(self.rows):
+            starts = np.concatenate([[0], np.cumsum(self.rows)[:-1]])
+            confidence = np.add.reduceat(confidence, starts) / self.rows
+        return confidence.astype(np.float32)
+
+    def predictions(self) -> np.ndarray:
+        """Return probabilities [n, classes]: softmax over the classes of a binned task, else sigmoid."""
+        values = self.logits.astype(np.float64)
+        if self.kind != "binned":
+            return 1 / (1 + np.exp(-values))
+        weights = np.exp(values - values.max(1, keepdims=True))
+        return weights / weights.sum(1, keepdims=True)
+
+
+def fit_temperature(found: LabelledLogits) -> float:
+    """Return the temperature in [``LOWEST``, ``HIGHEST``] with the smallest mean NLL of the true labels; 1 without a row.
+
+    Newton steps in log β inside a bracket that every step narrows; where Newton leaves it, the bracket is halved.
+    """
+    logits = found.logits.astype(np.float64)
+    if not logits.size or not logits.any():
+        return 1.0
+    if found.kind == "binned":
+        logits = logits - np.take_along_axis(logits, found.labels.astype(np.int64)[:, None], 1)
+    else:
+        labels = found.labels.reshape(logits.shape).astype(bool)
+        logits = np.where(labels, -logits, logits)
+
+    low, high, point = -np.log(HIGHEST), -np.log(LOWEST), 0.0
+    for _ in range(100):
+        slope, curvature = _derivatives(found.kind, logits, np.exp(point))
+        if slope > 0:
+            high = point
+        else:
+            low = point
+        beta = np.exp(point)
+        turn = curvature * beta * beta + slope * beta
+        step = -slope * beta / turn if turn > 0 else np.inf
+        inside = low < point + step < high
+        following = point + step if inside else (low + high) / 2
+        if abs(following - point) < 1e-9:
+            break
+        point = following
+    return float(np.clip(np.exp(-point), LOWEST, HIGHEST))
+
+
+def _derivatives(kind: str, logits: np.ndarray, beta: float) -> tuple[float, float]:
+    """Return the first and second derivative in β of the mean NLL."""
+    if kind == "binned":
+        # Every row holds z_k − z_y: the mean is that of log Σ exp(β(z_k − z_y)).
+        shifted = beta * (logits - logits.max(1, keepdims=True))
+        share = np.exp(shifted)
+        share /= share.sum(1, keepdims=True)
+        mean = (share * logits).sum(1)
+        return float(mean.mean()), float(((share * np.square(logits)).sum(1) - np.square(mean)).mean())
+    # Every entry holds z with the sign that makes softplus(βz) its NLL.
+    rising = 1 / (1 + np.exp(-np.clip(beta * logits, -700, 700)))
+    return float((rising * logits).mean()), float((rising * (1 - rising) * np.square(logits)).mean())
+
+
+def temperatures_of(logits: Mapping[str, LabelledLogits]) -> dict[str, float]:
+    """Return the fitted temperature of every task."""
+    return {task: fit_temperature(found) for task, found in logits.items()}
