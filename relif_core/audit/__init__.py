@@ -3,6 +3,14 @@
 from relif_core.audit.card import CARD_SCHEMA, audit_card, card_html, card_markdown
 from relif_core.audit.comparison import Comparison, compare
 from relif_core.audit.exact import BiasCurve, bias_curve
+from relif_core.audit.individual import (
+    IndividualAudit,
+    IndividualRow,
+    lipschitz_limit,
+    same_subject_audit,
+    similar_pair_audit,
+)
+from relif_core.audit.marginals import BiasParts, bias_parts, coupling_bounds, shrunk
 from relif_core.audit.protocol import audit
 from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
@@ -20,8 +28,11 @@ __all__ = [
     "AuditContext",
     "AuditResult",
     "BiasCurve",
+    "BiasParts",
     "Comparison",
     "HistogramSketch",
+    "IndividualAudit",
+    "IndividualRow",
     "InfluenceSums",
     "Influences",
     "PairAudit",
@@ -30,14 +41,20 @@ __all__ = [
     "audit",
     "audit_card",
     "bias_curve",
+    "bias_parts",
     "calibration_pairs",
     "card_html",
     "card_markdown",
     "compare",
     "conformal_tolerance",
+    "coupling_bounds",
     "drift_budget",
     "induced_tolerances",
+    "lipschitz_limit",
     "ranking_certificate",
     "reference_distances",
+    "same_subject_audit",
+    "shrunk",
+    "similar_pair_audit",
     "subject_bootstrap",
 ]

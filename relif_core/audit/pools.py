@@ -58,19 +58,21 @@ def task_pairs(tasks: Sequence[str]) -> list[Pair]:
     return list(itertools.combinations(tasks, 2))
 
 
-def checked_scores(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def checked_scores(scores: Mapping[str, Any], least: int = 2) -> dict[str, np.ndarray]:
     """Return the scores as one-dimensional float arrays, or say what is wrong with them.
 
     Each array keeps float32 or float64; other real kinds become float64.
 
     Raises:
-        InputError: fewer than two tasks, a task name that is no text, an empty pool, a wrong shape, a kind that is
+        InputError: fewer than ``least`` tasks, a task name that is no text, an empty pool, a wrong shape, a kind that is
             not numeric, NaN, or a score outside [0, 1].
     """
     if not isinstance(scores, Mapping):
         raise InputError(f"scores must map task names to score arrays, not be a {type(scores).__name__}")
-    if len(scores) < 2:
-        raise InputError(f"an audit compares tasks and needs at least two, got {len(scores)}: {list(scores)}")
+    if len(scores) < least:
+        raise InputError(
+            f"an audit compares tasks and needs at least {'two' if least > 1 else 'one'}, got {len(scores)}: {list(scores)}"
+        )
     return {task: _checked_pool(task, values) for task, values in scores.items()}
 
 
