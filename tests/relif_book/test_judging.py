@@ -1,4 +1,4 @@
-"""The rule of verdicts: its errors stay at their level, its power is what it says, and its algebra is that of all and any."""
+"""The rule of verdicts: errors at their level, power as stated, and the algebra of all and any."""
 
 import math
 
@@ -61,7 +61,7 @@ def test_a_difference_at_the_margin_is_called_equal_or_beyond_at_the_level() -> 
 
 @pytest.mark.parametrize("seeds", [3, 10])
 def test_a_claim_of_many_null_parts_errs_at_most_at_the_level(seeds: int) -> None:
-    """Six parts, none of them true or false: Holm keeps contradictions at the level and support next to never comes."""
+    """Six parts, none true or false: Holm keeps contradictions at the level, support next to never comes."""
     rows = [studies(0.0, 0.008, seeds, 0.002, seed=part) for part in range(6)]
     verdicts = [
         judge([lower("", paired(row, 0.002, SUBJECTS)) for row in claim]) for claim in zip(*rows, strict=True)
@@ -117,7 +117,7 @@ def test_equal_seeds_give_the_t_tests_of_the_library() -> None:
 
 
 def test_the_error_adds_seeds_and_subjects_by_hand() -> None:
-    """s² = 8 over 8 seeds and SE_subject 1: error √(1 + 1), degrees 2² / (1/7 + 1/100); with 2 seeds the degree of the seeds."""
+    """s² = 8 over 8 seeds, SE_subject 1: error √2, degrees 4 / (1/7 + 1/100); at 2 seeds: one."""
     found = paired([7**0.5] * 4 + [-(7**0.5)] * 4, subject_error=1.0, subjects=101)
     assert found.error == pytest.approx(2**0.5)
     assert found.freedom == pytest.approx(4 / (1 / 7 + 1 / 100))

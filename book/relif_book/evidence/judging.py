@@ -1,8 +1,9 @@
-"""How claims are judged (SPEC section 16): the error of a difference, one-sided tests, equivalence, and verdicts over several parts.
+"""How claims are judged (SPEC section 16): errors of differences, one-sided tests, equivalence, verdicts.
 
-A part carries two p-values: ``p_for`` against "it does not hold" and ``p_against`` against "it does not fail". A claim is supported
-where every part holds (intersection-union: the largest ``p_for``), contradicted where some part fails after Holm (the smallest
-``p_against`` times the number of parts), and inconclusive otherwise.
+A part carries two p-values: ``p_for`` against "it does not hold" and ``p_against`` against "it does not
+fail". A claim is supported where every part holds (intersection-union: the largest ``p_for``), contradicted
+where some part fails after Holm (the smallest ``p_against`` times the number of parts), and inconclusive
+otherwise.
 """
 
 import math
@@ -21,8 +22,8 @@ POWER = 0.8
 MOST_SEEDS = 10_000
 #: Degrees of freedom of an error that is known.
 MOST_FREEDOM = 1e9
-#: With fewer seeds the estimated degrees are so uncertain that six null parts were called contradicted in 12 % of simulated studies of
-#: three seeds; there the degrees are those of the seeds alone.
+#: With fewer seeds the estimated degrees are so uncertain that six null parts were called contradicted in 12
+#: % of simulated studies of three seeds; there the degrees are those of the seeds alone.
 FEWEST_SEEDS_FOR_SATTERTHWAITE = 7
 
 Kind = Literal["lower", "equal"]
@@ -33,8 +34,10 @@ Verdict = Literal["supported", "contradicted", "inconclusive"]
 class Difference:
     """An estimated difference of two means over seeds, with both sources of its error.
 
-    ``spread`` is s in the seeds' share s²/``seeds`` of the variance, ``subject_error`` the standard error over the draw of test subjects
-    at the seeds held as they are, ``freedom`` Satterthwaite's degrees of the sum (below seven seeds: those of the seeds alone). All is conditional on one training set and one δ.
+    ``spread`` is s in the seeds' share s²/``seeds`` of the variance, ``subject_error`` the standard error
+    over the draw of test subjects at the seeds held as they are, ``freedom`` Satterthwaite's degrees of the
+    sum (below seven
+    seeds: those of the seeds alone). All is conditional on one training set and one δ.
     """
 
     estimate: float
@@ -61,7 +64,7 @@ class Difference:
 
 
 def paired(values: Sequence[float], subject_error: float = 0.0, subjects: int = 0) -> Difference:
-    """Return the difference whose values per shared seed are given, with the standard error over ``subjects`` test subjects.
+    """Return a difference from its values per shared seed and its standard error over ``subjects`` subjects.
 
     Raises:
         InputError: Fewer than two seeds, whose spread nothing shows, or a value that is not finite.
@@ -74,7 +77,7 @@ def paired(values: Sequence[float], subject_error: float = 0.0, subjects: int = 
 def unpaired(
     first: Sequence[float], second: Sequence[float], subject_error: float = 0.0, subjects: int = 0
 ) -> Difference:
-    """Return first − second for runs that share no seed (Welch): s² is what the smaller number of seeds would need.
+    """Return first − second for runs that share no seed (Welch); ``seeds`` is the smaller number of the two.
 
     Raises:
         InputError: As :func:`paired`.
@@ -90,7 +93,8 @@ def unpaired(
 class Part:
     """One statement of a claim with the p-values of its holding and of its failing.
 
-    A part about a difference keeps it, its kind ("lower": below ``margin``; "equal": within ± ``margin``); a part made of others keeps those.
+    A part about a difference keeps it and its kind ("lower": below ``margin``; "equal": within ± ``margin``);
+    a part made of others keeps those.
     """
 
     text: str
@@ -115,7 +119,7 @@ def lower(text: str, difference: Difference, margin: float = 0.0) -> Part:
 
 
 def equal(text: str, difference: Difference, margin: float) -> Part:
-    """State that a difference lies within ± ``margin`` (two one-sided tests); it fails where it lies significantly beyond."""
+    """State that a difference lies within ± ``margin`` (two one-sided tests)."""
     inside = max(difference.below(margin), _opposite(difference).below(margin))
     size = abs(difference.estimate)
     if difference.error == 0:
@@ -133,17 +137,18 @@ def fact(text: str, holds: bool) -> Part:
 
 
 def rank_change(text: str, raw: Difference, fixed: Difference) -> Part:
-    """State that two methods change their order between two audits: bounds of opposite sign; it fails where both have one sign."""
+    """State that two methods change their order between two audits: one-sided bounds of opposite sign."""
     a, b = raw.below(0), _opposite(raw).below(0)
     c, d = fixed.below(0), _opposite(fixed).below(0)
     return Part(text, min(max(a, d), max(b, c)), min(max(a, c), max(b, d)), fixed)
 
 
 def at_least(count: int, text: str, parts: Sequence[Part]) -> Part:
-    """State that at least ``count`` of some parts hold (partial conjunction; Benjamini and Heller, Biometrics 64 (2008) 1215).
+    """State that at least ``count`` of some parts hold (partial conjunction).
 
-    With m parts, ``p_for`` is m − count + 1 times the count-th smallest; all of them: the largest; any of them: m times the smallest.
-    It fails where at least m − count + 1 fail, by the same rule.
+    With m parts, ``p_for`` is m − count + 1 times the count-th smallest; all of them: the largest; any of
+    them: m times the smallest. It fails where at least m − count + 1 fail, by the same rule.
+    Source: Benjamini and Heller, Biometrics 64 (2008) 1215–1222.
     """
     m = len(parts)
     if not 1 <= count <= m:
@@ -199,7 +204,7 @@ def power(
 
 
 def seeds_needed(powered: Callable[[int], float], target: float = POWER) -> int | None:
-    """Return the fewest seeds at which ``powered(seeds)`` reaches ``target``; None where no number of seeds does."""
+    """Return the fewest seeds at which ``powered(seeds)`` reaches ``target``; None where no number does."""
     if powered(MOST_SEEDS) < target:
         return None
     low, high = 1, MOST_SEEDS
@@ -210,9 +215,10 @@ def seeds_needed(powered: Callable[[int], float], target: float = POWER) -> int 
 
 
 def part_power(part: Part, subjects: int = 4000) -> tuple[float, int | None]:
-    """Return the power that a part's test had, and the seeds that 80 % would need; None: not reachable on this test set.
+    """Return the power that a part's test had, and the seeds that 80 % needs (None: no number reaches it).
 
-    A "lower" part is read at the seen distance from its margin, whichever side; an "equal" part at no true difference.
+    A "lower" part is read at the seen distance from its margin, whichever side; an "equal" part at no true
+    difference.
     """
     found = part.difference
     if found is None:
@@ -254,7 +260,7 @@ def _spread(values: Sequence[float]) -> tuple[int, float]:
 
 
 def _degrees(seeds: Sequence[tuple[float, int]], subject_error: float, subjects: int) -> float:
-    """Return Satterthwaite's (Σ v)² / Σ v²/df over the seeds' (variance, degrees) and the subjects' share; a share of 0 counts nothing."""
+    """Return Satterthwaite's (Σ v)² / Σ v²/df over the seeds' (variance, degrees) and the subjects' share."""
     enough = all(freedom + 1 >= FEWEST_SEEDS_FOR_SATTERTHWAITE for _, freedom in seeds)
     components = [*seeds, (subject_error**2, subjects - 1)] if enough else seeds
     present = [(variance, freedom) for variance, freedom in components if variance > 0]
