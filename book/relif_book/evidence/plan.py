@@ -225,13 +225,13 @@ def power_table(planned: Sequence[Contrast] = PLANNED) -> str:
         "| claim | study | must be shown | seeds | difference | margin | spread | power | seeds needed |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for item in planned:
-        lines.append(
-            f"| {item.claim} | {item.study} | {item.text} | {item.seeds} | {_signed(item.effect)} | "
-            f"{f'± {item.margin:g}' if item.kind == 'equal' else '–'} | "
-            f"{_range(f'{value:.4f}' for value in item.spreads)} | "
-            f"{_range(f'{value:.2f}' for value in item.powers)} | {_range(map(_seeds, item.needed))} |"
-        )
+    lines += [
+        f"| {item.claim} | {item.study} | {item.text} | {item.seeds} | {_signed(item.effect)} | "
+        f"{f'± {item.margin:g}' if item.kind == 'equal' else '–'} | "
+        f"{_range(f'{value:.4f}' for value in item.spreads)} | "
+        f"{_range(f'{value:.2f}' for value in item.powers)} | {_range(map(_seeds, item.needed))} |"
+        for item in planned
+    ]
     return "\n".join(lines)
 
 
