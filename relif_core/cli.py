@@ -76,7 +76,7 @@ def audit(
         list[str] | None, typer.Option(help="A score column, repeatable; all columns if not given.")
     ] = None,
     subject: Annotated[
-        str | None, typer.Option(help="Column of subject ids: intervals count subjects, not rows.")
+        str | None, typer.Option(help="Column of subject ids; without one every row is a subject of its own.")
     ] = None,
     group: Annotated[
         str | None, typer.Option(help="Column of group labels: every group is audited by itself too.")
@@ -125,7 +125,7 @@ def audit(
     if versus is not None:
         found = compare(result, audited(versus), level)
         low, high = found.interval
-        kind = "paired by subject" if found.paired else "not paired: name --subject for a sharper interval"
+        kind = "paired by subject" if found.paired else "not paired"
         typer.echo(f"Bias minus {versus.name}: {found.difference:+.4f} ({low:+.4f} to {high:+.4f}; {kind})")
     for path in card or []:
         write_card(path, audit_card(result, model=scores.name, level=level))

@@ -16,12 +16,13 @@ Scores = dict[str, np.ndarray]
 
 def read_score_table(
     path: Path, tasks: Sequence[str] = (), subject: str | None = None, group: str | None = None
-) -> tuple[Scores, Scores | None, Scores | None]:
+) -> tuple[Scores, Scores, Scores | None]:
     """Read a CSV or Parquet table of audit scores.
 
     One row is one sample; an empty cell means that the sample is not in that task's pool. ``tasks`` are the score columns (all
     columns but ``subject`` and ``group`` if none are named). Returns scores, subject ids and group labels, each task → array [n];
-    the last two are None where no such column is named. Raises ``InputError`` for a missing file or column, a column that is
+    the ids are row numbers where no ``subject`` is named, because the scores of one row belong to one subject, and the labels
+    None where no ``group`` is. Raises ``InputError`` for a missing file or column, a column that is
     not numeric, and a missing subject or group.
     """
     table = _read(Path(path))
@@ -30,6 +31,7 @@ def read_score_table(
             raise InputError(f"{path} has no column {wanted!r}; it has {', '.join(table.columns)}")
     names = list(tasks) or [column for column in table.columns if column not in (subject, group)]
     scores: Scores = {}
+    rows: Scores = {}
     labels: dict[str, Scores] = {name: {} for name in (subject, group) if name is not None}
     for task in names:
         column = table.get_column(task)
@@ -40,6 +42,7 @@ def read_score_table(
             )
         held = column.is_not_null()
         scores[task] = column.filter(held).to_numpy()
+        rows[task] = np.flatnonzero(held.to_numpy())
         for name, found in labels.items():
             values = table.get_column(name).filter(held)
             if values.null_count():
@@ -47,7 +50,7 @@ def read_score_table(
                     f"{path}: column {name!r} is empty in {values.null_count()} rows scored for {task!r}"
                 )
             found[task] = values.to_numpy()
-    return scores, labels.get(subject or ""), labels.get(group or "")
+    return scores, labels.get(subject or "", rows), labels.get(group or "")
 
 
 def _read(path: Path) -> "polars.DataFrame":

@@ -2,10 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
 
 from relif_core.audit.result import AuditResult
-from relif_core.audit.uncertainty import clustered_error, interval
+from relif_core.audit.uncertainty import combined_error, difference_interval
 from relif_core.errors import ComparabilityError
+
+Kind = Literal["bias", "violation_rate"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +37,11 @@ class Comparison:
 def compare(a: AuditResult, b: AuditResult, level: float = 0.95) -> Comparison:
     """Return the difference in Bias and violation rate of two models audited on the same subjects.
 
-    With influences z^a_s and z^b_s summed per subject, the standard error of Bias_a − Bias_b is
-    sqrt(G/(G−1) · Σ_s (z^a_s − z^b_s)²): what both models find hard about a subject cancels. Where a result
-    carries no influences (audited without subjects, or read from JSON without them) the errors are SE_a + SE_b,
-    which no dependence between the two can exceed. Sampled audits add the noise of their pair draws.
+    With influences z^a_s and z^b_s summed per subject, the standard error of Bias_a − Bias_b is that of the summed
+    influences z^a_s − z^b_s (:class:`SubjectSpread`): what both models find hard about a subject cancels. Where a
+    result carries no influences (audited without subjects, or read from JSON without them) the errors are
+    SE_a + SE_b, which no dependence between the two can exceed. Sampled audits add the noise of their pair draws;
+    both drew the same pairs, so it is that of the violations' differences per draw.
 
     Raises:
         ComparabilityError: dataset, split, tasks, score definition, pools, protocol, pair seed, pool size, number
@@ -42,39 +49,43 @@ def compare(a: AuditResult, b: AuditResult, level: float = 0.95) -> Comparison:
         InputError: a level outside (0, 1).
     """
     _require_comparable(a, b)
-    if a.influences is not None and b.influences is not None:
-        paired = True
-        bias_error, rate_error = (
-            math.hypot(clustered_error(shares, a.clusters), draws_a, draws_b)
-            for shares, draws_a, draws_b in zip(
-                (
-                    a.influences.bias - b.influences.bias,
-                    a.influences.violation_rate - b.influences.violation_rate,
-                ),
-                a.draw_errors,
-                b.draw_errors,
-                strict=True,
-            )
-        )
-    else:
-        paired = False
-        bias_error = a.bias_se + b.bias_se
-        rate_error = a.violation_rate_se + b.violation_rate_se
-    difference, rate_difference = a.bias - b.bias, a.violation_rate - b.violation_rate
-    freedom = min(a.freedom, b.freedom)
+    found = {}
+    for kind in KINDS:
+        difference = getattr(a, kind) - getattr(b, kind)
+        error, freedom = _error(a, b, kind)
+        widest = 1 - min(a.tolerances.values()) if kind == "bias" else 1.0
+        bounds = difference_interval(difference, error, level, freedom, a.effective_pairs, max(0.0, widest))
+        found[kind] = (difference, error, bounds)
+    bias, rate = found["bias"], found["violation_rate"]
     return Comparison(
-        difference=difference,
-        standard_error=bias_error,
-        interval=interval(difference, bias_error, level, freedom),
-        violation_rate_difference=rate_difference,
-        violation_rate_standard_error=rate_error,
-        violation_rate_interval=interval(rate_difference, rate_error, level, freedom),
+        difference=bias[0],
+        standard_error=bias[1],
+        interval=bias[2],
+        violation_rate_difference=rate[0],
+        violation_rate_standard_error=rate[1],
+        violation_rate_interval=rate[2],
         level=level,
-        paired=paired,
+        paired=a.influences is not None and b.influences is not None,
         unstated=tuple(
             name for name in ("dataset", "split", "score_definition") if getattr(a.context, name) is None
         ),
     )
+
+
+def _error(a: AuditResult, b: AuditResult, kind: Kind) -> tuple[float, float]:
+    """Return the standard error of a − b, paired by subject and draw as far as they are known, and its freedom."""
+    if a.influences is None or b.influences is None:
+        return (
+            float(getattr(a, f"{kind}_se") + getattr(b, f"{kind}_se")),
+            min(getattr(a, f"{kind}_freedom"), getattr(b, f"{kind}_freedom")),
+        )
+    by_subject, freedom = combined_error(a.influences.scaled(kind) - b.influences.scaled(kind), a.freedom)
+    place = KINDS.index(kind)
+    if a.draws is None or b.draws is None:
+        return math.hypot(by_subject, a.draw_errors[place] + b.draw_errors[place]), freedom
+    differences = a.draws[:, place].astype(np.float64) - b.draws[:, place]
+    by_draw = math.sqrt(differences.var(axis=1).sum() / differences.shape[1]) / len(differences)
+    return math.hypot(by_subject, by_draw), freedom
 
 
 def _require_comparable(a: AuditResult, b: AuditResult) -> None:

@@ -123,8 +123,9 @@ def _audit(
         row, variance = _audit_pair(pair, pools, tolerances[pair], spread, draws[pair] if draws else None)
         rows.append(row)
         draw_variance += variance / len(tolerances) ** 2
-    errors, units, freedom = spread.total()
-    bias_se, rate_se = np.sqrt(errors**2 + draw_variance).tolist()
+    found = spread.total()
+    bias_se, rate_se = np.sqrt(found.errors**2 + draw_variance).tolist()
+    bias_freedom, rate_freedom = found.freedoms.tolist()
     return AuditResult(
         context=context,
         tasks=tuple(scores),
@@ -135,8 +136,11 @@ def _audit(
         samples={task: len(values) for task, values in scores.items()},
         pool_fingerprint=_fingerprint(scores, clusters, ordered=sampling is not None),
         clustered_by="subject" if clusters else "sample",
-        clusters=units,
-        freedom=freedom,
+        clusters=found.units,
+        freedom=found.freedom,
+        bias_freedom=bias_freedom,
+        violation_rate_freedom=rate_freedom,
+        effective_pairs=min(found.effective_pairs, sampling.pairs if sampling else math.inf),
         bias=math.fsum(row.bias for row in rows) / len(rows),
         violation_rate=math.fsum(row.violation_rate for row in rows) / len(rows),
         bias_se=bias_se,
@@ -144,6 +148,7 @@ def _audit(
         draw_errors=(math.sqrt(draw_variance[0]), math.sqrt(draw_variance[1])),
         per_pair=tuple(rows),
         influences=spread.influences() if isinstance(spread, SubjectSpread) else None,
+        draws=np.array([[d.violations, d.violated] for d in draws.values()]) if draws else None,
     )
 
 
@@ -190,14 +195,20 @@ def _audit_pair(
     """Return one pair's row and the variances [2] of Bias and violation rate that drawing pairs adds."""
     first, second = pools[pair[0]], pools[pair[1]]
     terms = pair_terms(first, second, tolerance)
-    errors, units = spread.add(pair, terms)
+    found = spread.add(pair, terms)
     bias, rate, variance = _estimates(terms, draws)
-    bias_se, rate_se = np.sqrt(errors**2 + variance).tolist()
+    bias_se, rate_se = np.sqrt(found.errors**2 + variance).tolist()
+    bias_freedom, rate_freedom = found.freedoms.tolist()
     row = PairAudit(
         tasks=pair,
         tolerance=tolerance,
         samples=(first.size, second.size),
-        clusters=units,
+        clusters=found.units,
+        bias_freedom=bias_freedom,
+        violation_rate_freedom=rate_freedom,
+        effective_pairs=found.effective_pairs
+        if draws is None
+        else min(found.effective_pairs, len(draws.first)),
         bias=bias,
         violation_rate=rate,
         bias_se=bias_se,

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit.pools import Pair
-from relif_core.audit.uncertainty import Influences, interval
+from relif_core.audit.uncertainty import Influences, unit_interval
 from relif_core.errors import InputError, RecordError
 
-SCHEMA = "relif-audit/1"
+SCHEMA = "relif-audit/2"
+#: Fields that are NaN, in JSON null, where one unit makes up a pool.
+UNKNOWABLE = ("bias_se", "violation_rate_se", "bias_freedom", "violation_rate_freedom")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,34 +49,72 @@ class AuditContext:
         return cls(**given)
 
 
+class _Estimates:
+    """The intervals of what has a Bias and a violation rate, their errors and degrees of freedom."""
+
+    bias: float
+    violation_rate: float
+    bias_se: float
+    violation_rate_se: float
+    bias_freedom: float
+    violation_rate_freedom: float
+    effective_pairs: float
+
+    def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the confidence interval of Bias (:func:`unit_interval`): of a mean of excesses up to 1 − δ."""
+        widest = max(0.0, 1 - self._least_tolerance())
+        return unit_interval(self.bias, self.bias_se, level, self.bias_freedom, self.effective_pairs, widest)
+
+    def violation_rate_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the confidence interval of the violation rate (:func:`unit_interval`)."""
+        return unit_interval(
+            self.violation_rate,
+            self.violation_rate_se,
+            level,
+            self.violation_rate_freedom,
+            self.effective_pairs,
+        )
+
+    def _least_tolerance(self) -> float:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, kw_only=True)
-class PairAudit:
+class PairAudit(_Estimates):
     """Bias and violation rate of one task pair.
 
     ``samples`` holds the sizes of both pools, ``clusters`` the number of independent units (subjects where their
-    ids were given, else samples); standard errors are NaN where one unit leaves no spread to measure.
+    ids were given, else samples), ``effective_pairs`` how many independent pairs they make; standard errors are NaN
+    where one unit makes up a pool and leaves no spread to measure.
     """
 
     tasks: Pair
     tolerance: float
     samples: tuple[int, int]
     clusters: int
+    effective_pairs: float
     bias: float
     violation_rate: float
     bias_se: float
     violation_rate_se: float
+    bias_freedom: float
+    violation_rate_freedom: float
+
+    def _least_tolerance(self) -> float:
+        return self.tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditResult:
+class AuditResult(_Estimates):
     """Fixed-tolerance Bias and violation rate of one model, averaged over task pairs with equal weight.
 
     ``protocol`` is "exact" or "sampled"; ``pair_seed``, ``pool_size`` and ``pairs`` are None for the exact one.
     ``samples`` maps each task to its pool size and ``pool_fingerprint`` identifies which subjects the pools hold.
-    ``clustered_by`` is "subject" or "sample", ``clusters`` their number, ``freedom`` the degrees of freedom of the
-    intervals. ``draw_errors`` is the part of both standard errors that stems from drawing pairs, (0, 0) if exact.
+    ``clustered_by`` is "subject" or "sample", ``clusters`` their number, ``freedom`` the degrees of freedom that it
+    allows (effective subjects minus 1, or the samples less one per task), ``bias_freedom`` and
+    ``violation_rate_freedom`` those of the intervals and ``effective_pairs`` how many independent pairs there are. ``draw_errors`` is the part of both standard errors that stems from drawing pairs, (0, 0) if exact.
     ``influences`` (one row per subject) is there if subjects were given and is left out of JSON unless
-    asked for. ``groups`` holds one result per subgroup, ``groups_left_out`` the reason why a subgroup has none.
+    asked for; ``draws`` [task pairs, 2, pairs] (violation, and whether there is one, of each drawn pair) always is. ``groups`` holds one result per subgroup, ``groups_left_out`` the reason why a subgroup has none.
     """
 
     context: AuditContext
@@ -87,14 +127,18 @@ class AuditResult:
     pool_fingerprint: str
     clustered_by: str
     clusters: int
-    freedom: int
+    freedom: float
+    effective_pairs: float
     bias: float
     violation_rate: float
     bias_se: float
     violation_rate_se: float
+    bias_freedom: float
+    violation_rate_freedom: float
     draw_errors: tuple[float, float]
     per_pair: tuple[PairAudit, ...]
     influences: Influences | None = field(default=None, compare=False, repr=False)
+    draws: np.ndarray | None = field(default=None, compare=False, repr=False)
     groups: dict[str, "AuditResult"] = field(default_factory=dict)
     groups_left_out: dict[str, str] = field(default_factory=dict)
 
@@ -103,17 +147,8 @@ class AuditResult:
         """Return the tolerance of every task pair."""
         return {row.tasks: row.tolerance for row in self.per_pair}
 
-    def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the confidence interval of Bias, cut to [0, 1]: estimate ± t · standard error.
-
-        An estimate of exactly 0 or 1 has standard error 0 and an interval of length 0, which says only that the
-        sample shows no variation.
-        """
-        return _within_unit(interval(self.bias, self.bias_se, level, self.freedom))
-
-    def violation_rate_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the confidence interval of the violation rate, made as :meth:`bias_interval`."""
-        return _within_unit(interval(self.violation_rate, self.violation_rate_se, level, self.freedom))
+    def _least_tolerance(self) -> float:
+        return min(row.tolerance for row in self.per_pair)
 
     def as_dict(self, *, include_influences: bool = False) -> dict[str, Any]:
         """Return the result as JSON-ready values; NaN standard errors become None.
@@ -123,16 +158,14 @@ class AuditResult:
         content: dict[str, Any] = {"schema": SCHEMA}
         for item in fields(self):
             content[item.name] = getattr(self, item.name)
+        del content["draws"]
         content["context"] = {item.name: getattr(self.context, item.name) for item in fields(AuditContext)}
         content["tasks"], content["draw_errors"] = list(self.tasks), list(self.draw_errors)
         content["per_pair"] = [
             {item.name: _plain(getattr(row, item.name)) for item in fields(PairAudit)}
             for row in self.per_pair
         ]
-        content["bias_se"], content["violation_rate_se"] = (
-            _plain(self.bias_se),
-            _plain(self.violation_rate_se),
-        )
+        content.update({name: _plain(content[name]) for name in UNKNOWABLE})
         content["groups"] = {
             label: result.as_dict(include_influences=include_influences)
             for label, result in self.groups.items()
@@ -141,9 +174,7 @@ class AuditResult:
         content["influences"] = None
         if include_influences and self.influences is not None:
             content["influences"] = {
-                "subjects": self.influences.subjects.tolist(),
-                "bias": self.influences.bias.tolist(),
-                "violation_rate": self.influences.violation_rate.tolist(),
+                item.name: getattr(self.influences, item.name).tolist() for item in fields(Influences)
             }
         return content
 
@@ -171,15 +202,12 @@ class AuditResult:
             values["tasks"] = tuple(values["tasks"])
             values["draw_errors"] = tuple(values["draw_errors"])
             values["per_pair"] = tuple(_pair_from(row) for row in values["per_pair"])
-            for name in ("bias_se", "violation_rate_se"):
-                values[name] = math.nan if values[name] is None else float(values[name])
+            values.update(_numbers(values))
             values["groups"] = {label: cls.from_dict(result) for label, result in values["groups"].items()}
             shares = values["influences"]
             if shares is not None:
                 values["influences"] = Influences(
-                    np.asarray(shares["subjects"]),
-                    np.asarray(shares["bias"]),
-                    np.asarray(shares["violation_rate"]),
+                    **{name: np.asarray(array) for name, array in shares.items()}
                 )
             return cls(**values)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -199,11 +227,6 @@ class AuditResult:
         return cls.from_dict(content)
 
 
-def _within_unit(bounds: tuple[float, float]) -> tuple[float, float]:
-    low, high = bounds
-    return (low, high) if math.isnan(low) else (max(0.0, low), min(1.0, high))
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
@@ -213,6 +236,8 @@ def _plain(value: Any) -> Any:
 def _pair_from(row: Mapping[str, Any]) -> PairAudit:
     values = dict(row)
     values["tasks"], values["samples"] = tuple(values["tasks"]), tuple(values["samples"])
-    for name in ("bias_se", "violation_rate_se"):
-        values[name] = math.nan if values[name] is None else float(values[name])
-    return PairAudit(**values)
+    return PairAudit(**{**values, **_numbers(values)})
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: math.nan if values[name] is None else float(values[name]) for name in UNKNOWABLE}

@@ -1,10 +1,11 @@
 """Standard errors clustered by subject, intervals, and a subject bootstrap to check them."""
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,18 +23,46 @@ from relif_core.audit.pools import (
 from relif_core.audit.subject_ids import subject_codes
 from relif_core.errors import InputError
 
+#: Standard errors up to here are rounding.
+NO_VARIATION = 1e-12
+
 
 @dataclass(frozen=True, eq=False)
 class Influences:
     """What each subject contributes to the error of the estimates, summed over its samples.
 
-    ``subjects`` [G] are the ids in ascending order, ``bias`` and ``violation_rate`` [G] the summed influences;
-    each sums to 0. This is one row per person: it never leaves the machine unless asked for.
+    ``subjects`` [G] are the ids in ascending order, ``share`` [G] each one's largest share of any pool, ``bias`` and
+    ``violation_rate`` [G] the summed influences; each of the two sums to 0. This is one row per person: it never
+    leaves the machine unless asked for.
     """
 
     subjects: np.ndarray
+    share: np.ndarray
     bias: np.ndarray
     violation_rate: np.ndarray
+
+    def scaled(self, kind: str) -> np.ndarray:
+        """Return influences [G] on "bias" or "violation_rate" whose squares sum to the variance of the estimate.
+
+        The variance of a sum of estimates on the same subjects is the sum of squares of their summed influences, and
+        the covariance of two is the inner product (see :func:`scaled_influences`).
+        """
+        return scaled_influences(getattr(self, kind), self.share)
+
+
+class Spread(NamedTuple):
+    """Standard errors [2] of Bias and violation rate, the degrees of freedom [2] of each, and what they rest on.
+
+    ``units`` counts the independent units; ``freedom`` is the degrees of freedom by their number and sizes alone and
+    ``effective_pairs`` how many independent pairs they make: G/2 of G effective subjects, whatever ties a subject's
+    tasks, or the smallest pool of independent samples.
+    """
+
+    errors: np.ndarray
+    freedoms: np.ndarray
+    units: int
+    freedom: float
+    effective_pairs: float
 
 
 class SubjectSpread:
@@ -44,7 +73,12 @@ class SubjectSpread:
         Σ_x h_i(x) / n_i + Σ_y h_j(y) / n_j,   h_i(x) = E_y[(|x − y| − δ)_+] − Bias_ij, h_j alike,
 
     and a subject's influence z_s is the part of these sums that stems from its samples; over task pairs z_s is the
-    mean of the pairs' z_s. With G subjects the standard error is sqrt(G/(G−1) · Σ_s z_s²). The violation rate is
+    mean of the pairs' z_s. An estimate follows the subjects that it is made of, the more the larger their share p_s
+    of a pool; leaving a subject out moves it by z_s / (1 − p_s). With G subjects the variance is that of the
+    jackknife, (G − 1)/G · Σ_s (z_s / (1 − p_s))², with p_s the largest share over the pools. Where every subject has
+    the same share of every pool this is G/(G − 1) · Σ_s z_s². The effective number of subjects is the smallest over
+    the pools of n² / Σ_s n_s² (Kish 1965), which is G for equal subjects; the degrees of freedom are at most that
+    minus 1, and fewer where few subjects make up the variance (:func:`combined_error`). The violation rate is
     treated the same way with kernel 1[|x − y| > δ].
     """
 
@@ -52,39 +86,53 @@ class SubjectSpread:
         self, pools: Mapping[str, Pool], codes: Mapping[str, np.ndarray], ids: np.ndarray, pairs: int
     ) -> None:
         self._pools, self._codes, self._ids, self._pairs = pools, codes, ids, pairs
-        self._present = {task: np.bincount(codes[task], minlength=len(ids)) > 0 for task in pools}
+        counts = {task: np.bincount(codes[task], minlength=len(ids)) for task in pools}
+        self._shares = {task: own / pools[task].size for task, own in counts.items()}
+        self._effective = {
+            task: pools[task].size ** 2 / float(np.square(own, dtype=np.float64).sum())
+            for task, own in counts.items()
+        }
         self._total = np.zeros((2, len(ids)))
 
-    def add(self, pair: Pair, terms: PairTerms) -> tuple[np.ndarray, int]:
-        """Return the standard errors [2] of one pair's Bias and violation rate, and its number of subjects."""
-        subjects = int(np.count_nonzero(self._present[pair[0]] | self._present[pair[1]]))
-        errors = np.empty(2)
-        for kind, (first, second, mean) in enumerate(terms.kinds()):
-            shares = self._summed(pair[0], first, mean)
-            shares += self._summed(pair[1], second, mean)
-            errors[kind] = clustered_error(shares, subjects)
-            shares /= self._pairs
-            self._total[kind] += shares
-        return errors, subjects
+    def add(self, pair: Pair, terms: PairTerms) -> Spread:
+        """Return the spread of one task pair."""
+        both = np.zeros((2, len(self._ids)))
+        for summed, (first, second, mean) in zip(both, terms.kinds(), strict=True):
+            summed += self._summed(pair[0], first, mean)
+            summed += self._summed(pair[1], second, mean)
+        spread = self._spread(both, pair)
+        both /= self._pairs
+        self._total += both
+        return spread
+
+    def _spread(self, summed: np.ndarray, tasks: Iterable[str]) -> Spread:
+        share, effective = self._share(tasks), min(self._effective[task] for task in tasks)
+        present = share > 0
+        found = [
+            combined_error(scaled_influences(own[present], share[present]), effective - 1) for own in summed
+        ]
+        errors, freedoms = np.array(found).T
+        return Spread(errors, freedoms, int(np.count_nonzero(present)), effective - 1, effective / 2)
 
     def _summed(self, task: str, means: np.ndarray, centre: float) -> np.ndarray:
         centred = means - centre
         centred /= len(means)
         return np.bincount(self._codes[task], centred, len(self._ids))
 
-    def total(self) -> tuple[np.ndarray, int, int]:
-        """Return the standard errors [2] of the means over pairs, the number of subjects and degrees of freedom."""
-        subjects = int(np.count_nonzero(self._audited()))
-        errors = np.array([clustered_error(shares, subjects) for shares in self._total])
-        return errors, subjects, subjects - 1
+    def total(self) -> Spread:
+        """Return the spread of the means over task pairs."""
+        return self._spread(self._total, self._shares)
 
     def influences(self) -> Influences:
         """Return the summed influences of the subjects that were audited."""
-        audited = self._audited()
-        return Influences(self._ids[audited], self._total[0][audited], self._total[1][audited])
+        share = self._share(self._shares)
+        audited = share > 0
+        return Influences(
+            self._ids[audited], share[audited], self._total[0][audited], self._total[1][audited]
+        )
 
-    def _audited(self) -> np.ndarray:
-        return np.any(list(self._present.values()), axis=0)
+    def _share(self, tasks: Iterable[str]) -> np.ndarray:
+        return np.max([self._shares[task] for task in tasks], axis=0)
 
 
 class SampleSpread:
@@ -98,76 +146,176 @@ class SampleSpread:
         self._samples = {task: pool.size for task, pool in pools.items()}
         self._pairs = pairs
         self._means: dict[tuple[str, int], np.ndarray] = {}
-        self._last = np.zeros(2)
+        self._last: Spread | None = None
 
-    def add(self, pair: Pair, terms: PairTerms) -> tuple[np.ndarray, int]:
-        """Return the standard errors [2] of one pair's Bias and violation rate, and its number of samples."""
-        variances = np.zeros(2)
-        for kind, (first, second, _) in enumerate(terms.kinds()):
-            for task, means in zip(pair, (first, second), strict=True):
-                variances[kind] += independent_variance(means)
-                if self._pairs > 1:
-                    held = self._means.setdefault((task, kind), np.zeros(len(means)))
-                    held += means / self._pairs
-        self._last = np.sqrt(variances)
-        return self._last, self._samples[pair[0]] + self._samples[pair[1]]
+    def add(self, pair: Pair, terms: PairTerms) -> Spread:
+        """Return the spread of one task pair."""
+        kinds = [dict(zip(pair, means[:2], strict=True)) for means in terms.kinds()]
+        if self._pairs > 1:
+            for kind, means in enumerate(kinds):
+                for task, own in means.items():
+                    held = self._means.setdefault((task, kind), np.zeros(len(own)))
+                    held += own / self._pairs
+        self._last = self._spread(kinds)
+        return self._last
 
-    def total(self) -> tuple[np.ndarray, int, int]:
-        """Return the standard errors [2] of the means over pairs, the number of samples and degrees of freedom."""
-        samples = sum(self._samples.values())
-        freedom = samples - len(self._samples)
-        if self._pairs == 1:
-            return self._last, samples, freedom
-        variances = np.zeros(2)
-        for (_, kind), means in self._means.items():
-            variances[kind] += independent_variance(means)
-        return np.sqrt(variances), samples, freedom
+    def total(self) -> Spread:
+        """Return the spread of the means over task pairs."""
+        if self._last is not None and self._pairs == 1:
+            return self._last
+        return self._spread([{task: self._means[task, kind] for task in self._samples} for kind in range(2)])
+
+    def _spread(self, kinds: list[dict[str, np.ndarray]]) -> Spread:
+        sizes = [self._samples[task] for task in kinds[0]]
+        freedom = sum(sizes) - len(sizes)
+        errors, freedoms = np.array([independent_error(means.values(), freedom) for means in kinds]).T
+        return Spread(errors, freedoms, sum(sizes), freedom, min(sizes))
 
 
-def clustered_error(shares: np.ndarray, subjects: int) -> float:
-    """Return sqrt(G/(G−1) · Σ_s z_s²), the standard error from the summed influences of G independent subjects.
+def scaled_influences(summed: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return sqrt((G−1)/G) · z_s / (1 − p_s) for the summed influences z [G] of subjects with shares p [G].
 
-    NaN for a single subject, whose spread nothing shows.
+    NaN where a single subject makes up a whole pool: nothing shows the spread of the others. Subjects without a
+    share (p = 0) are no part of G and have no influence.
     """
-    if subjects < 2:
-        return math.nan
-    return math.sqrt(subjects / (subjects - 1) * float(np.square(shares).sum()))
+    subjects = int(np.count_nonzero(share))
+    if subjects < 2 or share.max() >= 1:
+        return np.full(len(summed), math.nan)
+    return summed * (math.sqrt((subjects - 1) / subjects) / (1 - share))
 
 
-def independent_variance(means: np.ndarray) -> float:
-    """Return s²/n of one pool's per-sample terms, for pools whose samples are all independent; NaN if n = 1."""
-    n = len(means)
-    if n < 2:
-        return math.nan
-    centred = means - means.mean()
-    np.square(centred, out=centred)
-    return float(centred.sum()) / (n * (n - 1))
+def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
+    """Return the standard error from scaled influences z [G], and its degrees of freedom, at most ``freedom``.
+
+    The error is sqrt(Σ z²). Its square varies like Σ z² of so many normal numbers as 2 (Σ z²)² / (Σ z⁴ − (Σ z²)²/G),
+    which is G for normal influences and about 2k where k subjects alone make up the variance (Satterthwaite 1946).
+    """
+    square = np.square(scaled)
+    variance = float(square.sum())
+    return math.sqrt(variance), _freedom(variance, _excess(square, variance), freedom)
 
 
-def interval(estimate: float, error: float, level: float, freedom: int) -> tuple[float, float]:
+def independent_error(pools: Iterable[np.ndarray], freedom: float) -> tuple[float, float]:
+    """Return sqrt(Σ s²/n) of pools of independent per-sample terms and its degrees of freedom; NaN where n = 1."""
+    total = excess = 0.0
+    for means in pools:
+        n = len(means)
+        if n < 2:
+            return math.nan, math.nan
+        square = means - means.mean()
+        np.square(square, out=square)
+        square /= n * (n - 1)
+        variance = float(square.sum())
+        total += variance
+        excess += _excess(square, variance)
+    return math.sqrt(total), _freedom(total, excess, freedom)
+
+
+def _excess(square: np.ndarray, variance: float) -> float:
+    return float(square @ square) - variance**2 / len(square)
+
+
+def _freedom(variance: float, excess: float, most: float) -> float:
+    return 2 * variance**2 / excess if excess * most > 2 * variance**2 else most
+
+
+def interval(estimate: float, error: float, level: float, freedom: float) -> tuple[float, float]:
     """Return estimate ± t · error, with t the two-sided ``level`` quantile of Student's t distribution.
 
     Raises:
         InputError: a level outside (0, 1).
     """
-    if not 0 < level < 1:
-        raise InputError(f"level must lie between 0 and 1, got {level}")
-    half = student_quantile((1 + level) / 2, freedom) * error
+    half = student_quantile((1 + checked_level(level)) / 2, freedom) * error
     return estimate - half, estimate + half
 
 
-def student_quantile(probability: float, freedom: int) -> float:
-    """Return the quantile of Student's t distribution, by the Cornish-Fisher expansion about the normal quantile.
+def unit_interval(
+    estimate: float,
+    error: float,
+    level: float,
+    freedom: float,
+    effective_pairs: float,
+    widest: float = 1.0,
+) -> tuple[float, float]:
+    """Return the interval of a mean over pairs of a quantity in [0, ``widest``], such as Bias or violation rate.
 
-    Exact for 1 and 2 degrees of freedom; relative error below 1 % from 3 and below 0.01 % from 10 degrees on for
-    levels up to 0.99 (Abramowitz and Stegun 1964, 26.7.5).
+    It is logit ± t · error / (estimate (1 − estimate)), mapped back: near the middle estimate ± t · error, near 0 or
+    1, where few units make up the estimate, asymmetric and within (0, 1). An estimate of 0 or 1, or without error,
+    comes from units that show no variation. Others may, up to a probability u (:func:`unseen_bound`): the interval is
+    then (1 − u) · estimate to (1 − u) · estimate + u · widest, which from 0 is a one-sided upper bound.
+
+    Raises:
+        InputError: a level outside (0, 1).
     """
-    if freedom < 1:
+    quantile = student_quantile((1 + checked_level(level)) / 2, freedom)
+    if math.isnan(error) or math.isnan(quantile):
+        return math.nan, math.nan
+    if error <= NO_VARIATION or not 0 < estimate < 1:
+        unseen = unseen_bound(effective_pairs, level)
+        low = (1 - unseen) * estimate
+        return low, min(1.0, low + unseen * widest)
+    half = min(quantile * error / (estimate * (1 - estimate)), 700.0)
+    odds = estimate / (1 - estimate)
+    low, high = odds * math.exp(-half), math.exp(-half) / odds
+    return low / (1 + low), 1 / (1 + high)
+
+
+def difference_interval(
+    difference: float,
+    error: float,
+    level: float,
+    freedom: float,
+    effective_pairs: float,
+    widest: float = 1.0,
+) -> tuple[float, float]:
+    """Return difference ± t · error within [−1, 1], or, where no unit tells the two apart, ± what none may show.
+
+    Raises:
+        InputError: a level outside (0, 1).
+    """
+    if error <= NO_VARIATION:
+        half = unseen_bound(effective_pairs, level) * widest
+        return difference - half, difference + half
+    low, high = interval(difference, error, level, freedom)
+    return (low, high) if math.isnan(low) else (max(-1.0, low), min(1.0, high))
+
+
+def unseen_bound(effective_pairs: float, level: float) -> float:
+    """Return the largest probability, at one-sided ``level``, of what none of so many independent pairs shows.
+
+    It solves (1 − p)^pairs = 1 − level. G subjects make G/2 independent pairs, whatever ties a subject's tasks.
+
+    Raises:
+        InputError: a level outside (0, 1).
+    """
+    return -math.expm1(math.log1p(-checked_level(level)) / effective_pairs)
+
+
+def checked_level(level: float) -> float:
+    """Return a confidence level, or refuse one outside (0, 1)."""
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1, got {level}")
+    return level
+
+
+@functools.lru_cache(maxsize=1024)
+def student_quantile(probability: float, freedom: float) -> float:
+    """Return the quantile of Student's t distribution for a probability in [0.5, 1), to 9 digits (at most 1e154).
+
+    Below 1,000 degrees of freedom the distribution function is inverted; from there on the Cornish-Fisher expansion
+    about the normal quantile serves (Abramowitz and Stegun 1964, 26.5.8 and 26.7.5). NaN without degrees of freedom.
+
+    Raises:
+        InputError: a probability outside [0.5, 1 − 1e-12].
+    """
+    if not 0.5 <= probability <= 1 - 1e-12:
+        raise InputError(
+            f"the t quantile is computed for probabilities from 0.5 to 1 - 1e-12, not {probability}"
+        )
+    if not freedom > 0:
         return math.nan
-    if freedom == 1:
-        return math.tan(math.pi * (probability - 0.5))
-    if freedom == 2:
-        return (2 * probability - 1) * math.sqrt(2 / (4 * probability * (1 - probability)))
+    if freedom < 1000:
+        return _inverted_student(2 * (1 - probability), freedom)
     z = NormalDist().inv_cdf(probability)
     terms = (
         (z**3 + z) / 4,
@@ -176,6 +324,45 @@ def student_quantile(probability: float, freedom: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+
+
+def _inverted_student(tail: float, freedom: float) -> float:
+    """Return t with P(|T| > t) = ``tail``, by bisection of log t."""
+    low, high = -700.0, 700.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _both_tails(math.exp(middle), freedom) > tail else (low, middle)
+    return math.exp(middle)
+
+
+def _both_tails(t: float, freedom: float) -> float:
+    """Return P(|T| > t) = I_x(ν/2, 1/2) with x = ν / (ν + t²)."""
+    outer, inner = freedom / (freedom + t * t), 1 / (1 + freedom / (t * t))
+    a, b = freedom / 2, 0.5
+    if outer < (a + 1) / (a + b + 2):
+        return _beta_fraction(a, b, outer, inner)
+    return 1 - _beta_fraction(b, a, inner, outer)
+
+
+def _beta_fraction(a: float, b: float, x: float, rest: float) -> float:
+    """Return the regularised incomplete beta function I_x(a, b) by its continued fraction; ``rest`` is 1 − x."""
+    if x == 0:
+        return 0.0
+    front = math.exp(
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)
+    )
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    value = d
+    for m in range(1, 500):
+        for step in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d, c = 1 / (1 + step * d), 1 + step / c
+            value *= d * c
+        if abs(d * c - 1) < 1e-15:
+            break
+    return front * value / a
 
 
 def subject_bootstrap(

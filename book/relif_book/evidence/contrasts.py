@@ -1,15 +1,13 @@
 """Means and differences of audits over seeds: the spread between seeds, and an interval over the subjects that all seeds share."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from relif_core.audit import AuditResult
-from relif_core.audit.uncertainty import clustered_error, interval
+from relif_core.audit.comparison import Kind
+from relif_core.audit.uncertainty import combined_error, interval
 from relif_core.errors import InputError
-
-Kind = Literal["bias", "violation_rate"]
 
 
 def seed_mean(audits: Sequence[AuditResult], kind: Kind) -> tuple[float, float]:
@@ -20,7 +18,7 @@ def seed_mean(audits: Sequence[AuditResult], kind: Kind) -> tuple[float, float]:
     Raises ``InputError`` without audits, for audits without subjects, and for audits of other subjects.
     """
     shares = np.mean(influences(audits, kind), axis=0)
-    return float(np.mean([getattr(found, kind) for found in audits])), clustered_error(shares, len(shares))
+    return float(np.mean([getattr(found, kind) for found in audits])), float(np.linalg.norm(shares))
 
 
 def seed_contrast(
@@ -36,13 +34,14 @@ def seed_contrast(
         raise InputError(f"{len(before)} audits against {len(after)}: a contrast pairs them seed by seed")
     shares = np.mean(influences([*before, *after], kind).reshape(2, len(before), -1), axis=1)
     differences = [getattr(b, kind) - getattr(a, kind) for a, b in zip(before, after, strict=True)]
-    subjects = shares.shape[1]
-    error = clustered_error(shares[1] - shares[0], subjects)
-    return differences, interval(float(np.mean(differences)), error, level, subjects - 1)
+    error, freedom = combined_error(shares[1] - shares[0], before[0].freedom)
+    return differences, interval(float(np.mean(differences)), error, level, freedom)
 
 
 def influences(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
-    """Return every audit's influences summed per subject [audits, subjects]; the audits must be of the same subjects.
+    """Return every audit's influences per subject [audits, subjects], scaled so that inner products are covariances.
+
+    The audits must be of the same subjects, with the same shares of their pools.
 
     Raises ``InputError`` without audits, for audits without subjects, and for audits of other subjects.
     """
@@ -54,5 +53,5 @@ def influences(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
             raise InputError("an audit without subjects has no interval; audit with subjects")
         if rows and not np.array_equal(found.influences.subjects, audits[0].influences.subjects):  # type: ignore[union-attr]
             raise InputError("the audits cover different subjects; put audits of the same labels together")
-        rows.append(getattr(found.influences, kind))
+        rows.append(found.influences.scaled(kind))
     return np.stack(rows)

@@ -23,7 +23,7 @@ from relif_core.audit import (
     drift_budget,
     ranking_certificate,
 )
-from relif_core.audit.uncertainty import interval
+from relif_core.audit.uncertainty import interval, unit_interval
 from relif_core.errors import InputError, RecordError
 from relif_core.record import Record
 
@@ -138,14 +138,18 @@ class AuditTable:
 
     ``bias``, ``violation_rate`` and ``raw_bias`` (at each record's own induced tolerances) are [R], ``pair_bias`` [R, pairs].
     The covariances [R, R] are those of the estimates over the draw of subjects, from summed influences; the variance of any
-    combination of records, seeds' means and paired differences included, is a quadratic form in them. The curves [R, D] hold
-    exact Bias and violation rate at ``curve_tolerances``.
+    combination of records, seeds' means and paired differences included, is a quadratic form in them. The degrees of
+    freedom [R] and ``effective_pairs`` are those of :class:`AuditResult`. The curves [R, D] hold exact Bias and violation rate
+    at ``curve_tolerances``.
     """
 
     tolerance: float
     split: str
     keys: list[str]
     subjects: int
+    effective_pairs: float
+    bias_freedom: np.ndarray
+    violation_rate_freedom: np.ndarray
     pairs: list[tuple[str, str]]
     bias: np.ndarray
     violation_rate: np.ndarray
@@ -158,10 +162,19 @@ class AuditTable:
     violation_rate_curve: np.ndarray
 
     def interval(self, weights: np.ndarray, kind: str = "bias", level: float = 0.95) -> tuple[float, float]:
-        """Return the interval of Σ w_r · estimate_r over the draw of subjects, for weights [R]; ``kind`` names the estimate."""
+        """Return the interval of Σ w_r · estimate_r over the draw of subjects, for weights [R]; ``kind`` names the estimate.
+
+        Its degrees of freedom are the fewest of the records that it weighs. A weighted mean, whose weights are not negative and
+        sum to 1, lies in [0, 1] and has the interval of :func:`unit_interval`.
+        """
         estimate = float(weights @ getattr(self, kind))
         variance = float(weights @ getattr(self, f"{kind}_covariance") @ weights)
-        return interval(estimate, math.sqrt(max(variance, 0.0)), level, self.subjects - 1)
+        error = math.sqrt(max(variance, 0.0))
+        freedom = float(getattr(self, f"{kind}_freedom")[weights != 0].min())
+        if (weights < 0).any() or not math.isclose(weights.sum(), 1):
+            return interval(estimate, error, level, freedom)
+        widest = max(0.0, 1 - self.tolerance) if kind == "bias" else 1.0
+        return unit_interval(estimate, error, level, freedom, self.effective_pairs, widest)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, rounded to 12 significant digits."""
@@ -175,9 +188,18 @@ class AuditTable:
     def from_json(cls, content: Mapping[str, Any]) -> "AuditTable":
         """Read a table back."""
         names = {item.name for item in fields(cls)}
+        if "effective_pairs" not in content and {"subjects", "keys"} <= set(content):
+            # Published before subjects could be unequal.
+            freedom = [content["subjects"] - 1] * len(content["keys"])
+            content = {
+                **content,
+                "effective_pairs": content["subjects"] / 2,
+                "bias_freedom": freedom,
+                "violation_rate_freedom": freedom,
+            }
         if set(content) != names:
             raise RecordError(f"an audit table needs {', '.join(sorted(names))}; publish the records again")
-        plain = {"tolerance", "split", "keys", "subjects", "pairs"}
+        plain = {"tolerance", "split", "keys", "subjects", "effective_pairs", "pairs"}
         values: dict[str, Any] = {
             name: value if name in plain else np.array(value) for name, value in content.items()
         }
@@ -199,6 +221,9 @@ def audit_table(records: Sequence[Record], tolerance: float, split: str = "test"
         split=split,
         keys=[record.key for record in records],
         subjects=audits[0].clusters,
+        effective_pairs=audits[0].effective_pairs,
+        bias_freedom=np.array([result.bias_freedom for result in audits]),
+        violation_rate_freedom=np.array([result.violation_rate_freedom for result in audits]),
         pairs=[row.tasks for row in audits[0].per_pair],
         bias=np.array([result.bias for result in audits]),
         violation_rate=np.array([result.violation_rate for result in audits]),
@@ -252,9 +277,8 @@ class MethodSummary:
         return weights
 
     def interval(self, kind: str = "bias", level: float = 0.95) -> tuple[float, float]:
-        """Return the interval, cut to [0, 1], of the seeds' mean over the draw of test subjects (the seeds held as they are)."""
-        low, high = self.table.interval(self.mean_weights(), kind, level)
-        return max(low, 0.0), min(high, 1.0)
+        """Return the interval of the seeds' mean over the draw of test subjects (the seeds held as they are)."""
+        return self.table.interval(self.mean_weights(), kind, level)
 
     def of_seeds(self, seeds: Sequence[int]) -> "MethodSummary":
         """Return the summary of some seeds, in the order given.
@@ -384,10 +408,9 @@ def _summary(records: Sequence[Record], table: AuditTable) -> MethodSummary:
 
 
 def _covariance(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
-    """G/(G − 1) Z Zᵀ for the subjects' summed influences Z [R, G]."""
-    shares = influences(audits, kind)
-    count = shares.shape[1]
-    return shares @ shares.T * (count / (count - 1))
+    """Return Z Zᵀ for the subjects' scaled influences Z [R, G]."""
+    scaled = influences(audits, kind)
+    return scaled @ scaled.T
 
 
 def _rounded(values: np.ndarray) -> Any:

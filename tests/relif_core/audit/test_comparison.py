@@ -80,6 +80,21 @@ def test_sampled_comparison_adds_the_noise_of_the_draws() -> None:
     assert sampled.standard_error > compare(measured(SCORES), measured()).standard_error
 
 
+def test_sampled_comparison_pairs_the_draws() -> None:
+    """Two models that differ little violate in the same draws: what the draws share cancels."""
+    close = {
+        task: np.clip(values + 0.002 * GENERATOR.normal(size=60), 0, 1) for task, values in SCORES.items()
+    }
+    a, b = (measured(scores, protocol="sampled", pairs=64) for scores in (SCORES, close))
+    found = compare(a, b)
+    assert found.standard_error < 0.2 * math.hypot(*a.draw_errors[:1], *b.draw_errors[:1])
+    assert a.draws is not None
+    assert b.draws is not None
+    assert found.difference == pytest.approx((a.draws[:, 0] - b.draws[:, 0]).mean(), abs=1e-7)
+    stored = AuditResult.from_json(b.to_json(include_influences=True))
+    assert compare(a, stored).standard_error > found.standard_error
+
+
 def test_without_influences_the_error_is_an_upper_bound() -> None:
     a, b = measured(SCORES), measured()
     stored = AuditResult.from_json(b.to_json())

@@ -59,7 +59,7 @@ def test_missing_standard_error_survives_json() -> None:
         ("[]", "schema 'list'"),
         ("{}", "schema None"),
         ('{"schema": "relif-audit/9"}', "schema 'relif-audit/9'"),
-        ('{"schema": "relif-audit/1"}', "damaged"),
+        ('{"schema": "relif-audit/2"}', "damaged"),
     ],
 )
 def test_broken_json(text: str, message: str) -> None:

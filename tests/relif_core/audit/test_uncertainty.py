@@ -1,13 +1,14 @@
 """Standard errors: their formula, their agreement with a subject bootstrap, and the coverage of intervals."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from relif_core.audit import audit, compare, subject_bootstrap
-from relif_core.audit.uncertainty import interval, student_quantile
+from relif_core.audit.uncertainty import combined_error, interval, student_quantile
 from relif_core.errors import InputError
 
 TRUTH_POINTS = 200_001
@@ -53,13 +54,57 @@ def test_clustered_error_equals_its_formula_over_explicit_pairs() -> None:
         for k, subject in enumerate(ids["los"].tolist()):
             share[subject] += (kernel[:, k].mean() - kernel.mean()) / len(y)
         values = np.array(list(share.values()))
-        expected = math.sqrt(len(values) / (len(values) - 1) * (values**2).sum())
+        held = np.array([max((ids[task] == subject).mean() for task in ids) for subject in share])
+        expected = math.sqrt((len(values) - 1) / len(values) * ((values / (1 - held)) ** 2).sum())
         result = audit(scores, 0.275, subjects=ids)
         assert getattr(result, f"{kind}_se") == pytest.approx(expected, rel=1e-12)
         assert getattr(result.per_pair[0], f"{kind}_se") == pytest.approx(expected, rel=1e-12)
         assert result.influences is not None
         assert result.influences.subjects.tolist() == list(share)
+        assert result.influences.share == pytest.approx(held, rel=1e-12)
         assert getattr(result.influences, kind) == pytest.approx(values, abs=1e-15)
+
+
+def test_leaving_a_subject_out_moves_an_estimate_by_its_influence_over_one_minus_its_share() -> None:
+    generator = np.random.default_rng(4)
+    scores = {task: generator.random(60) for task in "ab"}
+    ids = {"a": generator.integers(0, 6, 60), "b": np.arange(100, 160)}
+    whole = audit(scores, 0.2, subjects=ids)
+    assert whole.influences is not None
+    for subject in range(6):
+        kept = ids["a"] != subject
+        without = audit({"a": scores["a"][kept], "b": scores["b"]}, 0.2)
+        for kind in ("bias", "violation_rate"):
+            moved = getattr(whole.influences, kind)[subject] / (1 - whole.influences.share[subject])
+            assert getattr(whole, kind) - getattr(without, kind) == pytest.approx(moved, abs=1e-14)
+
+
+def test_equal_subjects_keep_the_plain_correction_and_all_degrees_of_freedom() -> None:
+    generator = np.random.default_rng(6)
+    scores = {task: generator.random(80) for task in "ab"}
+    result = audit(scores, 0.2, subjects=dict.fromkeys("ab", np.arange(80) // 2))
+    assert result.influences is not None
+    expected = math.sqrt(40 / 39 * (result.influences.bias**2).sum())
+    assert result.bias_se == pytest.approx(expected, rel=1e-12)
+    assert result.freedom == 39
+    assert result.effective_pairs == 20
+
+
+def test_a_subject_with_half_of_the_samples_leaves_few_degrees_of_freedom() -> None:
+    ids = np.concatenate([np.zeros(20, int), np.arange(1, 21)])
+    scores = {task: np.random.default_rng(k).random(40) for k, task in enumerate("ab")}
+    result = audit(scores, 0.2, subjects=dict.fromkeys("ab", ids))
+    assert result.freedom == pytest.approx(40**2 / (20**2 + 20) - 1)
+    assert result.bias_freedom <= result.freedom
+
+
+def test_influences_of_normal_size_count_in_full_and_a_few_large_ones_as_few() -> None:
+    normal = np.random.default_rng(0).normal(size=100_000)
+    assert combined_error(normal, 1e9)[1] == pytest.approx(100_000, rel=0.02)
+    few = np.zeros(1000)
+    few[:3] = 1.0
+    assert combined_error(few, 999)[1] == pytest.approx(6, rel=0.01)
+    assert combined_error(normal, 10.0)[1] == 10
 
 
 def test_error_without_subjects_is_that_of_independent_samples() -> None:
@@ -169,14 +214,12 @@ def _shrink_difference() -> float:
 TRUE_SHRINK_DIFFERENCE = _shrink_difference()
 
 
-@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
-@pytest.mark.parametrize("freedom", [1, 2, 3, 5, 10, 30, 1000, 10**6])
+@pytest.mark.parametrize("level", [0.1, 0.8, 0.95, 0.99, 1 - 1e-9])
+@pytest.mark.parametrize("freedom", [0.23, 1, 1.5, 2, 3, 5, 10, 30, 999.9, 1000, 10**6])
 def test_student_quantile(level: float, freedom: int) -> None:
     probability = (1 + level) / 2
     expected = stats.t.ppf(probability, freedom)
-    assert student_quantile(probability, freedom) == pytest.approx(
-        expected, rel=0.02 if freedom < 10 else 1e-4
-    )
+    assert student_quantile(probability, freedom) == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_independent_unit_has_no_standard_error() -> None:
@@ -189,13 +232,43 @@ def test_one_independent_unit_has_no_standard_error() -> None:
 def test_intervals_stay_within_the_unit_range_and_need_a_level() -> None:
     result = audit({"a": [0.0, 0.5, 0.1], "b": [0.3, 1.0]}, 0.2)
     low, high = result.violation_rate_interval(0.999)
-    assert (low, high) == (0.0, 1.0)
+    assert 0 <= low < high <= 1
     assert interval(0.5, 0.1, 0.95, 10**9) == pytest.approx((0.304, 0.696), abs=1e-3)
+    with pytest.raises(InputError, match="probabilities from"):
+        student_quantile(0.4, 3)
     for level in (0.0, 1.0, 95):
         with pytest.raises(InputError, match="level must lie between 0 and 1"):
             result.bias_interval(level)
 
 
-def test_no_violation_at_all_has_error_zero() -> None:
-    result = audit({"a": [0.1, 0.2], "b": [0.15, 0.1]}, 0.5)
+@pytest.mark.parametrize(("subjects", "pairs"), [({"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}, 2), (None, 4)])
+def test_no_violation_seen_is_bounded_by_the_independent_pairs(subjects: Any, pairs: int) -> None:
+    result = audit({"a": [0.1, 0.2, 0.1, 0.2], "b": [0.15, 0.1, 0.2, 0.1]}, 0.5, subjects=subjects)
     assert (result.bias, result.violation_rate, result.bias_se, result.violation_rate_se) == (0, 0, 0, 0)
+    low, high = result.violation_rate_interval()
+    assert low == 0
+    assert (1 - high) ** pairs == pytest.approx(0.05)
+    assert result.bias_interval() == (0, pytest.approx(0.5 * high))
+    assert result.per_pair[0].violation_rate_interval() == (low, high)
+    low, high = compare(result, result).violation_rate_interval
+    assert -low == high > 0
+
+
+def test_bound_on_the_unseen_holds_where_it_is_sharpest() -> None:
+    """Both tasks share one rare bit per subject: no bit seen is as likely as the bound says."""
+    rate = 2 * 0.02 * 0.98
+    for subjects in (10, 40, 100):
+        unseen = 0.98**subjects
+        high = audit(
+            {task: np.zeros(subjects) for task in "ab"},
+            0.3,
+            subjects=dict.fromkeys("ab", np.arange(subjects)),
+        ).violation_rate_interval(1 - unseen)[1]
+        assert rate <= high == pytest.approx(rate, rel=0.02)
+
+
+def test_every_pair_violating_leaves_room_below() -> None:
+    result = audit({"a": [0.0, 0.01], "b": [1.0, 0.99]}, 0.5)
+    low, high = result.violation_rate_interval()
+    assert (result.violation_rate, high) == (1, 1)
+    assert low**2 == pytest.approx(0.05)
