@@ -184,6 +184,16 @@ def scaled_influences(summed: np.ndarray, share: np.ndarray) -> np.ndarray:
     return summed * (math.sqrt((subjects - 1) / subjects) / (1 - share))
 
 
+def clustered_error(summed: np.ndarray, subjects: int) -> float:
+    """Return sqrt(G/(G−1) · Σ_s z_s²), the standard error from influences of G independent subjects of equal weight.
+
+    NaN for a single subject, whose spread nothing shows.
+    """
+    if subjects < 2:
+        return math.nan
+    return math.sqrt(subjects / (subjects - 1) * float(np.square(summed).sum()))
+
+
 def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
     """Return the standard error from scaled influences z [G], and its degrees of freedom, at most ``freedom``.
 
