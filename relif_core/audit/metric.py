@@ -1,0 +1,150 @@
+"""Bias and violation rate while a model is evaluated batch by batch: a metric for torchmetrics that needs torch alone."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from relif_core.audit.pools import Tolerance, checked_tolerances
+from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
+from relif_core.errors import InputError
+
+_ULPS_OVER_ONE = 4
+
+
+class _PlainMetric(torch.nn.Module):
+    """What :class:`AuditMetric` needs of ``torchmetrics.Metric``, for where that is not installed."""
+
+    counts: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own: torch.Tensor | None = None
+
+    def add_state(self, name: str, default: torch.Tensor, dist_reduce_fx: str) -> None:
+        self.register_buffer(name, default, persistent=False)
+
+    def reset(self) -> None:
+        """Forget every batch."""
+        self.counts, self._own = torch.zeros_like(self.counts), None
+
+    def sync(self) -> None:
+        """Let every process hold the counts of all; nothing where training is not distributed."""
+        if self._own is None and torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._own, self.counts = self.counts, self.counts.clone()
+            torch.distributed.all_reduce(self.counts)
+
+    def unsync(self) -> None:
+        """Go back to the counts of this process."""
+        if self._own is not None:
+            self.counts, self._own = self._own, None
+
+    def forward(self, scores: Mapping[str, torch.Tensor]) -> None:
+        self.update(scores)
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        held = self._own is not None
+        self.sync()
+        try:
+            yield
+        finally:
+            if not held:
+                self.unsync()
+
+
+try:
+    from torchmetrics import Metric
+except ImportError:
+    Metric = _PlainMetric
+
+
+class AuditMetric(Metric):
+    """Audit a model over the batches of an epoch, in constant memory and over all processes of distributed training.
+
+    Each update adds the batch's scores, detached, to a histogram per task (:class:`HistogramSketch`); a score is never kept.
+    A ``torchmetrics.Metric`` where torchmetrics is installed, else a module with the same ``update``, ``compute``, ``sync``,
+    ``unsync`` and ``reset``. ``compute`` counts what every process saw and leaves each process its own counts.
+
+    Args:
+        tasks: task names, at least two.
+        tolerance: δ, one number or one per task pair, as for :func:`audit`.
+        bins: a power of two; Bias is within 1/bins of the exact one.
+        settings: passed on to ``torchmetrics.Metric``.
+
+    Raises:
+        InputError: fewer than two tasks, a tolerance that :func:`audit` refuses, bins that are no power of two.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    def __init__(self, tasks: Sequence[str], tolerance: Tolerance, bins: int = BINS, **settings: Any) -> None:
+        super().__init__(**settings)
+        checked_bins(bins)
+        if len(set(tasks)) < 2:
+            raise InputError(f"an audit compares tasks and needs at least two, got {list(tasks)}")
+        self.tasks, self.tolerance, self.bins = tuple(tasks), tolerance, bins
+        checked_tolerances(tolerance, self.tasks)
+        self.add_state("counts", torch.zeros(len(tasks), bins, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, scores: Mapping[str, torch.Tensor]) -> None:
+        """Count a batch.
+
+        Args:
+            scores: task name to scores [n] in [0, 1] of the samples that carry the task's label, of any floating kind and
+                device; tasks of which the batch has none may be left out.
+
+        Raises:
+            InputError: an unknown task, another shape, NaN or scores outside [0, 1] (a few units in the last place over 1,
+                as softmax leaves them, count as 1).
+        """
+        batch = torch.zeros_like(self.counts)
+        for task, values in scores.items():
+            if task not in self.tasks:
+                raise InputError(f"task {task!r} is none of the metric's tasks {list(self.tasks)[:5]}")
+            values = values.detach()
+            if values.ndim != 1:
+                raise InputError(
+                    f"task {task!r}: scores must be one-dimensional, got shape {tuple(values.shape)}; pass one score per valid sample"
+                )
+            values = values.float() if values.element_size() < 4 or not values.is_floating_point() else values
+            inside = (values >= 0) & (values <= 1 + _ULPS_OVER_ONE * torch.finfo(values.dtype).eps)
+            if not bool(inside.all()):
+                raise InputError(
+                    f"task {task!r}: {int((~inside).sum())} of {len(values)} scores are NaN or outside [0, 1]; "
+                    "map the output to an audit score first"
+                )
+            cells = (values * self.bins).long().clamp(max=self.bins - 1)
+            batch[self.tasks.index(task)] += torch.bincount(cells, minlength=self.bins).to(batch.device)
+        self.counts += batch
+
+    def compute(self) -> dict[str, torch.Tensor]:
+        """Return "bias" and "violation_rate", each with the ends "_low" and "_high" of its proven range.
+
+        Raises:
+            InputError: a task without a score so far.
+        """
+        with self._together():
+            found = self.sketch().audit(self.tolerance)
+        values = {
+            "bias": found.bias,
+            "bias_low": found.bias_range[0],
+            "bias_high": found.bias_range[1],
+            "violation_rate": found.violation_rate,
+            "violation_rate_low": found.violation_rate_range[0],
+            "violation_rate_high": found.violation_rate_range[1],
+        }
+        return {name: torch.tensor(value, device=self.counts.device) for name, value in values.items()}
+
+    def sketch(self) -> HistogramSketch:
+        """Return the histogram of this process's batches, or of all processes between ``sync`` and ``unsync``."""
+        cells = self.counts.cpu().numpy().copy()
+        return HistogramSketch(dict(zip(self.tasks, cells, strict=True)), dict.fromkeys(self.tasks, 0))
+
+    if Metric is not _PlainMetric:
+        _together = staticmethod(
+            contextlib.nullcontext
+        )  # torchmetrics wraps compute in sync and unsync itself
