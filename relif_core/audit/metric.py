@@ -40,9 +40,6 @@ class _PlainMetric(torch.nn.Module):
         if self._own is not None:
             self.counts, self._own = self._own, None
 
-    def forward(self, scores: Mapping[str, torch.Tensor]) -> None:
-        self.update(scores)
-
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
         held = self._own is not None

@@ -135,7 +135,7 @@ def sketch_folder(
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:
             raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
-    task = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(sketch_file)
+    task: Any = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(sketch_file)
     pending: dict[Any, Path] = {}
     merged: HistogramSketch | None = None
     try:
