@@ -142,6 +142,7 @@ class TrainingLoop:
                 *self.balancer.parameter_groups(training.weight_decay),
             ],
             lr=training.learning_rate,
+            fused=True,
         )
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=training.epochs)
         self.epoch = 0
@@ -192,9 +193,7 @@ class TrainingLoop:
     def step(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Make one optimisation step; return the task losses and the unweighted penalty [T + 1], without gradient."""
         training = self.settings.training
-        with torch.autocast(
-            self.problem.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"
-        ):
+        with self._precision():
             outputs = self.model(batch)
             losses = self.model.losses(outputs, batch)
         penalty: Tensor | None = None
@@ -220,11 +219,11 @@ class TrainingLoop:
 
     def select(self) -> None:
         """Evaluate on the validation split, audit the epoch and keep the weights where Worst improved enough."""
-        evaluation = self.problem.evaluate(self.model, "validation")
+        evaluation = self._evaluate("validation")
         worst, macro = evaluation.utility.worst, evaluation.utility.macro
         self.last_temperatures = self.audits.add("validation", self.epoch, evaluation)
         if self.epoch % TEST_EVERY == 0:
-            test = self.problem.evaluate(self.model, "test")
+            test = self._evaluate("test")
             self.audits.add("test", self.epoch, test, self.last_temperatures)
         if worst > self.best_worst + self.settings.training.minimum_improvement:
             self.best_worst, self.best_epoch = worst, self.epoch
@@ -265,14 +264,15 @@ class TrainingLoop:
             )
         last = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best_weights)
-        self.score_calibration = self.problem.calibrate_scores(self.model)
-        found = {split: self.problem.evaluate(self.model, split) for split in ("validation", "test")}
+        with self._precision():
+            self.score_calibration = self.problem.calibrate_scores(self.model)
+        found = {split: self._evaluate(split) for split in ("validation", "test")}
         found["last"] = found["test"]
         if self.best_epoch != self.epoch:
             selected = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             self.model.load_state_dict(last)
             self.problem.calibrate_scores(self.model, self.score_calibration)
-            found["last"] = self.problem.evaluate(self.model, "test")
+            found["last"] = self._evaluate("test")
             self.model.load_state_dict(selected)
         self.audits.add("test", self.best_epoch, found["test"], self.best_temperatures)
         self.audits.add("test", self.epoch, found["last"], self.last_temperatures)
@@ -338,6 +338,15 @@ class TrainingLoop:
                 parameter.grad = gradient * factor
         if penalty is not None and penalty.requires_grad:
             penalty.backward()
+
+    def _evaluate(self, split: str) -> Evaluation:
+        with self._precision():
+            return self.problem.evaluate(self.model, split)
+
+    def _precision(self) -> torch.autocast:
+        """Return the autocast region in which this run trains and evaluates."""
+        enabled = self.settings.training.precision == "bfloat16"
+        return torch.autocast(self.problem.device.type, torch.bfloat16, enabled=enabled)
 
     def _smoothed_rate(self) -> float:
         rate = self.controller.smoothed_rate if self.settings.penalty else None

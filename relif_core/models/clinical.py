@@ -1,6 +1,6 @@
 """The clinical model: one LSTM over the hours of a stay, shared by every task, and one small head per task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,9 @@ from torch.nn import functional
 
 from relif_core.settings import ModelSettings
 from relif_core.tensors.clinical import Task
+
+#: Share of the stays in a run of hours that has to end before the LSTM goes on with fewer.
+FALLEN = 0.2
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class ClinicalModel(nn.Module):
 
     A batch is a mapping with ``inputs`` [B, T, channels], ``lengths`` [B] (valid rows), and per task ``label/<task>`` and
     ``mask/<task>`` of shape [B] (or [B, classes] labels for multilabel tasks), or [B, T] for hourly tasks. The LSTM is causal
-    and padding stands at the end, so no packing is needed: states beyond a stay's length are never read.
+    and padding stands at the end: states beyond a stay's length are never read, and on a processor they are not computed either.
 
     The embedding is the top layer's last valid hidden state, before the dropout that guards the heads: dropout noise would
     otherwise enter the distances that the surrogate compares. Hourly tasks read every hour's state, a task with a horizon
@@ -36,13 +39,13 @@ class ClinicalModel(nn.Module):
         self.tasks = tuple(tasks)
         between = settings.dropout if settings.layers > 1 else 0.0
         self.encoder = nn.LSTM(inputs, settings.hidden, settings.layers, batch_first=True, dropout=between)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.heads = nn.ModuleDict(
             {
                 task.name: nn.Sequential(
                     nn.Linear(settings.hidden, settings.head_width),
                     nn.ReLU(),
-                    nn.Dropout(settings.dropout),
+                    Dropout(settings.dropout),
                     nn.Linear(settings.head_width, task.classes),
                 )
                 for task in self.tasks
@@ -59,20 +62,68 @@ class ClinicalModel(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> ClinicalOutputs:
         """Run the LSTM once and every head on the states that its task reads."""
-        states, _ = self.encoder(batch["inputs"])
-        last = batch["lengths"] - 1
-        embedding = _states_at(states, last)
-        dropped = self.dropout(states)
+        inputs, last = batch["inputs"], batch["lengths"] - 1
+        states, places = self._states(inputs, batch["lengths"])
+        embedding = states.index_select(0, _place_of(places, last))
+        dropped: dict[int | None, Tensor] = {}  # tasks that read the same states share one mask
         logits = {}
         for task in self.tasks:
+            head, horizon = self.heads[task.name], task.horizon_hours
             if task.level == "hourly":
-                read = dropped
-            elif task.horizon_hours is None:
-                read = _states_at(dropped, last)
-            else:
-                read = _states_at(dropped, last.clamp(max=task.horizon_hours - 1))
-            logits[task.name] = self.heads[task.name](read)
+                if -1 not in dropped:
+                    dropped[-1] = self.dropout(states)
+                read = head(dropped[-1]).index_select(0, places.flatten())
+                logits[task.name] = read.view(*places.shape, -1)
+                continue
+            if horizon not in dropped:
+                rows = last if horizon is None else last.clamp(max=horizon - 1)
+                read = embedding if horizon is None else states.index_select(0, _place_of(places, rows))
+                dropped[horizon] = self.dropout(read)
+            logits[task.name] = head(dropped[horizon])
         return ClinicalOutputs(embedding, logits)
+
+    def _states(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the top layer's states [R, hidden] and in which row stands every stay's hour [B, T] (any row beyond its length).
+
+        On a processor stays are sorted by length and the LSTM goes over runs of hours with the stays that are still alive.
+        """
+        stays, hours = inputs.shape[:2]
+        places = torch.arange(stays * hours, device=inputs.device).view(stays, hours)
+        if inputs.device.type != "cpu":
+            return self.encoder(inputs)[0].flatten(0, 1), places
+        order = lengths.argsort(descending=True, stable=True)
+        encoder, alive = self.encoder, _alive(lengths, hours)
+        weights = [
+            [
+                getattr(encoder, f"{name}_l{layer}")
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            ]
+            for layer in range(encoder.num_layers)
+        ]
+        start_of_all = inputs.new_zeros(1, stays, encoder.hidden_size)
+        memory = [(start_of_all, start_of_all)] * encoder.num_layers
+        pieces, begun = [], 0
+        for start, stop, count in _runs(alive):
+            living = order[:count]
+            rows = inputs[living, start:stop]
+            for layer, (state, cell) in enumerate(memory):
+                if layer:
+                    rows = dropout(rows, encoder.dropout, self.training)
+                rows, *memory[layer] = torch.lstm(
+                    rows,
+                    (state[:, :count], cell[:, :count]),
+                    weights[layer],
+                    True,
+                    1,
+                    0.0,
+                    self.training,
+                    False,
+                    True,
+                )
+            places[living, start:stop] = torch.arange(begun, begun + count * (stop - start)).view(count, -1)
+            pieces.append(rows.flatten(0, 1))
+            begun += count * (stop - start)
+        return torch.cat(pieces), places.clamp_(max=begun - 1)
 
     def losses(self, outputs: ClinicalOutputs, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the task losses [T]: the mean over labelled entries, 0 where a batch has none."""
@@ -107,9 +158,47 @@ def audit_score(task: Task, logits: Tensor, mask: Tensor) -> Tensor:
     return confidence * valid
 
 
-def _states_at(states: Tensor, rows: Tensor) -> Tensor:
-    """Pick one row [B, H] of every sequence in ``states`` [B, T, H]."""
-    return states.gather(1, rows.view(-1, 1, 1).expand(-1, 1, states.shape[-1])).squeeze(1)
+def dropout(values: Tensor, rate: float, training: bool) -> Tensor:
+    """Drop entries with probability ``rate`` and scale the others so that the mean is kept.
+
+    On a processor sixteen random bits decide an entry: the rate is rounded to a multiple of 2⁻¹⁶ and the scale is exact for it.
+    """
+    if not training or not 0 < rate < 1 or values.device.type != "cpu":
+        return functional.dropout(values, rate, training)
+    levels = 2**16
+    drop = min(round(rate * levels), levels - 1)
+    bits = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = bits[: values.numel()].view(values.shape) >= drop - levels // 2
+    return values * kept * (levels / (levels - drop))
+
+
+class Dropout(nn.Dropout):
+    """``dropout`` as a layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return dropout(input, self.p, self.training)
+
+
+def _alive(lengths: Tensor, hours: int) -> list[int]:
+    """Return how many stays reach into every hour."""
+    return (lengths > torch.arange(hours)[:, None]).sum(1).tolist()
+
+
+def _runs(alive: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, stop, stays) of runs of hours: a new one begins where at least ``FALLEN`` of the last one's stays have ended."""
+    start = 0
+    for hour, count in enumerate(alive):
+        if count <= (1 - FALLEN) * alive[start]:
+            yield start, hour, alive[start]
+            start = hour
+        if not count:
+            return
+    yield start, len(alive), alive[start]
+
+
+def _place_of(places: Tensor, hours: Tensor) -> Tensor:
+    """Pick one hour [B] of every stay's places [B, T]."""
+    return places.gather(1, hours.view(-1, 1)).squeeze(1)
 
 
 def _masked_loss(task: Task, logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:

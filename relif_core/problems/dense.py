@@ -186,7 +186,7 @@ class DenseProblem:
             batch = self.batch(frames[start : start + EVALUATION_BATCH])
             outputs = model(batch)
             meter.add(outputs.predictions, batch)
-            embeddings.append(outputs.embedding)
+            embeddings.append(outputs.embedding.float())
             for task, score in model.scores(outputs, batch).items():
                 scores[task].append(score)
             for task, carried in model.carries(batch).items():
