@@ -1,13 +1,16 @@
 """Batches, scores and evaluation: padding is invisible, nothing after a label is read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relif_core.errors import DataError
-from relif_core.models.clinical import audit_score
+from relif_core.models.clinical import FALLEN, _runs, audit_score, dropout
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.settings import ModelSettings
 from relif_core.tensors.clinical import ClinicalTensors, Task
@@ -109,3 +112,52 @@ def test_the_training_order_depends_on_seed_and_epoch_alone(icu: ClinicalProblem
     assert same(first(0, 0), first(0, 0))
     assert not same(first(0, 0), first(0, 1))
     assert not same(first(0, 0), first(1, 0))
+
+
+def test_hours_of_ended_stays_are_not_computed_and_nothing_changes(icu: ClinicalProblem) -> None:
+    """States and gradients equal those of ``nn.LSTM`` over the padded batch, in whatever order the stays stand."""
+    model = icu.build_model(replace(MODEL, dropout=0.0)).double()
+    batch = icu.batch(icu.tensors.stays_of("train")[:24])
+    batch["inputs"] = batch["inputs"].double()
+    for lengths in (batch["lengths"], torch.full((24,), batch["inputs"].shape[1])):
+        valid = torch.arange(batch["inputs"].shape[1]) < lengths[:, None]
+        factors = torch.randn(int(valid.sum()), MODEL.hidden, dtype=torch.float64)
+        states, places = model._states(batch["inputs"], lengths)
+        packed, padded = states[places[valid]], model.encoder(batch["inputs"])[0][valid]
+        torch.testing.assert_close(packed, padded)
+        for own, plain in zip(
+            *(torch.autograd.grad((s * factors).sum(), model.shared_parameters()) for s in (packed, padded)),
+            strict=True,
+        ):
+            torch.testing.assert_close(own, plain, rtol=1e-9, atol=1e-9)
+    assert len(states) < 1.25 * lengths.sum()
+
+
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=20))
+def test_runs_cover_every_hour_of_every_stay_at_little_surplus(lengths: list[int]) -> None:
+    alive = [sum(length > hour for length in lengths) for hour in range(max(lengths))]
+    runs = list(_runs([*alive, 0, 0]))  # a batch may be wider than its longest stay
+    assert [run[0] for run in runs] == [0, *(run[1] for run in runs[:-1])]
+    assert runs[-1][1] == len(alive)
+    for start, stop, count in runs:
+        assert count == alive[start]
+        assert all(each > (1 - FALLEN) * count for each in alive[start:stop])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.5, 0.999999, 1.0])
+def test_dropout_keeps_the_mean_and_the_rate(rate: float) -> None:
+    torch.manual_seed(0)
+    ones = torch.ones(999, 401, requires_grad=True)
+    dropped = dropout(ones, rate, training=True)
+    share = (dropped == 0).double().mean().item()
+    assert abs(share - rate) < 5 * np.sqrt(rate * (1 - rate) / ones.numel()) + 2**-16
+    kept = dropped[dropped != 0]
+    if 0 < rate < 0.9:
+        levels = 2**16
+        assert torch.all(kept == levels / (levels - round(rate * levels)))
+        # Neighbours share one random number and are independent all the same.
+        off = (dropped.detach().flatten()[:400_000].view(-1, 4) == 0).double()
+        assert (torch.corrcoef(off.T) - torch.eye(4)).abs().max() < 0.02
+    dropped.sum().backward()
+    torch.testing.assert_close(ones.grad, dropped.detach())
+    assert dropout(ones, rate, training=False) is ones
