@@ -3,8 +3,11 @@
 Every subcommand imports what it needs when it is called, so that each starts as fast as its own work allows.
 """
 
+import contextlib
 import json
+import signal
 import sys
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +32,9 @@ EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "sklearn", "safetensors", "scipy"), "train"),
     **dict.fromkeys(("pyarrow", "h5py", "PIL"), "data"),
 }
+
+#: Seconds in which a command that is asked to stop does so by itself.
+PATIENCE = 1.6
 
 Data = Annotated[Path, typer.Option(help="Tensor folder made by `relif data`.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
@@ -147,18 +153,20 @@ def run(
     """Train one configuration and leave a record."""
     import torch
 
+    from relif_core.files import refuse_inside
     from relif_core.problems.opening import open_problem
     from relif_core.settings import method_settings
     from relif_core.studies.display import StudyDisplay
     from relif_core.training import run as train
 
     where = _device(device)
+    refuse_inside(target, data)
     settings = method_settings(method, seed=seed, **changes_for(data, change or [], weights))
     settings = _fit_precision(settings, where, change or [])
     torch.set_num_threads(threads)
     problem = open_problem(data, where, settings, weights)
     name = f"{method} seed {seed}"
-    with StudyDisplay(1, sys.stderr) as display:
+    with StudyDisplay(1, sys.stderr) as display, _stop_request():
         record = train(settings, problem, target, progress=lambda report: display.show(name, report))
         display.show(name, None)
     found = record.result["utility"]["test"]
@@ -176,7 +184,13 @@ def study(
         Path, typer.Option(help="Folder of the study's records; a started study goes on there.")
     ],
     seeds: Annotated[
-        int | None, typer.Option(help="Seeds 0 .. N-1; the study's own number if not given.")
+        str | None,
+        typer.Option(
+            help="Seeds and ranges such as 100-129 or 100,103,110-112, or a number of seeds; the study's own if not given."
+        ),
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Only this block of the study's methods; 1 is the most valuable.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that share the device.")] = 1,
     minutes: Annotated[
@@ -195,12 +209,19 @@ def study(
 ) -> None:
     """Bring every run of a study to a record; finished runs are never computed again."""
     from relif_core.studies.display import StudyDisplay, cost_lines
-    from relif_core.studies.grid import named_study, run_study
+    from relif_core.studies.grid import named_study, read_seeds, refuse_other_study, run_study
 
     where = _device(device)
-    runs = named_study(name, seeds, **changes_for(data, change or [], weights))
+    listed = None if seeds is None else read_seeds(seeds)
+    runs = named_study(name, listed, block, **changes_for(data, change or [], weights))
     runs = [_fit_precision(settings, where, change or []) for settings in runs]
-    with StudyDisplay(len(runs), sys.stderr) as display:
+    refuse_other_study(runs, data, target)
+    numbers = sorted({settings.seed for settings in runs})
+    _say(
+        f"{name}: {len(runs)} runs, {len({settings.method for settings in runs})} methods, "
+        f"{len(numbers)} seeds from {numbers[0]} to {numbers[-1]}"
+    )
+    with StudyDisplay(len(runs), sys.stderr) as display, _stop_request() as stop:
         summary = run_study(
             runs,
             data,
@@ -213,15 +234,24 @@ def study(
             watch=display.show,
             engine=engine,
             address=address,
+            stop=stop,
         )
+    for job, problem in summary.damaged.items():
+        _say(f"damaged, made again: {job}: {problem}")
+    for job in summary.busy:
+        _say(f"busy: {job}: another process is making it")
     for job, problem in summary.failed.items():
-        typer.echo(f"failed: {job}: {problem}", err=True)
+        _say(f"failed: {job}: {problem}")
     for line in cost_lines(summary.records):
         typer.echo(line)
     typer.echo(
         f"{len(summary.records)} of {len(runs)} records ({summary.found} found, {summary.made} made) "
-        f"in {summary.seconds / 60:.1f} min; {len(summary.paused)} to go on with, {len(summary.failed)} failed"
+        f"in {summary.seconds / 60:.1f} min; {len(summary.paused)} to go on with, {len(summary.busy)} busy, "
+        f"{len(summary.failed)} failed"
     )
+    if stop.signal:
+        _say("stopped; the same command goes on")
+        raise typer.Exit(128 + stop.signal)
     if summary.failed:
         raise typer.Exit(1)
 
@@ -307,6 +337,47 @@ def _audit_lines(result: "AuditResult", level: float) -> list[str]:
             f"{pair}  δ {row.tolerance:.4f}  Bias {row.bias:.4f}  violation rate {row.violation_rate:.4f}"
         )
     return lines
+
+
+class _StopRequest:
+    """True once Ctrl-C or SIGTERM has asked to stop; ``signal`` is its number."""
+
+    signal = 0
+
+    def __call__(self) -> bool:
+        return bool(self.signal)
+
+
+@contextlib.contextmanager
+def _stop_request() -> Iterator[_StopRequest]:
+    """Turn the first Ctrl-C or SIGTERM into a request; what has not stopped after ``PATIENCE``, or at a second one, is interrupted.
+
+    An interrupted block ends the command with the status of the signal.
+    """
+    request = _StopRequest()
+
+    def note(number: int, frame: object) -> None:
+        if request.signal:
+            raise KeyboardInterrupt
+        request.signal = number
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    before = {
+        number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    }
+    try:
+        yield request
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on")
+        raise typer.Exit(128 + request.signal) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _device(name: str) -> str:

@@ -17,6 +17,14 @@ class RecordError(ReliFError):
     """A record or checkpoint that is damaged, or belongs to another run."""
 
 
+class RunBusy(RecordError):  # noqa: N818 - a state to be told, not a fault
+    """A run that another process is making just now."""
+
+
+class StorageError(ReliFError):
+    """A file that cannot be written: the disk is full, the place read-only or forbidden."""
+
+
 class ComparabilityError(ReliFError):
     """Two audit results that were measured with different rulers."""
 

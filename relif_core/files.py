@@ -1,32 +1,77 @@
 """Atomic writing and checksums: a file or folder is either whole or absent."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
+import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from relif_core.errors import InputError, StorageError
+
+#: What the system says where a file cannot be written, and what would mend it.
+UNWRITABLE = {
+    errno.ENOSPC: "the disk is full; free some space and start again",
+    errno.EDQUOT: "the disk quota is used up; free some space and start again",
+    errno.EFBIG: "it would be larger than a file may be here (ulimit -f, or the file system); raise that limit",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EACCES: "writing there is not permitted; choose another place or mend its permissions",
+    errno.EPERM: "writing there is not permitted; choose another place or mend its permissions",
+}
+#: A temporary file of this age in seconds is locked by its writer, or nobody's.
+YOUNG = 1.0
+
+
+class _Noting(io.FileIO):
+    """A file that remembers why it could not be written, whatever the library above makes of the error."""
+
+    fault: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.fault = error
+            raise
+
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary neighbour of ``path`` for binary writing; it takes the name ``path`` only if the block succeeds."""
+    """Open a temporary neighbour of ``path`` for binary writing; it takes the name ``path`` only if the block succeeds.
+
+    Raises ``StorageError`` where the place cannot be written: no space, read-only, not permitted.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    with _named_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
+        raw = _Noting(temporary := _temporary(path), "xb")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        try:
+            with io.BufferedWriter(raw) as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                yield stream
+                with _named_faults(path):
+                    stream.flush()
+                    os.fsync(stream.fileno())
+        except Exception as error:
+            if raw.fault is None:
+                raise
+            with _named_faults(path):
+                raise raw.fault from error
+        with _named_faults(path):
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            os.unlink(temporary)
         raise
 
 
@@ -34,10 +79,13 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling folder of ``path``; it replaces ``path`` only if the block succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
-    os.chmod(folder, 0o755)
+    with _named_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
+        os.mkdir(folder := _temporary(path))
+    lock = os.open(folder, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
         if path.exists():
             retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".retired"))
@@ -49,6 +97,47 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers of ``path`` left beside it: the ``.partial`` neighbours that nobody holds."""
+    for item in os.scandir(path.parent):
+        if item.name.startswith(f".{path.name}.") and item.name.endswith(".partial"):
+            with contextlib.suppress(OSError), _opened(item.path) as lock:
+                if time.time() - os.fstat(lock).st_mtime > YOUNG:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(item.path) if item.is_dir(follow_symlinks=False) else os.unlink(item.path)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+@contextlib.contextmanager
+def _named_faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise StorageError(f"{path} cannot be written: {UNWRITABLE[error.errno]}") from error
+
+
+def refuse_inside(target: Path, folder: Path) -> None:
+    """Raise ``InputError`` where ``target`` is ``folder``, which holds data alone, or lies in it."""
+    if Path(target).resolve().is_relative_to(Path(folder).resolve()):
+        raise InputError(f"{target} lies inside the data folder {folder}; choose another target")
 
 
 def write_json(path: Path, content: Any) -> None:

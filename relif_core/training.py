@@ -26,7 +26,7 @@ from relif_core.audit.tolerance import reference_distances
 from relif_core.balancers import make_balancer
 from relif_core.controller import Controller, controller_of
 from relif_core.epochs import TEST_EVERY, EpochAudits, calibrated_scores
-from relif_core.errors import DivergenceError, InputError, RecordError, RunPaused
+from relif_core.errors import DivergenceError, InputError, RecordError, RunBusy, RunPaused
 from relif_core.files import atomic_file
 from relif_core.problems.base import Evaluation, Problem
 from relif_core.provenance import command, processor_instructions, processor_name, sources
@@ -490,9 +490,12 @@ def _held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RecordError(
+            raise RunBusy(
                 f"{folder} is being written by another process; wait for it or choose another folder"
             ) from error
+        # Nobody else writes here now: what a killed run was writing is refuse.
+        for refuse in folder.glob(".*.partial"):
+            refuse.unlink()
         yield
 
 

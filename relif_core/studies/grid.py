@@ -4,25 +4,23 @@ Every run owns the folder ``<target>/<method>-seed<seed>-<key>``; a study that w
 it is started again. ``ENGINES`` maps a name to the way in which the missing runs are worked off.
 """
 
-import itertools
 import math
-import multiprocessing
-import queue
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from relif_core.errors import InputError, RecordError, RunPaused
-from relif_core.problems.base import Problem
-from relif_core.problems.opening import open_problem
+from relif_core.balancers import BALANCERS
+from relif_core.errors import InputError, RecordError
+from relif_core.files import refuse_inside
 from relif_core.record import Record, run_key
 from relif_core.settings import (
+    ABLATIONS,
+    SINGLE_TASK,
     STATIC_WEIGHTS,
     STEP_SIZES,
     TARGET_STEP_SIZE,
@@ -30,61 +28,51 @@ from relif_core.settings import (
     ControllerSettings,
     DenseModelSettings,
     RunSettings,
+    as_json,
     method_settings,
 )
+from relif_core.studies import processes
+from relif_core.studies.jobs import Engine, Job, Outcome, Schedule, Stop, Watch, Workshop, in_process
 from relif_core.tensors.folder import read_manifest
-from relif_core.training import EpochReport, run
 
-#: A worker process that dies is replaced; a run that took this many workers with it is given up.
-ATTEMPTS = 3
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a study and the folder of its record."""
-
-    settings: RunSettings
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        """Method and seed, for people."""
-        return f"{self.settings.method} seed {self.settings.seed}"
+#: Seeds that one study may have, and the largest that every generator takes.
+MOST_SEEDS, LARGEST_SEED = 10_000, 2**32 - 1
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """What every worker of a study needs: the data, the device, and until when a run may go on.
+class Study:
+    """What a name of ``STUDIES`` stands for.
 
-    ``address`` is that of a Ray cluster, which only the engine "ray" reads; ``weights`` a file of encoder weights, which only dense
-    problems read.
+    ``blocks`` hold the methods, the most valuable block first: a block is worked off seed by seed, every method of one seed before
+    the next seed. ``seeds`` are those of each block (one entry: of all). ``changes`` apply to every run.
     """
 
-    data: Path
-    device: str = "cpu"
-    threads: int = 1
-    deadline: float = math.inf
-    address: str | None = None
-    weights: Path | None = None
+    blocks: tuple[tuple[str, ...], ...]
+    seeds: tuple[range, ...] = (range(7),)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of all blocks."""
+        return tuple(dict.fromkeys(method for block in self.blocks for method in block))
 
 
 @dataclass
 class StudySummary:
-    """What a call to ``run_study`` did: records in the order of the runs asked for, and what remains."""
+    """What a call to ``run_study`` did: records in the order of the runs asked for, and what remains.
+
+    ``paused`` runs go on at the next call, ``busy`` ones are being made by another process; ``damaged`` maps a run whose record could
+    not be read, and was set aside and made again, to what was wrong; ``failed`` maps a run to the error that ended it.
+    """
 
     records: list[Record] = field(default_factory=list)
     found: int = 0
     made: int = 0
     paused: list[str] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-#: Called with a job's name and its newest epoch, or with None when the job ends.
-Watch = Callable[[str, EpochReport | None], None]
-#: An engine works off jobs and yields (job, None | the error that ended it).
-Outcome = tuple[Job, Exception | None]
-Engine = Callable[[Sequence[Job], Workshop, int, Watch], Iterable[Outcome]]
 
 
 #: The rows of the paper's clinical tables.
@@ -117,34 +105,158 @@ TARGET_SWEEP = tuple(
 HYBRIDS = ("uncertainty+relif", "gradnorm+relif", "pcgrad+relif", "fairgrad+relif")
 FURTHER_BALANCERS = ("nash_mtl", "cagrad", "upgrad", "mgda", "imtl_g", "aligned_mtl", "dual_proj")
 
-#: Named studies: the methods of each table or figure and its number of seeds. Runs that studies share are made once, if
-#: the studies keep their records in one folder.
-STUDIES: Mapping[str, tuple[tuple[str, ...], int]] = {
-    "erm_relif": (("erm", "relif"), 3),
-    "methods": (SEVEN_METHODS + AS_RELEASED, 7),
-    "components": (COMPONENTS, 7),
-    "step_size": (("erm", *STEP_SIZE_SWEEP), 7),
-    "target": (("erm", *TARGET_SWEEP), 7),
-    "hybrids": (("erm", "uncertainty", "gradnorm", "pcgrad", "fairgrad", "relif", *HYBRIDS), 7),
-    "further_balancers": (("erm", *FURTHER_BALANCERS), 7),
-    "clinical": (
-        tuple(
-            dict.fromkeys(SEVEN_METHODS + AS_RELEASED + COMPONENTS + HYBRIDS + STEP_SIZE_SWEEP + TARGET_SWEEP)
-        ),
-        7,
+#: The settings of Table 5 where they are not the defaults, and those of the studies with many seeds.
+TABLE_5 = {"training": {"precision": "bfloat16"}}
+MANY_SEEDS: dict[str, Any] = {
+    "model": {"hidden": 128},
+    "training": {"epochs": 40, "patience": 40, "precision": "bfloat16"},
+}
+#: The rows of the primary contrasts.
+POWER = (
+    "erm",
+    "relif",
+    "relif_step_size_0.05",
+    "relif_step_size_0.05_target_0.09",
+    "relif_static_1",
+    "relif_no_alignment",
+    "audit_penalty",
+)
+POWER_COMPONENTS = (
+    *(method for method in STATIC if method not in POWER),
+    "relif_single_prototype",
+    "cats_as_released",
+)
+POWER_BALANCERS = ("gradnorm", "fairgrad")
+
+#: Named studies. Runs that studies share are made once, if the studies keep their records in one folder.
+STUDIES: Mapping[str, Study] = {
+    "table3": Study((SEVEN_METHODS,), changes=TABLE_5),
+    "power": Study(
+        (POWER, POWER_COMPONENTS, POWER_BALANCERS),
+        (range(100, 130), range(100, 130), range(100, 110)),
+        MANY_SEEDS,
+    ),
+    "b3": Study((tuple(dict.fromkeys(STEP_SIZE_SWEEP + TARGET_SWEEP)),), (range(100, 107),), MANY_SEEDS),
+    "erm_relif": Study((("erm", "relif"),), (range(3),)),
+    "methods": Study((SEVEN_METHODS + AS_RELEASED,)),
+    "components": Study((COMPONENTS,)),
+    "step_size": Study((("erm", *STEP_SIZE_SWEEP),)),
+    "target": Study((("erm", *TARGET_SWEEP),)),
+    "hybrids": Study((("erm", "uncertainty", "gradnorm", "pcgrad", "fairgrad", "relif", *HYBRIDS),)),
+    "further_balancers": Study((("erm", *FURTHER_BALANCERS),)),
+    "clinical": Study(
+        (
+            tuple(
+                dict.fromkeys(
+                    SEVEN_METHODS + AS_RELEASED + COMPONENTS + HYBRIDS + STEP_SIZE_SWEEP + TARGET_SWEEP
+                )
+            ),
+        )
     ),
 }
 
 
-def named_study(name: str, seeds: int | None = None, **changes: Any) -> list[RunSettings]:
-    """Return the runs of a study: a key of ``STUDIES``, or methods separated by commas (then ``seeds`` defaults to 3)."""
-    methods, own = STUDIES.get(name, (tuple(name.split(",")), 3))
-    return grid(methods, range(own if seeds is None else seeds), **changes)
+def named_study(
+    name: str, seeds: Sequence[int] | None = None, block: int | None = None, **changes: Any
+) -> list[RunSettings]:
+    """Return the runs of a study in the order of their value.
+
+    Args:
+        name: A key of ``STUDIES``, or methods separated by commas.
+        seeds: Instead of the study's own; those of a list of methods are 0, 1, 2.
+        block: Only the study's block of this number, from 1.
+        changes: Settings on top of the study's own.
+
+    Raises:
+        InputError: No study or method has the name, or the study no such block.
+    """
+    study = STUDIES.get(name) or Study((tuple(name.split(",")),), (range(3),))
+    known = {*ABLATIONS, *SINGLE_TASK, *BALANCERS, *(f"{balancer}+relif" for balancer in BALANCERS)}
+    for method in study.methods:
+        if method not in known:
+            raise InputError(
+                f"no study or method is called {method!r}; studies are {', '.join(STUDIES)}; methods the balancers "
+                f"{', '.join(sorted(BALANCERS))} (each also with +relif) and {', '.join(ABLATIONS)}"
+            )
+    if study.changes and isinstance(changes.get("model"), DenseModelSettings):
+        raise InputError(f"study {name!r} is of clinical data; choose methods for dense data by name")
+    if block is not None and not 1 <= block <= len(study.blocks):
+        raise InputError(f"study {name!r} has the blocks 1 to {len(study.blocks)}, not {block}")
+    own = study.seeds * len(study.blocks) if len(study.seeds) == 1 else study.seeds
+    chosen = [
+        (methods, own[place] if seeds is None else seeds)
+        for place, methods in enumerate(study.blocks)
+        if block in (None, place + 1)
+    ]
+    merged = _merged(study.changes, changes)
+    return [run for methods, each in chosen for run in grid(methods, each, **merged)]
 
 
-def grid(methods: Sequence[str], seeds: Sequence[int], **changes: Any) -> list[RunSettings]:
-    """Return the settings of every method with every seed, ``changes`` applied to all."""
-    return [method_settings(method, **changes, seed=seed) for method in methods for seed in seeds]
+def grid(methods: Sequence[str], seeds: Iterable[int], **changes: Any) -> list[RunSettings]:
+    """Return the settings of every method with every seed, ``changes`` applied to all: all methods of a seed, then the next seed."""
+    return [method_settings(method, **changes, seed=seed) for seed in seeds for method in methods]
+
+
+def read_seeds(text: str) -> list[int]:
+    """Read the seeds of a study: a number of seeds, or a list of seeds and ranges of seeds.
+
+    >>> read_seeds("3"), read_seeds("100,103,110-112"), read_seeds("7-7")
+    ([0, 1, 2], [100, 103, 110, 111, 112], [7])
+
+    Raises:
+        InputError: Something is no number, negative or too large, a range runs backwards, a seed occurs twice, or there is none.
+    """
+    usage = "write a number of seeds (7: 0 to 6), or seeds and ranges such as 100-129 or 100,103,110-112"
+    parts = [part.strip() for part in text.split(",")]
+    spans = []
+    for part in parts:
+        first, dash, last = part.partition("-")
+        ends = (first, last) if dash else (first, first)
+        if not all(end.strip().isascii() and end.strip().isdigit() for end in ends):
+            raise InputError(
+                f"--seeds: {part!r} is no seed and no range of seeds, which are whole numbers >= 0; {usage}"
+            )
+        spans.append((int(ends[0]), int(ends[1])))
+    if len(parts) == 1 and "-" not in parts[0]:
+        spans = [(0, spans[0][0] - 1)]
+    for low, high in spans:
+        if low > high:
+            raise InputError(
+                f"--seeds {text}: {'there is none' if high < 0 else f'{low}-{high} runs backwards'}; {usage}"
+            )
+        if high > LARGEST_SEED:
+            raise InputError(f"--seeds {text}: {high} is above the largest seed, {LARGEST_SEED}")
+    if sum(high - low + 1 for low, high in spans) > MOST_SEEDS:
+        raise InputError(f"--seeds {text}: more than {MOST_SEEDS:,} seeds; {usage}")
+    seeds = [seed for low, high in spans for seed in range(low, high + 1)]
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for place, seed in enumerate(seeds) if seed in seeds[:place])
+        raise InputError(f"--seeds {text}: seed {twice} is listed twice")
+    return seeds
+
+
+def refuse_other_study(runs: Sequence[RunSettings], data: Path, target: Path) -> None:
+    """Raise ``InputError`` where ``target`` holds records that do not belong with ``runs``.
+
+    Runs belong together that share the data, the model, the training and the revision of the numerics: what a study compares.
+    """
+    fingerprint = read_manifest(Path(data))["fingerprint"]
+    own = [_shared(as_json(settings), fingerprint) for settings in runs]
+    for path in sorted(Path(target).glob("*/record.json")):
+        try:
+            content = Record.load(path.parent).content
+        except RecordError:
+            continue  # A damaged record is named by the study itself.
+        other = _shared(content["settings"], content["dataset"]["fingerprint"])
+        if other not in own:
+            differing = [
+                f"{name} {other.get(name)!r} there, {own[0].get(name)!r} here"
+                for name in sorted({*other, *own[0]})
+                if other.get(name) != own[0].get(name)
+            ]
+            raise InputError(
+                f"{target} holds the records of another study ({path.parent.name}: {'; '.join(differing[:5])}); choose another target"
+            )
 
 
 def run_study(
@@ -160,48 +272,72 @@ def run_study(
     engine: str | None = None,
     address: str | None = None,
     weights: Path | None = None,
+    stop: Stop | None = None,
 ) -> StudySummary:
-    """Bring every run of a study to a record under ``target``.
+    """Bring every run of a study to a record under ``target``, in the order given.
 
-    ``data`` is a tensor folder, clinical or dense (then ``weights`` is the file of encoder weights that the settings name, and the ERM
-    runs, which calibrate the scores of the others, are made first). ``workers`` processes share the device (1: this process alone); each computes with
-    ``threads`` threads, so that a record does not depend on the number of workers. After ``minutes`` no run is begun and those
-    under way stop after their epoch; the next call goes on. A run that fails is reported in the summary and the others go on.
+    ``data`` is a tensor folder, clinical or dense (then ``weights`` is the file of encoder weights that the settings name, and an ERM
+    run, which calibrates the scores of its seed, comes before them). ``workers`` processes share the device (1: this process alone);
+    each computes with ``threads`` threads, so that a record does not depend on the number of workers. A run that fails is reported
+    in the summary and the others go on.
+
+    Within ``minutes`` nothing is begun that would not end in time, by what the finished runs of its kind took, and after them the runs
+    under way stop; once ``stop`` returns True they stop within two seconds and nothing is begun. The next call goes on.
 
     ``engine`` is a key of ``ENGINES``; None takes processes for several workers and this process for one. "ray" works on the
     cluster at ``address`` (None: one started here), whose machines must see ``data`` and ``target`` under the same paths.
+
+    Raises ``InputError`` for runs listed twice, a target inside the data folder, or an engine that there is not.
     """
     if workers < 1 or threads < 1:
         raise InputError("a study needs at least one worker and one thread")
+    if minutes is not None and not 0 <= minutes < math.inf:
+        raise InputError(f"a study cannot last {minutes} minutes; give a number >= 0, or none for no limit")
     engine = engine or ("processes" if workers > 1 else "in_process")
     if engine not in ENGINES:
         raise InputError(f"no engine is called {engine!r}; there are {', '.join(ENGINES)}")
     began = time.time()
     fingerprint = read_manifest(Path(data))["fingerprint"]
-    target = Path(target).absolute()
+    data, target = Path(data).absolute(), Path(target).absolute()
+    refuse_inside(target, data)
     jobs = [Job(settings, _folder(target, settings, fingerprint, device)) for settings in runs]
     if len({job.folder for job in jobs}) < len(jobs):
         raise InputError("the study lists the same run twice")
     summary = StudySummary()
-    missing = [job for job in jobs if not Record.finished(job.folder)]
-    summary.found = len(jobs) - len(missing)
+    records = {job: record for job in jobs if (record := _found(job, summary))}
+    summary.found = len(records)
     deadline = math.inf if minutes is None else began + 60 * minutes
     place = None if weights is None else Path(weights).absolute()
-    workshop = Workshop(Path(data).absolute(), device, threads, deadline, address, place)
-    waves = (
-        ENGINES[engine](wave, workshop, workers, watch or (lambda name, report: None))
-        for wave in _waves(missing)
+    workshop = Workshop(data, device, threads, deadline, address, place)
+    schedule = Schedule(
+        [job for job in jobs if job not in records], deadline, records.values(), stop or (lambda: False)
     )
-    for job, error in itertools.chain.from_iterable(waves):
-        if error is None:
+    for job, ending in ENGINES[engine](schedule, workshop, workers, watch or (lambda name, report: None)):
+        if ending.state == "busy":
+            summary.busy.append(job.name)
+        elif ending.state in ("failed", "no_storage"):
+            summary.failed[job.name] = ending.message
+    for job in jobs:
+        if job not in records and Record.finished(job.folder):
+            records[job] = Record.load(job.folder)
             summary.made += 1
-        elif isinstance(error, RunPaused):
+        elif job not in records and job.name not in {*summary.busy, *summary.failed}:
             summary.paused.append(job.name)
-        else:
-            summary.failed[job.name] = f"{type(error).__name__}: {error}"
-    summary.records = [Record.load(job.folder) for job in jobs if Record.finished(job.folder)]
+    summary.records = [records[job] for job in jobs if job in records]
     summary.seconds = time.time() - began
     return summary
+
+
+def _found(job: Job, summary: StudySummary) -> Record | None:
+    """Return a job's finished record; one that cannot be read is named in the summary and set aside, to be made again."""
+    if not Record.finished(job.folder):
+        return None
+    try:
+        return Record.load(job.folder)
+    except RecordError as error:
+        summary.damaged[job.name] = str(error)
+        os.replace(job.folder / "record.json", job.folder / "record.json.damaged")
+        return None
 
 
 def _folder(target: Path, settings: RunSettings, fingerprint: str, device: str) -> Path:
@@ -209,128 +345,38 @@ def _folder(target: Path, settings: RunSettings, fingerprint: str, device: str) 
     return target / f"{settings.method}-seed{settings.seed}-{key[:12]}"
 
 
-def _waves(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Cut jobs into groups to be worked off one after the other: dense ERM runs come before the runs whose scores they calibrate."""
-    first = [
-        job
-        for job in jobs
-        if isinstance(job.settings.model, DenseModelSettings) and job.settings.method == "erm"
-    ]
-    rest = [job for job in jobs if job not in first]
-    return [wave for wave in (first, rest) if wave]
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``changes`` on top, section by section."""
+    both = {name: (base[name], changes[name]) for name in base.keys() & changes.keys()}
+    return {
+        **base,
+        **changes,
+        **{
+            name: {**low, **high}
+            for name, (low, high) in both.items()
+            if isinstance(low, Mapping) and isinstance(high, Mapping)
+        },
+    }
 
 
-def _in_process(jobs: Sequence[Job], workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
-    """Work off the jobs one after another in this process."""
-    before = torch.get_num_threads()
-    problems: dict[int | None, Problem] = {}
-    try:
-        torch.set_num_threads(workshop.threads)
-        for job in jobs:
-            yield job, attempt(job, workshop, problems, watch)
-    finally:
-        torch.set_num_threads(before)
+def _shared(settings: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    """What the records of one study have in common, flat: not what belongs to the method or the seed."""
+    own = {"method", "balancer", "penalty", "seed", "surrogate", "controller", "audit"}
+    flat: dict[str, Any] = {"data": fingerprint[:12]}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and name not in own:
+            flat |= {f"{name}.{item}": content for item, content in value.items()}
+        elif name not in own:
+            flat[name] = value
+    flat.pop("model.task", None)
+    return flat
 
 
-def _processes(jobs: Sequence[Job], workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
-    """Work off the jobs in worker processes; a worker that dies is replaced and its run continued from the checkpoint."""
-    context = multiprocessing.get_context("spawn")
-    waiting, attempts = list(jobs), dict.fromkeys([job.folder for job in jobs], 0)
-    with context.Manager() as manager:
-        reports = manager.Queue()
-        while waiting:
-            pending: dict[Future[Exception | None], Job] = {}
-            broken = False
-            with ProcessPoolExecutor(
-                min(workers, len(waiting)), context, initializer=_open_workshop, initargs=(workshop, reports)
-            ) as pool:
-                for job in waiting:
-                    pending[pool.submit(_work, job)] = job
-                waiting = []
-                while pending:
-                    done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                    pass_on(reports, watch)
-                    for future in done:
-                        job = pending.pop(future)
-                        error = future.exception()
-                        if isinstance(error, BrokenProcessPool):
-                            broken = True
-                            waiting.append(job)
-                        else:
-                            yield job, error if isinstance(error, Exception) else future.result()
-            if broken:
-                waiting, given_up = _after_a_death(waiting, attempts)
-                for job in given_up:
-                    yield (
-                        job,
-                        RecordError(f"its worker process died {ATTEMPTS} times; run it alone to see why"),
-                    )
-        pass_on(reports, watch)
-
-
-def _after_a_death(jobs: Sequence[Job], attempts: dict[Path, int]) -> tuple[list[Job], list[Job]]:
-    """Count an attempt for every job that had begun; return the jobs to go on with and those to give up."""
-    for job in jobs:
-        if job.folder.exists():
-            attempts[job.folder] += 1
-    keep = [job for job in jobs if attempts[job.folder] < ATTEMPTS]
-    return keep, [job for job in jobs if attempts[job.folder] >= ATTEMPTS]
-
-
-def _ray(jobs: Sequence[Job], workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
+def _ray(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
     """Work off the jobs on a Ray cluster, at most ``workers`` at a time."""
     from relif_core.studies.ray_engine import work_off
 
-    return work_off(jobs, workshop, workers, watch, ATTEMPTS)
+    return work_off(schedule, workshop, workers, watch)
 
 
-ENGINES: Mapping[str, Engine] = {"in_process": _in_process, "processes": _processes, "ray": _ray}
-
-
-def attempt(
-    job: Job, workshop: Workshop, problems: dict[int | None, Problem], watch: Watch
-) -> Exception | None:
-    """Run one job, or pause it where the time is used up; return the error that ended it instead of raising it."""
-    try:
-        if time.time() > workshop.deadline:
-            return RunPaused(f"{job.name}: not begun, the time is used up; run the study again to go on")
-        hours = job.settings.training.maximum_hours
-        if hours not in problems:
-            problems[hours] = open_problem(workshop.data, workshop.device, job.settings, workshop.weights)
-        run(
-            job.settings,
-            problems[hours],
-            job.folder,
-            progress=lambda report: watch(job.name, report),
-            deadline=workshop.deadline,
-        )
-    except Exception as error:
-        return error
-    finally:
-        watch(job.name, None)
-    return None
-
-
-_worker: dict[str, Any] = {}
-
-
-def _open_workshop(workshop: Workshop, reports: Any) -> None:
-    """Prepare a worker process: its threads, its data on first use, and the line back to the study."""
-    torch.set_num_threads(workshop.threads)
-    _worker.update(workshop=workshop, problems={}, reports=reports)
-
-
-def _work(job: Job) -> Exception | None:
-    reports = _worker["reports"]
-    return attempt(
-        job, _worker["workshop"], _worker["problems"], lambda name, report: reports.put((name, report))
-    )
-
-
-def pass_on(reports: Any, watch: Watch) -> None:
-    """Hand every waiting report to the watcher."""
-    while True:
-        try:
-            watch(*reports.get_nowait())
-        except queue.Empty:
-            return
+ENGINES: Mapping[str, Engine] = {"in_process": in_process, "processes": processes.work_off, "ray": _ray}

@@ -5,31 +5,31 @@ A task whose machine dies is started again elsewhere and goes on from the run's 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+import queue
+import socket
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from relif_core.errors import InputError, RecordError
-from relif_core.studies.grid import Job, Watch, Workshop, attempt, pass_on
+from relif_core.errors import InputError
+from relif_core.studies.jobs import ATTEMPTS, Ending, Job, Outcome, Schedule, Watch, Workshop, attempt
 
 if TYPE_CHECKING:
     from relif_core.problems.base import Problem
 
 #: Where the line back to the study lives: the machine that holds the cluster together.
 HEAD = "node:__internal_head__"
+#: Seconds that a cluster has to answer, and that tasks asked to stop have for their checkpoints.
+ANSWER, GRACE = 10, 1.2
 _problems: dict[Workshop, dict[int | None, "Problem"]] = {}
 
 
-def work_off(
-    jobs: Sequence[Job], workshop: Workshop, workers: int, watch: Watch, attempts: int
-) -> Iterator[tuple[Job, Exception | None]]:
-    """Yield every job with None or the error that ended it; at most ``workers`` are under way at a time.
+def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterator[Outcome]:
+    """Work off the jobs, at most ``workers`` at a time.
 
     ``workshop.address`` names a running cluster ("auto": the one of this machine); without it a cluster is started here and
-    ended with the study. A job that took ``attempts`` workers with it is given up. On a GPU the ``workers`` share each device.
+    ended with the study. A job that took ``ATTEMPTS`` workers with it is given up. On a GPU the ``workers`` share each device.
 
-    Raises ``InputError`` where Ray is not installed or the cluster does not answer.
+    Raises ``InputError`` where Ray is not installed, the cluster does not answer, or none of its machines can hold a run.
     """
     try:
         import ray
@@ -38,41 +38,82 @@ def work_off(
     except ImportError as error:
         raise InputError("engine 'ray' needs the package ray; install it (pip install ray)") from error
     own = not ray.is_initialized()
+    needs = {"CPU": workshop.threads, "GPU": 1 / workers if workshop.device.startswith("cuda") else 0}
     if own:
+        _reach(workshop.address)
         try:
-            ray.init(address=workshop.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
+            # "local": a cluster of this study's own, whatever else runs on this machine.
+            ray.init(address=workshop.address or "local", log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"no Ray cluster answers at {workshop.address!r}: {error}") from error
-    reports = Queue(actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}})
-    task = ray.remote(
-        num_cpus=workshop.threads,
-        num_gpus=1 / workers if workshop.device.startswith("cuda") else 0,
-        max_retries=attempts - 1,
-    )(_work)
-    waiting = list(reversed(jobs))
     pending: dict[Any, Job] = {}
     try:
-        while waiting or pending:
-            while waiting and len(pending) < workers:
-                job = waiting.pop()
+        _can_hold(ray.nodes(), needs)
+        reports = Queue(actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}})
+        task = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=ATTEMPTS - 1)(_work)
+        while not schedule.stop():
+            while len(pending) < workers and (job := schedule.next()):
                 pending[task.remote(job, workshop, reports)] = job
+            if not pending:
+                break
             done, _ = ray.wait(list(pending), timeout=0.2)
-            pass_on(reports, watch)
+            _pass_on(reports, watch)
             for reference in done:
                 job = pending.pop(reference)
+                watch(job.name, None)
                 try:
-                    yield job, ray.get(reference)
+                    ending = ray.get(reference)
                 except RayError as error:
-                    yield job, RecordError(f"its worker died {attempts} times: {error}")
-        pass_on(reports, watch)
-    finally:
+                    ending = Ending("failed", f"its worker died {ATTEMPTS} times: {error}")
+                yield schedule.ended(job, ending)
+        for force in (False, True) if pending else ():
+            for reference in pending:
+                ray.cancel(reference, force=force)
+            ray.wait(list(pending), num_returns=len(pending), timeout=GRACE)
         reports.shutdown()
+    finally:
         if own:
             ray.shutdown()
 
 
-def _work(job: Job, workshop: Workshop, reports: Any) -> Exception | None:
+def _reach(address: str | None) -> None:
+    """Raise ``InputError`` where nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address!r} ({error}); give HOST:PORT of its head, as `ray start --head` printed it"
+        ) from error
+
+
+def _can_hold(nodes: list[dict[str, Any]], needs: dict[str, float]) -> None:
+    """Raise ``InputError`` where no machine of the cluster is large enough for one run, which would wait for ever."""
+    offers = [node["Resources"] for node in nodes if node["Alive"]]
+    if not any(all(offer.get(name, 0) >= amount for name, amount in needs.items()) for offer in offers):
+        most = {name: max((offer.get(name, 0) for offer in offers), default=0) for name in needs}
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount)
+        raise InputError(
+            f"a run needs {wanted} on one machine, and no machine of the cluster has them (at most {most['CPU']:g} CPU, "
+            f"{most['GPU']:g} GPU); lower --threads, or use --device cpu"
+        )
+
+
+def _pass_on(reports: Any, watch: Watch) -> None:
+    """Hand every waiting report to the watcher."""
+    while True:
+        try:
+            watch(*reports.get_nowait())
+        except queue.Empty:
+            return
+
+
+def _work(job: Job, workshop: Workshop, reports: Any) -> Ending:
     """Run one job in a worker of the cluster, which keeps the data for the next one."""
+    import torch
+
     torch.set_num_threads(workshop.threads)
     problems = _problems.setdefault(workshop, {})
-    return attempt(job, workshop, problems, lambda name, report: reports.put((name, report)))
+    return attempt(job, workshop, problems, lambda name, report: reports.put((name, report)), lambda: False)

@@ -1,5 +1,8 @@
 """A study is the set of its records: however it was worked off, stopped or killed."""
 
+import contextlib
+import fcntl
+import multiprocessing
 import os
 import random
 import signal
@@ -10,11 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relif_core.errors import InputError
 from relif_core.record import Record, load_records
-from relif_core.settings import RunSettings
-from relif_core.studies.grid import STUDIES, grid, named_study, run_study
+from relif_core.settings import RunSettings, changed
+from relif_core.studies.grid import (
+    STUDIES,
+    grid,
+    named_study,
+    read_seeds,
+    refuse_other_study,
+    run_study,
+)
+from relif_core.studies.jobs import ATTEMPTS
 
 Small = Callable[..., RunSettings]
 
@@ -62,7 +75,7 @@ def test_finished_runs_are_found(icu_folder: Path, tmp_path: Path, reference: di
     summary = run_study(small_grid(), icu_folder, tmp_path)
     assert (summary.found, summary.made) == (2, 2)
     assert [(record.method, record.seed) for record in summary.records] == [
-        ("erm", 0), ("erm", 1), ("relif", 0), ("relif", 1),
+        ("erm", 0), ("relif", 0), ("erm", 1), ("relif", 1),
     ]  # fmt: skip
     assert digests(tmp_path) == reference
 
@@ -111,15 +124,25 @@ def test_a_study_killed_twenty_times_goes_on(
     assert digests(target) == reference
 
 
+def holder(folder: Path) -> int | None:
+    """The worker process that has a run's folder."""
+    for worker in multiprocessing.active_children():
+        with contextlib.suppress(OSError):
+            open_files = {os.readlink(place) for place in Path(f"/proc/{worker.pid}/fd").iterdir()}
+            if str(folder / ".lock") in open_files:
+                return worker.pid
+    return None
+
+
 def test_a_killed_worker_is_replaced(icu_folder: Path, tmp_path: Path, reference: dict[str, str]) -> None:
-    killed: list[int] = []
+    killed: list[str] = []
 
     def kill_once(name: str, report: object) -> None:
-        if not killed and report is not None:
-            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-            workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-            killed.append(int(workers[-1]))
-            os.kill(killed[0], signal.SIGKILL)
+        for folder in tmp_path.iterdir() if not killed and report is not None else ():
+            if (worker := holder(folder)) is not None:
+                killed.append(name)
+                os.kill(worker, signal.SIGKILL)
+                return
 
     summary = run_study(small_grid(), icu_folder, tmp_path, workers=2, watch=kill_once)
     assert killed
@@ -127,11 +150,71 @@ def test_a_killed_worker_is_replaced(icu_folder: Path, tmp_path: Path, reference
     assert digests(tmp_path) == reference
 
 
+def test_a_death_is_charged_to_the_run_that_the_worker_had_alone(icu_folder: Path, tmp_path: Path) -> None:
+    """One run takes three workers with it; the others, under way beside it, are not even resumed."""
+    runs = small_grid()
+    deaths: list[float] = []
+
+    def kill(name: str, report: object) -> None:
+        guilty = next(tmp_path.glob("erm-seed0-*"), None)
+        if name == "erm seed 0" and report is not None and guilty and (worker := holder(guilty)):
+            deaths.append(time.monotonic())
+            os.kill(worker, signal.SIGKILL)
+
+    summary = run_study(runs, icu_folder, tmp_path, workers=2, watch=kill)
+    assert len(deaths) == ATTEMPTS
+    assert list(summary.failed) == ["erm seed 0"]
+    assert "died 3 times, last of SIGKILL" in summary.failed["erm seed 0"]
+    assert [record.content["made"]["resumed"] for record in summary.records] == [False] * 3
+
+
+def test_a_busy_run_is_busy(icu_folder: Path, tmp_path: Path, reference: dict[str, str]) -> None:
+    run_study(small_grid(), icu_folder, tmp_path / "whole")
+    folder = next((tmp_path / "whole").glob("erm-seed0-*")).name
+    (tmp_path / "runs" / folder).mkdir(parents=True)
+    with open(tmp_path / "runs" / folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        summary = run_study(small_grid(), icu_folder, tmp_path / "runs")
+    assert (summary.busy, summary.made, summary.failed, summary.paused) == (["erm seed 0"], 3, {}, [])
+
+
+@pytest.mark.parametrize("file", ["arrays.npz", "record.json"])
+def test_a_damaged_record_is_named_and_made_again(
+    icu_folder: Path, tmp_path: Path, reference: dict[str, str], file: str
+) -> None:
+    run_study(small_grid(), icu_folder, tmp_path)
+    damaged = next(tmp_path.glob("relif-seed1-*")) / file
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    summary = run_study(small_grid(), icu_folder, tmp_path)
+    assert list(summary.damaged) == ["relif seed 1"]
+    assert (summary.found, summary.made, summary.failed) == (3, 1, {})
+    assert digests(tmp_path) == reference
+
+
+def test_what_a_killed_writer_left_is_removed(icu_folder: Path, tmp_path: Path) -> None:
+    run_study(small_grid()[:1], icu_folder, tmp_path / "a")
+    folder = next((tmp_path / "a").iterdir()).name
+    (tmp_path / "b" / folder).mkdir(parents=True)
+    (tmp_path / "b" / folder / ".checkpoint.pt.0123abcd.partial").write_bytes(b"half")
+    run_study(small_grid()[:1], icu_folder, tmp_path / "b")
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_other_studies_and_data_folders_are_no_target(icu_folder: Path, tmp_path: Path) -> None:
+    run_study(small_grid()[:1], icu_folder, tmp_path)
+    refuse_other_study(small_grid(), icu_folder, tmp_path)
+    longer = [changed(settings, {"training": {"epochs": 4}}) for settings in small_grid()]
+    with pytest.raises(InputError, match=r"another study \(erm-seed0-.*training.epochs 3 there, 4 here"):
+        refuse_other_study(longer, icu_folder, tmp_path)
+    with pytest.raises(InputError, match="lies inside the data folder"):
+        run_study(small_grid(), icu_folder, icu_folder / "runs")
+
+
 def test_the_time_budget_stops_and_goes_on(
     icu_folder: Path, tmp_path: Path, reference: dict[str, str]
 ) -> None:
     first = run_study(small_grid(), icu_folder, tmp_path, minutes=0.0)
-    assert first.paused == ["erm seed 0", "erm seed 1", "relif seed 0", "relif seed 1"]
+    assert first.paused == ["erm seed 0", "relif seed 0", "erm seed 1", "relif seed 1"]
     assert run_study(small_grid(), icu_folder, tmp_path).made == 4
     assert digests(tmp_path) == reference
 
@@ -151,10 +234,62 @@ def test_bad_studies_are_refused(icu_folder: Path, tmp_path: Path, small: Small)
         run_study([small()], icu_folder, tmp_path, workers=0)
 
 
-def test_named_studies() -> None:
-    methods, seeds = STUDIES["erm_relif"]
-    assert len(named_study("erm_relif")) == len(methods) * seeds
-    assert [(run.method, run.seed) for run in named_study("erm,pcgrad", 1)] == [("erm", 0), ("pcgrad", 0)]
+@pytest.mark.parametrize("name", STUDIES)
+def test_named_studies_list_their_runs_by_value(name: str) -> None:
+    runs = named_study(name)
+    seeds = (
+        STUDIES[name].seeds * len(STUDIES[name].blocks)
+        if len(STUDIES[name].seeds) == 1
+        else STUDIES[name].seeds
+    )
+    assert [(run.method, run.seed) for run in runs] == [
+        (method, seed)
+        for methods, each in zip(STUDIES[name].blocks, seeds, strict=True)
+        for seed in each
+        for method in methods
+    ]
+    assert len(set(runs)) == len(runs)
+
+
+def test_the_settings_of_the_planned_studies() -> None:
+    table, power = named_study("table3"), named_study("power", block=1)
+    assert {(run.model.hidden, run.training.epochs, run.training.patience) for run in table} == {
+        (256, 100, 30)
+    }
+    assert len(table) == 49
+    assert {(run.model.hidden, run.training.epochs, run.training.patience) for run in power} == {
+        (128, 40, 40)
+    }
+    assert {run.training.precision for run in table + power} == {"bfloat16"}
+    assert sorted({run.seed for run in power}) == list(range(100, 130))
+    assert {run.training for run in named_study("b3")} == {run.training for run in power}
+    assert named_study("power", [7], 1, training={"epochs": 2})[0].training.patience == 40
+
+
+def test_names_that_there_are_not_list_those_that_there_are() -> None:
+    assert [(run.method, run.seed) for run in named_study("erm,pcgrad", [0])] == [("erm", 0), ("pcgrad", 0)]
+    with pytest.raises(InputError, match=r"'nosuch'; studies are table3, power, .*fairgrad"):
+        named_study("nosuch")
+    with pytest.raises(InputError, match="blocks 1 to 3, not 4"):
+        named_study("power", block=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("abc", "no seed"), ("1,,2", "no seed"), ("", "no seed"), ("-3", "no seed"), ("3--1", "no seed"), ("1.5", "no seed"),
+        ("²", "no seed"), ("0", "there is none"), ("9-5", "runs backwards"), ("100-110,105", "seed 105 is listed twice"), ("0-99999", "more than 10,000"),
+        ("99999999999-99999999999", "above the largest seed"),
+    ],
+)  # fmt: skip
+def test_bad_seeds_are_named(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_seeds(text)
+
+
+@given(st.sets(st.integers(0, 10**6), min_size=2, max_size=50))
+def test_listed_seeds_are_read_back(seeds: set[int]) -> None:
+    assert read_seeds(",".join(map(str, seeds))) == list(seeds)
 
 
 def test_records_name_their_damage(icu_folder: Path, tmp_path: Path, small: Small) -> None:

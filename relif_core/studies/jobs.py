@@ -1,0 +1,198 @@
+"""The runs of a study as jobs, the order in which every engine takes them, and one attempt at one of them."""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from relif_core.errors import RunBusy, RunPaused, StorageError
+from relif_core.settings import DenseModelSettings, RunSettings, as_json
+
+if TYPE_CHECKING:
+    from relif_core.problems.base import Problem
+    from relif_core.record import Record
+    from relif_core.training import EpochReport
+
+#: A worker that dies is replaced; a run that took this many workers with it is given up.
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study and the folder of its record."""
+
+    settings: RunSettings
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Method and seed, for people."""
+        return f"{self.settings.method} seed {self.settings.seed}"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every worker of a study needs: the data, the device, and until when a run may go on.
+
+    ``address`` is that of a Ray cluster, which only the engine "ray" reads; ``weights`` a file of encoder weights, which only dense
+    problems read.
+    """
+
+    data: Path
+    device: str = "cpu"
+    threads: int = 1
+    deadline: float = math.inf
+    address: str | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt at a job ended; plain text, so that it crosses from a worker whatever raised it."""
+
+    state: Literal["made", "paused", "busy", "failed", "no_storage"]
+    message: str = ""
+
+
+#: Called with a job's name and its newest epoch, or with None when the job ends.
+Watch = Callable[[str, "EpochReport | None"], None]
+#: True once a study or a run has been asked to stop.
+Stop = Callable[[], bool]
+Outcome = tuple[Job, Ending]
+
+
+class Schedule:
+    """Hands out the jobs of a study in their order and keeps the clock.
+
+    Nothing is begun that would not end before ``deadline``: a job takes as long as the longest finished run of its settings, or,
+    where there is none, at least as long as the quickest of its model and training. A run that has a checkpoint is continued while
+    there is time. A dense run waits for the ERM run of its seed, which calibrates its scores. After ``stop`` says so, or once the
+    target cannot be written, nothing is begun.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], deadline: float, finished: Iterable["Record"], stop: Stop
+    ) -> None:
+        self.waiting = list(jobs)
+        self.stop = stop
+        self._deadline = deadline
+        self._under_way: dict[Job, float | None] = {}
+        self._deaths: Counter[Job] = Counter()
+        self._seconds: dict[str, list[float]] = {}
+        for record in finished:
+            self._note(record.settings, record.content["made"]["training_seconds"])
+
+    def next(self) -> Job | None:
+        """Take the next job that can be begun now; None where there is none."""
+        now = time.time()
+        if self.stop() or now >= self._deadline:
+            return None
+        for job in self.waiting:
+            continued = (job.folder / "checkpoint.pt").is_file()
+            if self._ready(job) and (continued or now + self._estimate(job.settings) <= self._deadline):
+                self.waiting.remove(job)
+                self._under_way[job] = None if continued else now
+                return job
+        return None
+
+    def ended(self, job: Job, ending: Ending) -> Outcome:
+        """Take note of an ended job; return both."""
+        began = self._under_way.pop(job)
+        if ending.state == "made" and began is not None:
+            self._note(job.settings, time.time() - began)
+        if ending.state == "no_storage":
+            self._deadline = -math.inf
+        return job, ending
+
+    def died(self, job: Job, cause: str) -> Iterable[Outcome]:
+        """Charge the death of a worker to the job that it ran alone: the job waits for another worker, or is given up."""
+        self._deaths[job] += 1
+        if self._deaths[job] == ATTEMPTS:
+            message = f"its worker process died {ATTEMPTS} times, last of {cause}; run it alone to see why"
+            yield self.ended(job, Ending("failed", message))
+        else:
+            del self._under_way[job]
+            self.waiting.insert(0, job)
+
+    def _ready(self, job: Job) -> bool:
+        if _calibrates(job) or not isinstance(job.settings.model, DenseModelSettings):
+            return True
+        return not any(
+            _calibrates(other) and other.settings.seed == job.settings.seed
+            for other in (*self.waiting, *self._under_way)
+        )
+
+    def _note(self, settings: RunSettings, seconds: float) -> None:
+        for kind in _kinds(settings):
+            self._seconds.setdefault(kind, []).append(seconds)
+
+    def _estimate(self, settings: RunSettings) -> float:
+        same, similar = _kinds(settings)
+        return max(self._seconds.get(same, ()), default=min(self._seconds.get(similar, ()), default=0.0))
+
+
+def _calibrates(job: Job) -> bool:
+    return isinstance(job.settings.model, DenseModelSettings) and job.settings.method == "erm"
+
+
+def _kinds(settings: RunSettings) -> tuple[str, str]:
+    """What two runs share that last equally long (all but the seed), and what they share that last about as long."""
+    content = as_json(settings)
+    del content["seed"]
+    similar = {name: content[name] for name in ("model", "training")}
+    return json.dumps(content, sort_keys=True), json.dumps(similar, sort_keys=True)
+
+
+def attempt(
+    job: Job, workshop: Workshop, problems: dict[int | None, "Problem"], watch: Watch, stop: Stop
+) -> Ending:
+    """Run one job, or go on with it, and tell how it ended; nothing is raised but what ends the process.
+
+    ``problems`` keeps the opened data by ``training.maximum_hours`` from one job to the next.
+    """
+    from relif_core.problems.opening import open_problem
+    from relif_core.training import run
+
+    def progress(report: "EpochReport") -> None:
+        watch(job.name, report)
+        if stop():
+            raise RunPaused(f"{job.name}: stopped after epoch {report.epoch}; run the study again to go on")
+
+    try:
+        hours = job.settings.training.maximum_hours
+        if hours not in problems:
+            problems[hours] = open_problem(workshop.data, workshop.device, job.settings, workshop.weights)
+        run(job.settings, problems[hours], job.folder, progress, workshop.deadline)
+    except RunPaused as error:
+        return Ending("paused", str(error))
+    except RunBusy as error:
+        return Ending("busy", str(error))
+    except StorageError as error:
+        return Ending("no_storage", str(error))
+    except Exception as error:
+        return Ending("failed", f"{type(error).__name__}: {error}")
+    return Ending("made")
+
+
+def in_process(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
+    """Work off the jobs one after another in this process."""
+    import torch
+
+    before = torch.get_num_threads()
+    problems: dict[int | None, Problem] = {}
+    try:
+        torch.set_num_threads(workshop.threads)
+        while job := schedule.next():
+            ending = attempt(job, workshop, problems, watch, schedule.stop)
+            watch(job.name, None)
+            yield schedule.ended(job, ending)
+    finally:
+        torch.set_num_threads(before)
+
+
+#: An engine works off a schedule with a number of workers and yields every job that ended.
+Engine = Callable[[Schedule, Workshop, int, Watch], Iterable[Outcome]]

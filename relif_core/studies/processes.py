@@ -1,0 +1,144 @@
+"""A study's runs in worker processes of this machine, one job and one pipe each.
+
+Every worker runs one job at a time, so that its death is that job's. A worker ends with the process that started it, however that
+one ends; it takes no Ctrl-C itself, and a SIGTERM asks its run to stop.
+"""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING
+
+from relif_core.studies.jobs import Ending, Job, Outcome, Schedule, Watch, Workshop, attempt
+
+if TYPE_CHECKING:
+    from relif_core.problems.base import Problem
+    from relif_core.training import EpochReport
+
+#: Seconds between two looks at the stop request, and seconds that a worker asked to stop has for its checkpoint.
+LOOK, GRACE = 0.2, 1.2
+#: Of Linux's prctl: the signal that a process gets when its parent dies.
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: SpawnProcess
+    line: Connection
+    job: Job | None = None
+
+    def begin(self, job: Job) -> None:
+        """Hand a job over. Where the worker has just died the end of its line tells, and the job is charged."""
+        self.job = job
+        with contextlib.suppress(OSError):
+            self.line.send(job)
+
+
+def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
+    """Work off the jobs; a worker that dies is replaced and its run continued from the checkpoint."""
+    crew: dict[Connection, _Worker] = {}
+    try:
+        while True:
+            yield from _listen(crew, schedule, watch)
+            idle = [worker for worker in crew.values() if worker.job is None]
+            while (idle or len(crew) < workers) and (job := schedule.next()):
+                worker = idle.pop() if idle else _hire(workshop)
+                crew[worker.line] = worker
+                worker.begin(job)
+            if schedule.stop() or all(worker.job is None for worker in crew.values()):
+                break
+    finally:
+        _dismiss(crew.values())
+
+
+def _hire(workshop: Workshop) -> _Worker:
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_serve, args=(theirs, workshop, os.getpid()), daemon=True
+    )
+    # The worker inherits the mask: Ctrl-C in a terminal reaches every process, and the study alone answers.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _listen(crew: dict[Connection, _Worker], schedule: Schedule, watch: Watch) -> Iterator[Outcome]:
+    """Take in what the workers have to say, their deaths included."""
+    for line in wait(list(crew), LOOK) if crew else ():
+        worker = crew[line]  # type: ignore[index]
+        try:
+            name, news = worker.line.recv()
+        except (EOFError, OSError):
+            del crew[worker.line]
+            worker.process.join()
+            if worker.job is not None:
+                watch(worker.job.name, None)
+                yield from schedule.died(worker.job, _cause(worker.process.exitcode))
+            continue
+        if isinstance(news, Ending):
+            job, worker.job = worker.job, None
+            watch(name, None)
+            yield schedule.ended(job, news)  # type: ignore[arg-type]
+        else:
+            watch(name, news)
+
+
+def _dismiss(crew: Collection[_Worker]) -> None:
+    """End the workers; a run under way has ``GRACE`` seconds for its checkpoint."""
+    busy = {worker.process.sentinel: worker.process for worker in crew if worker.job is not None}
+    try:
+        for process in busy.values():
+            process.terminate()
+        until = time.monotonic() + GRACE
+        while busy and (left := until - time.monotonic()) > 0:
+            for sentinel in wait(list(busy), left):
+                del busy[sentinel]  # type: ignore[arg-type]
+    finally:
+        for worker in crew:
+            worker.process.kill()
+            worker.line.close()
+        for worker in crew:
+            worker.process.join()
+
+
+def _cause(status: int | None) -> str:
+    return signal.Signals(-status).name if status is not None and status < 0 else f"exit status {status}"
+
+
+def _serve(line: Connection, workshop: Workshop, parent: int) -> None:
+    """Run in a worker: one job after another from the line, until it closes."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+    asked = False
+
+    def stop_soon(*_: object) -> None:
+        """Let the run write its checkpoint; the alarm ends the process where that takes too long."""
+        nonlocal asked
+        asked = True
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    signal.signal(signal.SIGTERM, stop_soon)
+    import torch
+
+    torch.set_num_threads(workshop.threads)
+    problems: dict[int | None, Problem] = {}
+
+    def tell(name: str, news: "EpochReport | Ending | None") -> None:
+        line.send((name, news))
+
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while not asked:
+            job = line.recv()
+            tell(job.name, attempt(job, workshop, problems, tell, lambda: asked))
