@@ -16,7 +16,7 @@ import numpy as np
 
 from relif_core.audit.pools import Pair, Tolerance, checked_labels, checked_scores, checked_tolerances
 from relif_core.audit.subject_ids import subject_codes
-from relif_core.audit.uncertainty import interval
+from relif_core.audit.uncertainty import Spread, satterthwaite_freedom, unit_interval
 from relif_core.errors import ComparabilityError, InputError, RecordError
 
 SCHEMA = "relif-histogram/1"
@@ -146,14 +146,13 @@ class HistogramSketch:
             for (i, j), delta, terms in self._pairs(tolerances)
         )
         if errors is None:
-            squares, freedom = self._sample_errors(tolerances)
+            spread = self._sample_spread(tolerances)
         elif errors.of != self._digest(tolerances):
             raise InputError(
                 "these influence sums belong to other histograms or tolerances; make them from this merged one"
             )
         else:
-            squares, freedom = errors.variance()
-        bias_se, rate_se = np.sqrt(squares).tolist()
+            spread = errors.spread()
         return SketchAudit(
             bins=self.bins,
             tasks=tuple(self.counts),
@@ -161,17 +160,20 @@ class HistogramSketch:
             hidden=dict(self.hidden),
             score_definition=self.score_definition,
             clustered_by=errors.unit if errors else "sample",
-            clusters=errors.units if errors else sum(samples.values()),
-            freedom=freedom,
+            clusters=spread.units,
+            freedom=spread.freedom,
+            effective_pairs=spread.effective_pairs,
             bias=_mean(row.bias for row in rows),
             bias_range=(_mean(row.bias_range[0] for row in rows), _mean(row.bias_range[1] for row in rows)),
-            bias_se=bias_se,
+            bias_se=float(spread.errors[0]),
+            bias_freedom=float(spread.freedoms[0]),
             violation_rate=_mean(row.violation_rate for row in rows),
             violation_rate_range=(
                 _mean(row.violation_rate_range[0] for row in rows),
                 _mean(row.violation_rate_range[1] for row in rows),
             ),
-            violation_rate_se=rate_se,
+            violation_rate_se=float(spread.errors[1]),
+            violation_rate_freedom=float(spread.freedoms[1]),
             per_pair=rows,
         )
 
@@ -238,17 +240,18 @@ class HistogramSketch:
         tolerances = self._tolerances(tolerance)
         shares = np.max([own / self.counts[task].sum() for task, own in numbers.items()], axis=0)
         influences = self._influences(tolerances)
-        squares = []
+        powers = []
         for kind in range(2):
-            moved = sum(summed(task, influences[task][kind]) for task in self.counts)
+            summed_up = sum(summed(task, influences[task][kind]) for task in self.counts)
             with np.errstate(divide="ignore", invalid="ignore"):
-                squares.append(float(np.square(moved / (1 - shares)).sum()))
+                square = np.square(summed_up / (1 - shares))
+            powers.append((float(square.sum()), float(square @ square)))
         return InfluenceSums(
             of=self._digest(tolerances),
             unit=unit,
             units=int(np.count_nonzero(shares)),
-            bias=squares[0],
-            violation_rate=squares[1],
+            bias=powers[0],
+            violation_rate=powers[1],
             effective={
                 task: float(np.square(own / self.counts[task].sum()).sum()) for task, own in numbers.items()
             },
@@ -278,16 +281,18 @@ class HistogramSketch:
                 )
         return influences
 
-    def _sample_errors(self, tolerances: dict[Pair, float]) -> tuple[np.ndarray, float]:
-        """Return the variances [2] with every sample an independent unit, and their degrees of freedom."""
-        variances, freedom = np.zeros(2), 0
+    def _sample_spread(self, tolerances: dict[Pair, float]) -> Spread:
+        """Return the spread with every sample an independent unit, as :class:`SampleSpread` does."""
+        sizes = {task: int(cells.sum()) for task, cells in self.counts.items()}
+        freedom = sum(sizes.values()) - len(sizes)
+        squares, excess = np.zeros(2), np.zeros(2)
         for task, influence in self._influences(tolerances).items():
-            number = int(self.counts[task].sum())
-            variances += (
-                np.square(influence) @ self.counts[task] * (number / (number - 1) if number > 1 else math.nan)
-            )
-            freedom += number - 1
-        return variances, freedom
+            n, cells = sizes[task], self.counts[task]
+            square = np.square(influence) * (n / (n - 1) if n > 1 else math.nan)
+            own = square @ cells
+            squares += own
+            excess += np.square(square) @ cells - own**2 / n
+        return _spread(squares, excess, freedom, sum(sizes.values()), min(sizes.values()))
 
     def _digest(self, tolerances: dict[Pair, float]) -> str:
         digest = hashlib.sha256(json.dumps([*tolerances.items()]).encode())
@@ -331,15 +336,15 @@ class InfluenceSums:
     """Sums over the subjects of a site, or over sites, that give a merged histogram its standard errors.
 
     ``of`` names the merged histogram and tolerances, ``unit`` what counts as independent ("subject" or "site"), ``units`` how many
-    there are. ``bias`` and ``violation_rate`` are Σ (z/(1 − p))² over units with summed influence z and largest share p of a
-    pool, ``effective`` maps a task to Σ p². Sums of disjoint sites add up with +.
+    there are. ``bias`` and ``violation_rate`` are (Σ u², Σ u⁴), u = z/(1 − p), over units with summed influence z and largest share
+    p of a pool, ``effective`` maps a task to Σ p². Sums of disjoint sites add up with +.
     """
 
     of: str
     unit: str
     units: int
-    bias: float
-    violation_rate: float
+    bias: tuple[float, float]
+    violation_rate: tuple[float, float]
     effective: dict[str, float]
 
     def __add__(self, other: "InfluenceSums") -> "InfluenceSums":
@@ -356,16 +361,21 @@ class InfluenceSums:
             of=self.of,
             unit=self.unit,
             units=self.units + other.units,
-            bias=self.bias + other.bias,
-            violation_rate=self.violation_rate + other.violation_rate,
+            bias=(self.bias[0] + other.bias[0], self.bias[1] + other.bias[1]),
+            violation_rate=(
+                self.violation_rate[0] + other.violation_rate[0],
+                self.violation_rate[1] + other.violation_rate[1],
+            ),
             effective={task: own + other.effective[task] for task, own in self.effective.items()},
         )
 
-    def variance(self) -> tuple[np.ndarray, float]:
-        """Return the jackknife's variances [2] of Bias and violation rate, and the effective number of units minus 1."""
-        freedom = min(1 / own for own in self.effective.values()) - 1
+    def spread(self) -> Spread:
+        """Return the jackknife's standard errors and degrees of freedom, as :class:`SubjectSpread` does."""
+        effective = min(1 / own for own in self.effective.values())
         scale = (self.units - 1) / self.units if self.units > 1 else math.nan
-        return np.array([self.bias, self.violation_rate]) * scale, freedom
+        squares, fourths = np.array([self.bias, self.violation_rate]).T
+        squares, fourths = squares * scale, fourths * scale**2
+        return _spread(squares, fourths - squares**2 / self.units, effective - 1, self.units, effective / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,8 +396,8 @@ class SketchAudit:
     """Bias and violation rate of one model from histograms, averaged over task pairs with equal weight.
 
     The exact values of the same samples lie in ``bias_range`` and ``violation_rate_range``, without exception (theorem T6);
-    the intervals add sampling error to both ends. ``clustered_by`` is "sample", "site" or "subject", ``clusters`` their
-    number and ``freedom`` the degrees of freedom.
+    the intervals add sampling error to both ends. ``clustered_by`` is "sample", "site" or "subject"; ``clusters``, ``freedom``,
+    ``bias_freedom``, ``violation_rate_freedom`` and ``effective_pairs`` are those of :class:`AuditResult`.
     """
 
     bins: int
@@ -398,25 +408,33 @@ class SketchAudit:
     clustered_by: str
     clusters: int
     freedom: float
+    effective_pairs: float
     bias: float
     bias_range: tuple[float, float]
     bias_se: float
+    bias_freedom: float
     violation_rate: float
     violation_rate_range: tuple[float, float]
     violation_rate_se: float
+    violation_rate_freedom: float
     per_pair: tuple[SketchPair, ...]
 
     def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the range of Bias, widened at both ends by the confidence interval of that end, within [0, 1]."""
-        return self._interval(self.bias_range, self.bias_se, level)
+        """Return the range of Bias, widened at both ends by the confidence interval of that end (:func:`unit_interval`)."""
+        widest = max(0.0, 1 - min(row.tolerance for row in self.per_pair))
+        return self._interval(self.bias_range, self.bias_se, level, self.bias_freedom, widest)
 
     def violation_rate_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the confidence interval of the violation rate, made as :meth:`bias_interval`."""
-        return self._interval(self.violation_rate_range, self.violation_rate_se, level)
+        return self._interval(
+            self.violation_rate_range, self.violation_rate_se, level, self.violation_rate_freedom
+        )
 
-    def _interval(self, ends: tuple[float, float], error: float, level: float) -> tuple[float, float]:
-        low, high = (interval(end, error, level, self.freedom) for end in ends)
-        return max(0.0, low[0]), min(1.0, high[1])
+    def _interval(
+        self, ends: tuple[float, float], error: float, level: float, freedom: float, widest: float = 1.0
+    ) -> tuple[float, float]:
+        low, high = (unit_interval(end, error, level, freedom, self.effective_pairs, widest) for end in ends)
+        return low[0], high[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -485,6 +503,15 @@ def checked_bins(bins: int) -> None:
         raise InputError(
             f"bins must be a power of two from 2 to {_MOST_BINS}, so that binning is exact, got {bins!r}"
         )
+
+
+def _spread(
+    squares: np.ndarray, excess: np.ndarray, freedom: float, units: int, effective_pairs: float
+) -> Spread:
+    freedoms = [
+        satterthwaite_freedom(*own, freedom) for own in zip(squares.tolist(), excess.tolist(), strict=True)
+    ]
+    return Spread(np.sqrt(squares), np.array(freedoms), units, freedom, effective_pairs)
 
 
 def _bins_of(values: np.ndarray, bins: int) -> np.ndarray:

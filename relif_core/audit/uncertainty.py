@@ -202,7 +202,7 @@ def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
     """
     square = np.square(scaled)
     variance = float(square.sum())
-    return math.sqrt(variance), _freedom(variance, _excess(square, variance), freedom)
+    return math.sqrt(variance), satterthwaite_freedom(variance, _excess(square, variance), freedom)
 
 
 def independent_error(pools: Iterable[np.ndarray], freedom: float) -> tuple[float, float]:
@@ -218,14 +218,15 @@ def independent_error(pools: Iterable[np.ndarray], freedom: float) -> tuple[floa
         variance = float(square.sum())
         total += variance
         excess += _excess(square, variance)
-    return math.sqrt(total), _freedom(total, excess, freedom)
+    return math.sqrt(total), satterthwaite_freedom(total, excess, freedom)
 
 
 def _excess(square: np.ndarray, variance: float) -> float:
     return float(square @ square) - variance**2 / len(square)
 
 
-def _freedom(variance: float, excess: float, most: float) -> float:
+def satterthwaite_freedom(variance: float, excess: float, most: float) -> float:
+    """Return 2 variance² / ``excess`` (:func:`combined_error`), at most ``most``."""
     return 2 * variance**2 / excess if excess * most > 2 * variance**2 else most
 
 
