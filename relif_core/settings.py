@@ -6,11 +6,13 @@ records had been made is marked ``ADDED``: its JSON form names it only where it 
 """
 
 import dataclasses
+import functools
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from relif_core.errors import InputError
 
@@ -24,10 +26,68 @@ ADDED: Mapping[str, Any] = {"added_after_records_were_made": True}
 #:    take Adam steps; every epoch is audited (``epoch/`` arrays).
 REVISION = 2
 
+#: A range in words, and the test of a number for it (NaN fails every comparison).
+Range = tuple[str, Callable[[Any], bool]]
+POSITIVE: Range = ("be positive and finite", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE: Range = ("be finite and not negative", lambda value: 0 <= value < math.inf)
+AT_LEAST_ONE: Range = ("be at least 1", lambda value: value >= 1)
+AT_LEAST_TWO: Range = ("be at least 2", lambda value: value >= 2)
+SHARE: Range = ("lie in [0, 1]", lambda value: 0 <= value <= 1)
+BELOW_ONE: Range = ("lie in [0, 1)", lambda value: 0 <= value < 1)
+EMA: Range = ("lie in (0, 1]", lambda value: 0 < value <= 1)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Return the types of a settings class's fields."""
+    hints = typing.get_type_hints(kind)
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
+
+
+def _fits(value: Any, expected: Any) -> bool:
+    origin = typing.get_origin(expected)
+    if origin is Literal:
+        return value in typing.get_args(expected)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, option) for option in typing.get_args(expected))
+    if expected is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if expected is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, expected)
+
+
+class Checked:
+    """Settings that refuse, when they are made, values of a wrong type or outside their range.
+
+    Raises:
+        InputError: naming the setting, its value and what it must be.
+    """
+
+    ranges: ClassVar[Mapping[str, Range]] = {}
+
+    def __post_init__(self) -> None:
+        """Check every field's type, then its range; None is outside no range."""
+        owner = type(self).__name__
+        for name, expected in _hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(value, expected):
+                raise InputError(f"{owner}.{name} = {value!r} does not fit {expected}")
+            text, holds = self.ranges.get(name, ("", lambda value: True))
+            if value is not None and not holds(value):
+                raise InputError(f"{owner}.{name} must {text}, got {value}")
+
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Checked):
     """The clinical model: a shared LSTM and one two-layer head per task."""
+
+    ranges: ClassVar = {
+        "hidden": AT_LEAST_ONE,
+        "layers": AT_LEAST_ONE,
+        "dropout": BELOW_ONE,
+        "head_width": AT_LEAST_ONE,
+    }
 
     hidden: int = 256
     layers: int = 2
@@ -36,7 +96,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class DenseModelSettings:
+class DenseModelSettings(Checked):
     """The dense model and how its images are used.
 
     ``weights`` names the encoder's start: None (random), "download" (torchvision's ImageNet weights), or the sha256 of a weights
@@ -55,8 +115,22 @@ class DenseModelSettings:
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """Optimisation and checkpoint selection; ``precision`` is the autocast type of the device that trains."""
+class TrainingSettings(Checked):
+    """Optimisation and checkpoint selection.
+
+    ``precision`` is the autocast type of the device that trains. ``gradient_clip`` 0 clips nothing, as in the release.
+    """
+
+    ranges: ClassVar = {
+        "epochs": AT_LEAST_ONE,
+        "batch_size": AT_LEAST_TWO,
+        "learning_rate": POSITIVE,
+        "weight_decay": NOT_NEGATIVE,
+        "gradient_clip": NOT_NEGATIVE,
+        "patience": AT_LEAST_ONE,
+        "minimum_improvement": NOT_NEGATIVE,
+        "maximum_hours": AT_LEAST_ONE,
+    }
 
     epochs: int = 100
     batch_size: int = 64
@@ -70,8 +144,24 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class SurrogateSettings:
-    """The huberised Lipschitz surrogate R (Algorithm 2)."""
+class SurrogateSettings(Checked):
+    """The training penalty: the huberised Lipschitz surrogate R (Algorithm 2), or one of two others.
+
+    ``kind`` "audit" is the audit's own Bias over the batch at ``tolerance`` δ; "similar_pairs" compares every sample with its
+    ``neighbours`` nearest in the batch and allows a gap of ``slope`` times their distance (relif_core.penalties). Each kind reads
+    only what it needs.
+    """
+
+    ranges: ClassVar = {
+        "huber_width": POSITIVE,
+        "hinge_width": POSITIVE,
+        "prototypes": AT_LEAST_ONE,
+        "distance_floor": NOT_NEGATIVE,
+        "ema": EMA,
+        "tolerance": SHARE,
+        "slope": NOT_NEGATIVE,
+        "neighbours": AT_LEAST_ONE,
+    }
 
     huber_width: float = 0.1
     hinge_width: float = 0.05
@@ -79,15 +169,37 @@ class SurrogateSettings:
     distance_floor: float = 1e-3
     ema: float = 0.1
     align: bool = True
+    kind: Literal["lipschitz", "audit", "similar_pairs"] = field(default="lipschitz", metadata=ADDED)
+    tolerance: float | None = field(default=None, metadata=ADDED)
+    slope: float | None = field(default=None, metadata=ADDED)
+    neighbours: int = field(default=5, metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and that the kind has the number it cannot do without."""
+        super().__post_init__()
+        needed = {"audit": "tolerance", "similar_pairs": "slope"}.get(self.kind)
+        if needed and getattr(self, needed) is None:
+            raise InputError(f"the penalty of kind {self.kind!r} needs surrogate.{needed}; set it")
 
 
 @dataclass(frozen=True)
-class ControllerSettings:
+class ControllerSettings(Checked):
     """The feedback on the penalty weight λ.
 
     ``constant`` keeps λ at ``initial`` (an ablation). ``proportional_integral`` (an extension) reads ``step_size`` as its
-    integral gain and is the only kind that reads ``proportional_gain``.
+    integral gain and is the only kind that reads ``proportional_gain``. The other two keep λ within its bounds, ``initial`` too.
     """
+
+    ranges: ClassVar = {
+        "target": SHARE,
+        "step_size": NOT_NEGATIVE,
+        "initial": NOT_NEGATIVE,
+        "minimum": POSITIVE,
+        "maximum": POSITIVE,
+        "warmup": NOT_NEGATIVE,
+        "ema": EMA,
+        "proportional_gain": NOT_NEGATIVE,
+    }
 
     kind: Literal["feedback", "constant", "proportional_integral"] = "feedback"
     target: float = 0.16
@@ -99,10 +211,26 @@ class ControllerSettings:
     ema: float = 0.1
     proportional_gain: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Check the ranges, and that a weight that moves starts within its bounds."""
+        super().__post_init__()
+        if self.kind != "constant" and not self.minimum <= self.initial <= self.maximum:
+            raise InputError(
+                "ControllerSettings: minimum <= initial <= maximum must hold, "
+                f"got {self.minimum}, {self.initial}, {self.maximum}"
+            )
+
 
 @dataclass(frozen=True)
-class AuditSettings:
+class AuditSettings(Checked):
     """The audit of a finished run: the prototypes of induced tolerances and the sampled protocol's draws."""
+
+    ranges: ClassVar = {
+        "prototypes": AT_LEAST_ONE,
+        "pair_seed": NOT_NEGATIVE,
+        "pool_size": AT_LEAST_ONE,
+        "pairs": AT_LEAST_ONE,
+    }
 
     prototypes: int = 5
     pair_seed: int = 42
@@ -111,8 +239,10 @@ class AuditSettings:
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(Checked):
     """One training run: a balancer, with or without the penalty, a seed and every number in force."""
+
+    ranges: ClassVar = {"seed": NOT_NEGATIVE}
 
     method: str = "relif"
     balancer: str = "erm"
@@ -143,6 +273,12 @@ STEP_SIZES = (0.01, 0.1, 0.3, 1.0)
 TARGETS = (0.05, 0.1, 0.3, 0.5)
 #: The step size of the target sweep: at the default 0.001 the weight hardly moves in a short run, whatever the target.
 TARGET_STEP_SIZE = 0.1
+#: The step size at which λ does move within a study's length; the target 0.09 is this project's second choice beside 0.16.
+ACTIVE_STEP_SIZE, ACTIVE_TARGET = 0.05, 0.09
+#: δ* of PhysioNet 2012 (data/records/physionet2012_methods/reference.json). On other data set ``surrogate.tolerance``.
+AUDIT_TOLERANCE = 0.6271688831030655
+#: The slope L of the similar-pair penalty.
+SIMILAR_PAIRS_SLOPE = 0.1
 
 #: Dense prediction with one task alone: no method, but what Δm compares methods with.
 SINGLE_TASK: dict[str, dict[str, Any]] = {
@@ -160,7 +296,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         f"relif_static_{weight:g}": {"controller": {"kind": "constant", "initial": weight}}
         for weight in STATIC_WEIGHTS
     },
-    **{f"relif_step_size_{step:g}": {"controller": {"step_size": step}} for step in STEP_SIZES},
+    **{
+        f"relif_step_size_{step:g}": {"controller": {"step_size": step}}
+        for step in (*STEP_SIZES, ACTIVE_STEP_SIZE)
+    },
+    f"relif_step_size_{ACTIVE_STEP_SIZE:g}_target_{ACTIVE_TARGET:g}": {
+        "controller": {"step_size": ACTIVE_STEP_SIZE, "target": ACTIVE_TARGET}
+    },
+    "audit_penalty": {"surrogate": {"kind": "audit", "tolerance": AUDIT_TOLERANCE}},
+    "similar_pairs_penalty": {"surrogate": {"kind": "similar_pairs", "slope": SIMILAR_PAIRS_SLOPE}},
     **{
         f"relif_target_{target:g}": {"controller": {"target": target, "step_size": TARGET_STEP_SIZE}}
         for target in TARGETS
@@ -225,9 +369,7 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
         if dataclasses.is_dataclass(present) and isinstance(value, Mapping):
             value = changed(_kind_for(type(settings), name, present, value), value)
         values[name] = value
-    result = dataclasses.replace(settings, **values)  # type: ignore[type-var]
-    _check_types(result)
-    return result
+    return dataclasses.replace(settings, **values)  # type: ignore[type-var]
 
 
 def settings_from(kind: type[Settings], content: Mapping[str, Any]) -> Settings:
@@ -265,24 +407,3 @@ def _kind_for(owner: type, name: str, present: Any, changes: Mapping[str, Any]) 
         return present
     others = [kind for kind in typing.get_args(typing.get_type_hints(owner)[name]) if knows(kind)]
     return others[0]() if len(others) == 1 else present
-
-
-def _check_types(settings: Any) -> None:
-    hints = typing.get_type_hints(type(settings))
-    for item in dataclasses.fields(settings):
-        value, expected = getattr(settings, item.name), hints[item.name]
-        if not _fits(value, expected):
-            raise InputError(f"{type(settings).__name__}.{item.name} = {value!r} does not fit {expected}")
-
-
-def _fits(value: Any, expected: Any) -> bool:
-    origin = typing.get_origin(expected)
-    if origin is Literal:
-        return value in typing.get_args(expected)
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, option) for option in typing.get_args(expected))
-    if expected is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if expected is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, expected)

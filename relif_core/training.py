@@ -11,7 +11,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ from relif_core.audit.tolerance import reference_distances
 from relif_core.balancers import make_balancer
 from relif_core.controller import Controller, controller_of
 from relif_core.epochs import TEST_EVERY, EpochAudits, calibrated_scores
-from relif_core.errors import DivergenceError, InputError, RecordError, RunBusy, RunPaused
+from relif_core.errors import DataError, DivergenceError, InputError, RecordError, RunBusy, RunPaused
 from relif_core.files import atomic_file
+from relif_core.models import TaskLosses
+from relif_core.penalties import make_penalty
 from relif_core.problems.base import Evaluation, Problem
 from relif_core.provenance import command, processor_instructions, processor_name, sources
 from relif_core.record import FORMAT, Record, run_key
-from relif_core.settings import REVISION, ControllerSettings, RunSettings, TrainingSettings, as_json
-from relif_core.surrogate import LipschitzSurrogate
+from relif_core.settings import REVISION, ControllerSettings, RunSettings, as_json
 
 CHECKPOINT = "checkpoint.pt"
 #: The selected weights of a finished run.
@@ -84,7 +85,8 @@ def run(
 
     Raises ``RecordError`` where the folder belongs to another run or is in use by another process, ``DivergenceError`` where
     the losses leave the finite numbers, ``RunPaused`` at the deadline (start the run again to go on), ``InputError`` for
-    settings of another revision than this code computes.
+    settings of another revision than this code computes, ``DataError`` before the first step where the data cannot carry the
+    run (an empty split, a task without labels or classes, fewer than two batches).
     """
     folder = Path(folder)
     key = run_key(settings, problem.data_fingerprint, problem.device.type)
@@ -102,7 +104,12 @@ def run(
                 f"computes revision {REVISION}; leave the revision out, or check out the version that made the record"
             )
         began = time.time()
-        loop = TrainingLoop(settings, problem.for_run(settings, folder.parent))
+        own = problem.for_run(settings, folder.parent)
+        try:
+            own.check(settings.training.batch_size)
+        except DataError as error:
+            raise DataError(f"{settings.method}, seed {settings.seed}, before epoch 1: {error}") from error
+        loop = TrainingLoop(settings, own)
         resumed = _restore(loop, folder / CHECKPOINT, key)
         loop.sources = list(dict.fromkeys([*loop.sources, sources()["source"]]))
         while not loop.finished:
@@ -127,14 +134,13 @@ class TrainingLoop:
 
     def __init__(self, settings: RunSettings, problem: Problem) -> None:
         training = settings.training
-        _check(training)
         self.settings, self.problem = settings, problem
         torch.manual_seed(settings.seed)
         self.model = problem.build_model(settings.model)
         self.balancer = make_balancer(
             settings.balancer, tasks=len(problem.task_names), seed=settings.seed
         ).to(problem.device)
-        self.surrogate = LipschitzSurrogate(**asdict(settings.surrogate)).to(problem.device)
+        self.surrogate = make_penalty(settings.surrogate).to(problem.device)
         self.controller = make_controller(settings.controller)
         self.optimizer = torch.optim.AdamW(
             [
@@ -168,41 +174,51 @@ class TrainingLoop:
         return self.epoch >= training.epochs or (self.epoch - self.best_epoch) >= training.patience
 
     def train_epoch(self) -> None:
-        """Run one epoch of optimisation steps and note its mean losses and penalty."""
+        """Run one epoch of optimisation steps and note its mean losses and penalty.
+
+        A task's mean is over the batches that have a label of it; NaN where none has.
+        """
         began = time.perf_counter()
-        training = self.settings.training
         self.model.train()
         self.surrogate.train()
-        total = torch.zeros(len(self.problem.task_names) + 1, device=self.problem.device)
-        steps = 0
-        for batch in self.problem.training_batches(training.batch_size, self.settings.seed, self.epoch):
-            total += self.step(batch)
-            steps += 1
-        self.schedule.step()
+        total = torch.zeros(2, len(self.problem.task_names) + 1, device=self.problem.device)
         self.epoch += 1
-        means = (total / max(steps, 1)).tolist()
-        if not all(math.isfinite(value) for value in means):
-            raise DivergenceError(
-                f"{self.settings.method}, seed {self.settings.seed}: losses are not finite in epoch {self.epoch}; "
-                "lower the learning rate or the gradient clip"
-            )
+        for batch in self._batches():
+            total += self.step(batch)
+        self.schedule.step()
+        sums, counts = total.tolist()
+        if not all(math.isfinite(value) for value in sums):
+            raise self._divergence("losses are not finite")
+        means = [value / count if count else math.nan for value, count in zip(sums, counts, strict=True)]
         self.history["losses"].append(means[:-1])
         self.history["penalty"].append(means[-1])
         self.seconds += time.perf_counter() - began
 
     def step(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Make one optimisation step; return the task losses and the unweighted penalty [T + 1], without gradient."""
+        """Make one optimisation step.
+
+        Returns:
+            [2, T + 1] without gradient: the task losses and the unweighted penalty, and below each 1 where the batch has it,
+            else 0.
+        """
         training = self.settings.training
         with self._precision():
             outputs = self.model(batch)
             losses = self.model.losses(outputs, batch)
         penalty: Tensor | None = None
+        seen, counted = losses.values.new_zeros(1), losses.present.new_ones(1)
         if self.settings.penalty:
-            found = self.surrogate(outputs.embedding, self.model.scores(outputs, batch))
+            reads = (
+                self.model.features(batch)
+                if getattr(self.surrogate, "needs_features", False)
+                else outputs.embedding
+            )
+            found = self.surrogate(reads, self.model.scores(outputs, batch))
             # The one scalar that leaves the device: λ is steered on the host.
             rate = found.violation_rate.item()
             weight = self.controller.update(rate)
             penalty = found.loss
+            seen, counted = penalty.detach().view(1), found.valid.view(1)
             for name, value in (
                 ("weight", weight),
                 ("violation_rate", rate),
@@ -212,10 +228,11 @@ class TrainingLoop:
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(losses, None if penalty is None else weight * penalty)
         clip = training.gradient_clip if self.balancer.gradient_clip is None else self.balancer.gradient_clip
-        nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        if clip > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
-        seen = losses.new_zeros(1) if penalty is None else penalty.detach().view(1)
-        return torch.cat([losses.detach(), seen])
+        values = torch.cat([losses.values.detach(), seen])
+        return torch.stack([values, torch.cat([losses.present, counted]).to(values)])
 
     def select(self) -> None:
         """Evaluate on the validation split, audit the epoch and keep the weights where Worst improved enough."""
@@ -302,10 +319,33 @@ class TrainingLoop:
         if self.problem.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.problem.device)
 
-    def _backward(self, losses: Tensor, penalty: Tensor | None) -> None:
+    def _batches(self) -> Iterator[Mapping[str, Tensor]]:
+        """Yield the batches of the epoch in progress."""
+        training = self.settings.training
+        return self.problem.training_batches(training.batch_size, self.settings.seed, self.epoch - 1)
+
+    def _divergence(self, reason: str) -> DivergenceError:
+        """Return the error for numbers that are not finite in the epoch in progress: data that hold NaN are named first."""
+        place = f"{self.settings.method}, seed {self.settings.seed}, epoch {self.epoch}"
+        for batch in self._batches():
+            for name, values in batch.items():
+                if values.is_floating_point() and not values.isfinite().all():
+                    return DivergenceError(
+                        f"{place}: {name!r} of the training data holds NaN or infinity; make the tensors again"
+                    )
+        return DivergenceError(f"{place}: {reason}; lower the learning rate or the gradient clip")
+
+    def _weigh(self, losses: TaskLosses, gram: Tensor | None) -> Tensor:
+        """Return the balancer's weights of this step."""
+        if gram is not None and not gram.isfinite().all():
+            raise self._divergence("the Gram matrix of the task gradients is not finite")
+        return self.balancer(losses.values.detach(), gram, losses.present)
+
+    def _backward(self, task_losses: TaskLosses, penalty: Tensor | None) -> None:
         """Leave the balanced gradient in ``.grad`` of every parameter, the weighted penalty's included."""
+        losses = task_losses.values
         if not self.balancer.needs_gradients:
-            objective = (self.balancer(losses.detach(), None) * losses).sum()
+            objective = (self._weigh(task_losses, None) * losses).sum()
             (objective if penalty is None else objective + penalty).backward()
             return
         shared = self.model.shared_parameters()
@@ -327,7 +367,7 @@ class TrainingLoop:
                     [sum((part.square().sum() for part in head), gram.new_zeros(())) for head in heads]
                 )
             )
-        weights = self.balancer(losses.detach(), gram)
+        weights = self._weigh(task_losses, gram)
         combined = (weights.to(matrix.dtype) @ matrix).split([parameter.numel() for parameter in shared])
         for parameter, gradient in zip(shared, combined, strict=True):
             # A copy in the parameter's own memory layout, which optimisers expect (channels-last weights).
@@ -497,8 +537,3 @@ def _held(folder: Path) -> Iterator[None]:
         for refuse in folder.glob(".*.partial"):
             refuse.unlink()
         yield
-
-
-def _check(training: TrainingSettings) -> None:
-    if training.epochs < 1 or training.batch_size < 2 or training.patience < 1:
-        raise InputError("training needs epochs >= 1, batch_size >= 2 and patience >= 1")

@@ -63,13 +63,17 @@ class Balancer(nn.Module):
         return []
 
     @torch.no_grad()
-    def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor, gram: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Return the weights of this step and move the balancer's state one step on.
+
+        A task that is absent (the batch has no label of it) has weight 0; the others get what a balancer of these tasks
+        would give, and what is learned or remembered of the absent one stays.
 
         Args:
             losses: [T] finite task losses; their graph is not used.
             gram: [T, T] inner products of the task gradients over ``gradient_scope``; needed where
                 ``needs_gradients`` is true, else ignored.
+            present: bool [T], False for absent tasks; None where every task is present.
 
         Returns:
             [T] weights without graph, in the dtype and on the device of the losses.
@@ -81,27 +85,33 @@ class Balancer(nn.Module):
             losses.shape == (self.tasks,),
             f"losses have shape {tuple(losses.shape)}, expected ({self.tasks},)",
         )
+        losses = losses.detach()
+        present = torch.ones_like(losses, dtype=torch.bool) if present is None else present
+        self._require(
+            present.shape == (self.tasks,),
+            f"present has shape {tuple(present.shape)}, expected ({self.tasks},)",
+        )
         if not self.needs_gradients:
-            return self._weights_from_losses(losses.detach()).to(losses)
+            return self._weights_from_losses(losses, present).to(losses).where(present, 0.0)
         if gram is None:
             raise InputError(f"{type(self).__name__}: needs the Gram matrix of the task gradients")
         self._require(
             gram.shape == (self.tasks, self.tasks),
             f"the Gram matrix has shape {tuple(gram.shape)}, expected ({self.tasks}, {self.tasks})",
         )
-        return self._weights_from_gram(losses.detach(), gram.detach()).to(losses)
+        return self._weights_from_gram(losses, gram.detach(), present).to(losses).where(present, 0.0)
 
-    def _weights_from_losses(self, losses: Tensor) -> Tensor:
+    def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _weights_from_gram(self, losses: Tensor, gram: Tensor) -> Tensor:
+    def _weights_from_gram(self, losses: Tensor, gram: Tensor, present: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class SmallMatrixBalancer(Balancer):
     """A gradient balancer that works on the T×T Gram matrix on the host in double precision (one small copy).
 
-    Rows and columns are scaled by one common factor so that the largest diagonal entry is 1 before
+    Absent tasks are left out before :meth:`_solve` sees the matrix, so T is there the number of tasks present. Rows and columns are scaled by one common factor so that the largest diagonal entry is 1 before
     :meth:`_solve` sees them, which keeps gradients of any size within range.
 
     Raises:
@@ -111,17 +121,22 @@ class SmallMatrixBalancer(Balancer):
     needs_gradients = True
     weighted_heads = False
 
-    def _weights_from_gram(self, losses: Tensor, gram: Tensor) -> Tensor:
-        matrix = gram.cpu().double().numpy()
+    def _weights_from_gram(self, losses: Tensor, gram: Tensor, present: Tensor) -> Tensor:
+        *rows, last = torch.cat([gram, present.to(gram).unsqueeze(0)]).cpu().double().numpy()
+        chosen = np.flatnonzero(last)
+        matrix = np.stack(rows)[np.ix_(chosen, chosen)]
         self._require(bool(np.isfinite(matrix).all()), "the Gram matrix of the task gradients is not finite")
-        scale = matrix.diagonal().max()
-        if scale <= 0:
-            return torch.from_numpy(self._at_zero_gradients())
-        return torch.from_numpy(self._solve((matrix + matrix.T) / (2 * scale), float(scale)))
+        weights = np.zeros(self.tasks)
+        scale = float(matrix.diagonal().max(initial=0.0))
+        if scale > 0:
+            weights[chosen] = self._solve((matrix + matrix.T) / (2 * scale), scale)
+        elif len(chosen):
+            weights[chosen] = self._at_zero_gradients(len(chosen))
+        return torch.from_numpy(weights)
 
-    def _at_zero_gradients(self) -> NDArray[np.float64]:
+    def _at_zero_gradients(self, tasks: int) -> NDArray[np.float64]:
         """Return the weights where every gradient is zero, so that no weight moves the shared parameters."""
-        return np.ones(self.tasks)
+        return np.ones(tasks)
 
     def _solve(self, gram: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
         """Return the weights for ``scale * gram``, where the largest diagonal entry of ``gram`` is 1."""

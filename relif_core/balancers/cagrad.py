@@ -45,14 +45,14 @@ class CAGrad(SmallMatrixBalancer):
     def _solve(self, gram: Vector, scale: float) -> Vector:
         mean_products = gram.mean(axis=1)
         radius = self.c * float(np.sqrt(mean_products.mean().clip(0.0)))
-        weights = np.ones(self.tasks)
+        weights = np.ones(len(gram))
         if radius <= SMALLEST_NORM:
             return weights
         mixture = _worst_case(gram, mean_products, radius)
         norm = float(np.sqrt((mixture @ gram @ mixture).clip(0.0)))
         if norm <= SMALLEST_NORM:
             return weights
-        return weights + self.tasks * radius / norm * mixture
+        return weights + len(gram) * radius / norm * mixture
 
 
 def _worst_case(gram: Vector, mean_products: Vector, radius: float) -> Vector:

@@ -37,6 +37,7 @@ class CATSAsReleased(Balancer):
         self.ema = ema
         self.register_buffer("average", torch.ones(tasks))
 
-    def _weights_from_losses(self, losses: Tensor) -> Tensor:
-        self.average.lerp_(losses.to(self.average), self.ema)
+    def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:
+        moved = self.average.lerp(losses.to(self.average), self.ema)
+        self.average.copy_(moved.where(present, self.average))
         return self.average / self.average.mean()

@@ -15,5 +15,5 @@ class ERM(Balancer):
     title = "ERM"
     source = "Vapnik 1991"
 
-    def _weights_from_losses(self, losses: Tensor) -> Tensor:
+    def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:
         return torch.ones_like(losses)

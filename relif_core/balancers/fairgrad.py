@@ -48,11 +48,11 @@ class FairGrad(SmallMatrixBalancer):
         self._require(0 < alpha < float("inf"), f"alpha must be positive, got {alpha}")
         self.alpha = alpha
 
-    def _at_zero_gradients(self) -> Vector:
-        return np.zeros(self.tasks)
+    def _at_zero_gradients(self, tasks: int) -> Vector:
+        return np.zeros(tasks)
 
     def _solve(self, gram: Matrix, scale: float) -> Vector:
-        weights = np.zeros(self.tasks)
+        weights = np.zeros(len(gram))
         present = gram.diagonal() > 0
         weights[present] = fair_weights(gram[np.ix_(present, present)], self.alpha)
         return weights * scale ** (-self.alpha / (1 + self.alpha))
@@ -91,10 +91,10 @@ class FairGradAsReleased(Balancer):
     needs_gradients = True
     weighted_heads = False
 
-    def _weights_from_gram(self, losses: Tensor, gram: Tensor) -> Tensor:
-        norms = gram.diagonal().double().clamp_min(0).sqrt()
+    def _weights_from_gram(self, losses: Tensor, gram: Tensor, present: Tensor) -> Tensor:
+        norms = gram.diagonal().double().clamp_min(0).sqrt().where(present, 0.0)
         inverse = (norms.max() / norms).where(norms > 0, 0.0)
-        return inverse * (self.tasks / inverse.sum().clamp_min(1.0))
+        return inverse * (present.sum() / inverse.sum().clamp_min(1.0))
 
 
 def fair_weights(gram: Matrix, alpha: float) -> Vector:

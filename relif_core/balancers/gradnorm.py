@@ -25,7 +25,8 @@ class GradNorm(Balancer):
     Special cases: one task keeps weight 1. A zero gradient gives its task no pull of its own (only the
     division moves its weight); all zero, the weights stay up to Adam's momentum. Directions do not matter, so
     parallel and opposite gradients are alike. A first loss below 1e-12 counts as 1e-12; where all losses are zero
-    every :math:`r_i` is 1. Weights are kept at or above 1e-4 before the division.
+    every :math:`r_i` is 1. Weights are kept at or above 1e-4 before the division. An absent task keeps its weight and
+    stays out of both means; its :math:`L_i(0)` is the loss of the first batch that has a label of it.
 
     Args:
         tasks: number of tasks T.
@@ -43,52 +44,51 @@ class GradNorm(Balancer):
     weighted_heads = False
 
     floor = 1e-4
-    momentum = (0.9, 0.999)
 
-    weights: Tensor
     initial_losses: Tensor
-    first_moment: Tensor
-    second_moment: Tensor
-    steps: Tensor
+    seen: Tensor
 
     def __init__(self, tasks: int, seed: int = 0, alpha: float = 1.5, learning_rate: float = 0.025) -> None:
         super().__init__(tasks, seed)
         self._require(alpha >= 0, f"alpha must not be negative, got {alpha}")
         self._require(learning_rate > 0, f"learning_rate must be positive, got {learning_rate}")
         self.alpha = alpha
-        self.learning_rate = learning_rate
-        self.register_buffer("weights", torch.ones(tasks))
+        self.weights = nn.Parameter(torch.ones(tasks))
+        self.optimizer = torch.optim.Adam([self.weights], lr=learning_rate)
         self.register_buffer("initial_losses", torch.ones(tasks))
-        self.register_buffer("first_moment", torch.zeros(tasks))
-        self.register_buffer("second_moment", torch.zeros(tasks))
-        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(tasks, dtype=torch.bool))
 
-    def _weights_from_gram(self, losses: Tensor, gram: Tensor) -> Tensor:
-        used = self.weights.clone()
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the state of the weights' optimiser."""
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Put the weights' optimiser back."""
+        self.optimizer.load_state_dict(state)
+
+    def _weights_from_gram(self, losses: Tensor, gram: Tensor, present: Tensor) -> Tensor:
+        used = self.weights.detach().clone()
         losses = losses.to(used)
-        first = self.steps == 0
+        first = present & ~self.seen
         self.initial_losses.copy_(torch.where(first, losses.clamp_min(1e-12), self.initial_losses))
-        self._descend(self._slope(losses, gram.diagonal().clamp_min(0).sqrt().to(used)))
+        self.seen |= present
+        self.weights.grad = self._slope(losses, gram.diagonal().clamp_min(0).sqrt().to(used), present)
+        self.optimizer.step()
+        moved = self.weights.detach().clamp(min=self.floor).where(present, 0.0)
+        # Absent tasks keep their weight; the others share what is left of the sum T.
+        share = (self.tasks - used.masked_fill(present, 0.0).sum()) / moved.sum().clamp_min(self.floor)
+        self.weights.copy_((moved * share).where(present, used))
         return used
 
-    def _slope(self, losses: Tensor, norms: Tensor) -> Tensor:
-        """Return the derivative of the norm loss for the present weights, [T]."""
-        ratios = losses / self.initial_losses
-        mean = ratios.mean()
+    def _slope(self, losses: Tensor, norms: Tensor, present: Tensor) -> Tensor:
+        """Return the derivative of the norm loss for the present weights, [T], 0 for absent tasks."""
+        count = present.sum().clamp_min(1)
+        ratios = (losses / self.initial_losses).where(present, 0.0)
+        mean = ratios.sum() / count
         rates = torch.where(mean > 0, ratios / mean, 1.0)
-        weighted = self.weights * norms
-        return torch.sign(weighted - weighted.mean() * rates**self.alpha) * norms
-
-    def _descend(self, slope: Tensor) -> None:
-        """Move the weights by one step of Adam and bring their mean back to 1."""
-        fast, slow = self.momentum
-        self.steps += 1
-        self.first_moment.lerp_(slope, 1 - fast)
-        self.second_moment.lerp_(slope.square(), 1 - slow)
-        spread = (self.second_moment / (1 - slow**self.steps)).sqrt() + 1e-8
-        step = self.first_moment / (1 - fast**self.steps) / spread
-        self.weights.sub_(self.learning_rate * step).clamp_(min=self.floor)
-        self.weights.div_(self.weights.mean())
+        weighted = (self.weights.detach() * norms).where(present, 0.0)
+        target = weighted.sum() / count * rates**self.alpha
+        return (torch.sign(weighted - target) * norms).where(present, 0.0)
 
 
 class GradNormAsReleased(Balancer):
@@ -124,11 +124,11 @@ class GradNormAsReleased(Balancer):
         """Return the log-weights as one group with the weight decay of the model."""
         return [{"params": [self.log_weights], "weight_decay": weight_decay}]
 
-    def _weights_from_losses(self, losses: Tensor) -> Tensor:
+    def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:
         due = (self.steps > 0) & (self.steps % self.every == 0)
         log_mean = self.log_weights.logsumexp(0) - math.log(self.tasks)
         self.log_weights.sub_(log_mean * due)
         self.steps += 1
         weights = self.log_weights.exp()
-        self.log_weights.grad = weights * losses.to(weights)
+        self.log_weights.grad = (weights * losses.to(weights)).where(present, 0.0)
         return weights

@@ -46,13 +46,13 @@ class PCGrad(SmallMatrixBalancer):
         """Put the random generator back."""
         self.generator.set_state(state.cpu())
 
-    def _orders(self) -> NDArray[np.int64]:
+    def _orders(self, tasks: int) -> NDArray[np.int64]:
         """Return the order in which every task (row) meets the tasks, itself included."""
-        draws = [torch.randperm(self.tasks, generator=self.generator) for _ in range(self.tasks)]
+        draws = [torch.randperm(tasks, generator=self.generator) for _ in range(tasks)]
         return torch.stack(draws).numpy()
 
     def _solve(self, gram: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-        return projected_coefficients(gram, self._orders()).sum(axis=0)
+        return projected_coefficients(gram, self._orders(len(gram))).sum(axis=0)
 
 
 class PCGradAsReleased(PCGrad):
@@ -71,14 +71,14 @@ class PCGradAsReleased(PCGrad):
     weighted_heads = True
     gradient_clip = 5.0
 
-    def _orders(self) -> NDArray[np.int64]:
-        return np.tile(torch.randperm(self.tasks, generator=self.generator).numpy(), (self.tasks, 1))
+    def _orders(self, tasks: int) -> NDArray[np.int64]:
+        return np.tile(torch.randperm(tasks, generator=self.generator).numpy(), (tasks, 1))
 
-    def _at_zero_gradients(self) -> NDArray[np.float64]:
-        return np.full(self.tasks, 1 / self.tasks)
+    def _at_zero_gradients(self, tasks: int) -> NDArray[np.float64]:
+        return np.full(tasks, 1 / tasks)
 
     def _solve(self, gram: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-        return super()._solve(gram, scale) / self.tasks
+        return super()._solve(gram, scale) / len(gram)
 
 
 def projected_coefficients(gram: NDArray[np.float64], orders: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -39,7 +39,7 @@ class TorchJDBalancer(SmallMatrixBalancer):
 
     def _solve(self, gram: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
         weights: torch.Tensor = self.weighting(torch.from_numpy(gram))
-        return weights.numpy() * self.tasks
+        return weights.numpy() * len(gram)
 
 
 class UPGrad(TorchJDBalancer):

@@ -14,7 +14,7 @@ class Uncertainty(Balancer):
     :math:`w_i = e^{-s_i}`, and :math:`s_i` belongs to the model's optimiser, without weight decay. ``forward``
     sets its gradient in closed form, :math:`\partial/\partial s_i = \tfrac12 - e^{-s_i} L_i`, so at rest
     :math:`w_i = 1/(2 L_i)`. Gradients play no part: with a zero loss the weight of the task grows without bound,
-    one task behaves like any other.
+    one task behaves like any other. An absent task has gradient 0: only the optimiser's momentum still moves its :math:`s_i`.
 
     Source: Kendall, Gal and Cipolla, Multi-task learning using uncertainty to weigh losses for scene geometry and
     semantics, CVPR 2018.
@@ -31,9 +31,9 @@ class Uncertainty(Balancer):
         """Return the log-variances as one group without weight decay."""
         return [{"params": [self.log_variance], "weight_decay": 0.0}]
 
-    def _weights_from_losses(self, losses: Tensor) -> Tensor:
+    def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:
         weights = torch.exp(-self.log_variance)
-        self.log_variance.grad = 0.5 - weights * losses.to(weights)
+        self.log_variance.grad = (0.5 - weights * losses.to(weights)).where(present, 0.0)
         return weights
 
 

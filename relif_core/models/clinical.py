@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from relif_core.models import TaskLosses
 from relif_core.settings import ModelSettings
 from relif_core.tensors.clinical import Task
 
@@ -125,16 +126,20 @@ class ClinicalModel(nn.Module):
             begun += count * (stop - start)
         return torch.cat(pieces), places.clamp_(max=begun - 1)
 
-    def losses(self, outputs: ClinicalOutputs, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the task losses [T]: the mean over labelled entries, 0 where a batch has none."""
-        return torch.stack(
-            [
-                _masked_loss(
-                    task, outputs.logits[task.name], batch[f"label/{task.name}"], batch[f"mask/{task.name}"]
-                )
-                for task in self.tasks
-            ]
-        )
+    def losses(self, outputs: ClinicalOutputs, batch: Mapping[str, Tensor]) -> TaskLosses:
+        """Return the task losses, each the mean over the batch's labelled entries."""
+        values = [
+            _masked_loss(
+                task, outputs.logits[task.name], batch[f"label/{task.name}"], batch[f"mask/{task.name}"]
+            )
+            for task in self.tasks
+        ]
+        present = [batch[f"mask/{task.name}"].bool().any() for task in self.tasks]
+        return TaskLosses(torch.stack(values), torch.stack(present))
+
+    def features(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return what an external distance between stays compares: their inputs' mean over their valid hours [B, channels]."""
+        return batch["inputs"].sum(1) / batch["lengths"].unsqueeze(1)
 
     def scores(self, outputs: ClinicalOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the audit score [B] in [0, 1] of every task, exactly 0 where a stay carries no label for it.

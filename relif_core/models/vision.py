@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relif_core.errors import DataError, InputError
+from relif_core.models import TaskLosses
 from relif_core.models.torchvision_import import import_torchvision
 from relif_core.tensors.dense import IGNORE
 
@@ -170,15 +171,31 @@ class DenseModel(nn.Module):
             predictions[task] = output
         return DenseOutputs(features.float().mean(dim=(2, 3)), predictions, maps)
 
-    def losses(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the task losses [T], each a mean over the batch's valid pixels, 0 where it has none.
+    def losses(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> TaskLosses:
+        """Return the task losses, each a mean over the batch's valid pixels.
 
         Segmentation: cross entropy; depth: |error| in metres; normals: 1 − cosine.
         """
         valid = valid_pixels(batch)
-        return torch.stack(
-            [_mean(_pixel_loss(task, outputs.predictions[task], batch), valid[task]) for task in self.heads]
-        )
+        values = [
+            _mean(_pixel_loss(task, outputs.predictions[task], batch), valid[task]) for task in self.heads
+        ]
+        return TaskLosses(torch.stack(values), torch.stack([valid[task].any() for task in self.heads]))
+
+    def features(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return what an external distance between images compares: their 8 × 8 thumbnails in 0..1 [B, 192]."""
+        return functional.adaptive_avg_pool2d(batch["images"].float() / 255, 8).flatten(1)
+
+    @torch.no_grad()
+    def start_at(self, depth: float, normal: Tensor) -> None:
+        """Set the output biases of the depth and normals decoders: the constants that training starts from.
+
+        ``depth`` in metres and ``normal`` [3] are those of the training frames: their median and their mean.
+        """
+        if "depth" in self.heads:
+            self.heads["depth"].output.bias.fill_(depth)
+        if "normals" in self.heads:
+            self.heads["normals"].output.bias.copy_(normal)
 
     def raw_scores(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the uncalibrated audit score [B] (float32) of every task, 0 where an image has no valid pixel for it.

@@ -40,8 +40,9 @@ class Evaluation:
 class Problem(Protocol):
     """A data set held on one device, with the model that learns it.
 
-    The model is a module with ``task_names``-ordered ``losses(outputs, batch)`` [T], ``scores(outputs, batch)`` (task to [B] in
-    [0, 1]), ``shared_parameters()`` and ``head_parameters(task)``; its outputs carry ``embedding`` [B, D].
+    The model is a module with ``task_names``-ordered ``losses(outputs, batch)`` (``TaskLosses``), ``scores(outputs, batch)`` (task to
+    [B] in [0, 1]), ``features(batch)`` [B, F] (what an external distance compares), ``shared_parameters()`` and
+    ``head_parameters(task)``; its outputs carry ``embedding`` [B, D].
     """
 
     task_names: tuple[str, ...]
@@ -54,6 +55,9 @@ class Problem(Protocol):
 
     def for_run(self, settings: RunSettings, records: Path) -> "Problem":
         """Return this problem as one run needs it; ``records`` is the folder of the study's other runs."""
+
+    def check(self, batch_size: int) -> None:
+        """Raise ``DataError`` where a run cannot be trained, selected and reported on these data."""
 
     def build_model(self, settings: Any) -> Any:
         """Return a freshly initialised model on this device; ``settings`` is ``RunSettings.model``."""

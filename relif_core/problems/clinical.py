@@ -1,5 +1,6 @@
 """Clinical tensors as a training problem: batches on the device, the model, and evaluation of a split."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from relif_core.problems.base import Evaluation
 from relif_core.problems.utility import TaskUtility, Utility, task_utility
 from relif_core.record import describe_dataset
 from relif_core.settings import ModelSettings, RunSettings
-from relif_core.tensors.clinical import ClinicalTensors
+from relif_core.tensors.clinical import ClinicalTensors, Task
+from relif_core.tensors.folder import SPLITS
 
 EVALUATION_BATCH = 512
 
@@ -24,7 +26,7 @@ class ClinicalProblem:
     """A clinical data set held on one device.
 
     Inputs are standardised with the manifest's training statistics; rows beyond ``maximum_hours`` of a stay are cut (hourly
-    labels there are not used, and stay-level labels keep their stay).
+    labels there are not used, and stay-level labels keep their stay). A run cuts by its own ``training.maximum_hours``.
     """
 
     def __init__(
@@ -47,15 +49,7 @@ class ClinicalProblem:
         inputs[:, width:] = arrays["observed"]
         self._inputs = torch.from_numpy(inputs).to(self.device)
         self._starts = torch.from_numpy(arrays["offsets"][:-1].copy()).to(self.device)
-        self._lengths = np.diff(arrays["offsets"])
-        if maximum_hours is not None:
-            horizons = [task.horizon_hours or 0 for task in tensors.tasks]
-            if maximum_hours < max(horizons):
-                raise DataError(
-                    f"maximum_hours = {maximum_hours} is below a task's horizon of {max(horizons)} hours"
-                )
-            self._lengths = np.minimum(self._lengths, maximum_hours)
-        self._device_lengths = torch.from_numpy(self._lengths).to(self.device)
+        self._cut(maximum_hours)
         self._labels = {
             f"{kind}/{task.name}": torch.from_numpy(np.array(arrays[f"{kind}s/{task.name}"])).to(self.device)
             for task in tensors.tasks
@@ -68,10 +62,73 @@ class ClinicalProblem:
         return self.tensors.fingerprint
 
     def for_run(self, settings: RunSettings, records: Path) -> "ClinicalProblem":
-        """Return this problem: a clinical run needs nothing of its study's other runs."""
+        """Return this problem, cut to the run's ``training.maximum_hours``; it needs nothing of its study's other runs."""
         if not isinstance(settings.model, ModelSettings):
             raise InputError(f"{self.tensors.folder} is clinical: its model settings are ModelSettings")
-        return self
+        problem = copy.copy(self)
+        problem._cut(settings.training.maximum_hours)
+        return problem
+
+    def _cut(self, maximum_hours: int | None) -> None:
+        """Use at most the first ``maximum_hours`` rows of every stay."""
+        self._lengths = np.diff(self.tensors.arrays["offsets"])
+        if maximum_hours is not None:
+            horizon = max(task.horizon_hours or 0 for task in self.tensors.tasks)
+            if maximum_hours < horizon:
+                raise DataError(
+                    f"maximum_hours = {maximum_hours} is below a task's horizon of {horizon} hours"
+                )
+            self._lengths = np.minimum(self._lengths, maximum_hours)
+        self._device_lengths = torch.from_numpy(self._lengths).to(self.device)
+
+    def check(self, batch_size: int) -> None:
+        """Raise ``DataError`` where a run cannot be trained, selected and reported on these data.
+
+        Refused: an empty split; fewer than two training batches; a task whose training labels are missing or of one class;
+        validation labels that leave every task's score undefined.
+        """
+        stays = {split: self.tensors.stays_of(split) for split in SPLITS}
+        empty = [split for split, members in stays.items() if not len(members)]
+        if empty:
+            raise DataError(f"{self.tensors.folder}: split {empty[0]!r} is empty")
+        if len(stays["train"]) < batch_size + 2:
+            raise DataError(
+                f"{self.tensors.folder}: {len(stays['train'])} training stays make fewer than two batches of {batch_size}; "
+                "lower training.batch_size"
+            )
+        for task in self.tensors.tasks:
+            if not self._classes(task, stays["train"]):
+                raise DataError(f"{self.tensors.folder}: no training stay has a label of task {task.name!r}")
+            if self._classes(task, stays["train"]) < 2:
+                raise DataError(
+                    f"{self.tensors.folder}: the training labels of task {task.name!r} are all of one class; "
+                    "leave the task out or take more stays"
+                )
+        if all(self._classes(task, stays["validation"]) < 2 for task in self.tensors.tasks):
+            raise DataError(
+                f"{self.tensors.folder}: every task has validation labels of one class only, so that no epoch can be selected; "
+                "take more validation stays"
+            )
+
+    def _classes(self, task: Task, stays: np.ndarray) -> int:
+        """Return how many classes the labels that a run reads have (multilabel: the most of any label)."""
+        arrays = self.tensors.arrays
+        label, mask = arrays[f"labels/{task.name}"], arrays[f"masks/{task.name}"] == 1
+        if task.level == "hourly":
+            starts = arrays["offsets"][:-1]
+            inside = np.zeros(len(mask) + 1, dtype=np.int8)
+            inside[starts[stays]] += 1
+            inside[starts[stays] + self._lengths[stays]] -= 1
+            chosen = mask & (np.cumsum(inside[:-1], dtype=np.int8) > 0)
+        else:
+            chosen = np.zeros(len(mask), dtype=bool)
+            chosen[stays] = mask[stays]
+        found = label[chosen]
+        if not len(found):
+            return 0
+        if task.kind == "multilabel":
+            return int((found != found[0]).any()) + 1
+        return len(np.unique(found))
 
     def build_model(self, settings: ModelSettings) -> ClinicalModel:
         """Return a freshly initialised model on this device."""

@@ -17,7 +17,7 @@ from relif_core.problems.base import Evaluation
 from relif_core.problems.dense_utility import DenseMeter
 from relif_core.record import Record, describe_dataset
 from relif_core.settings import DenseModelSettings, RunSettings
-from relif_core.tensors.dense import FRAME_ARRAYS, NORMAL_SCALE, SPLITS, DenseTensors
+from relif_core.tensors.dense import FRAME_ARRAYS, IGNORE, NORMAL_SCALE, SPLITS, DenseTensors
 
 EVALUATION_BATCH = 16
 #: Zoom factors of the "flip_scale" augmentation, as published with MTAN (Liu et al. 2019).
@@ -52,6 +52,7 @@ class DenseProblem:
         self.calibration = dict(calibration or {})
         self.calibrated_by: str | None = None
         self._subjects = self._rooms()
+        self._constants: dict[bool, tuple[float, Tensor]] = {}
         self._weights = None if weights is None else Path(weights)
         self._weights_digest: str | None = None
         self._resident: dict[str, Tensor] | None = None
@@ -93,6 +94,8 @@ class DenseProblem:
     def build_model(self, settings: DenseModelSettings) -> DenseModel:
         """Return a model on this device: pretrained or random encoder, random decoders, calibrated scores.
 
+        The depth decoder starts at the training frames' median depth, the normals' at their mean normal.
+
         Raises ``InputError`` where the settings name weights whose file was not given or is another one.
         """
         source = self._weights_for(settings)
@@ -100,7 +103,43 @@ class DenseProblem:
             settings.encoder, len(self.tensors.class_names), source, settings.head, settings.task
         )
         model.calibrate(self.calibration)
+        model.start_at(*self.training_constants())
         return model.to(self.device)
+
+    def training_constants(self) -> tuple[float, Tensor]:
+        """Return the median depth in metres and the mean normal [3] over the training frames' valid pixels, measured once.
+
+        Both are exact: depth is counted by its float16 value (the order of whose bit patterns is that of positive
+        numbers; of an even number of pixels the lower middle one), normals are summed as whole numbers.
+        """
+        if self.as_released not in self._constants:
+            counts, total = np.zeros(1 << 16, dtype=np.int64), np.zeros(3, dtype=np.int64)
+            for frame in self._frames("train"):
+                depth = np.ascontiguousarray(self.tensors.arrays["depth"][frame]).view(np.uint16)
+                counts += np.bincount(depth.ravel(), minlength=1 << 16)
+                total += self.tensors.arrays["normals"][frame].sum(axis=(1, 2), dtype=np.int64)
+            counts[0] = 0
+            middle = int(np.searchsorted(np.cumsum(counts), (counts.sum() + 1) // 2))
+            length = float(np.linalg.norm(total)) or 1.0
+            median = float(np.uint16(middle).view(np.float16)) if counts.any() else 0.0
+            self._constants[self.as_released] = median, torch.tensor(total / length, dtype=torch.float32)
+        return self._constants[self.as_released]
+
+    def check(self, batch_size: int) -> None:
+        """Raise ``DataError`` for an empty split, fewer than two training batches, or a task without a labelled frame in a split."""
+        valid = {"segmentation": ("labels", IGNORE), "depth": ("depth", 0), "normals": ("normals", 0)}
+        for split in SPLITS:
+            frames = self._frames(split)
+            for task in self.task_names:
+                name, none = valid[task]
+                if not any((self.tensors.arrays[name][frame] != none).any() for frame in frames):
+                    raise DataError(f"{self.tensors.folder}: no {split} frame has a label of task {task!r}")
+        count = len(self._frames("train"))
+        if count < batch_size + 2:
+            raise DataError(
+                f"{self.tensors.folder}: {count} training frames make fewer than two batches of {batch_size}; "
+                "lower training.batch_size"
+            )
 
     def _weights_for(self, settings: DenseModelSettings) -> Path | str | None:
         if settings.weights is None or settings.weights == DOWNLOAD:

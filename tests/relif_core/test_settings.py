@@ -4,7 +4,14 @@ import pytest
 
 from relif_core.errors import InputError
 from relif_core.record import run_key
-from relif_core.settings import ABLATIONS, RunSettings, as_json, method_settings, settings_from
+from relif_core.settings import (
+    ABLATIONS,
+    RunSettings,
+    TrainingSettings,
+    as_json,
+    method_settings,
+    settings_from,
+)
 
 
 def test_released_defaults() -> None:
@@ -35,7 +42,7 @@ def test_defaults_are_those_of_the_classes_that_use_them() -> None:
 def test_json_round_trip(method: str) -> None:
     settings = method_settings(method, seed=3, training={"epochs": 2})
     assert settings_from(RunSettings, as_json(settings)) == settings
-    assert settings.penalty == ("relif" in method)
+    assert settings.penalty == ("relif" in method or method.endswith("penalty"))
 
 
 def test_everything_that_matters_is_in_the_key() -> None:
@@ -65,3 +72,71 @@ def test_everything_that_matters_is_in_the_key() -> None:
 def test_mistakes_are_named(method: str, changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         method_settings(method, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"gradient_clip": -1}}, "gradient_clip must be finite and not negative, got -1"),
+        ({"training": {"weight_decay": -1e-5}}, "weight_decay must be finite and not negative"),
+        ({"training": {"learning_rate": float("nan")}}, "learning_rate must be positive and finite, got nan"),
+        ({"training": {"learning_rate": 0}}, "learning_rate must be positive"),
+        ({"training": {"learning_rate": float("inf")}}, "learning_rate must be positive and finite"),
+        ({"training": {"epochs": 0}}, "epochs must be at least 1"),
+        ({"training": {"batch_size": 1}}, "batch_size must be at least 2"),
+        ({"training": {"patience": 0}}, "patience must be at least 1"),
+        ({"training": {"maximum_hours": 0}}, "maximum_hours must be at least 1"),
+        ({"training": {"minimum_improvement": -1.0}}, "minimum_improvement must be"),
+        ({"model": {"hidden": 0}}, "hidden must be at least 1"),
+        ({"model": {"layers": 0}}, "layers must be at least 1"),
+        ({"model": {"dropout": 1.0}}, r"dropout must lie in \[0, 1\)"),
+        ({"surrogate": {"prototypes": 0}}, "prototypes must be at least 1"),
+        ({"surrogate": {"huber_width": 0}}, "huber_width must be positive"),
+        ({"surrogate": {"tolerance": 1.1}}, r"tolerance must lie in \[0, 1\]"),
+        ({"controller": {"target": 2}}, r"target must lie in \[0, 1\]"),
+        ({"controller": {"ema": 0}}, r"ema must lie in \(0, 1\]"),
+        ({"controller": {"minimum": 0.5}}, "minimum <= initial <= maximum must hold, got 0.5, 0.1, 1.0"),
+        ({"controller": {"warmup": -1}}, "warmup must be finite and not negative"),
+        ({"audit": {"pairs": 0}}, "pairs must be at least 1"),
+        ({"seed": -1}, "seed must be finite and not negative"),
+    ],
+)
+def test_values_outside_their_range_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        method_settings("relif", **changes)
+
+
+def test_ranges_hold_for_settings_made_directly_and_read_back() -> None:
+    with pytest.raises(InputError, match=r"TrainingSettings\.gradient_clip"):
+        TrainingSettings(gradient_clip=-1.0)
+    content = as_json(method_settings("relif"))
+    content["training"]["learning_rate"] = -1.0
+    with pytest.raises(InputError, match=r"TrainingSettings\.learning_rate"):
+        settings_from(RunSettings, content)
+    assert TrainingSettings(gradient_clip=0).gradient_clip == 0
+    # A constant weight needs no bounds.
+    assert method_settings("relif", controller={"kind": "constant", "initial": 0}).controller.initial == 0
+
+
+def test_the_rows_of_the_plan_exist_by_name() -> None:
+    def controller(method: str) -> tuple[str, float, float, float]:
+        found = method_settings(method).controller
+        return found.kind, found.step_size, found.target, found.initial
+
+    assert controller("relif_step_size_0.05") == ("feedback", 0.05, 0.16, 0.1)
+    assert controller("relif_step_size_0.05_target_0.09") == ("feedback", 0.05, 0.09, 0.1)
+    static = ("relif_static_0.01", "relif_static_0.03", "relif_static", "relif_static_0.3", "relif_static_1")
+    assert [controller(name)[3] for name in static] == [0.01, 0.03, 0.1, 0.3, 1.0]
+    assert {controller(name)[0] for name in static} == {"constant"}
+    assert not method_settings("relif_no_alignment").surrogate.align
+    assert method_settings("relif_single_prototype").surrogate.prototypes == 1
+    assert method_settings("audit_penalty").surrogate.kind == "audit"
+    assert method_settings("similar_pairs_penalty").surrogate.kind == "similar_pairs"
+
+
+def test_added_settings_leave_earlier_keys_alone() -> None:
+    added = {"kind", "tolerance", "slope", "neighbours"}
+    assert not added & set(as_json(method_settings("relif"))["surrogate"])
+    assert {"kind", "tolerance"} <= set(as_json(method_settings("audit_penalty"))["surrogate"])
+    known = "1f031671733f9f6020b4c83d862044d6394192aafd2fcfb2ddaa69120f9cbb17"
+    assert run_key(method_settings("relif", seed=2, training={"epochs": 40}), "x", "cpu") == known

@@ -75,7 +75,7 @@ def test_shapes_and_units(model, passed) -> None:
 
 def test_losses_by_hand(model, passed) -> None:
     batch, outputs = passed
-    losses = model.losses(outputs, batch)
+    losses = model.losses(outputs, batch).values
     logits = outputs.predictions["segmentation"]
     expected = functional.cross_entropy(logits, batch["labels"].long(), ignore_index=255)
     torch.testing.assert_close(losses[0], expected)
@@ -145,15 +145,17 @@ def test_an_empty_batch_of_targets_costs_nothing_and_breaks_nothing(trained) -> 
     batch["depth"][:] = 0
     batch["normals"][:] = 0
     outputs = trained(batch)
-    losses = trained.losses(outputs, batch)
+    found = trained.losses(outputs, batch)
+    losses = found.values
     assert (losses == 0).all()
+    assert found.present.tolist() == [False] * 3
     (losses.sum() + sum(score.sum() for score in trained.scores(outputs, batch).values())).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in trained.parameters())
 
 
 def test_each_head_learns_from_its_own_task_only(trained) -> None:
     batch = make_batch()
-    losses = trained.losses(trained(batch), batch)
+    losses = trained.losses(trained(batch), batch).values
     for index, task in enumerate(TASKS):
         for other in TASKS:
             gradients = torch.autograd.grad(
@@ -181,11 +183,11 @@ def test_bfloat16_autocast_keeps_losses_and_scores_in_float32(model, passed) -> 
     model.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         outputs = model(batch)
-        losses, scores = model.losses(outputs, batch), model.raw_scores(outputs, batch)
+        losses, scores = model.losses(outputs, batch).values, model.raw_scores(outputs, batch)
     assert losses.dtype == torch.float32
     assert outputs.embedding.dtype == torch.float32
     assert all(score.dtype == torch.float32 for score in scores.values())
-    torch.testing.assert_close(losses, model.losses(plain, batch), rtol=0.05, atol=0.02)
+    torch.testing.assert_close(losses, model.losses(plain, batch).values, rtol=0.05, atol=0.02)
 
 
 def test_float_images_equal_uint8_images(model, passed) -> None:
