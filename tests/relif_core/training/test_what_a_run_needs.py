@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from relif_core.problems.clinical import ClinicalProblem
-from relif_core.tensors.dense import NORMAL_SCALE, DenseTensors
-from relif_data.synthetic_rooms import prepare
-from relif_core.tensors.clinical import ClinicalTensors
-from relif_core.problems.dense import DenseProblem
 from relif_core.errors import DataError, DivergenceError
+from relif_core.problems.clinical import ClinicalProblem
+from relif_core.problems.dense import DenseProblem
 from relif_core.settings import RunSettings, dense_settings
+from relif_core.tensors.clinical import ClinicalTensors
+from relif_core.tensors.dense import NORMAL_SCALE, DenseTensors
 from relif_core.training import TrainingLoop, run
+from relif_data.synthetic_rooms import prepare
 
 Small = Callable[..., RunSettings]
 
