@@ -209,12 +209,13 @@ def study(
 ) -> None:
     """Bring every run of a study to a record; finished runs are never computed again."""
     from relif_core.studies.display import StudyDisplay, cost_lines
-    from relif_core.studies.grid import named_study, read_seeds, refuse_other_study, run_study
+    from relif_core.studies.grid import STUDIES, named_study, read_seeds, refuse_other_study, run_study
 
     where = _device(device)
     listed = None if seeds is None else read_seeds(seeds)
     runs = named_study(name, listed, block, **changes_for(data, change or [], weights))
-    runs = [_fit_precision(settings, where, change or []) for settings in runs]
+    if name not in STUDIES or not STUDIES[name].changes:
+        runs = [_fit_precision(settings, where, change or []) for settings in runs]
     refuse_other_study(runs, data, target)
     numbers = sorted({settings.seed for settings in runs})
     _say(
