@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from relif_core.audit import HistogramSketch
 from relif_core.calibration import LabelledLogits
 from relif_core.controller import controller_of
 from relif_core.errors import RecordError
@@ -44,7 +45,8 @@ class Record:
     the other :data:`VIEWS`; ``logit/`` and ``last_logit/`` (float16 [rows, classes]), ``label/`` and ``rows/`` (labelled hours of
     each sample, where a sample has several) are what they were made of. ``epoch/<split>/<quantity>`` [epochs, ...] follows
     ``epoch/<split>/epoch``; its curves [epochs, D] belong to ``epoch/tolerances``. ``histogram/<view>/<split>/<task>`` stands in
-    published records for scores that were left out.
+    published records for scores that were left out, ``merged_histogram/...`` [2, bins] (upper edges, counts) where no bin may hold
+    fewer than ten.
     """
 
     content: dict[str, Any]
@@ -81,12 +83,26 @@ class Record:
         return tuple(task["name"] for task in self.content["dataset"]["tasks"])
 
     def scores(self, split: str = "test", view: str = "") -> dict[str, np.ndarray]:
-        """Return the audit pools of a split in one of the :data:`VIEWS`: task → scores [n] in [0, 1]."""
+        """Return the audit pools of a split in one of the :data:`VIEWS`: task → scores [n] in [0, 1].
+
+        A published record may hold float16 logits in their place: scores made of these are within 0.0003.
+        """
+        if not self.has(view, split) and (logits := self.logits(split, last=view.startswith("last"))):
+            found = self.result["last"] if view.startswith("last") else self.result
+            temperatures = found["temperatures"] if view.endswith("calibrated") else {}
+            return {task: own.scores(temperatures.get(task, 1.0)) for task, own in logits.items()}
         return self._per_task(VIEWS[view], split)
 
     def has(self, view: str, split: str = "test") -> bool:
-        """Tell whether a record holds the audit pools of a view."""
+        """Tell whether a record holds the audit pools of a view themselves."""
         return any(name.startswith(f"{VIEWS[view]}/{split}/") for name in self.arrays)
+
+    def sketch(self, split: str = "test", view: str = "") -> HistogramSketch:
+        """Return the histograms of a view that a published record holds in place of its scores."""
+        counts = self._per_task(f"histogram/{VIEWS[view]}", split)
+        return HistogramSketch(
+            {task: own.astype(np.int64) for task, own in counts.items()}, dict.fromkeys(counts, 0)
+        )
 
     def logits(self, split: str = "test", *, last: bool = False) -> dict[str, LabelledLogits]:
         """Return the logits and labels of a split at the selected or the last epoch; empty where the record keeps none."""

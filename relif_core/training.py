@@ -460,7 +460,11 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
             "utility": {split: evaluation.utility.as_json() for split, evaluation in evaluations.items()},
             "induced_tolerances": tolerances,
             "history": _finite(loop.history),
-            "last": {"epoch": loop.epoch, "utility": {"test": last.utility.as_json()}},
+            "last": {
+                "epoch": loop.epoch,
+                "utility": {"test": last.utility.as_json()},
+                **({"temperatures": loop.last_temperatures} if loop.last_temperatures else {}),
+            },
             **({"temperatures": loop.best_temperatures} if loop.best_temperatures else {}),
             # Named only where there is one, so that records of tasks without it keep their digest.
             **({"score_calibration": loop.score_calibration} if loop.score_calibration else {}),

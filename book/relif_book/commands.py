@@ -43,16 +43,35 @@ def publish(
     runs: Annotated[Path, typer.Argument(help="Folder of finished runs of one data set.")],
     target: Annotated[Path, typer.Argument(help="Folder for the records that may leave the machine.")],
     keep: Annotated[
-        str, typer.Option(help="Per-person arrays, where the licence allows any: all, test, or aggregates.")
+        str,
+        typer.Option(
+            help="Per-person arrays, where the licence allows any: all, test, study (logits of some seeds), or aggregates."
+        ),
     ] = "all",
+    logit_seeds: Annotated[
+        int, typer.Option(help="With --keep study: how many of the lowest seeds keep their test logits.")
+    ] = 5,
+    exploratory: Annotated[
+        bool, typer.Option(help="Publish runs of modified or several states of the sources, labelled so.")
+    ] = False,
 ) -> None:
     """Write the records of a study, as far as the data's licence allows, with their audits at one tolerance."""
+    import json
+
     from relif_book.evidence.publishing import publish as publish_records
     from relif_core.record import load_records
 
-    if keep not in ("all", "test", "aggregates"):
-        raise InputError(f"--keep {keep!r}: choose all, test or aggregates")
-    table = publish_records(load_records(runs), target, keep)  # type: ignore[arg-type]
+    if keep not in ("all", "test", "study", "aggregates"):
+        raise InputError(f"--keep {keep!r}: choose all, test, study or aggregates")
+    failed = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*/failed.json"))]
+    table = publish_records(
+        load_records(runs),
+        target,
+        keep,  # type: ignore[arg-type]
+        logit_seeds=logit_seeds,
+        failed=failed,
+        exploratory=exploratory,
+    )
     typer.echo(f"{target}: {len(table.keys)} records, tolerance {table.tolerance:.4f}")
 
 

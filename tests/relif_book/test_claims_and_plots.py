@@ -121,7 +121,7 @@ def test_what_is_published_of_the_pools(
     results: ResultSet, tmp_path: Path, keep: str, validation: int, test: int
 ) -> None:
     records = [record for record in results.records if record.seed == 0]
-    publish(records, tmp_path, keep)  # type: ignore[arg-type]
+    publish(records, tmp_path, keep, exploratory=True)  # type: ignore[arg-type]
     found, reference, table = read_published(tmp_path)
     for split, count in (("validation", validation), ("test", test)):
         assert sum(any(f"score/{split}/" in name for name in record.arrays) for record in found) == count

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from relif_book.evidence.audit_table import SCORE_DEFINITION
 from relif_book.evidence.contrasts import Kind, seed_contrast
-from relif_book.evidence.reporting import SCORE_DEFINITION, choose_reference_tolerance
+from relif_book.evidence.reporting import choose_reference_tolerance
 from relif_core.audit import AuditContext, AuditResult, audit
 from relif_core.errors import InputError
 from relif_core.problems.clinical import ClinicalProblem

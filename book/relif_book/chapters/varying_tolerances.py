@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from relif_book.evidence.audit_table import SCORE_DEFINITION
 from relif_book.evidence.contrasts import seed_contrast, seed_mean
-from relif_book.evidence.reporting import SCORE_DEFINITION, ReferenceTolerance
+from relif_book.evidence.reporting import ReferenceTolerance
 from relif_core.audit import (
     AuditContext,
     AuditResult,

@@ -1,50 +1,78 @@
 """Published records: what of a study may leave the machine, and the files that the book reads.
 
-A published folder holds ``reference.json`` (the tolerance and the validation evidence that chose it), ``audits.json`` (the audit
-table at that tolerance: aggregates) and one record per run; runs of one task alone, which nothing can audit, lie apart in
-``single_task``. Where the data's licence allows no per-person output, the
-records are published without scores, samples and subjects; the audit table carries what tables and figures need.
+A published folder holds ``reference.json`` (the tolerance and the validation evidence that chose it), ``audits.json`` and
+``audits.npz`` (the audit table at that tolerance: aggregates), ``labels.npz`` (labels, subjects and rows per sample, once) and one
+record per run; runs of one task alone, which nothing can audit, lie apart in ``single_task``. Where the data's licence allows
+no per-person output, records hold histograms whose bins were merged until each holds ten or more, and there are no labels.
 """
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from relif_book.evidence.reporting import (
-    AuditTable,
-    ReferenceTolerance,
-    audit_table,
-    choose_reference_tolerance,
-)
+import numpy as np
+
+from relif_book.evidence.audit_table import AuditTable, audit_table
+from relif_book.evidence.reporting import ReferenceTolerance, choose_reference_tolerance
+from relif_core.audit import HistogramSketch
 from relif_core.errors import RecordError
-from relif_core.files import write_json
-from relif_core.record import Record, load_records
+from relif_core.files import atomic_file, write_json
+from relif_core.record import VIEWS, Record, load_records, run_key
 from relif_data.sources import REGISTRY
 
 REFERENCE = "reference.json"
-AUDITS = "audits.json"
+LABELS = "labels.npz"
 SINGLE_TASK = "single_task"
-#: Arrays with one entry per person.
-PERSONAL = ("score/", "sample/", "subject/")
-VALIDATION = ("score/validation/", "subject/validation/")
-Keep = Literal["all", "test", "aggregates"]
+#: Arrays with one entry per person or per labelled hour of one.
+SCORES = tuple(f"{place}/" for place in VIEWS.values())
+LOGITS = ("logit/", "last_logit/")
+SHARED = ("label/", "rows/", "subject/")
+PERSONAL = (*SCORES, *LOGITS, *SHARED, "sample/")
+#: Bins of a published histogram: Bias read from one is within 1/BINS of that of the scores, whatever δ.
+BINS = 2048
+#: No bin of a merged histogram holds fewer.
+LEAST = 10
+#: Of a study that keeps no scores, the seeds (the lowest) whose test logits it keeps.
+LOGIT_SEEDS = 5
+Keep = Literal["all", "test", "study", "aggregates"]
 
 
 def write_reference(record: Record, target: Path) -> ReferenceTolerance:
-    """Choose the reference tolerance from a run's validation split and write it down in ``target``; an existing one stands.
+    """Return the tolerance of ``target``; without one, that of the data set is written there, else one chosen from a run's validation split.
 
-    Raises ``RecordError`` where the tolerance there was chosen from other data.
+    That of the data set lies in a sibling folder which holds nothing published but ``reference.json``.
+
+    Raises ``RecordError`` where the tolerance there was chosen from other data, or is not that of the data set.
     """
-    path = Path(target) / REFERENCE
+    target = Path(target)
+    path = target / REFERENCE
+    fingerprint = record.content["dataset"]["fingerprint"]
+    shared = _shared_reference(target, fingerprint)
     if path.is_file():
         reference = read_reference(target)
-        if reference.fingerprint != record.content["dataset"]["fingerprint"]:
+        if reference.fingerprint != fingerprint:
             raise RecordError(f"{path} was chosen from other data; publish to another folder")
+        if shared is not None and shared.tolerance != reference.tolerance:
+            raise RecordError(
+                f"{path} states δ = {reference.tolerance:g}, the data set's own reference {shared.tolerance:g}; "
+                "remove it, or publish to another folder"
+            )
         return reference
-    reference = choose_reference_tolerance(record)
+    reference = shared or choose_reference_tolerance(record)
     write_json(path, reference.as_json())
     return reference
+
+
+def _shared_reference(target: Path, fingerprint: str) -> ReferenceTolerance | None:
+    for path in sorted(target.absolute().parent.glob(f"*/{REFERENCE}")):
+        if path.parent != target.absolute() and not any(path.parent.glob("audits.*")):
+            reference = read_reference(path.parent)
+            if reference.fingerprint == fingerprint:
+                return reference
+    return None
 
 
 def read_reference(folder: Path) -> ReferenceTolerance:
@@ -58,39 +86,131 @@ def read_reference(folder: Path) -> ReferenceTolerance:
         raise RecordError(f"{path} is no reference tolerance ({error}); publish again") from error
 
 
-def publish(records: Sequence[Record], target: Path, keep: Keep = "all") -> AuditTable:
+def publish(
+    records: Sequence[Record],
+    target: Path,
+    keep: Keep = "all",
+    *,
+    logit_seeds: int = LOGIT_SEEDS,
+    failed: Sequence[Mapping[str, Any]] = (),
+    exploratory: bool = False,
+) -> AuditTable:
     """Write records, their audit table and (once) the reference tolerance to ``target``; return the table.
 
-    The tolerance comes from the ERM run with the lowest seed. Calibration distances are kept (they belong to pairs, not
-    persons); per-person arrays only where they may leave (:func:`may_leave`). ``keep`` says which of these: "all";
-    "test", the test pools with their subjects, and the validation pools of the reference run alone; "aggregates", none.
+    Args:
+        records: The finished runs of one study.
+        target: The folder to publish to.
+        keep: Of the per-person arrays, where they may leave at all (:func:`may_leave`): "all"; "test", the test scores with
+            their subjects, and the validation scores of the reference run alone; "study", test logits of the selected epoch
+            for the ``logit_seeds`` lowest seeds of every method, histograms of :data:`BINS` bins in all other places, labels
+            and subjects once, and validation scores of the reference run; "aggregates", none.
+        logit_seeds: See ``keep``.
+        failed: Runs that were asked for and failed (method, seed, error): they count against their method.
+        exploratory: Let modified sources pass; the table says so.
 
-    Raises ``RecordError`` where two records share method and seed, or where runs differ in their protocol: what was selected and
-    calibrated on different images does not compare.
+    Raises:
+        RecordError: Two records share method and seed; runs differ in their protocol, their device type or the sources that
+            trained them; sources were modified; or no ERM run sets the tolerance.
     """
     target = Path(target)
     alone = [record for record in records if len(record.tasks) == 1]
     records = [record for record in records if len(record.tasks) > 1]
     _check_one_study([*records, *alone], target)
+    if not exploratory:
+        _check_sources([*records, *alone], target)
     reference_run = min(
         (record for record in records if record.method == "erm"), key=lambda record: record.seed, default=None
     )
     if reference_run is None:
         raise RecordError(f"nothing to publish to {target}: the tolerance needs a finished ERM run")
     reference = write_reference(reference_run, target)
-    table = audit_table(records, reference.tolerance)
+    table = replace(
+        audit_table(records, reference.tolerance),
+        failed=[dict(item) for item in failed],
+        exploratory=exploratory,
+    )
+    with_logits = set(sorted({record.seed for record in records})[:logit_seeds])
     for record in records:
         level = keep if may_leave(record) else "aggregates"
-        left_out: tuple[str, ...] = PERSONAL if level == "aggregates" else ()
-        if level == "test":
-            left_out = ("sample/",) if record.key == reference.record else ("sample/", *VALIDATION)
-        kept = {name: array for name, array in record.arrays.items() if not name.startswith(left_out)}
+        kept = _kept(record, level, record is reference_run, record.seed in with_logits)
         Record(record.content, kept).save(target / f"{record.method}-seed{record.seed}")
+    if keep == "study" and may_leave(reference_run):
+        _save_labels(reference_run, target)
     for record in alone:
         kept = {name: array for name, array in record.arrays.items() if not name.startswith(PERSONAL)}
         Record(record.content, kept).save(target / SINGLE_TASK / f"{record.method}-seed{record.seed}")
-    write_json(target / AUDITS, table.as_json())
+    table.save(target)
     return table
+
+
+def _kept(record: Record, level: Keep, is_reference: bool, with_logits: bool) -> dict[str, np.ndarray]:
+    """Return the arrays of a record that are published at a level."""
+    arrays = record.arrays
+    if level == "all":
+        return dict(arrays)
+    kept = {name: array for name, array in arrays.items() if not name.startswith(PERSONAL)}
+    if level == "test":
+        kept |= {
+            name: array
+            for name, array in arrays.items()
+            if name.startswith(("score/", "subject/")) and (is_reference or "/validation/" not in name)
+        }
+        return kept
+    if level == "study":
+        if not is_reference:
+            kept.pop("calibration/distances", None)
+        # A float16 holds a share to 1 part in 2000; that is 0.00003 of a Bias of 0.06.
+        for name in [name for name in kept if name.startswith("epoch/") and kept[name].dtype == np.float32]:
+            kept[name] = kept[name].astype(np.float16)
+        if is_reference:
+            kept |= {
+                name: array
+                for name, array in arrays.items()
+                if name.startswith(("score/validation/", "subject/validation/", "logit/validation/"))
+            }
+        if with_logits:
+            kept |= {name: array for name, array in arrays.items() if name.startswith("logit/test/")}
+    for view, place in VIEWS.items():
+        if not record.has(view) or (level == "study" and with_logits and place in ("score", "calibrated")):
+            continue
+        sketch = HistogramSketch.of(record.scores("test", view), BINS)
+        for task, counts in sketch.counts.items():
+            if level == "study":
+                kept[f"histogram/{place}/test/{task}"] = counts.astype(
+                    np.uint16 if counts.max() < 65536 else np.uint32
+                )
+            else:
+                kept[f"merged_histogram/{place}/test/{task}"] = merged(counts, LEAST)
+    return kept
+
+
+def merged(counts: np.ndarray, least: int) -> np.ndarray:
+    """Merge neighbouring bins from the left until each holds ``least``; return their upper edges and counts, int64 [2, merged].
+
+    Edges count the bins of ``counts``. A rest that is too small joins the last bin; fewer than ``least`` in all leave nothing.
+
+    >>> merged(np.array([1, 2, 0, 3, 1]), 3).tolist()
+    [[2, 5], [3, 4]]
+    """
+    running = np.cumsum(counts)
+    edges: list[int] = []
+    before = 0
+    while running[-1] - before >= least:
+        edges.append(int(np.searchsorted(running, before + least)) + 1)
+        before = int(running[edges[-1] - 1])
+    if not edges:
+        return np.zeros((2, 0), dtype=np.int64)
+    edges[-1] = len(counts)
+    return np.array([edges, np.diff([0, *running[np.array(edges) - 1]])])
+
+
+def _save_labels(record: Record, target: Path) -> None:
+    """Write what all runs of a study share per person: labels, subjects and rows per sample."""
+    shared = {name: array for name, array in record.arrays.items() if name.startswith(SHARED)}
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **shared)
+    with atomic_file(target / LABELS) as handle:
+        handle.write(stream.getvalue())
 
 
 def _check_one_study(records: Sequence[Record], target: Path) -> None:
@@ -100,6 +220,11 @@ def _check_one_study(records: Sequence[Record], target: Path) -> None:
         raise RecordError(
             f"{target}: the runs follow the protocols {' and '.join(sorted(protocols))}; publish each from and to a folder of its own"
         )
+    devices = {device_type(record) for record in records}
+    if len(devices) > 1:
+        raise RecordError(
+            f"{target}: the runs were made on {' and '.join(sorted(devices))}; publish those of each device type to a folder of its own"
+        )
     names = [(record.method, record.seed) for record in records]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -107,6 +232,31 @@ def _check_one_study(records: Sequence[Record], target: Path) -> None:
         raise RecordError(
             f"{target}: several runs of {shown} with other settings; publish each study from a folder of its own"
         )
+
+
+def _check_sources(records: Sequence[Record], target: Path) -> None:
+    """Raise ``RecordError`` where modified or several states of the sources trained the runs; old records do not say."""
+    made = {f"{record.method} seed {record.seed}": record.content["made"] for record in records}
+    made = {name: item for name, item in made.items() if "commit" in item}
+    modified = [name for name, item in made.items() if item["modified"]]
+    if modified:
+        raise RecordError(
+            f"{target}: {len(modified)} of {len(records)} runs were made from modified sources ({', '.join(modified[:5])}); commit the "
+            "changes and make these runs again, or publish as exploratory (--exploratory)"
+        )
+    states = {digest for item in made.values() for digest in item.get("all_sources", [item["source"]])}
+    if len(states) > 1:
+        commits = sorted({str(item["commit"])[:7] for item in made.values()})
+        raise RecordError(
+            f"{target}: {len(states)} states of relif_core trained these runs (commits {', '.join(commits[:5])}); make all runs of a "
+            "study from one commit, or publish as exploratory (--exploratory)"
+        )
+
+
+def device_type(record: Record) -> str:
+    """Return the kind of device that a record was made on, which its key contains."""
+    on_cpu = run_key(record.settings, record.content["dataset"]["fingerprint"], "cpu")
+    return "cpu" if record.key == on_cpu else "cuda"
 
 
 def may_leave(record: Record) -> bool:
@@ -121,18 +271,22 @@ def may_leave(record: Record) -> bool:
 
 
 def read_published(folder: Path) -> tuple[list[Record], ReferenceTolerance, AuditTable]:
-    """Return the records, the tolerance and the audit table of a published folder; runs of one task are left out."""
+    """Return the records, the tolerance and the audit table of a published folder; runs of one task are left out.
+
+    What the runs of a study share (:data:`LABELS`) is in the arrays of every record.
+    """
     folder = Path(folder)
-    try:
-        content = json.loads((folder / AUDITS).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecordError(f"{folder / AUDITS} is missing; publish the records again") from error
-    except ValueError as error:
-        raise RecordError(
-            f"{folder / AUDITS} is not valid JSON ({error}); publish the records again"
-        ) from error
-    records = [record for record in load_records(folder) if len(record.tasks) > 1]
-    return records, read_reference(folder), AuditTable.from_json(content)
+    table = AuditTable.load(folder)
+    shared: dict[str, np.ndarray] = {}
+    if (folder / LABELS).is_file():
+        with np.load(folder / LABELS, allow_pickle=False) as archive:
+            shared = {name: archive[name] for name in archive.files}
+    records = [
+        Record(record.content, {**shared, **record.arrays})
+        for record in load_records(folder)
+        if len(record.tasks) > 1
+    ]
+    return records, read_reference(folder), table
 
 
 def read_single_task(folder: Path) -> list[Record]:

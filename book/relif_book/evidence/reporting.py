@@ -5,34 +5,28 @@ Everything here is computed from records alone, without torch and without the da
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from relif_book.evidence.contrasts import Kind, influences
+from relif_book.evidence.audit_table import AuditTable, audit_record
 from relif_core.audit import (
-    AuditContext,
-    AuditResult,
     RankingCertificate,
-    audit,
     audit_card,
     bias_curve,
     conformal_tolerance,
     drift_budget,
     ranking_certificate,
 )
-from relif_core.audit.uncertainty import interval, unit_interval
+from relif_core.audit.uncertainty import interval
 from relif_core.errors import InputError, RecordError
 from relif_core.record import Record
 
 #: Candidate levels of the reference tolerance, and the validation violation rate that the reference model must still have.
 ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 LEAST_VIOLATION_RATE = 0.05
-#: Where the published curves are evaluated.
-CURVE_TOLERANCES = np.linspace(0, 1, 201)
-SCORE_DEFINITION = "sigmoid, largest softmax or largest sigmoid; hourly tasks averaged over labelled hours"
 
 
 @dataclass(frozen=True)
@@ -94,18 +88,6 @@ def choose_reference_tolerance(
     )
 
 
-def audit_record(
-    record: Record, tolerance: float | Mapping[tuple[str, str], float], split: str = "test"
-) -> AuditResult:
-    """Audit a record's pools exactly, with subject-clustered errors, in the context that makes it comparable."""
-    context = AuditContext(
-        dataset=f"{record.content['dataset']['dataset']} {record.content['dataset']['fingerprint'][:12]}",
-        split=split,
-        score_definition=SCORE_DEFINITION,
-    )
-    return audit(record.scores(split), tolerance, subjects=record.subjects(split), context=context)
-
-
 def record_card(record: Record, tolerance: ReferenceTolerance | float, split: str = "test") -> dict[str, Any]:
     """Return the audit card of a record at a reference tolerance, or at a number that the user answers for."""
     chosen = tolerance if isinstance(tolerance, ReferenceTolerance) else None
@@ -129,111 +111,6 @@ def record_card(record: Record, tolerance: ReferenceTolerance | float, split: st
         induced=record.induced_tolerances(split),
         utility={"Worst": found["worst"], "Macro": found["macro"], **scores},
         controller=asdict(settings.controller) if settings.penalty else None,
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class AuditTable:
-    """The audits of R records at one fixed tolerance: aggregates only, so that it may be published where scores may not.
-
-    ``bias``, ``violation_rate`` and ``raw_bias`` (at each record's own induced tolerances) are [R], ``pair_bias`` [R, pairs].
-    The covariances [R, R] are those of the estimates over the draw of subjects, from summed influences; the variance of any
-    combination of records, seeds' means and paired differences included, is a quadratic form in them. The degrees of
-    freedom [R] and ``effective_pairs`` are those of :class:`AuditResult`. The curves [R, D] hold exact Bias and violation rate
-    at ``curve_tolerances``.
-    """
-
-    tolerance: float
-    split: str
-    keys: list[str]
-    subjects: int
-    effective_pairs: float
-    bias_freedom: np.ndarray
-    violation_rate_freedom: np.ndarray
-    pairs: list[tuple[str, str]]
-    bias: np.ndarray
-    violation_rate: np.ndarray
-    raw_bias: np.ndarray
-    pair_bias: np.ndarray
-    bias_covariance: np.ndarray
-    violation_rate_covariance: np.ndarray
-    curve_tolerances: np.ndarray
-    bias_curve: np.ndarray
-    violation_rate_curve: np.ndarray
-
-    def interval(self, weights: np.ndarray, kind: str = "bias", level: float = 0.95) -> tuple[float, float]:
-        """Return the interval of Σ w_r · estimate_r over the draw of subjects, for weights [R]; ``kind`` names the estimate.
-
-        Its degrees of freedom are the fewest of the records that it weighs. A weighted mean, whose weights are not negative and
-        sum to 1, lies in [0, 1] and has the interval of :func:`unit_interval`.
-        """
-        estimate = float(weights @ getattr(self, kind))
-        variance = float(weights @ getattr(self, f"{kind}_covariance") @ weights)
-        error = math.sqrt(max(variance, 0.0))
-        freedom = float(getattr(self, f"{kind}_freedom")[weights != 0].min())
-        if (weights < 0).any() or not math.isclose(weights.sum(), 1):
-            return interval(estimate, error, level, freedom)
-        widest = max(0.0, 1 - self.tolerance) if kind == "bias" else 1.0
-        return unit_interval(estimate, error, level, freedom, self.effective_pairs, widest)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain values, rounded to 12 significant digits."""
-        content = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {
-            name: _rounded(value) if isinstance(value, np.ndarray) else value
-            for name, value in content.items()
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "AuditTable":
-        """Read a table back."""
-        names = {item.name for item in fields(cls)}
-        if "effective_pairs" not in content and {"subjects", "keys"} <= set(content):
-            # Published before subjects could be unequal.
-            freedom = [content["subjects"] - 1] * len(content["keys"])
-            content = {
-                **content,
-                "effective_pairs": content["subjects"] / 2,
-                "bias_freedom": freedom,
-                "violation_rate_freedom": freedom,
-            }
-        if set(content) != names:
-            raise RecordError(f"an audit table needs {', '.join(sorted(names))}; publish the records again")
-        plain = {"tolerance", "split", "keys", "subjects", "effective_pairs", "pairs"}
-        values: dict[str, Any] = {
-            name: value if name in plain else np.array(value) for name, value in content.items()
-        }
-        values["pairs"] = [tuple(pair) for pair in content["pairs"]]
-        return cls(**values)
-
-
-def audit_table(records: Sequence[Record], tolerance: float, split: str = "test") -> AuditTable:
-    """Audit records of one data set at one fixed tolerance and gather everything that tables and figures need."""
-    if not records:
-        raise InputError("no record to audit; run the study first")
-    if len({record.content["dataset"]["fingerprint"] for record in records}) > 1:
-        raise InputError("records of different data cannot share a table; keep one data set per folder")
-    audits = [audit_record(record, tolerance, split) for record in records]
-    raw = [audit_record(record, record.induced_tolerances(split), split) for record in records]
-    curves = [bias_curve(record.scores(split), CURVE_TOLERANCES) for record in records]
-    return AuditTable(
-        tolerance=float(tolerance),
-        split=split,
-        keys=[record.key for record in records],
-        subjects=audits[0].clusters,
-        effective_pairs=audits[0].effective_pairs,
-        bias_freedom=np.array([result.bias_freedom for result in audits]),
-        violation_rate_freedom=np.array([result.violation_rate_freedom for result in audits]),
-        pairs=[row.tasks for row in audits[0].per_pair],
-        bias=np.array([result.bias for result in audits]),
-        violation_rate=np.array([result.violation_rate for result in audits]),
-        raw_bias=np.array([result.bias for result in raw]),
-        pair_bias=np.array([[row.bias for row in result.per_pair] for result in audits]),
-        bias_covariance=_covariance(audits, "bias"),
-        violation_rate_covariance=_covariance(audits, "violation_rate"),
-        curve_tolerances=CURVE_TOLERANCES,
-        bias_curve=np.array([curve.bias for curve in curves]),
-        violation_rate_curve=np.array([curve.violation_rate for curve in curves]),
     )
 
 
@@ -405,15 +282,3 @@ def _summary(records: Sequence[Record], table: AuditTable) -> MethodSummary:
         budget=[drift_budget(table.tolerance, own) for own in induced],
         table=table,
     )
-
-
-def _covariance(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
-    """Return Z Zᵀ for the subjects' scaled influences Z [R, G]."""
-    scaled = influences(audits, kind)
-    return scaled @ scaled.T
-
-
-def _rounded(values: np.ndarray) -> Any:
-    if values.ndim:
-        return [_rounded(part) for part in values]
-    return float(f"{float(values):.12g}")

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relif_book.evidence.audit_table import AuditTable, audit_table
 from relif_book.evidence.publishing import read_published
 from relif_book.evidence.reporting import (
-    AuditTable,
     MethodSummary,
     ReferenceTolerance,
-    audit_table,
     choose_reference_tolerance,
     common_seeds,
     compare_methods,

@@ -1,0 +1,306 @@
+"""The audit table of a study: every record audited at one fixed tolerance, in all four views, with the covariances of the estimates.
+
+Aggregates only, so that it may be published where scores may not. Kept as ``audits.json`` (what it is about) and ``audits.npz``
+(numbers; a covariance as the errors and int16 correlations, right to 2e-5); tables made earlier hold everything in the JSON.
+"""
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relif_book.evidence.contrasts import influences
+from relif_book.evidence.utility_errors import bootstrap_counts, utility_replicates
+from relif_core.audit import AuditContext, AuditResult, audit, bias_curve
+from relif_core.audit.uncertainty import interval, unit_interval
+from relif_core.errors import InputError, RecordError
+from relif_core.files import atomic_file, write_json
+from relif_core.record import VIEWS, Record
+
+AUDITS, NUMBERS = "audits.json", "audits.npz"
+#: Where the published curves are evaluated.
+CURVE_TOLERANCES = np.linspace(0, 1, 201)
+SCORE_DEFINITION = "sigmoid, largest softmax or largest sigmoid; hourly tasks averaged over labelled hours"
+#: What every table holds, earlier ones too.
+_FIRST = (
+    "bias", "violation_rate", "raw_bias", "pair_bias", "bias_covariance", "violation_rate_covariance", "curve_tolerances",
+    "bias_curve", "violation_rate_curve",
+)  # fmt: skip
+_PLAIN = ("tolerance", "split", "keys", "subjects", "pairs")
+#: Came with errors for unequal subjects; earlier tables have the degrees of equal ones.
+_FREEDOM = ("bias_freedom", "violation_rate_freedom")
+_CORRELATION = 32767
+
+
+@dataclass(frozen=True, eq=False)
+class AuditTable:
+    """The audits of R records at one fixed tolerance.
+
+    ``bias``, ``violation_rate`` and ``raw_bias`` (at each record's own induced tolerances) are [R], ``pair_bias`` [R, pairs].
+    The covariances [R, R] are those of the estimates over the draw of subjects, from summed influences; the variance of any
+    combination of records, seeds' means and paired differences included, is a quadratic form in them. The degrees of freedom [R]
+    and ``effective_pairs`` are those of :class:`AuditResult`. The curves [R, D] hold exact Bias and violation rate at
+    ``curve_tolerances``.
+
+    ``more`` holds what only records of revision 2 on allow, read as attributes: ``calibrated_``, ``last_`` and
+    ``last_calibrated_`` ``bias`` and ``violation_rate``; ``calibration_effect``, calibrated minus raw Bias; ``worst``, ``macro``,
+    ``last_worst``, ``last_macro``; each with ``<kind>_covariance``, those of audits with ``<kind>_freedom`` (the covariance of utilities from one paired subject bootstrap, NaN
+    where a record keeps no logits); ``calibrated_bias_curve`` and ``calibrated_violation_rate_curve``. ``failed`` lists the runs that were
+    asked for and failed; ``exploratory`` tells that sources were modified.
+    """
+
+    tolerance: float
+    split: str
+    keys: list[str]
+    subjects: int
+    effective_pairs: float
+    bias_freedom: np.ndarray
+    violation_rate_freedom: np.ndarray
+    pairs: list[tuple[str, str]]
+    bias: np.ndarray
+    violation_rate: np.ndarray
+    raw_bias: np.ndarray
+    pair_bias: np.ndarray
+    bias_covariance: np.ndarray
+    violation_rate_covariance: np.ndarray
+    curve_tolerances: np.ndarray
+    bias_curve: np.ndarray
+    violation_rate_curve: np.ndarray
+    more: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    exploratory: bool = False
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        more = self.__dict__.get("more", {})
+        if name not in more:
+            raise AttributeError(
+                f"this audit table has no {name!r}; its records were made before revision 2 or on tasks without logits"
+            )
+        return more[name]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The estimates [R] that have a covariance."""
+        names = [*_FIRST, *self.more]
+        return tuple(name for name in names if f"{name}_covariance" in names)
+
+    def covariance(self, kind: str) -> np.ndarray:
+        """Return the covariance [R, R] of an estimate over the draw of subjects."""
+        if kind not in self.kinds:
+            raise RecordError(
+                f"this audit table has no errors of {kind!r}, only of {', '.join(self.kinds)}; publish newer records"
+            )
+        return getattr(self, f"{kind}_covariance")
+
+    def interval(self, weights: np.ndarray, kind: str = "bias", level: float = 0.95) -> tuple[float, float]:
+        """Return the interval of Σ w_r · estimate_r over the draw of subjects, for weights [R]; ``kind`` names the estimate.
+
+        Its degrees of freedom are the fewest of the records that it weighs. A weighted mean of Bias or violation rate, whose
+        weights are not negative and sum to 1, lies in [0, 1] and has the interval of :func:`unit_interval`.
+        """
+        variance = float(weights @ self.covariance(kind) @ weights)
+        estimate = float(weights @ getattr(self, kind))
+        error = math.sqrt(max(variance, 0.0))
+        freedom = float(self._freedom(kind)[weights != 0].min())
+        audited = kind.endswith(("bias", "violation_rate"))
+        if not audited or (weights < 0).any() or not math.isclose(weights.sum(), 1):
+            return interval(estimate, error, level, freedom)
+        at_the_tolerance = kind.endswith("bias") and kind != "raw_bias"
+        widest = max(0.0, 1 - self.tolerance) if at_the_tolerance else 1.0
+        return unit_interval(estimate, error, level, freedom, self.effective_pairs, widest)
+
+    def _freedom(self, kind: str) -> np.ndarray:
+        """Return the degrees of freedom [R] of an estimate: those of its audits, else one less than the subjects."""
+        name = f"{kind}_freedom"
+        known = name in _FREEDOM or name in self.more
+        return getattr(self, name) if known else np.full(len(self.keys), self.subjects - 1.0)
+
+    def view(self, name: str) -> "AuditTable":
+        """Return the table whose Bias and violation rate, errors and curves are those of one of the record's views.
+
+        Raises ``RecordError`` where the records do not have that view.
+        """
+        if not name:
+            return self
+        if f"{name}_bias" not in self.more:
+            raise RecordError(
+                f"these records have no view {name!r}; records of revision 2 on do, on tasks with logits"
+            )
+        names = ("bias", "violation_rate", "bias_covariance", "violation_rate_covariance", *_FREEDOM)
+        return replace(self, **{own: self.more[f"{name}_{own}"] for own in names})
+
+    def save(self, folder: Path) -> None:
+        """Write ``audits.npz``, then ``audits.json``."""
+        numbers: dict[str, np.ndarray] = {}
+        for name, values in {
+            **{name: getattr(self, name) for name in (*_FIRST, *_FREEDOM)},
+            **self.more,
+        }.items():
+            if name.endswith("_covariance"):
+                errors = np.sqrt(np.maximum(np.diag(values), 0))
+                numbers[f"{name}/errors"] = errors
+                numbers[f"{name}/correlations"] = _packed(values, errors)
+            else:
+                numbers[name] = values.astype(np.float32) if name.endswith("curve") else values
+        stream = io.BytesIO()
+        np.savez_compressed(stream, allow_pickle=False, **numbers)
+        with atomic_file(Path(folder) / NUMBERS) as target:
+            target.write(stream.getvalue())
+        plain = {name: getattr(self, name) for name in (*_PLAIN, "effective_pairs", "failed", "exploratory")}
+        write_json(Path(folder) / AUDITS, plain)
+
+    @classmethod
+    def load(cls, folder: Path) -> "AuditTable":
+        """Read the table of a published folder; ``RecordError`` names what is missing or damaged."""
+        path = Path(folder) / AUDITS
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if set(_FIRST) <= set(content):
+                numbers = {name: np.array(content.pop(name)) for name in _FIRST}
+                freedom = [content["subjects"] - 1] * len(content["keys"])
+                numbers |= {name: np.array(content.pop(name, freedom), dtype=float) for name in _FREEDOM}
+                content.setdefault("effective_pairs", content["subjects"] / 2)
+            else:
+                with np.load(Path(folder) / NUMBERS, allow_pickle=False) as archive:
+                    numbers = {name: archive[name] for name in archive.files}
+                numbers = _unpacked(numbers)
+        except FileNotFoundError as error:
+            raise RecordError(f"{error.filename} is missing; publish the records again") from error
+        except (ValueError, KeyError, OSError) as error:
+            raise RecordError(f"{path} cannot be read ({error}); publish the records again") from error
+        missing = [name for name in (*_PLAIN, *_FIRST, *_FREEDOM) if name not in {*content, *numbers}]
+        if missing:
+            raise RecordError(
+                f"{path}: an audit table needs {', '.join(missing[:5])}; publish the records again"
+            )
+        content["pairs"] = [tuple(pair) for pair in content["pairs"]]
+        first = {name: numbers.pop(name) for name in (*_FIRST, *_FREEDOM)}
+        return cls(**content, **first, more=numbers)
+
+
+def _packed(covariance: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Return the correlations above the diagonal in int16; the lowest number stands for one that is not defined."""
+    upper = np.triu_indices(len(covariance), 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlations = (covariance / np.outer(errors, errors))[upper]
+    defined = np.isfinite(correlations)
+    scaled = np.rint(np.clip(np.where(defined, correlations, 0), -1, 1) * _CORRELATION)
+    return np.where(defined, scaled, -_CORRELATION - 1).astype(np.int16)
+
+
+def _unpacked(numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    found = {}
+    for name, values in numbers.items():
+        name, _, part = name.partition("/")
+        if part == "correlations":
+            errors = numbers[f"{name}/errors"]
+            matrix = np.eye(len(errors))
+            upper = np.triu_indices(len(errors), 1)
+            correlations = np.where(values == -_CORRELATION - 1, np.nan, values / _CORRELATION)
+            # No correlation is defined with an estimate that does not vary: its covariances are 0.
+            still = (errors[upper[0]] == 0) | (errors[upper[1]] == 0)
+            matrix[upper] = matrix.T[upper] = np.where(still, 0, correlations)
+            found[name] = matrix * np.outer(errors, errors)
+        elif not part:
+            found[name] = values
+    return found
+
+
+def audit_record(
+    record: Record, tolerance: float | Mapping[tuple[str, str], float], split: str = "test", view: str = ""
+) -> AuditResult:
+    """Audit a record's pools in one of its views exactly, with subject-clustered errors, in the context that makes it comparable."""
+    context = AuditContext(
+        dataset=f"{record.content['dataset']['dataset']} {record.content['dataset']['fingerprint'][:12]}",
+        split=split,
+        score_definition=SCORE_DEFINITION + (f"; {view.replace('_', ', ')}" if view else ""),
+    )
+    return audit(record.scores(split, view), tolerance, subjects=record.subjects(split), context=context)
+
+
+def audit_table(records: Sequence[Record], tolerance: float, split: str = "test") -> AuditTable:
+    """Audit records of one data set at one fixed tolerance and gather everything that tables and figures need."""
+    if not records:
+        raise InputError("no record to audit; run the study first")
+    if len({record.content["dataset"]["fingerprint"] for record in records}) > 1:
+        raise InputError("records of different data cannot share a table; keep one data set per folder")
+    audits = [audit_record(record, tolerance, split) for record in records]
+    raw = [audit_record(record, record.induced_tolerances(split), split) for record in records]
+    curves = [bias_curve(record.scores(split), CURVE_TOLERANCES) for record in records]
+    more = {"raw_bias_covariance": covariance(influences(raw, "bias"))}
+    for view in VIEWS:
+        if view and all(record.has(view, split) for record in records):
+            more |= _view(records, audits, tolerance, split, view)
+    if all("last" in record.result for record in records):
+        more |= _utilities(records, split)
+    return AuditTable(
+        tolerance=float(tolerance),
+        split=split,
+        keys=[record.key for record in records],
+        subjects=audits[0].clusters,
+        effective_pairs=audits[0].effective_pairs,
+        bias_freedom=np.array([result.bias_freedom for result in audits]),
+        violation_rate_freedom=np.array([result.violation_rate_freedom for result in audits]),
+        pairs=[row.tasks for row in audits[0].per_pair],
+        bias=np.array([result.bias for result in audits]),
+        violation_rate=np.array([result.violation_rate for result in audits]),
+        raw_bias=np.array([result.bias for result in raw]),
+        pair_bias=np.array([[row.bias for row in result.per_pair] for result in audits]),
+        bias_covariance=covariance(influences(audits, "bias")),
+        violation_rate_covariance=covariance(influences(audits, "violation_rate")),
+        curve_tolerances=CURVE_TOLERANCES,
+        bias_curve=np.array([curve.bias for curve in curves]),
+        violation_rate_curve=np.array([curve.violation_rate for curve in curves]),
+        more=more,
+    )
+
+
+def _view(
+    records: Sequence[Record], first: Sequence[AuditResult], tolerance: float, split: str, view: str
+) -> dict[str, np.ndarray]:
+    """Return the estimates and covariances of one view, and of calibration what it changes and the curves."""
+    audits = [audit_record(record, tolerance, split, view) for record in records]
+    found: dict[str, np.ndarray] = {}
+    for kind in ("bias", "violation_rate"):
+        found[f"{view}_{kind}"] = np.array([getattr(result, kind) for result in audits])
+        found[f"{view}_{kind}_covariance"] = covariance(influences(audits, kind))  # type: ignore[arg-type]
+        found[f"{view}_{kind}_freedom"] = np.array([getattr(result, f"{kind}_freedom") for result in audits])
+    if view == "calibrated":
+        found["calibration_effect"] = found["calibrated_bias"] - np.array([result.bias for result in first])
+        change = influences(audits, "bias") - influences(first, "bias")
+        found["calibration_effect_covariance"] = covariance(change)
+        curves = [bias_curve(record.scores(split, view), CURVE_TOLERANCES) for record in records]
+        found["calibrated_bias_curve"] = np.array([curve.bias for curve in curves])
+        found["calibrated_violation_rate_curve"] = np.array([curve.violation_rate for curve in curves])
+    return found
+
+
+def _utilities(records: Sequence[Record], split: str) -> dict[str, np.ndarray]:
+    """Return Worst and Macro at the selected and the last epoch with the covariances of one bootstrap of the subjects."""
+    found: dict[str, np.ndarray] = {}
+    drawn = next((record.subjects(split) for record in records if record.logits(split)), None)
+    counts = None if drawn is None else bootstrap_counts(drawn)
+    for prefix in ("", "last_"):
+        for kind in ("worst", "macro"):
+            own = [record.result["last"] if prefix else record.result for record in records]
+            values = [item["utility"][split][kind] for item in own]
+            found[prefix + kind] = np.array([np.nan if value is None else value for value in values])
+        if counts is None:
+            continue
+        replicates = [utility_replicates(record, counts, split, last=bool(prefix)) for record in records]
+        for kind, of in (("worst", np.min), ("macro", np.mean)):
+            rows = np.array([of(each, axis=1) for each in replicates])
+            # A replicate that leaves some task undefined says nothing of Worst and Macro over all tasks.
+            whole = rows[:, ~np.isnan(rows).all(0)]
+            found[f"{prefix}{kind}_covariance"] = np.atleast_2d(np.cov(whole))
+    return found
+
+
+def covariance(shares: np.ndarray) -> np.ndarray:
+    """Return Z Zᵀ for the subjects' scaled influences Z [R, G]."""
+    return shares @ shares.T

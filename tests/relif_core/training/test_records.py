@@ -1,0 +1,148 @@
+"""What a record says beyond its result: revision, making, every epoch's audit, calibrated and last-epoch views."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relif_core import provenance
+from relif_core.audit import bias_curve
+from relif_core.epochs import TOLERANCES
+from relif_core.errors import InputError
+from relif_core.problems.clinical import ClinicalProblem
+from relif_core.record import Record, run_key
+from relif_core.settings import REVISION, RunSettings, as_json, settings_from
+from relif_core.training import TrainingLoop, run
+
+Small = Callable[..., RunSettings]
+PUBLISHED = Path(__file__).resolve().parents[3] / "data" / "records"
+
+
+@pytest.fixture(scope="module")
+def record(icu: ClinicalProblem, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """Six epochs that end after the selected one."""
+    settings = settings_from(
+        RunSettings,
+        {
+            "seed": 3,
+            "revision": REVISION,
+            "model": {"hidden": 12, "head_width": 8},
+            "training": {"epochs": 6, "batch_size": 32, "learning_rate": 3e-3},
+            "controller": {"warmup": 4, "step_size": 0.05},
+        },
+    )
+    return run(settings, icu, tmp_path_factory.mktemp("record"))
+
+
+def test_old_records_keep_key_and_revision() -> None:
+    """Published records without a revision are of the first, and their key is that of their settings."""
+    found = 0
+    for path in sorted(PUBLISHED.rglob("record.json")):
+        content = json.loads(path.read_text())
+        if "revision" in content["settings"]:
+            continue
+        found += 1
+        settings = settings_from(RunSettings, content["settings"])
+        assert settings.revision == 1
+        assert as_json(settings) == content["settings"]
+        keys = [run_key(settings, content["dataset"]["fingerprint"], device) for device in ("cpu", "cuda")]
+        assert content["key"] in keys
+    assert found > 100
+
+
+def test_a_revision_that_this_version_does_not_compute_is_refused(
+    icu: ClinicalProblem, small: Small, tmp_path: Path
+) -> None:
+    assert small().revision == REVISION
+    assert as_json(small())["revision"] == REVISION
+    with pytest.raises(InputError, match="revision 1, this version computes"):
+        run(replace(small(), revision=1), icu, tmp_path)
+
+
+def test_the_trace_is_replayed_to_the_last_bit(icu: ClinicalProblem, small: Small, record: Record) -> None:
+    loop = TrainingLoop(record.settings, icu)
+    while loop.epoch < 2:
+        loop.train_epoch()
+        loop.select()
+    for name, values in loop.trace.items():
+        np.testing.assert_array_equal(record.trace(name)[: len(values)], values)
+    assert record.trace("weight")[-1] == record.result["history"]["weight"][-1]
+
+
+def test_every_epoch_is_audited(record: Record) -> None:
+    arrays, result = record.arrays, record.result
+    assert arrays["epoch/validation/epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert arrays["epoch/test/epoch"].tolist() == sorted({5, 6, result["best_epoch"]})
+    np.testing.assert_allclose(arrays["epoch/validation/worst"], result["history"]["worst"], rtol=1e-6)
+    for view, quantity, epoch in (
+        ("", "bias", result["best_epoch"]),
+        ("calibrated", "calibrated_bias", result["best_epoch"]),
+        ("last", "bias", 6),
+        ("last_calibrated", "calibrated_bias", 6),
+    ):
+        row = arrays["epoch/test/epoch"].tolist().index(epoch)
+        curve = bias_curve(record.scores("test", view), TOLERANCES)
+        np.testing.assert_allclose(arrays[f"epoch/test/{quantity}"][row], curve.bias, rtol=1e-5, atol=1e-7)
+    best = result["best_epoch"] - 1
+    np.testing.assert_allclose(
+        arrays["epoch/validation/temperature"][best], list(result["temperatures"].values()), rtol=1e-6
+    )
+    means = [record.scores("validation")[task].mean() for task in record.tasks]
+    np.testing.assert_allclose(arrays["epoch/validation/mean"][best], means, rtol=1e-5)
+
+
+def test_scores_follow_from_kept_logits(record: Record) -> None:
+    """Half-precision logits and a temperature give the scores back, hourly tasks and the last epoch included."""
+    bare = Record(
+        record.content,
+        {
+            name: array
+            for name, array in record.arrays.items()
+            if not name.startswith(("score/", "calibrated/", "last/", "last_calibrated/"))
+        },
+    )
+    for view in ("", "calibrated", "last", "last_calibrated"):
+        for task, scores in record.scores("test", view).items():
+            np.testing.assert_allclose(bare.scores("test", view)[task], scores, atol=5e-4)
+    assert any(len(own.rows) < len(own.logits) for own in record.logits("test").values())
+
+
+def test_made_names_code_and_machine_but_no_place(record: Record, tmp_path: Path) -> None:
+    made = record.content["made"]
+    assert set(made) >= {
+        "commit",
+        "modified",
+        "source",
+        "device",
+        "instructions",
+        "threads",
+        "precision",
+        "command",
+    }
+    assert "/" not in made["command"].split()[0]
+    arguments = ["/usr/bin/relif", "study", "--data", "/home/a/icu", "--set", "x=/home/a/w.pt", "--seed=3"]
+    assert provenance.command(arguments) == "relif study --data icu --set x=w.pt --seed=3"
+    assert provenance.command(["/x/default_worker.py", "--node-ip-address=1.2.3.4"]) is None
+
+
+def test_a_stamp_stands_in_for_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+    monkeypatch.setattr(provenance, "_from_git", lambda: None)
+    digest = provenance.package_digest()
+
+    def states() -> tuple[str | None, bool | None]:
+        provenance.sources.cache_clear()
+        found = provenance.sources()
+        return found["commit"], found["modified"]
+
+    try:
+        assert states() == (None, None)
+        for stamped, modified in ((digest, False), ("other", True)):
+            stamp = {"commit": "abc", "modified": False, "source": stamped}
+            (tmp_path / provenance.STAMP).write_text(json.dumps(stamp))
+            assert states() == ("abc", modified)
+    finally:
+        provenance.sources.cache_clear()
