@@ -21,9 +21,9 @@ ADDED: Mapping[str, Any] = {"added_after_records_were_made": True}
 #: The state of the numerics: part of a run's key, and raised whenever the same settings would give other numbers.
 #:
 #: 1. Records made before there was a revision; their JSON does not name it.
-#: 2. Balancers and means skip tasks that a batch has no label for; heads start at the base rates of their labels; dropout
-#:    masks are drawn only where a head reads; AdamW is fused; validation runs in the training precision; GradNorm's weights
-#:    take Adam steps; every epoch is audited (``epoch/`` arrays).
+#: 2. Balancers and means skip tasks that a batch has no label for; dense heads start at the median depth and the mean
+#:    normal; dropout masks are drawn only where a head reads; AdamW is fused; validation runs in the training precision;
+#:    GradNorm's weights take Adam steps; every epoch is audited (``epoch/`` arrays).
 REVISION = 2
 
 #: A range in words, and the test of a number for it (NaN fails every comparison).
