@@ -1,0 +1,221 @@
+"""What a low Bias proves: the theorems' quantities, read from the pools of kept runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from relif_core.audit import audit, bias_parts, coupling_bounds, same_subject_audit
+from relif_core.audit.pools import task_pairs
+from relif_core.errors import RecordError
+from relif_core.record import Record
+from relif_core.tensors.clinical import ClinicalTensors
+
+Scores = Mapping[str, np.ndarray]
+#: The dense tasks whose score is the norm of a decoder map.
+MAP_TASKS = ("depth", "normals")
+
+
+def coarsened(scores: Scores, bins: int) -> dict[str, np.ndarray]:
+    """Replace every score by the mean of its bin, the bins holding equally many samples: E[p | bin].
+
+    Args:
+        scores: task name to scores [n].
+        bins: number of bins per task, at least 1; more bins than samples leave every score as it is.
+    """
+    coarse = {}
+    for task, values in scores.items():
+        order, used = np.argsort(values, kind="stable"), min(bins, len(values))
+        bin_of = np.empty(len(values), dtype=np.int64)
+        bin_of[order] = np.arange(len(values)) * used // len(values)
+        coarse[task] = (np.bincount(bin_of, values.astype(np.float64)) / np.bincount(bin_of))[bin_of]
+    return coarse
+
+
+def perfect_scores(record: Record, split: str = "test") -> dict[str, np.ndarray]:
+    """Return the pools of a predictor that knows every label: 1 for the top label of a binned task, 0 or 1 for a binary one.
+
+    The base rate of a binary task is the prevalence that the record states.
+    """
+    kinds = {task["name"]: task["kind"] for task in record.content["dataset"]["tasks"]}
+    pools = {}
+    for task, values in record.scores(split).items():
+        pools[task] = np.ones(len(values))
+        if kinds[task] == "binary":
+            pools[task][round(base_rate(record, task, split) * len(values)) :] = 0.0
+    return pools
+
+
+def base_rate(record: Record, task: str, split: str = "test") -> float:
+    """Return the value that a calibrated constant score of a task has: its prevalence (binary) or its accuracy (top label)."""
+    metrics = record.result["utility"][split]["tasks"][task]["metrics"]
+    return float(metrics["prevalence"] if "prevalence" in metrics else metrics["accuracy"])
+
+
+def calibration_floor(record: Record, tolerance: float, split: str = "test") -> float:
+    """Return the least Bias that calibrated scores with this record's base rates and accuracies can have (theorem T1)."""
+    rates = [base_rate(record, task, split) for task in record.tasks]
+    gaps = [abs(a - b) for k, a in enumerate(rates) for b in rates[k + 1 :]]
+    return float(np.mean(np.maximum(np.array(gaps) - tolerance, 0)))
+
+
+def mean_over_pairs(scores: Scores, value: Callable[[np.ndarray, np.ndarray], Sequence[float]]) -> np.ndarray:
+    """Return the mean over task pairs of what ``value`` says about two pools."""
+    return np.mean([value(scores[i], scores[j]) for i, j in task_pairs(list(scores))], axis=0)
+
+
+def spread_and_mismatch(scores: Scores, tolerance: float) -> np.ndarray:
+    """Return the two parts [2] of Bias, averaged over task pairs (theorem T3)."""
+
+    def parts(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+        found = bias_parts(first, second, tolerance)
+        return found.spread, found.mismatch
+
+    return mean_over_pairs(scores, parts)
+
+
+def coupling_interval(record: Record, tolerance: float, split: str = "test") -> dict[str, float]:
+    """Return what two marginals allow on the subjects that both tasks of a pair share (theorem T4), averaged over task pairs.
+
+    ``low`` and ``high`` are the bounds over all joint laws, ``independent`` the paper's Bias of these subjects, ``same`` the
+    observed same-subject excess and ``position`` where it lies between the bounds, 0 to 1.
+    """
+    scores, subjects = record.scores(split), record.subjects(split)
+    rows = []
+    for i, j in task_pairs(list(scores)):
+        common, at_i, at_j = np.intersect1d(subjects[i], subjects[j], return_indices=True)
+        if not len(common) == len(np.unique(subjects[i][np.isin(subjects[i], common)])):
+            raise RecordError(f"record {record.key[:12]}: a subject has several samples of a task")
+        pair = {i: scores[i][at_i], j: scores[j][at_j]}
+        low, high = coupling_bounds(pair[i], pair[j], tolerance)
+        same = same_subject_audit(pair, dict.fromkeys(pair, common), tolerance).excess
+        rows.append((low, high, audit(pair, tolerance).bias, same))
+    low, high, independent, same = np.mean(rows, axis=0).tolist()
+    return {
+        "low": low,
+        "high": high,
+        "independent": independent,
+        "same": same,
+        "position": (same - low) / (high - low),
+    }
+
+
+def raw_scores(record: Record, task: str, split: str = "test") -> np.ndarray:
+    """Return the norm of a decoder map per image: as the record keeps it, else from the calibrated score.
+
+    A calibrated score of 0 or 1 was clipped: its raw score is taken at the bound, q10 or q90 (:func:`clipped_share`).
+    """
+    kept = record.arrays.get(f"raw/{split}/{task}")
+    if kept is not None:
+        return kept.astype(np.float64)
+    low, high = _quantiles(record, task)
+    return low + record.scores(split)[task].astype(np.float64) * (high - low)
+
+
+def clipped_share(record: Record, task: str, split: str = "test") -> tuple[float, float]:
+    """Return the shares of a task's scores at 0 and at 1."""
+    scores = record.scores(split)[task]
+    return float((scores == 0).mean()), float((scores == 1).mean())
+
+
+def rescaled(record: Record, factors: Mapping[str, float], split: str = "test") -> dict[str, np.ndarray]:
+    """Return the audit scores after decoder maps are multiplied and their output layers divided by ``factors`` (theorem T5).
+
+    Args:
+        record: a dense run; no prediction of it changes.
+        factors: task name to a factor in [0, ∞], 0 and infinity being the limits.
+        split: whose scores.
+    """
+    scores = {task: values.astype(np.float64) for task, values in record.scores(split).items()}
+    for task, factor in factors.items():
+        low, high = _quantiles(record, task)
+        if factor == 1:
+            continue
+        if factor in (0, np.inf):
+            scores[task] = np.full(len(scores[task]), float(factor > 0))
+        else:
+            scores[task] = np.clip((factor * raw_scores(record, task, split) - low) / (high - low), 0, 1)
+    return scores
+
+
+def scale_map(record: Record, tolerance: float, logs: np.ndarray) -> np.ndarray:
+    """Return Bias [depth, normals] for every pair of factors exp(logs) of the two decoder maps."""
+    return np.array(
+        [
+            [
+                audit(
+                    rescaled(record, {"depth": float(np.exp(a)), "normals": float(np.exp(b))}), tolerance
+                ).bias
+                for b in logs
+            ]
+            for a in logs
+        ]
+    )
+
+
+def own_calibrated(record: Record, split: str = "test") -> dict[str, np.ndarray] | None:
+    """Return the scores scaled by the model's own validation quantiles; None where clipping hid one of them."""
+    scores = {task: values.astype(np.float64) for task, values in record.scores(split).items()}
+    for task in MAP_TASKS:
+        shared = record.scores("validation")[task]
+        kept = f"raw/validation/{task}" in record.arrays
+        if not kept and ((shared == 0).mean() > 0.101 or (shared == 1).mean() > 0.101):
+            return None
+        low, high = np.quantile(raw_scores(record, task, "validation"), [0.1, 0.9])
+        scores[task] = np.clip((raw_scores(record, task, split) - low) / (high - low), 0, 1)
+    return scores
+
+
+def rank_normalised(scores: Scores) -> dict[str, np.ndarray]:
+    """Replace every score by its mid-rank in (0, 1): (rank − ½) / n, ties sharing the mean."""
+    ranked = {}
+    for task, values in scores.items():
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranked[task] = ((np.cumsum(counts) - counts / 2)[inverse]) / len(values)
+    return ranked
+
+
+def explained_share(columns: np.ndarray, target: np.ndarray) -> float:
+    """Return the share of a target's variance [n] that a least-squares line in ``columns`` [n, k] explains (R²)."""
+    design = np.column_stack([np.ones(len(target)), columns])
+    fitted = design @ np.linalg.lstsq(design, target, rcond=None)[0]
+    return float(1 - np.square(target - fitted).sum() / np.square(target - target.mean()).sum())
+
+
+def _quantiles(record: Record, task: str) -> tuple[float, float]:
+    low, high = record.result["score_calibration"]["quantiles"][task]
+    return float(low), float(high)
+
+
+def stay_inputs(folder: Path, width: int = 16) -> dict[str, np.ndarray]:
+    """Return what the similar-pair audit of a clinical set compares stays by: few numbers per validation and test stay.
+
+    Every value column is standardised by the training rows' statistics and averaged over a stay's hours; the ``width``
+    leading principal axes of the training stays, which keep Euclidean distances as far as their variance goes, are what is left.
+
+    Returns:
+        ``subject`` [n] as records number them, ``split`` [n] (1 validation, 2 test), ``inputs`` float16 [n, width], ``variance`` (the share of
+        variance kept) and one ``label/<task>`` [n] per binary or binned task, −1 where there is none.
+    """
+    tensors = ClinicalTensors.open(folder)
+    arrays, statistics = tensors.arrays, tensors.manifest["statistics"]
+    offsets = arrays["offsets"]
+    standard = (arrays["values"] - np.float32(statistics["mean"])) / np.float32(
+        statistics["standard_deviation"]
+    )
+    means = np.add.reduceat(standard, offsets[:-1], axis=0, dtype=np.float64) / np.diff(offsets)[:, None]
+    train = means[arrays["split"] == 0]
+    values, axes = np.linalg.eigh(np.cov(train.T))
+    reduced = (means - train.mean(axis=0)) @ axes[:, ::-1][:, :width]
+    kept = np.flatnonzero(arrays["split"] > 0)
+    found = {
+        "subject": np.unique(arrays["subjects"], return_inverse=True)[1][kept].astype(np.int32),
+        "split": arrays["split"][kept],
+        "inputs": reduced[kept].astype(np.float16),
+        "variance": np.float64(values[::-1][:width].sum() / values.sum()),
+    }
+    for task in tensors.tasks:
+        if task.level == "stay" and task.kind != "multilabel":
+            labels = np.where(arrays[f"masks/{task.name}"], arrays[f"labels/{task.name}"], -1)
+            found[f"label/{task.name}"] = labels[kept].astype(np.int8)
+    return found
