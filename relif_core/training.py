@@ -27,7 +27,7 @@ from relif_core.balancers import make_balancer
 from relif_core.controller import Controller, controller_of
 from relif_core.epochs import TEST_EVERY, EpochAudits, calibrated_scores
 from relif_core.errors import DataError, DivergenceError, InputError, RecordError, RunBusy, RunPaused
-from relif_core.files import atomic_file
+from relif_core.files import atomic_file, write_json
 from relif_core.models import TaskLosses
 from relif_core.penalties import make_penalty
 from relif_core.problems.base import Evaluation, Problem
@@ -36,6 +36,8 @@ from relif_core.record import FORMAT, Record, run_key
 from relif_core.settings import REVISION, ControllerSettings, RunSettings, as_json
 
 CHECKPOINT = "checkpoint.pt"
+#: What a run whose numbers left the finite ones leaves in place of a record: it counts against its method.
+FAILED = "failed.json"
 #: The selected weights of a finished run.
 WEIGHTS = "model.safetensors"
 #: Seed of the matching that makes calibration pairs: the same pairs of subjects for every run on a data set.
@@ -113,8 +115,9 @@ def run(
         resumed = _restore(loop, folder / CHECKPOINT, key)
         loop.sources = list(dict.fromkeys([*loop.sources, sources()["source"]]))
         while not loop.finished:
-            loop.train_epoch()
-            loop.select()
+            with _failure_noted(settings, folder):
+                loop.train_epoch()
+                loop.select()
             _save(loop, folder / CHECKPOINT, key)
             if progress is not None:
                 progress(loop.report())
@@ -125,7 +128,8 @@ def run(
         with atomic_file(folder / WEIGHTS) as stream:
             stream.write(save(weights))
         record.save(folder)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        for name in (CHECKPOINT, FAILED):
+            (folder / name).unlink(missing_ok=True)
         return record
 
 
@@ -524,6 +528,17 @@ def _restore(loop: TrainingLoop, path: Path, key: str) -> bool:
         raise RecordError(f"{path} belongs to another run ({saved['key'][:12]}); choose another folder")
     loop.load_state_dict(saved["state"])
     return True
+
+
+@contextlib.contextmanager
+def _failure_noted(settings: RunSettings, folder: Path) -> Iterator[None]:
+    """Write down method, seed and error of a run that diverges."""
+    try:
+        yield
+    except DivergenceError as error:
+        content = {"method": settings.method, "seed": settings.seed, "error": str(error)}
+        write_json(folder / FAILED, content)
+        raise
 
 
 @contextlib.contextmanager

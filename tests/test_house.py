@@ -17,6 +17,7 @@ FLOORS = [
     {"files", "audit"},
     {
         "surrogate",
+        "penalties",
         "controller",
         "balancers",
         "settings",

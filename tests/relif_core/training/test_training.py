@@ -1,5 +1,6 @@
 """One run: repeatable, resumable, selected on validation, and exact in what it hands to the optimiser."""
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -132,6 +133,9 @@ def test_zero_weight_relif_is_erm(icu: ClinicalProblem, small: Small, tmp_path: 
 def test_divergence_is_an_error(icu: ClinicalProblem, small: Small, tmp_path: Path) -> None:
     with pytest.raises(DivergenceError, match="erm, seed 0, epoch 1: losses are not finite"):
         run(small("erm", training={"learning_rate": 1e30, "gradient_clip": 1e30}), icu, tmp_path)
+    noted = json.loads((tmp_path / "failed.json").read_text())
+    assert (noted["method"], noted["seed"]) == ("erm", 0)
+    assert "not finite" in noted["error"]
 
 
 def gradients(loop: TrainingLoop) -> dict[str, torch.Tensor]:
