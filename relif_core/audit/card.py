@@ -3,10 +3,11 @@
 import html
 import json
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from relif_core.audit.pools import Pair
+from relif_core.audit.pools import Pair, checked_tolerance
 from relif_core.audit.result import AuditResult
 from relif_core.errors import InputError
 
@@ -166,6 +167,13 @@ def audit_card(
     Raises:
         InputError: a level outside (0, 1), or utility and controller values that JSON cannot hold.
     """
+    if not isinstance(result, AuditResult):
+        raise InputError(f"a card shows an audit result, not a {type(result).__name__}")
+    if not isinstance(model, str):
+        raise InputError(f"model must be text that names the checkpoint, got {model!r}")
+    for name, value in (("induced", induced), ("utility", utility), ("controller", controller)):
+        if value is not None and not isinstance(value, Mapping):
+            raise InputError(f"{name} must be a mapping, not a {type(value).__name__}")
     card = {
         "schema": "relif-audit-card/1",
         "model": model,
@@ -199,7 +207,7 @@ def audit_card(
             "groups": {label: _estimates(part, level) for label, part in result.groups.items()},
         },
         "induced": None if induced is None else _pair_rows(induced),
-        "utility": None if utility is None else {name: float(value) for name, value in utility.items()},
+        "utility": None if utility is None else _numbers(utility, "utility"),
         "controller": None if controller is None else dict(controller),
     }
     try:
@@ -212,7 +220,20 @@ def audit_card(
 
 
 def _pair_rows(tolerances: Mapping[Pair, float]) -> list[dict[str, Any]]:
-    return [{"tasks": list(pair), "tolerance": float(value)} for pair, value in tolerances.items()]
+    for pair in tolerances:
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            raise InputError(f"tolerances map task pairs to numbers, and {pair!r} is no pair")
+    return [
+        {"tasks": list(pair), "tolerance": checked_tolerance(value, f"tolerance of pair {pair}")}
+        for pair, value in tolerances.items()
+    ]
+
+
+def _numbers(values: Mapping[str, Any], name: str) -> dict[str, float]:
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise InputError(f"{name} {key!r} must be a number, got a {type(value).__name__}")
+    return {key: float(value) for key, value in values.items()}
 
 
 def _estimates(result: AuditResult, level: float) -> dict[str, Any]:
@@ -235,10 +256,15 @@ def _estimate(value: float, error: float, bounds: tuple[float, float]) -> dict[s
 
 def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return the card as titled tables of (name, value) text, which every rendering shares."""
+    absent = [name for name in CARD_SCHEMA["required"] if not isinstance(card, Mapping) or name not in card]
+    if absent:
+        raise InputError(
+            f"this is no audit card: {', '.join(absent[:5])} are missing; make it with audit_card"
+        )
     audited, tolerance, protocol, results = (
         card[name] for name in ("audited", "tolerance", "protocol", "results")
     )
-    level = f"{results['level']:.0%}"
+    level = f"{100 * results['level']:g} %"
     sections = [
         (
             "What was audited",

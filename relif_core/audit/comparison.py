@@ -8,7 +8,7 @@ import numpy as np
 
 from relif_core.audit.result import AuditResult
 from relif_core.audit.uncertainty import combined_error, difference_interval
-from relif_core.errors import ComparabilityError
+from relif_core.errors import ComparabilityError, InputError
 
 Kind = Literal["bias", "violation_rate"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -48,6 +48,9 @@ def compare(a: AuditResult, b: AuditResult, level: float = 0.95) -> Comparison:
             of pairs or tolerance differ; the message names the first field that does.
         InputError: a level outside (0, 1).
     """
+    for name, result in (("a", a), ("b", b)):
+        if not isinstance(result, AuditResult):
+            raise InputError(f"{name} must be an audit result, not a {type(result).__name__}")
     _require_comparable(a, b)
     found = {}
     for kind in KINDS:

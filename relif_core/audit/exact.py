@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from relif_core.audit.pools import Pair, Pool, checked_scores, checked_tolerance, sorted_pool, task_pairs
+from relif_core.audit.pools import (
+    Pair,
+    Pool,
+    checked_numbers,
+    checked_scores,
+    checked_tolerance,
+    sorted_pool,
+    task_pairs,
+)
 from relif_core.errors import InputError
 
 _ONE = np.uint64(1)
@@ -159,9 +167,9 @@ def bias_curve(scores: Mapping[str, Any], tolerances: Sequence[float] | np.ndarr
     >>> bias_curve({"a": [0.0, 1.0], "b": [0.5]}, [0.0, 0.25, 0.5]).bias
     array([0.5 , 0.25, 0.  ])
     """
-    deltas = np.asarray(tolerances, dtype=np.float64)
-    if deltas.ndim != 1 or deltas.size == 0:
-        raise InputError(f"tolerances must be a non-empty list of numbers, got shape {deltas.shape}")
+    deltas = checked_numbers(tolerances, "tolerances", 1)
+    if deltas.size == 0:
+        raise InputError("tolerances must be a non-empty list of numbers")
     for position, value in enumerate(deltas):
         checked_tolerance(value, f"tolerance at position {position}")
     pools = {task: sorted_pool(values) for task, values in checked_scores(scores).items()}

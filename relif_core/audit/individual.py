@@ -3,6 +3,7 @@
 The paper's audit draws the two people of a pair independently and so sees marginal distributions only. These two look at who got which score.
 """
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit.neighbours import nearest_neighbours
-from relif_core.audit.pools import Tolerance, checked_labels, checked_scores, checked_tolerances, task_pairs
+from relif_core.audit.pools import (
+    Tolerance,
+    checked_fraction,
+    checked_integer,
+    checked_labels,
+    checked_numbers,
+    checked_scores,
+    checked_tolerances,
+    task_pairs,
+)
 from relif_core.audit.subject_ids import subject_codes
 from relif_core.audit.uncertainty import clustered_error
 from relif_core.errors import InputError
@@ -228,8 +238,7 @@ def lipschitz_limit(
         InputError: as :func:`similar_pair_audit`, alpha outside (0, 1), or no finite L because more than a share α of
             the pairs have distance 0 and different scores.
     """
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha must lie between 0 and 1, got {alpha}")
+    checked_fraction(alpha, "alpha")
     checked = checked_scores(scores, least=1)
     codes = _codes(checked, subjects)
     limits = {}
@@ -251,7 +260,8 @@ def _limits(lipschitz: float | Mapping[str, float], tasks: list[str]) -> dict[st
     for task in tasks:
         if task not in given:
             raise InputError(f"task {task!r}: lipschitz is missing; give one number or one per task")
-        if not (np.isscalar(given[task]) and np.isfinite(given[task]) and given[task] >= 0):
+        number = isinstance(given[task], numbers.Real) and not isinstance(given[task], bool)
+        if not (number and np.isfinite(given[task]) and given[task] >= 0):
             raise InputError(f"task {task!r}: lipschitz must be a finite number, at least 0")
     return {task: float(given[task]) for task in tasks}
 
@@ -268,12 +278,11 @@ def _neighbour_pairs(
     task: str, values: np.ndarray, inputs: Mapping[str, Any], codes: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return samples a, their neighbours b and the distances between them, each [n · k]."""
-    if k < 1:
-        raise InputError(f"k must be at least 1, got {k}")
-    if task not in inputs:
+    checked_integer(k, "k", 1)
+    if not isinstance(inputs, Mapping) or task not in inputs:
         raise InputError(f"task {task!r}: inputs are missing; give one row per score")
-    array = np.asarray(inputs[task], dtype=np.float64)
-    if array.ndim != 2 or len(array) != len(values):
+    array = checked_numbers(inputs[task], f"task {task!r}: inputs", 2)
+    if len(array) != len(values):
         raise InputError(f"task {task!r}: inputs have shape {array.shape}, expected [{len(values)}, D]")
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).any(axis=1).sum())

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from relif_core.audit.door import Given, columns, given, is_frame, missing_text
 from relif_core.audit.sorting import sorting_order
 from relif_core.errors import InputError
 
 Pair = tuple[str, str]
 Tolerance = float | Mapping[Pair, float]
+
+#: Scores may leave [0, 1] by so many units in the last place.
+FEW_ULP = 8
 
 _BLOCK = 1024
 _HALF = np.uint64(32)
@@ -58,36 +63,82 @@ def task_pairs(tasks: Sequence[str]) -> list[Pair]:
     return list(itertools.combinations(tasks, 2))
 
 
-def checked_scores(scores: Mapping[str, Any], least: int = 2) -> dict[str, np.ndarray]:
+class Scores(dict[str, np.ndarray]):
+    """Checked scores by task, and what labels need to know to be aligned with them.
+
+    ``given`` holds the arrays as they came; ``kept`` per task which entries are in the pool, None where all are;
+    ``notes`` what was put right.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[str, Given] = {}
+        self.kept: dict[str, np.ndarray | None] = {}
+        self.notes: list[str] = []
+
+
+def checked_scores(scores: Any, least: int = 2) -> Scores:
     """Return the scores as one-dimensional float arrays, or say what is wrong with them.
 
-    Each array keeps float32 or float64; other real kinds become float64.
+    Each array keeps float32 or float64; other real kinds become float64. Masked scores are in no pool. In a data frame
+    every column is a task and an empty cell is in no pool. Scores that rounding took a few units in the last place out
+    of [0, 1] are put back, with a note.
 
     Raises:
         InputError: fewer than ``least`` tasks, a task name that is no text, an empty pool, a wrong shape, a kind that is
-            not numeric, NaN, or a score outside [0, 1].
+            not numeric, missing scores, or a score outside [0, 1].
     """
+    frame = is_frame(scores)
+    if frame:
+        scores = columns(scores)
     if not isinstance(scores, Mapping):
-        raise InputError(f"scores must map task names to score arrays, not be a {type(scores).__name__}")
+        raise InputError(
+            f"scores must map task names to score arrays, or be a data frame of them, not a {type(scores).__name__}"
+        )
     if len(scores) < least:
         raise InputError(
-            f"an audit compares tasks and needs at least {'two' if least > 1 else 'one'}, got {len(scores)}: {list(scores)}"
+            f"an audit compares tasks and needs at least {'two' if least > 1 else 'one'}, got {len(scores)}: {list(scores)[:5]}"
         )
-    return {task: _checked_pool(task, values) for task, values in scores.items()}
+    checked = Scores()
+    for task, values in scores.items():
+        if not isinstance(task, str):
+            raise InputError(f"task names must be text, got {task!r}")
+        found = given(values, f"task {task!r}: scores")
+        checked.given[task] = found
+        checked.kept[task] = _kept(found, frame)
+        checked[task] = _checked_pool(task, found, checked.kept[task], checked.notes)
+    return checked
 
 
-def _checked_pool(task: str, values: Any) -> np.ndarray:
-    if not isinstance(task, str):
-        raise InputError(f"task names must be text, got {task!r}")
-    array = np.asarray(values)
+def _kept(found: Given, frame: bool) -> np.ndarray | None:
+    if found.masked is not None:
+        return ~found.masked
+    if not frame or found.values.dtype.kind not in "fiubO" or found.values.ndim != 1:
+        return None
+    missing = np.isnan(found.values) if found.values.dtype.kind == "f" else np.zeros(len(found.values), bool)
+    return ~missing if found.missing is None else ~(missing | found.missing)
+
+
+def _checked_pool(task: str, found: Given, kept: np.ndarray | None, notes: list[str]) -> np.ndarray:
+    array = found.values
     if array.ndim != 1:
         raise InputError(
             f"task {task!r}: scores must be one-dimensional, got shape {array.shape}; pass one score per valid sample"
         )
+    if kept is not None:
+        found = found.taken(kept)
+        array = found.values
     if array.size == 0:
         raise InputError(f"task {task!r}: the pool is empty; leave the task out or audit another split")
+    if found.missing is not None:
+        raise InputError(
+            f"task {task!r}: {int(found.missing.sum())} of {array.size} scores are missing; drop them before auditing, "
+            "with their subjects"
+        )
     if array.dtype.kind not in "fiub":
-        raise InputError(f"task {task!r}: scores must be real numbers, got an array of {array.dtype}")
+        raise InputError(
+            f"task {task!r}: scores must be real numbers, got an array of {array.dtype}; name the score columns alone"
+        )
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float64)
     low, high = array.min(), array.max()
@@ -98,10 +149,16 @@ def _checked_pool(task: str, values: Any) -> np.ndarray:
         )
     if low < 0 or high > 1:
         count = int(((array < 0) | (array > 1)).sum())
-        raise InputError(
-            f"task {task!r}: {count} of {array.size} scores lie outside [0, 1] (smallest {low:g}, largest {high:g}); "
-            "map the output to an audit score first"
+        slack = FEW_ULP * np.finfo(array.dtype).eps
+        if low < -slack or high > 1 + slack:
+            raise InputError(
+                f"task {task!r}: {count} of {array.size} scores lie outside [0, 1] (smallest {low!s}, largest {high!s}); "
+                "map the output to an audit score first"
+            )
+        notes.append(
+            f"task {task!r}: {count} of {array.size} scores lay outside [0, 1] by rounding and were put back"
         )
+        array = np.clip(array, 0, 1)
     return array
 
 
@@ -133,45 +190,45 @@ def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair,
 
 
 def checked_tolerance(value: Any, name: str) -> float:
-    """Return ``value`` as a float that can serve as a tolerance: finite and at least 0."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{name} must be a number or a mapping from task pairs to numbers, got {value!r}"
-        ) from None
+    """Return ``value`` as a float that can serve as a tolerance: from 0 to 1."""
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InputError(f"{name} must be a number or a mapping from task pairs to numbers, got {value!r}")
+    number = float(value)
     if math.isnan(number):
         raise InputError(f"{name} is NaN; fix it on calibration data before auditing")
     if number < 0:
         raise InputError(f"{name} is negative ({number:g}); a tolerance is a distance, at least 0")
     if math.isinf(number):
         raise InputError(f"{name} is infinite; no gap could exceed it")
+    if number > 1:
+        raise InputError(
+            f"{name} is {number!r}, and no gap between scores in [0, 1] can exceed it; "
+            "if it is a percentage, divide it by 100"
+        )
     return number
 
 
-def checked_labels(
-    labels: Mapping[str, Any], scores: Mapping[str, np.ndarray], name: str
-) -> dict[str, np.ndarray]:
+def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """Return one label per score for every task: subject ids or group labels, integers or text.
 
     Raises:
-        InputError: a task without labels, labels that are misaligned with the scores or of another kind.
+        InputError: a task without labels, labels that are misaligned with the scores, missing or of another kind.
     """
     if not isinstance(labels, Mapping):
         raise InputError(f"{name} must map task names to arrays aligned with the scores")
     checked = {}
-    for task, values in scores.items():
+    for task in scores:
         if task not in labels:
             raise InputError(f"task {task!r}: {name} are missing; give one per score")
-        array = np.asarray(labels[task])
-        if array.shape != values.shape:
+        array = aligned(labels[task], task, scores, name)
+        if array.ndim == 1 and array.dtype.kind == "O":
+            kinds = sorted({type(item).__name__ for item in array.tolist()})
             raise InputError(
-                f"task {task!r}: {name} are misaligned, {array.shape} against scores of shape {values.shape}; "
-                "give one per score, in the same order"
+                f"task {task!r}: {name} hold values of kind {kinds[:5]}; make all of them integers or all of them text"
             )
-        if array.dtype.kind == "O":
-            array = _plain(array, task, name)
-        if array.dtype.kind not in "iubU":
+        if array.ndim != 1 or array.dtype.kind not in "iubU":
             raise InputError(f"task {task!r}: {name} must be integers or text, got an array of {array.dtype}")
         if array.dtype == np.uint64 and array.max() >= 2**63:
             raise InputError(f"task {task!r}: {name} exceed 64-bit signed integers; pass them as text")
@@ -181,16 +238,75 @@ def checked_labels(
     return checked
 
 
-def _plain(array: np.ndarray, task: str, name: str) -> np.ndarray:
-    kinds = {type(item) for item in array.tolist()}
-    if kinds <= {str}:
-        return array.astype(str)
-    if kinds <= {int}:
-        return array.astype(np.int64)
-    raise InputError(
-        f"task {task!r}: {name} hold values of kind {sorted(kind.__name__ for kind in kinds)}; "
-        "make all of them integers or all of them text"
-    )
+def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """Return the rows of ``values`` [n, ...] that belong to a task's scores, in their order.
+
+    Where scores and values are both pandas Series (or frames), rows are matched by index.
+
+    Raises:
+        InputError: another number of rows than scores, indices that do not match, or missing values.
+    """
+    own = given(values, f"task {task!r}: {name}")
+    there = scores.given[task] if isinstance(scores, Scores) else Given(scores[task])
+    if own.index is not None and there.index is not None and not there.index.equals(own.index):
+        if not (own.index.is_unique and there.index.is_unique):
+            raise InputError(
+                f"task {task!r}: {name} and scores have different indices with repeated entries; "
+                "reset both indices in the same order"
+            )
+        places = own.index.get_indexer(there.index)
+        if (places < 0).any():
+            raise InputError(
+                f"task {task!r}: {int((places < 0).sum())} of {len(places)} scores have an index entry that {name} lack; "
+                "take both from one frame, or pass arrays in the same order"
+            )
+        own = own.taken(places)
+    shape = there.values.shape
+    if own.values.shape[:1] != shape:
+        raise InputError(
+            f"task {task!r}: {name} are misaligned, {own.values.shape} against scores of shape {shape}; "
+            "give one per score, in the same order"
+        )
+    kept = scores.kept[task] if isinstance(scores, Scores) else None
+    if kept is not None:
+        own = Given(own.values, own.missing if own.masked is None else own.masked).taken(kept)
+    missing = own.missing if own.masked is None else own.masked
+    array = own.values
+    if missing is None and array.ndim == 1 and array.dtype.kind in "fU":
+        missing = np.isnan(array) if array.dtype.kind == "f" else missing_text(array)
+    if missing is not None and missing.any():
+        raise InputError(
+            f"task {task!r}: {int(missing.sum())} of {len(array)} {name} are missing (first at position "
+            f"{int(np.argmax(missing))}); fill them in, or leave those samples out"
+        )
+    return array
+
+
+def checked_numbers(values: Any, name: str, dimensions: int) -> np.ndarray:
+    """Return real numbers of so many dimensions as float64, or refuse anything else; NaN is for the caller to judge."""
+    found = given(values, name)
+    array = found.values
+    if array.ndim != dimensions or array.dtype.kind not in "fiub":
+        shape = "[n]" if dimensions == 1 else "[n, D]"
+        raise InputError(f"{name} must be numbers of shape {shape}, got shape {array.shape} of {array.dtype}")
+    missing = found.missing if found.masked is None else found.masked
+    if missing is not None and missing.any():
+        raise InputError(f"{int(missing.sum())} of {len(array)} {name} are missing; leave them out")
+    return array.astype(np.float64, copy=False)
+
+
+def checked_integer(value: Any, name: str, least: int) -> int:
+    """Return an integer of at least ``least``, or refuse anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def checked_fraction(value: Any, name: str) -> float:
+    """Return a number between 0 and 1, both excluded, or refuse anything else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:
+        raise InputError(f"{name} must lie between 0 and 1, got {value!r}")
+    return float(value)
 
 
 def sorted_pool(values: np.ndarray) -> Pool:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from relif_core.audit.door import columns, is_frame
 from relif_core.audit.exact import PairTerms, pair_terms
 from relif_core.audit.pools import (
     Pair,
     Pool,
     Tolerance,
+    checked_integer,
     checked_labels,
     checked_scores,
     checked_tolerances,
@@ -28,28 +30,33 @@ from relif_core.errors import InputError
 
 
 def audit(
-    scores: Mapping[str, Any],
+    scores: Any,
     tolerance: Tolerance,
     *,
-    subjects: Mapping[str, Any] | None = None,
+    subjects: Any = None,
     protocol: str = "exact",
     pair_seed: int = 42,
     pool_size: int = 256,
     pairs: int = 4096,
-    groups: Mapping[str, Any] | None = None,
+    groups: Any = None,
     context: AuditContext | Mapping[str, Any] | None = None,
 ) -> AuditResult:
     """Measure Bias and violation rate of a multi-task model at fixed tolerances.
 
     Args:
-        scores: task name to one-dimensional audit scores in [0, 1], one per valid sample; at least two tasks.
+        scores: task name to one-dimensional audit scores in [0, 1], one per valid sample; at least two tasks. Arrays,
+            lists, pandas and polars Series, torch tensors. Masked samples are in no pool. Or a data frame: each column
+            that ``subjects`` and ``groups`` do not name is a task, and an empty cell is in no pool.
         tolerance: δ, one number for every task pair or a mapping (task_i, task_j) to number.
         subjects: task name to subject ids (integers or text) aligned with the scores. Samples of one subject, in
-            whichever pools, count as one independent unit; without ids every sample does.
+            whichever pools, count as one independent unit; without ids every sample does. Two pandas Series are
+            aligned by index. With a data frame: the name of a column, or one array for all tasks; without, every row
+            is a subject of its own.
         protocol: "exact" evaluates all n_i · n_j pairs; "sampled" draws pools and pairs as the authors' released
             implementation does, number for number, so that published values can be compared.
         pair_seed, pool_size, pairs: settings of the sampled protocol; the exact one ignores them.
-        groups: task name to group labels aligned with the scores; every group is audited by itself as well.
+        groups: task name to group labels aligned with the scores (or as ``subjects``); every group is audited by
+            itself as well.
         context: what the numbers belong to (:class:`AuditContext`); checked when results are compared.
 
     For a task pair i < j with x and y drawn independently from pools i and j,
@@ -61,28 +68,48 @@ def audit(
     variance of the pair draws is added.
 
     Raises:
-        InputError: fewer than two tasks; an empty pool; a wrong shape; NaN or scores outside [0, 1]; a tolerance
-            that is negative, NaN or misses a pair; subjects or groups misaligned with the scores; an unknown
-            protocol; a pool size or number of pairs below 1.
+        InputError: fewer than two tasks; an empty pool; a wrong shape; missing scores or scores outside [0, 1]; a
+            tolerance that is negative, NaN, above 1 or misses a pair; subjects or groups misaligned with the scores or
+            missing; an unknown protocol; a pool size or number of pairs below 1.
 
     >>> result = audit({"mortality": [0.1, 0.9], "stay": [0.2, 0.3]}, 0.25)
     >>> round(result.bias, 6), result.violation_rate
     (0.2, 0.5)
     """
+    if is_frame(scores):
+        scores, subjects, groups = _from_frame(scores, subjects, groups)
     checked = checked_scores(scores)
     tasks = tuple(checked)
     tolerances = checked_tolerances(tolerance, tasks)
+    notes = [
+        *checked.notes,
+        *(f"no gap can exceed the tolerance 1 of {pair}" for pair, value in tolerances.items() if value == 1),
+    ]
     stated = AuditContext.of(context)
     if protocol not in ("exact", "sampled"):
         raise InputError(f"protocol {protocol!r} is unknown; use 'exact' or 'sampled'")
     sampling = _Sampling(pair_seed, pool_size, pairs) if protocol == "sampled" else None
     ids = checked_labels(subjects, checked, "subjects") if subjects is not None else None
-    result = _audit(checked, tolerances, ids, sampling, stated)
+    result = replace(_audit(checked, tolerances, ids, sampling, stated), notes=tuple(notes))
     if groups is None:
         return result
     labels = checked_labels(groups, checked, "groups")
     parts, left_out = _audit_groups(checked, tolerances, ids, sampling, stated, labels)
     return replace(result, groups=parts, groups_left_out=left_out)
+
+
+def _from_frame(frame: Any, subjects: Any, groups: Any) -> tuple[Any, Any, Any]:
+    """Split a data frame into its task columns, and spread what belongs to its rows over the tasks."""
+    named = tuple(name for name in (subjects, groups) if isinstance(name, str))
+    tasks = list(columns(frame, named))
+
+    def of_rows(labels: Any) -> Any:
+        if labels is None or isinstance(labels, Mapping):
+            return labels
+        return dict.fromkeys(tasks, frame[labels] if isinstance(labels, str) else labels)
+
+    rows = np.arange(len(frame)) if subjects is None else subjects
+    return frame[tasks], of_rows(rows), of_rows(groups)
 
 
 @dataclass(frozen=True)
@@ -93,9 +120,7 @@ class _Sampling:
 
     def __post_init__(self) -> None:
         for name, least in (("pair_seed", 0), ("pool_size", 1), ("pairs", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
+            checked_integer(getattr(self, name), name, least)
 
 
 @dataclass(frozen=True, eq=False)

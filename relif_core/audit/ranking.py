@@ -1,6 +1,7 @@
 """How far a method's own ruler drifts from the reference, and when an order of methods survives that drift."""
 
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -26,8 +27,11 @@ def drift_budget(reference: Tolerance, induced: Mapping[Pair, float]) -> float:
     >>> round(drift_budget(0.25, {("a", "b"): 0.2, ("a", "c"): 0.4}), 6)
     0.1
     """
-    if not induced:
+    if not isinstance(induced, Mapping) or not induced:
         raise InputError("a drift budget needs the tolerance of at least one task pair")
+    for pair in (*induced, *(reference if isinstance(reference, Mapping) else ())):
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            raise InputError(f"tolerances map task pairs to numbers, and {pair!r} is no pair")
     own = {
         frozenset(pair): checked_tolerance(value, f"induced tolerance of pair {pair}")
         for pair, value in induced.items()
@@ -77,8 +81,9 @@ def ranking_certificate(bias_a: float, bias_b: float, budget_a: float, budget_b:
     """
     values = {"bias_a": bias_a, "bias_b": bias_b, "budget_a": budget_a, "budget_b": budget_b}
     for name, value in values.items():
-        if not math.isfinite(value) or value < 0:
-            raise InputError(f"{name} must be finite and at least 0, got {value}")
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0:
+            raise InputError(f"{name} must be finite and at least 0, got {value!r}")
     margin, budget = abs(bias_a - bias_b), budget_a + budget_b
     lower: Literal["a", "b", "tie"] = "tie" if bias_a == bias_b else "a" if bias_a < bias_b else "b"
     return RankingCertificate(margin=margin, budget=budget, certified=margin > budget, lower=lower)

@@ -114,7 +114,8 @@ class AuditResult(_Estimates):
     allows (effective subjects minus 1, or the samples less one per task), ``bias_freedom`` and
     ``violation_rate_freedom`` those of the intervals and ``effective_pairs`` how many independent pairs there are. ``draw_errors`` is the part of both standard errors that stems from drawing pairs, (0, 0) if exact.
     ``influences`` (one row per subject) is there if subjects were given and is left out of JSON unless
-    asked for; ``draws`` [task pairs, 2, pairs] (violation, and whether there is one, of each drawn pair) always is. ``groups`` holds one result per subgroup, ``groups_left_out`` the reason why a subgroup has none.
+    asked for; ``draws`` [task pairs, 2, pairs] (violation, and whether there is one, of each drawn pair) always is. ``groups`` holds one result per subgroup, ``groups_left_out`` the reason why a subgroup has none,
+    ``notes`` what was put right in the input and what a reader has to know of it.
     """
 
     context: AuditContext
@@ -141,6 +142,7 @@ class AuditResult(_Estimates):
     draws: np.ndarray | None = field(default=None, compare=False, repr=False)
     groups: dict[str, "AuditResult"] = field(default_factory=dict)
     groups_left_out: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def tolerances(self) -> dict[Pair, float]:
@@ -160,7 +162,8 @@ class AuditResult(_Estimates):
             content[item.name] = getattr(self, item.name)
         del content["draws"]
         content["context"] = {item.name: getattr(self.context, item.name) for item in fields(AuditContext)}
-        content["tasks"], content["draw_errors"] = list(self.tasks), list(self.draw_errors)
+        for name in ("tasks", "draw_errors", "notes"):
+            content[name] = list(content[name])
         content["per_pair"] = [
             {item.name: _plain(getattr(row, item.name)) for item in fields(PairAudit)}
             for row in self.per_pair
@@ -200,7 +203,7 @@ class AuditResult(_Estimates):
         try:
             values["context"] = AuditContext.of(values["context"])
             values["tasks"] = tuple(values["tasks"])
-            values["draw_errors"] = tuple(values["draw_errors"])
+            values["draw_errors"], values["notes"] = tuple(values["draw_errors"]), tuple(values["notes"])
             values["per_pair"] = tuple(_pair_from(row) for row in values["per_pair"])
             values.update(_numbers(values))
             values["groups"] = {label: cls.from_dict(result) for label, result in values["groups"].items()}
@@ -222,7 +225,7 @@ class AuditResult(_Estimates):
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (TypeError, ValueError) as error:
             raise RecordError(f"audit result is no JSON ({error}); audit again") from error
         return cls.from_dict(content)
 

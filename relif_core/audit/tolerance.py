@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from relif_core.audit.pools import Pair, checked_scores, task_pairs
+from relif_core.audit.door import given, missing_text
+from relif_core.audit.pools import (
+    Pair,
+    aligned,
+    checked_fraction,
+    checked_integer,
+    checked_numbers,
+    checked_scores,
+    task_pairs,
+)
 from relif_core.errors import InputError
 
 
@@ -32,12 +41,10 @@ def induced_tolerances(
     >>> induced_tolerances({"a": [[1.0, 0.0]], "b": [[0.0, 1.0]]}, {"a": [0.9], "b": [0.4]})
     {('a', 'b'): 0.5}
     """
-    if k < 1:
-        raise InputError(f"k must be at least 1, got {k}")
+    checked_integer(k, "k", 1)
     checked = checked_scores(scores)
     units = {
-        task: _prototype(task, _embedding(embeddings, task, len(checked[task])), checked[task], k)
-        for task in checked
+        task: _prototype(task, _embedding(embeddings, task, checked), checked[task], k) for task in checked
     }
     widths = {task: len(unit) for task, unit in units.items()}
     if len(set(widths.values())) > 1:
@@ -47,15 +54,16 @@ def induced_tolerances(
     return {(i, j): _half_cosine_distance(units[i], units[j]) for i, j in task_pairs(list(units))}
 
 
-def _embedding(embeddings: Mapping[str, Any], task: str, samples: int) -> np.ndarray:
-    if task not in embeddings:
+def _embedding(embeddings: Mapping[str, Any], task: str, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    if not isinstance(embeddings, Mapping) or task not in embeddings:
         raise InputError(f"task {task!r}: embeddings are missing; give one row per score")
-    array = np.asarray(embeddings[task], dtype=np.float64)
-    if array.ndim != 2 or len(array) != samples:
+    array = aligned(embeddings[task], task, scores, "embeddings")
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
         raise InputError(
-            f"task {task!r}: embeddings have shape {array.shape}, expected [{samples}, D], one row per score"
+            f"task {task!r}: embeddings have shape {array.shape} of {array.dtype}, expected numbers of shape "
+            f"[{len(array)}, D], one row per score"
         )
-    return array
+    return array.astype(np.float64, copy=False)
 
 
 def _prototype(task: str, embedding: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
@@ -85,12 +93,11 @@ def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
     subject stays unpaired.
 
     Raises:
-        InputError: ids that are not one-dimensional, or fewer than two subjects.
+        InputError: ids that are not one-dimensional, missing or no integers or text, a seed that is no integer of at
+            least 0, or fewer than two subjects.
     """
-    ids = np.asarray(subjects)
-    if ids.ndim != 1:
-        raise InputError(f"subjects must be one-dimensional, got shape {ids.shape}")
-    generator = np.random.default_rng(seed)
+    ids = _subject_ids(subjects)
+    generator = np.random.default_rng(checked_integer(seed, "seed", 0))
     shuffled = generator.permutation(len(ids))
     distinct, first_seen = np.unique(ids[shuffled], return_index=True)
     if len(distinct) < 2:
@@ -98,6 +105,24 @@ def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
     order = generator.permutation(len(distinct))
     chosen = shuffled[first_seen][order]
     return chosen[: len(chosen) - len(chosen) % 2].reshape(-1, 2)
+
+
+def _subject_ids(subjects: Any) -> np.ndarray:
+    found = given(subjects, "subjects")
+    ids = found.values
+    if ids.ndim != 1:
+        raise InputError(f"subjects must be one-dimensional, got shape {ids.shape}")
+    missing = found.missing if found.masked is None else found.masked
+    if missing is None and ids.dtype.kind in "fU":
+        missing = np.isnan(ids) if ids.dtype.kind == "f" else missing_text(ids)
+    if missing is not None and missing.any():
+        raise InputError(
+            f"{int(missing.sum())} of {len(ids)} subjects are missing (first at position {int(np.argmax(missing))}); "
+            "fill them in, or leave those samples out"
+        )
+    if ids.dtype.kind not in "iubU":
+        raise InputError(f"subjects must be integers or text, got an array of {ids.dtype}")
+    return ids
 
 
 def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray:
@@ -111,11 +136,9 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
     Raises:
         InputError: misaligned arrays, embeddings that are not finite or have length 0, fewer than two subjects.
     """
-    array = np.asarray(embeddings, dtype=np.float64)
-    if array.ndim != 2 or len(array) != len(np.asarray(subjects)):
-        raise InputError(
-            f"embeddings have shape {array.shape}, expected [{len(np.asarray(subjects))}, D], one row per id"
-        )
+    array, ids = checked_numbers(embeddings, "embeddings", 2), _subject_ids(subjects)
+    if len(array) != len(ids):
+        raise InputError(f"embeddings have shape {array.shape}, expected [{len(ids)}, D], one row per id")
     lengths = np.linalg.norm(array, axis=1)
     if not np.isfinite(lengths).all() or (lengths == 0).any():
         bad = int((~np.isfinite(lengths) | (lengths == 0)).sum())
@@ -123,7 +146,7 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
             f"{bad} of {len(array)} embeddings are not finite or have length 0; they have no direction"
         )
     units = array / lengths[:, None]
-    pairs = calibration_pairs(subjects, seed)
+    pairs = calibration_pairs(ids, seed)
     cosines = np.einsum("nd,nd->n", units[pairs[:, 0]], units[pairs[:, 1]])
     return np.clip((1.0 - cosines) / 2, 0.0, 1.0)
 
@@ -146,16 +169,14 @@ def conformal_tolerance(distances: Sequence[float] | np.ndarray, alpha: float) -
     >>> conformal_tolerance([0.1, 0.2, 0.3, 0.4], alpha=0.1)
     1.0
     """
-    array = np.asarray(distances, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0:
-        raise InputError(f"distances must be a non-empty list of numbers, got shape {array.shape}")
+    array = checked_numbers(distances, "distances", 1)
+    if array.size == 0:
+        raise InputError("distances must be a non-empty list of numbers")
     if np.isnan(array).any():
         raise InputError(f"{int(np.isnan(array).sum())} of {array.size} reference distances are NaN")
     if array.min() < 0 or array.max() > 1:
         raise InputError(f"reference distances must lie in [0, 1], got {array.min():g} to {array.max():g}")
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha must lie between 0 and 1, got {alpha}")
-    rank = math.ceil((array.size + 1) * (1 - Fraction(str(float(alpha)))))
+    rank = math.ceil((array.size + 1) * (1 - Fraction(str(checked_fraction(alpha, "alpha")))))
     if rank > array.size:
         return 1.0
     return float(np.partition(array, rank - 1)[rank - 1])

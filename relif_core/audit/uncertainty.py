@@ -14,6 +14,8 @@ from relif_core.audit.pools import (
     Pair,
     Pool,
     Tolerance,
+    checked_fraction,
+    checked_integer,
     checked_labels,
     checked_scores,
     checked_tolerances,
@@ -304,9 +306,7 @@ def unseen_bound(effective_pairs: float, level: float) -> float:
 
 def checked_level(level: float) -> float:
     """Return a confidence level, or refuse one outside (0, 1)."""
-    if not 0 < level < 1:
-        raise InputError(f"level must lie between 0 and 1, got {level}")
-    return level
+    return checked_fraction(level, "level")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -392,11 +392,12 @@ def subject_bootstrap(
     Raises:
         InputError: as :func:`audit` for scores, tolerance and subjects.
     """
+    checked_integer(replicates, "replicates", 1)
     checked = checked_scores(scores)
     tolerances = checked_tolerances(tolerance, list(checked))
     ids, codes = subject_codes(checked_labels(subjects, checked, "subjects"))
     pools = {task: sorted_pool_with_codes(values, codes[task]) for task, values in checked.items()}
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(checked_integer(seed, "seed", 0))
     bias, rate = np.empty(replicates), np.empty(replicates)
     done = 0
     while done < replicates:

@@ -214,7 +214,7 @@ def test_the_limit_leaves_the_share_that_was_asked_for() -> None:
         (lambda s, u, x: similar_pair_audit(s, {"a": x["a"]}, 1.0), "task 'b': inputs are missing"),
         (lambda s, u, x: similar_pair_audit(s, {**x, "b": x["b"][1:]}, 1.0), "task 'b': inputs have shape"),
         (lambda s, u, x: similar_pair_audit(s, {**x, "a": x["a"] * np.nan}, 1.0), "not finite"),
-        (lambda s, u, x: similar_pair_audit(s, x, 1.0, k=0), "k must be at least 1"),
+        (lambda s, u, x: similar_pair_audit(s, x, 1.0, k=0), "k must be an integer of at least 1"),
         (lambda s, u, x: similar_pair_audit(s, x, 1.0, k=20), "fewer than 20 samples of other subjects"),
         (lambda s, u, x: similar_pair_audit({}, x, 1.0), "at least one"),
         (lambda s, u, x: lipschitz_limit(s, x, 1.0), "alpha must lie"),

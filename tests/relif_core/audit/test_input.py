@@ -32,6 +32,10 @@ THREE = {**GOOD, "sepsis": [0.5]}
         ({"los": [0.1, 1.5], "mortality": [0.1]}, r"task 'los': 1 of 2 scores lie outside \[0, 1\]"),
         ({"los": [0.1, -0.5], "mortality": [0.1]}, r"task 'los': 1 of 2 scores lie outside \[0, 1\]"),
         ({"los": [0.1, np.inf], "mortality": [0.1]}, r"outside \[0, 1\] \(smallest 0.1, largest inf\)"),
+        ({"los": [0.1, 1.0000001], "mortality": [0.1]}, "largest 1.0000001"),
+        ({"los": [0.1, None], "mortality": [0.1]}, "task 'los': 1 of 2 scores are missing; drop them"),
+        ({"los": [0.1, "x"], "mortality": [0.1]}, "task 'los': scores must be real numbers"),
+        ({"los": [[0.1], [0.1, 0.2]], "mortality": [0.1]}, "task 'los': scores cannot be read as an array"),
     ],
 )
 def test_scores(scores: Any, message: str) -> None:
@@ -47,6 +51,11 @@ def test_scores(scores: Any, message: str) -> None:
         (-0.1, r"tolerance is negative \(-0.1\)"),
         (np.nan, "tolerance is NaN"),
         (np.inf, "tolerance is infinite"),
+        (27.5, "tolerance is 27.5, .* if it is a percentage, divide it by 100"),
+        (1.0000001, "tolerance is 1.0000001"),
+        (True, "tolerance must be a number .* got True"),
+        (np.True_, "tolerance must be a number"),
+        ("0.2", "tolerance must be a number"),
         ("wide", "tolerance must be a number"),
         (None, "tolerance must be a number"),
         ({("mortality", "los"): 0.1, ("mortality", "sepsis"): 0.1}, r"pair \('los', 'sepsis'\) is missing"),
@@ -74,7 +83,11 @@ def test_tolerance(tolerance: Any, message: str) -> None:
             r"task 'mortality': {} are misaligned, \(2,\) against .* \(3,\)",
         ),
         ({"mortality": [1.0, 2.0, 3.0], "los": [1, 2]}, "task 'mortality': {} must be integers or text"),
-        ({"mortality": [1, None, 3], "los": [1, 2]}, r"{} hold values of kind \['NoneType', 'int'\]"),
+        ({"mortality": [1, None, 3], "los": [1, 2]}, r"1 of 3 {} are missing \(first at position 1\)"),
+        ({"mortality": [1, "a", 3], "los": [1, 2]}, r"{} hold values of kind \['int', 'str'\]"),
+        ({"mortality": ["a", np.nan, "b"], "los": ["a", "b"]}, "1 of 3 {} are missing"),
+        ({"mortality": np.array(["a", "nan", "b"]), "los": ["a", "b"]}, "1 of 3 {} are missing"),
+        ({"mortality": [1.0, np.nan, 2.0], "los": [1, 2]}, "1 of 3 {} are missing"),
         (
             {"mortality": np.array([1, 2, 2**63], np.uint64), "los": [1, 2]},
             "{} exceed 64-bit signed integers",
@@ -106,7 +119,11 @@ def test_options(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize(
     ("tolerances", "message"),
-    [([], "non-empty"), ([[0.1]], "non-empty"), ([0.1, -0.1], "tolerance at position 1 is negative")],
+    [
+        ([], "non-empty"),
+        ([[0.1]], r"numbers of shape \[n\]"),
+        ([0.1, -0.1], "tolerance at position 1 is negative"),
+    ],
 )
 def test_curve_tolerances(tolerances: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):

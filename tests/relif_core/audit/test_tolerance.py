@@ -34,9 +34,9 @@ def test_opposite_prototypes_have_tolerance_one_and_scale_does_not_matter() -> N
 @pytest.mark.parametrize(
     ("embeddings", "k", "message"),
     [
-        ({"a": np.ones((2, 3)), "b": np.ones((2, 3))}, 0, "k must be at least 1"),
+        ({"a": np.ones((2, 3)), "b": np.ones((2, 3))}, 0, "k must be an integer of at least 1"),
         ({"a": np.ones((2, 3))}, 5, "task 'b': embeddings are missing"),
-        ({"a": np.ones((2, 3)), "b": np.ones((3, 3))}, 5, r"task 'b': embeddings have shape \(3, 3\)"),
+        ({"a": np.ones((2, 3)), "b": np.ones((3, 3))}, 5, r"task 'b': embeddings are misaligned, \(3, 3\)"),
         ({"a": np.ones((2, 3)), "b": np.ones(2)}, 5, r"task 'b': embeddings have shape \(2,\)"),
         ({"a": np.ones((2, 3)), "b": np.ones((2, 4))}, 5, "differ in width"),
         ({"a": np.ones((2, 3)), "b": np.zeros((2, 3))}, 5, "task 'b': the prototype has length 0"),
@@ -113,7 +113,7 @@ def test_conformal_coverage(count: int, alpha: float) -> None:
     ("distances", "alpha", "message"),
     [
         ([], 0.1, "non-empty"),
-        ([[0.1]], 0.1, "non-empty"),
+        ([[0.1]], 0.1, r"numbers of shape \[n\]"),
         ([0.1, np.nan], 0.1, "1 of 2 reference distances are NaN"),
         ([0.1, 1.1], 0.1, r"must lie in \[0, 1\]"),
         ([0.1], 0.0, "alpha must lie between 0 and 1"),

@@ -1,0 +1,149 @@
+"""The door for arrays from outside: pandas, polars, torch, masked arrays and lists become NumPy arrays, and nothing is guessed.
+
+No library is imported here: each is known by its methods.
+"""
+
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from relif_core.errors import InputError
+
+#: Text that conversions leave where a label was missing.
+MISSING_TEXT = ("", "nan", "NaN", "NaT", "None", "<NA>")
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """An array from outside: its values, which of them are missing, which are masked, and the index of a pandas Series.
+
+    A masked entry was left out on purpose; a missing one (None, NaN of an object array, NA, null) may have been forgotten.
+    """
+
+    values: np.ndarray
+    missing: np.ndarray | None = None
+    masked: np.ndarray | None = None
+    index: Any = None
+
+    def taken(self, places: np.ndarray) -> "Given":
+        """Return the entries at ``places`` (positions or a mask); a mask of the entries themselves is used up."""
+        missing = None if self.missing is None else self.missing[places]
+        return Given(self.values[places], missing if missing is not None and missing.any() else None)
+
+
+def given(values: Any, name: str) -> Given:
+    """Return ``values`` as a NumPy array; ``name`` says in messages what they are.
+
+    Raises:
+        InputError: something that no array can be made of.
+    """
+    try:
+        if hasattr(values, "detach") and hasattr(values, "cpu"):
+            tensor = values.detach().cpu()
+            return Given(
+                (
+                    tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
+                ).numpy()
+            )
+        if isinstance(values, np.ma.MaskedArray):
+            return Given(np.asarray(values.data), masked=np.ma.getmaskarray(values))
+        index = None
+        missing = None
+        if hasattr(values, "to_numpy") and (hasattr(values, "isna") or hasattr(values, "is_null")):
+            index = getattr(values, "index", None) if hasattr(values, "isna") else None
+            missing = np.asarray(values.isna() if hasattr(values, "isna") else values.is_null(), dtype=bool)
+            if missing.any() and missing.ndim == 1:
+                whole = given(values.dropna() if index is not None else values.drop_nulls(), name).values
+                filled = np.zeros(len(missing), dtype=whole.dtype)
+                filled[~missing] = whole
+                return Given(filled, missing, index=index)
+            values = values.to_numpy()
+        array = _array(values)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name} cannot be read as an array ({type(error).__name__}: {error})") from error
+    if array.dtype.kind == "O" and array.ndim == 1:
+        absent = np.fromiter((_is_missing(item) for item in array), bool, len(array))
+        missing = absent if absent.any() else None
+        array = _of_one_kind(array, absent)
+    return Given(array, missing if missing is not None and missing.any() else None, index=index)
+
+
+def _array(values: Any) -> np.ndarray:
+    """``np.asarray``, but a list of text and other things does not become all text."""
+    array = np.asarray(values)
+    if (
+        array.dtype.kind in "US"
+        and isinstance(values, list | tuple)
+        and not all(isinstance(v, str) for v in values)
+    ):
+        return np.array(values, dtype=object)
+    return array
+
+
+def _is_missing(item: Any) -> bool:
+    return (
+        item is None
+        or type(item).__name__ in ("NAType", "NaTType")
+        or (isinstance(item, float | np.floating) and item != item)
+    )
+
+
+def _of_one_kind(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Return objects of one kind (all text, all integers, all real numbers) as such an array; others stay objects."""
+    held = array[~missing]
+    kinds = {type(item) for item in held.tolist()}
+    for kind, dtype in (
+        (str, None),
+        (bool | np.bool_, bool),
+        (numbers.Integral, np.int64),
+        (numbers.Real, np.float64),
+    ):
+        if kinds and all(issubclass(own, kind) for own in kinds):
+            converted = held.astype(str if dtype is None else dtype)
+            filled = np.zeros(len(array), dtype=converted.dtype)
+            filled[~missing] = converted
+            return filled
+    return array
+
+
+def missing_text(array: np.ndarray) -> np.ndarray:
+    """Tell which entries of a text array read like a missing one."""
+    found = np.zeros(len(array), dtype=bool)
+    if array.dtype.itemsize == 0:
+        return ~found
+    first = (
+        np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+        .view(np.uint32)
+        .reshape(len(array), -1)[:, 0]
+    )
+    for start in {ord(word[0]) if word else 0 for word in MISSING_TEXT}:
+        found |= first == start
+    places = np.flatnonzero(found)
+    found[places] = np.isin(array[places], MISSING_TEXT)
+    return found
+
+
+def is_frame(values: Any) -> bool:
+    """Tell a data frame (pandas, polars) from a mapping."""
+    return hasattr(values, "columns") and hasattr(values, "to_numpy") and not isinstance(values, Mapping)
+
+
+def columns(frame: Any, leave: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the columns of a frame by name, without those named in ``leave``.
+
+    Raises:
+        InputError: a name in ``leave`` that the frame does not have, or a column that it has twice.
+    """
+    names = list(frame.columns)
+    for name in leave:
+        if name not in names:
+            raise InputError(f"the frame has no column {name!r}; it has {', '.join(map(str, names[:5]))}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"the frame has two columns {twice!r}; rename one")
+    return {name: frame[name] for name in names if name not in leave}
