@@ -15,10 +15,13 @@ from relif_book.chapters.low_bias import (
     perfect_scores,
     rank_normalised,
     rescaled,
+    similar_pairs_of_run,
     spread_and_mismatch,
+    stay_limits,
 )
 from relif_book.evidence.publishing import read_published
 from relif_core.audit import audit
+from relif_core.errors import RecordError
 from relif_core.record import Record
 
 RECORDS = Path(__file__).resolve().parents[2] / "data" / "records"
@@ -148,3 +151,31 @@ def test_explained_share_by_hand() -> None:
     x = np.array([[0.0], [1.0], [2.0], [3.0]])
     assert explained_share(x, 2 * x[:, 0] + 1) == pytest.approx(1)
     assert explained_share(np.array([[1.0], [-1.0], [-1.0], [1.0]]), x[:, 0]) == pytest.approx(0)
+
+
+def test_uncertainty_with_and_without_weight_decay_are_the_same_clinical_runs(clinical) -> None:
+    """The step multiplies weights by 1 − 1e-3 · 1e-5, which float32 rounds to 1: the row of the differences page."""
+    assert np.float32(1 - 1e-3 * 1e-5) == 1
+    by_run = {(record.method, record.seed): record for record in clinical[0]}
+    seeds = [seed for method, seed in by_run if method == "uncertainty_as_released"]
+    assert seeds
+    for seed in seeds:
+        plain, decayed = by_run["uncertainty", seed], by_run["uncertainty_as_released", seed]
+        assert plain.arrays.keys() == decayed.arrays.keys()
+        for name, array in plain.arrays.items():
+            np.testing.assert_array_equal(array, decayed.arrays[name])
+
+
+def test_similar_pairs_read_each_stay_with_its_own_inputs(clinical) -> None:
+    records, reference, _ = clinical
+    record = next(record for record in records if record.key == reference.record)
+    stays = dict(np.load(RECORDS / "physionet2012_inputs" / "inputs.npz"))
+    limits = stay_limits(record, stays, 0.1, 5)
+    found = similar_pairs_of_run(record, stays, limits, 5)
+    assert 0.05 < found.share < 0.3
+    order = np.random.default_rng(0).permutation(len(stays["subject"]))
+    shuffled = {name: array[order] if array.ndim else array for name, array in stays.items()}
+    assert similar_pairs_of_run(record, shuffled, limits, 5).excess == pytest.approx(found.excess, abs=1e-12)
+    others = {**stays, "subject": stays["subject"] + 1}
+    with pytest.raises(RecordError, match="inputs are of other stays"):
+        similar_pairs_of_run(record, others, limits, 5)

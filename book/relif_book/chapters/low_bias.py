@@ -5,7 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from relif_core.audit import audit, bias_parts, coupling_bounds, same_subject_audit
+from relif_core.audit import (
+    IndividualAudit,
+    audit,
+    bias_parts,
+    coupling_bounds,
+    lipschitz_limit,
+    same_subject_audit,
+    similar_pair_audit,
+)
 from relif_core.audit.pools import task_pairs
 from relif_core.errors import RecordError
 from relif_core.record import Record
@@ -185,6 +193,45 @@ def explained_share(columns: np.ndarray, target: np.ndarray) -> float:
 def _quantiles(record: Record, task: str) -> tuple[float, float]:
     low, high = record.result["score_calibration"]["quantiles"][task]
     return float(low), float(high)
+
+
+def stay_limits(record: Record, stays: Scores, alpha: float, k: int) -> dict[str, float]:
+    """Return the constant L per task that validation stays of a reference run set (:func:`relif_core.audit.lipschitz_limit`)."""
+    return lipschitz_limit(
+        record.scores("validation"),
+        _inputs_of(record, stays, "validation"),
+        alpha,
+        subjects=record.subjects("validation"),
+        k=k,
+    )
+
+
+def similar_pairs_of_run(
+    record: Record, stays: Scores, limits: Mapping[str, float], k: int, tasks: Sequence[str] | None = None
+) -> IndividualAudit:
+    """Audit a run's test stays for similar pairs under the distance of :func:`stay_inputs`, in all tasks or those named."""
+    chosen = list(limits) if tasks is None else list(tasks)
+    scores, subjects, inputs = record.scores(), record.subjects(), _inputs_of(record, stays, "test")
+    return similar_pair_audit(
+        {task: scores[task] for task in chosen},
+        inputs,
+        limits,
+        subjects={t: subjects[t] for t in chosen},
+        k=k,
+    )
+
+
+def _inputs_of(record: Record, stays: Scores, split: str) -> dict[str, np.ndarray]:
+    """Return the inputs [n, width] of every pool entry of a split."""
+    order = np.argsort(stays["subject"])
+    known, inputs = stays["subject"][order], stays["inputs"][order].astype(np.float64)
+    found = {}
+    for task, subjects in record.subjects(split).items():
+        place = np.searchsorted(known, subjects).clip(max=len(known) - 1)
+        if not np.array_equal(known[place], subjects):
+            raise RecordError(f"record {record.key[:12]}, task {task!r}: the inputs are of other stays")
+        found[task] = inputs[place]
+    return found
 
 
 def stay_inputs(folder: Path, width: int = 16) -> dict[str, np.ndarray]:
