@@ -153,3 +153,28 @@ def test_the_card_of_a_record(records: list[Record]) -> None:
     assert card["tolerance"]["values"][0]["tolerance"] == reference.tolerance
     assert "relif, seed 0" in card["model"]
     assert record_card(records[0], 0.2)["controller"] is None
+
+
+def test_a_study_that_grows_has_the_table_of_one_published_at_once(
+    records: list[Record], tmp_path: Path
+) -> None:
+    whole = publish(records, tmp_path / "whole", "study", logit_seeds=1, exploratory=True)
+    first = [record for record in records if record.seed == 0]
+    publish(first, tmp_path / "parts", "study", logit_seeds=1, exploratory=True)
+    grown = publish(records, tmp_path / "parts", "study", logit_seeds=1, exploratory=True)
+    order = [grown.keys.index(key) for key in whole.keys]
+    assert grown.kinds == whole.kinds
+    for kind in whole.kinds:
+        np.testing.assert_allclose(getattr(grown, kind)[order], getattr(whole, kind), rtol=1e-6)
+        errors = np.sqrt(np.diag(whole.covariance(kind)))
+        difference = grown.covariance(kind)[np.ix_(order, order)] - whole.covariance(kind)
+        assert (np.abs(difference) <= 5e-3 * np.outer(errors, errors)).all()
+    folders = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("whole", "parts")]
+    assert folders[0] == folders[1]
+    assert publish(records, tmp_path / "parts", "study", exploratory=True).keys == grown.keys
+
+
+def test_a_study_without_influences_cannot_grow(records: list[Record], tmp_path: Path) -> None:
+    publish(records[:1], tmp_path, "test", exploratory=True)
+    with pytest.raises(RecordError, match="keeps no influences"):
+        publish(records, tmp_path, "study", exploratory=True)

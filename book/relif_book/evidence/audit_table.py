@@ -17,6 +17,7 @@ import numpy as np
 from relif_book.evidence.contrasts import influences
 from relif_book.evidence.utility_errors import bootstrap_counts, utility_replicates
 from relif_core.audit import AuditContext, AuditResult, audit, bias_curve
+from relif_core.audit.comparison import Kind
 from relif_core.audit.uncertainty import interval, unit_interval
 from relif_core.errors import InputError, RecordError
 from relif_core.files import atomic_file, write_json
@@ -51,7 +52,8 @@ class AuditTable:
     ``last_calibrated_`` ``bias`` and ``violation_rate``; ``calibration_effect``, calibrated minus raw Bias; ``worst``, ``macro``,
     ``last_worst``, ``last_macro``; each with ``<kind>_covariance``, those of audits with ``<kind>_freedom`` (the covariance of utilities from one paired subject bootstrap, NaN
     where a record keeps no logits); ``calibrated_bias_curve`` and ``calibrated_violation_rate_curve``. ``failed`` lists the runs that were
-    asked for and failed; ``exploratory`` tells that sources were modified.
+    asked for and failed; ``exploratory`` tells that sources were modified. ``shares``, in memory only, maps every kind with a
+    covariance to the rows [R, G] whose inner products it is: scaled influences of subjects, or replicates of the bootstrap.
     """
 
     tolerance: float
@@ -72,6 +74,7 @@ class AuditTable:
     bias_curve: np.ndarray
     violation_rate_curve: np.ndarray
     more: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    shares: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     failed: list[dict[str, Any]] = field(default_factory=list)
     exploratory: bool = False
 
@@ -232,12 +235,24 @@ def audit_table(records: Sequence[Record], tolerance: float, split: str = "test"
     audits = [audit_record(record, tolerance, split) for record in records]
     raw = [audit_record(record, record.induced_tolerances(split), split) for record in records]
     curves = [bias_curve(record.scores(split), CURVE_TOLERANCES) for record in records]
-    more = {"raw_bias_covariance": covariance(influences(raw, "bias"))}
+    shares = {
+        "bias": influences(audits, "bias"),
+        "violation_rate": influences(audits, "violation_rate"),
+        "raw_bias": influences(raw, "bias"),
+    }
+    more: dict[str, np.ndarray] = {}
     for view in VIEWS:
         if view and all(record.has(view, split) for record in records):
-            more |= _view(records, audits, tolerance, split, view)
+            found, own = _view(records, audits, tolerance, split, view)
+            more |= found
+            shares |= own
+    if "calibrated_bias" in shares:
+        shares["calibration_effect"] = shares["calibrated_bias"] - shares["bias"]
     if all("last" in record.result for record in records):
-        more |= _utilities(records, split)
+        found, own = _utilities(records, split)
+        more |= found
+        shares |= own
+    covariances = {f"{kind}_covariance": rows @ rows.T for kind, rows in shares.items()}
     return AuditTable(
         tolerance=float(tolerance),
         split=split,
@@ -251,38 +266,40 @@ def audit_table(records: Sequence[Record], tolerance: float, split: str = "test"
         violation_rate=np.array([result.violation_rate for result in audits]),
         raw_bias=np.array([result.bias for result in raw]),
         pair_bias=np.array([[row.bias for row in result.per_pair] for result in audits]),
-        bias_covariance=covariance(influences(audits, "bias")),
-        violation_rate_covariance=covariance(influences(audits, "violation_rate")),
+        bias_covariance=covariances.pop("bias_covariance"),
+        violation_rate_covariance=covariances.pop("violation_rate_covariance"),
         curve_tolerances=CURVE_TOLERANCES,
         bias_curve=np.array([curve.bias for curve in curves]),
         violation_rate_curve=np.array([curve.violation_rate for curve in curves]),
-        more=more,
+        more=more | covariances,
+        shares=shares,
     )
 
 
 def _view(
     records: Sequence[Record], first: Sequence[AuditResult], tolerance: float, split: str, view: str
-) -> dict[str, np.ndarray]:
-    """Return the estimates and covariances of one view, and of calibration what it changes and the curves."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the estimates and shares of one view, and of calibration what it changes and the curves."""
     audits = [audit_record(record, tolerance, split, view) for record in records]
     found: dict[str, np.ndarray] = {}
+    shares: dict[str, np.ndarray] = {}
+    kind: Kind
     for kind in ("bias", "violation_rate"):
         found[f"{view}_{kind}"] = np.array([getattr(result, kind) for result in audits])
-        found[f"{view}_{kind}_covariance"] = covariance(influences(audits, kind))  # type: ignore[arg-type]
         found[f"{view}_{kind}_freedom"] = np.array([getattr(result, f"{kind}_freedom") for result in audits])
+        shares[f"{view}_{kind}"] = influences(audits, kind)
     if view == "calibrated":
         found["calibration_effect"] = found["calibrated_bias"] - np.array([result.bias for result in first])
-        change = influences(audits, "bias") - influences(first, "bias")
-        found["calibration_effect_covariance"] = covariance(change)
         curves = [bias_curve(record.scores(split, view), CURVE_TOLERANCES) for record in records]
         found["calibrated_bias_curve"] = np.array([curve.bias for curve in curves])
         found["calibrated_violation_rate_curve"] = np.array([curve.violation_rate for curve in curves])
-    return found
+    return found, shares
 
 
-def _utilities(records: Sequence[Record], split: str) -> dict[str, np.ndarray]:
-    """Return Worst and Macro at the selected and the last epoch with the covariances of one bootstrap of the subjects."""
+def _utilities(records: Sequence[Record], split: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return Worst and Macro at the selected and the last epoch, and their replicates in one bootstrap of the subjects."""
     found: dict[str, np.ndarray] = {}
+    shares: dict[str, np.ndarray] = {}
     drawn = next((record.subjects(split) for record in records if record.logits(split)), None)
     counts = None if drawn is None else bootstrap_counts(drawn)
     for prefix in ("", "last_"):
@@ -296,11 +313,70 @@ def _utilities(records: Sequence[Record], split: str) -> dict[str, np.ndarray]:
         for kind, of in (("worst", np.min), ("macro", np.mean)):
             rows = np.array([of(each, axis=1) for each in replicates])
             # A replicate that leaves some task undefined says nothing of Worst and Macro over all tasks.
-            whole = rows[:, ~np.isnan(rows).all(0)]
-            found[f"{prefix}{kind}_covariance"] = np.atleast_2d(np.cov(whole))
-    return found
+            whole = ~np.isnan(rows).all(0)
+            centred = rows - rows[:, whole].mean(1, keepdims=True)
+            shares[prefix + kind] = np.where(whole, centred, 0) / np.sqrt(whole.sum() - 1)
+    return found, shares
 
 
-def covariance(shares: np.ndarray) -> np.ndarray:
-    """Return Z Zᵀ for the subjects' scaled influences Z [R, G]."""
-    return shares @ shares.T
+def joined(table: AuditTable, records: Sequence[Record], later: AuditTable) -> AuditTable:
+    """Return a table of a study's published records and of later ones together.
+
+    Args:
+        table: The published table of ``records``.
+        records: Its records, which keep their shares (:func:`packed_shares`).
+        later: The table of further runs, as :func:`audit_table` returns it.
+
+    Raises:
+        RecordError: The tables are not of one tolerance, split and set of subjects, or a published record keeps no shares.
+    """
+    for name in ("tolerance", "split", "subjects", "pairs"):
+        if getattr(table, name) != getattr(later, name):
+            raise RecordError(
+                f"the published audits and the later ones differ in {name}; publish all runs again"
+            )
+    by_key = {record.key: record for record in records}
+    kinds = [kind for kind in later.shares if kind in table.kinds]
+    try:
+        own = {kind: np.stack([_unpacked_shares(by_key[key], kind) for key in table.keys]) for kind in kinds}
+    except KeyError as error:
+        raise RecordError(
+            f"a published record is missing or keeps no influences ({error}); publish all runs of the study again"
+        ) from error
+    values: dict[str, np.ndarray] = {}
+    names = [*_FIRST, *_FREEDOM, *(name for name in later.more if name in table.more)]
+    for name in names:
+        before, after = getattr(table, name), getattr(later, name)
+        kind = name.removesuffix("_covariance")
+        if name == "curve_tolerances":
+            values[name] = after
+        elif kind != name:
+            across = own[kind] @ later.shares[kind].T
+            values[name] = np.block([[before, across], [across.T, after]])
+        else:
+            values[name] = np.concatenate([before, after])
+    first = {name: values.pop(name) for name in (*_FIRST, *_FREEDOM)}
+    shares = {kind: np.concatenate([own[kind], later.shares[kind]]) for kind in kinds}
+    return replace(later, keys=[*table.keys, *later.keys], **first, more=values, shares=shares)
+
+
+def packed_shares(table: AuditTable, key: str) -> dict[str, np.ndarray]:
+    """Return what a published record keeps of its shares, so that later runs can be compared with it: int8 and a scale.
+
+    Rounding adds less than a thousandth to a variance. The effect of calibration is the difference of two others.
+    """
+    row = table.keys.index(key)
+    packed = {}
+    for kind, rows in table.shares.items():
+        if kind != "calibration_effect":
+            scale = float(np.abs(rows[row]).max()) / 127
+            steps = np.rint(rows[row] / scale) if scale > 0 else np.zeros_like(rows[row])
+            packed[f"influence/{kind}"] = np.nan_to_num(steps).astype(np.int8)
+            packed[f"influence_scale/{kind}"] = np.array(scale)
+    return packed
+
+
+def _unpacked_shares(record: Record, kind: str) -> np.ndarray:
+    if kind == "calibration_effect":
+        return _unpacked_shares(record, "calibrated_bias") - _unpacked_shares(record, "bias")
+    return record.arrays[f"influence/{kind}"] * record.arrays[f"influence_scale/{kind}"]

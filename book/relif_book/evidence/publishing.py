@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from relif_book.evidence.audit_table import AuditTable, audit_table
+from relif_book.evidence.audit_table import AUDITS, AuditTable, audit_table, joined, packed_shares
 from relif_book.evidence.reporting import ReferenceTolerance, choose_reference_tolerance
 from relif_core.audit import HistogramSketch
 from relif_core.errors import RecordError
@@ -103,7 +103,8 @@ def publish(
         keep: Of the per-person arrays, where they may leave at all (:func:`may_leave`): "all"; "test", the test scores with
             their subjects, and the validation scores of the reference run alone; "study", test logits of the selected epoch
             for the ``logit_seeds`` lowest seeds of every method, histograms of :data:`BINS` bins in all other places, labels
-            and subjects once, and validation scores of the reference run; "aggregates", none.
+            and subjects once, and validation scores of the reference run; "aggregates", none. At the level "study" runs that
+            ``target`` holds already stay, and its table grows by ``records``.
         logit_seeds: See ``keep``.
         failed: Runs that were asked for and failed (method, seed, error): they count against their method.
         exploratory: Let modified sources pass; the table says so.
@@ -115,32 +116,53 @@ def publish(
     target = Path(target)
     alone = [record for record in records if len(record.tasks) == 1]
     records = [record for record in records if len(record.tasks) > 1]
-    _check_one_study([*records, *alone], target)
+    before = _published_before(target) if keep == "study" else []
+    kept_already = {record.key for record in before}
+    records = [record for record in records if record.key not in kept_already]
+    if before and not records:
+        return AuditTable.load(target)
+    _check_one_study([*before, *records, *alone], target)
     if not exploratory:
-        _check_sources([*records, *alone], target)
+        _check_sources([*before, *records, *alone], target)
     reference_run = min(
-        (record for record in records if record.method == "erm"), key=lambda record: record.seed, default=None
+        (record for record in [*before, *records] if record.method == "erm"),
+        key=lambda record: record.seed,
+        default=None,
     )
     if reference_run is None:
         raise RecordError(f"nothing to publish to {target}: the tolerance needs a finished ERM run")
     reference = write_reference(reference_run, target)
+    table = audit_table(records, reference.tolerance)
+    if before:
+        published = AuditTable.load(target)
+        table = joined(published, before, table)
+        failed = [*published.failed, *(item for item in failed if dict(item) not in published.failed)]
     table = replace(
-        audit_table(records, reference.tolerance),
+        table,
         failed=[dict(item) for item in failed],
         exploratory=exploratory,
     )
-    with_logits = set(sorted({record.seed for record in records})[:logit_seeds])
+    with_logits = set(sorted({record.seed for record in [*before, *records]})[:logit_seeds])
     for record in records:
         level = keep if may_leave(record) else "aggregates"
         kept = _kept(record, level, record is reference_run, record.seed in with_logits)
+        if level == "study":
+            kept |= packed_shares(table, record.key)
         Record(record.content, kept).save(target / f"{record.method}-seed{record.seed}")
-    if keep == "study" and may_leave(reference_run):
+    if keep == "study" and may_leave(reference_run) and reference_run not in before:
         _save_labels(reference_run, target)
     for record in alone:
         kept = {name: array for name, array in record.arrays.items() if not name.startswith(PERSONAL)}
         Record(record.content, kept).save(target / SINGLE_TASK / f"{record.method}-seed{record.seed}")
     table.save(target)
     return table
+
+
+def _published_before(target: Path) -> list[Record]:
+    """Return the records that a published study holds already."""
+    if not (target / AUDITS).is_file():
+        return []
+    return [record for record in load_records(target) if len(record.tasks) > 1]
 
 
 def _kept(record: Record, level: Keep, is_reference: bool, with_logits: bool) -> dict[str, np.ndarray]:
