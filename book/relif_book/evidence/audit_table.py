@@ -343,7 +343,7 @@ def joined(table: AuditTable, records: Sequence[Record], later: AuditTable) -> A
         raise RecordError(
             f"a published record is missing or keeps no influences ({error}); publish all runs of the study again"
         ) from error
-    values: dict[str, np.ndarray] = {}
+    values: dict[str, Any] = {}
     names = [*_FIRST, *_FREEDOM, *(name for name in later.more if name in table.more)]
     for name in names:
         before, after = getattr(table, name), getattr(later, name)
