@@ -135,7 +135,8 @@ class AuditTable:
                 f"these records have no view {name!r}; records of revision 2 on do, on tasks with logits"
             )
         names = ("bias", "violation_rate", "bias_covariance", "violation_rate_covariance", *_FREEDOM)
-        return replace(self, **{own: self.more[f"{name}_{own}"] for own in names})
+        of_view: dict[str, Any] = {own: self.more[f"{name}_{own}"] for own in names}
+        return replace(self, **of_view)
 
     def save(self, folder: Path) -> None:
         """Write ``audits.npz``, then ``audits.json``."""
@@ -182,7 +183,7 @@ class AuditTable:
                 f"{path}: an audit table needs {', '.join(missing[:5])}; publish the records again"
             )
         content["pairs"] = [tuple(pair) for pair in content["pairs"]]
-        first = {name: numbers.pop(name) for name in (*_FIRST, *_FREEDOM)}
+        first: dict[str, Any] = {name: numbers.pop(name) for name in (*_FIRST, *_FREEDOM)}
         return cls(**content, **first, more=numbers)
 
 
