@@ -1,14 +1,16 @@
 """One run: a data set, a model, a balancer, the surrogate and the controller become a record (Algorithm 2).
 
-A run saves its whole state after every epoch and goes on from there when it is started again; batch order depends on (seed,
+A run saves its whole state every half minute or so and goes on from there when it is started again; batch order depends on (seed,
 epoch) alone and the generator states travel with the checkpoint, so an interrupted run ends where an uninterrupted one does
 (exactly so on CPU with the same number of threads).
 """
 
 import contextlib
 import fcntl
+import itertools
 import math
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -38,6 +40,10 @@ from relif_core.settings import REVISION, ControllerSettings, RunSettings, as_js
 CHECKPOINT = "checkpoint.pt"
 #: What a run whose numbers left the finite ones leaves in place of a record: it counts against its method.
 FAILED = "failed.json"
+#: A run writes no checkpoint while its last one is younger, unless it ends.
+CHECKPOINT_SECONDS = 30.0
+#: Set (by a signal handler, from any thread) to ask the runs of this process to stop after their step in progress.
+STOP = threading.Event()
 #: The selected weights of a finished run.
 WEIGHTS = "model.safetensors"
 #: Seed of the matching that makes calibration pairs: the same pairs of subjects for every run on a data set.
@@ -62,8 +68,8 @@ class EpochReport:
 Progress = Callable[[EpochReport], None]
 #: What a checkpoint carries of a loop as it is.
 _PLAIN_STATE = (
-    "epoch", "best_epoch", "best_worst", "best_weights", "best_temperatures", "last_temperatures", "seconds", "history",
-    "trace", "sources",
+    "epoch", "steps", "total", "best_epoch", "best_worst", "best_weights", "best_temperatures", "last_temperatures", "seconds",
+    "history", "trace", "sources",
 )  # fmt: skip
 
 
@@ -83,12 +89,13 @@ def run(
 
     A finished record of the same key is returned as it is; a checkpoint of the same key is continued. The reported numbers
     come from the epoch with the best validation Worst. Once ``time.time()`` has passed ``deadline`` the run stops after the
-    epoch in progress.
+    epoch in progress, once ``STOP`` is set after the step in progress; both leave a checkpoint. Between epochs one is written
+    when the last is ``CHECKPOINT_SECONDS`` old.
 
     Raises ``RecordError`` where the folder belongs to another run or is in use by another process, ``DivergenceError`` where
-    the losses leave the finite numbers, ``RunPaused`` at the deadline (start the run again to go on), ``InputError`` for
-    settings of another revision than this code computes, ``DataError`` before the first step where the data cannot carry the
-    run (an empty split, a task without labels or classes, fewer than two batches).
+    the losses leave the finite numbers, ``RunPaused`` at the deadline or when asked to stop (start the run again to go on),
+    ``InputError`` for settings of another revision than this code computes, ``DataError`` before the first step where the
+    data cannot carry the run (an empty split, a task without labels or classes, fewer than two batches).
     """
     folder = Path(folder)
     key = run_key(settings, problem.data_fingerprint, problem.device.type)
@@ -114,15 +121,21 @@ def run(
         loop = TrainingLoop(settings, own)
         resumed = _restore(loop, folder / CHECKPOINT, key)
         loop.sources = list(dict.fromkeys([*loop.sources, sources()["source"]]))
+        saved = time.monotonic()
         while not loop.finished:
             with _failure_noted(settings, folder):
-                loop.train_epoch()
-                loop.select()
-            _save(loop, folder / CHECKPOINT, key)
-            if progress is not None:
+                if whole := loop.train_epoch():
+                    loop.select()
+            late = time.time() > deadline
+            if loop.finished or late or STOP.is_set() or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                _save(loop, folder / CHECKPOINT, key)
+                saved = time.monotonic()
+            if whole and progress is not None:
                 progress(loop.report())
-            if time.time() > deadline and not loop.finished:
-                raise RunPaused(f"{folder}: the time is used up after epoch {loop.epoch}; run again to go on")
+            if (late or STOP.is_set()) and not loop.finished:
+                reason = "asked to stop" if STOP.is_set() else "the time is used up"
+                place = f"after epoch {loop.epoch}" if whole else f"in epoch {loop.epoch + 1}"
+                raise RunPaused(f"{folder}: {reason} {place}; run again to go on")
         record = _finish(loop, key, began, resumed)
         weights = {name: value.contiguous() for name, value in loop.model.state_dict().items()}
         with atomic_file(folder / WEIGHTS) as stream:
@@ -156,6 +169,9 @@ class TrainingLoop:
         )
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=training.epochs)
         self.epoch = 0
+        #: Steps of the epoch in progress and the sum [T + 1] of what they returned.
+        self.steps = 0
+        self.total = torch.empty(0)
         self.best_epoch = 0
         self.best_worst = -math.inf
         self.best_weights: dict[str, Tensor] = {}
@@ -177,26 +193,37 @@ class TrainingLoop:
         training = self.settings.training
         return self.epoch >= training.epochs or (self.epoch - self.best_epoch) >= training.patience
 
-    def train_epoch(self) -> None:
-        """Run one epoch of optimisation steps and note its mean losses and penalty.
+    def train_epoch(self) -> bool:
+        """Run an epoch's optimisation steps, or those that a stopped run has left, and note its mean losses and penalty.
 
         A task's mean is over the batches that have a label of it; NaN where none has.
+
+        Returns:
+            False where ``STOP`` was set before the last step: the epoch goes on at the next call.
         """
         began = time.perf_counter()
         self.model.train()
         self.surrogate.train()
-        total = torch.zeros(2, len(self.problem.task_names) + 1, device=self.problem.device)
+        if not self.steps:
+            self.total = torch.zeros(2, len(self.problem.task_names) + 1, device=self.problem.device)
         self.epoch += 1
-        for batch in self._batches():
-            total += self.step(batch)
+        for batch in itertools.islice(self._batches(), self.steps, None):
+            if STOP.is_set():
+                self.epoch -= 1
+                self.seconds += time.perf_counter() - began
+                return False
+            self.total += self.step(batch)
+            self.steps += 1
+        self.steps = 0
         self.schedule.step()
-        sums, counts = total.tolist()
+        sums, counts = self.total.tolist()
         if not all(math.isfinite(value) for value in sums):
             raise self._divergence("losses are not finite")
         means = [value / count if count else math.nan for value, count in zip(sums, counts, strict=True)]
         self.history["losses"].append(means[:-1])
         self.history["penalty"].append(means[-1])
         self.seconds += time.perf_counter() - began
+        return True
 
     def step(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Make one optimisation step.

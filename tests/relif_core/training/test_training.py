@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from relif_core import training
 from relif_core.balancers import BALANCERS
 from relif_core.errors import DivergenceError, RecordError, RunPaused
 from relif_core.problems.clinical import ClinicalProblem
@@ -41,8 +43,9 @@ def test_same_seed_same_record(icu: ClinicalProblem, small: Small, tmp_path: Pat
     "method", ["relif", "gradnorm", "pcgrad+relif", "uncertainty", "relif_proportional_integral"]
 )
 def test_interrupted_equals_uninterrupted(
-    icu: ClinicalProblem, small: Small, tmp_path: Path, method: str
+    icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     whole = run(small(method), icu, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(small(method), icu, tmp_path / "broken", progress=interrupt_after(1))
@@ -54,6 +57,44 @@ def test_interrupted_equals_uninterrupted(
     assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == [
         ".lock", "arrays.npz", "model.safetensors", "record.json",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["relif", "pcgrad+relif"])
+def test_stopped_within_an_epoch_equals_uninterrupted(
+    icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Asked to stop at any step, a run leaves a checkpoint from which it ends in the same record, byte for byte."""
+    whole = run(small(method), icu, tmp_path / "whole")
+    step, steps = TrainingLoop.step, []
+    monkeypatch.setattr(training, "STOP", threading.Event())
+
+    def stopping(loop: TrainingLoop, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        steps.append(loop.epoch)
+        if len(steps) in (2, 3, 7):
+            training.STOP.set()
+        return step(loop, batch)
+
+    monkeypatch.setattr(TrainingLoop, "step", stopping)
+    for _ in range(3):
+        with pytest.raises(RunPaused, match="asked to stop"):
+            run(small(method), icu, tmp_path / "stopped")
+        training.STOP.clear()
+    resumed = run(small(method), icu, tmp_path / "stopped")
+    assert resumed.digest() == whole.digest()
+    assert len(steps) == len(whole.trace("violation_rate"))  # no step was made twice
+
+
+def test_checkpoints_wait_for_their_age(
+    icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between epochs only when the last one is old enough, but always at the end of training."""
+    for age, expected in ((math.inf, 1), (0.0, 2)):
+        saved: list[int] = []
+        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", age)
+        monkeypatch.setattr(training, "_save", lambda loop, path, key, to=saved: to.append(loop.epoch))
+        run(small(training={"epochs": 2}), icu, tmp_path / str(expected))
+        assert len(saved) == expected
+        assert saved[-1] == 2
 
 
 def test_a_finished_run_is_not_made_again(icu: ClinicalProblem, small: Small, tmp_path: Path) -> None:
