@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from relif_book.evidence.results import title_of
-from relif_core.balancers import BALANCERS
+from relif_core.methods import balancer_keys
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.settings import method_settings
 from relif_core.tensors.clinical import ClinicalTensors
@@ -27,7 +27,7 @@ RESULT = Path(__file__).parent / "results" / "step_cost.md"
 def main() -> None:
     """Measure and keep the table."""
     torch.set_num_threads(1)
-    methods = ["erm", "relif", *(name for name in BALANCERS if name != "erm"), "pcgrad+relif"]
+    methods = ["erm", "relif", *(name for name in balancer_keys() if name != "erm"), "pcgrad+relif"]
     times: dict[str, list[float]] = {method: [] for method in methods}
     with tempfile.TemporaryDirectory() as scratch:
         tensors = ClinicalTensors.open(prepare("synthetic_icu", None, Path(scratch) / "icu", stays=400))

@@ -42,6 +42,12 @@ Threads = Annotated[int, typer.Option(help="CPU threads per run; part of exact r
 Change = Annotated[
     list[str] | None, typer.Option("--set", help="A setting, e.g. --set training.epochs=20 (repeatable).")
 ]
+OwnBalancer = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A balancer of your own, path/to/file.py:Class; its method is the class's name (repeatable)."
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(help="Encoder weights of a dense model: safetensors or a torchvision state dictionary."),
@@ -142,24 +148,31 @@ def run(
     data: Data,
     target: Annotated[Path, typer.Option(help="Folder of the record; a started run goes on there.")],
     method: Annotated[
-        str, typer.Option(help="A balancer, relif or one of its ablations, or <balancer>+relif.")
-    ] = "relif",
+        str | None,
+        typer.Option(
+            help="A balancer, relif or one of its ablations, or <balancer>+relif; relif, or the --balancer, if not given."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, batch order and dropout.")] = 0,
     device: Device = "auto",
     threads: Threads = 1,
     weights: Weights = None,
+    balancer: OwnBalancer = None,
     change: Change = None,
 ) -> None:
     """Train one configuration and leave a record."""
     import torch
 
     from relif_core.files import refuse_inside
+    from relif_core.methods import add_balancer
     from relif_core.problems.opening import open_problem
     from relif_core.settings import method_settings
     from relif_core.studies.display import StudyDisplay
     from relif_core.training import run as train
 
     where = _device(device)
+    own = [add_balancer(reference).key for reference in balancer or []]
+    method = method or (own[-1] if own else "relif")
     refuse_inside(target, data)
     settings = method_settings(method, seed=seed, **changes_for(data, change or [], weights))
     settings = _fit_precision(settings, where, change or [])
@@ -205,13 +218,17 @@ def study(
     address: Annotated[
         str | None, typer.Option(help="Address of a running Ray cluster; one is started here if not given.")
     ] = None,
+    balancer: OwnBalancer = None,
     change: Change = None,
 ) -> None:
     """Bring every run of a study to a record; finished runs are never computed again."""
+    from relif_core.methods import add_balancer
     from relif_core.studies.display import StudyDisplay, cost_lines
     from relif_core.studies.grid import STUDIES, named_study, read_seeds, refuse_other_study, run_study
 
     where = _device(device)
+    for reference in balancer or []:
+        add_balancer(reference)
     listed = None if seeds is None else read_seeds(seeds)
     runs = named_study(name, listed, block, **changes_for(data, change or [], weights))
     if name not in STUDIES or not STUDIES[name].changes:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
 from relif_core.errors import InputError
+from relif_core.methods import method_of
 
 ADDED: Mapping[str, Any] = {"added_after_records_were_made": True}
 
@@ -265,79 +266,22 @@ DENSE_DEFAULTS: dict[str, Any] = {
     "training": {"learning_rate": 1e-4, "batch_size": 8, "epochs": 100},
 }
 
-#: Static penalty weights beside the default λ₀ = 0.1, which is ``relif_static``. The grid is this project's.
-STATIC_WEIGHTS = (0.01, 0.03, 0.3, 1.0)
-#: Step sizes η beside the default 0.001, which is ``relif``. The grid is this project's.
-STEP_SIZES = (0.01, 0.1, 0.3, 1.0)
-#: Target violation rates ρ* beside the default 0.16. The grid is this project's.
-TARGETS = (0.05, 0.1, 0.3, 0.5)
-#: The step size of the target sweep: at the default 0.001 the weight hardly moves in a short run, whatever the target.
-TARGET_STEP_SIZE = 0.1
-#: The step size at which λ does move within a study's length; the target 0.09 is this project's second choice beside 0.16.
-ACTIVE_STEP_SIZE, ACTIVE_TARGET = 0.05, 0.09
-#: δ* of PhysioNet 2012 (data/records/physionet2012/reference.json), and the target of its violation rate: half of what an
-#: exploratory ERM run has on validation (data/analysis_plan.md). On other data set ``surrogate.tolerance`` and the target.
-AUDIT_TOLERANCE, AUDIT_TARGET = 0.6271688831030655, 0.14
-#: The slope L of the similar-pair penalty.
-SIMILAR_PAIRS_SLOPE = 0.1
-
-#: Dense prediction with one task alone: no method, but what Δm compares methods with.
-SINGLE_TASK: dict[str, dict[str, Any]] = {
-    f"single_{task}": {"model": {"task": task}} for task in ("segmentation", "depth", "normals")
-}
-
-#: What each named method changes in ``RunSettings``; any balancer's name is a method too, and ``<balancer>+relif`` a hybrid.
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "relif": {},
-    "relif_no_alignment": {"surrogate": {"align": False}},
-    "relif_single_prototype": {"surrogate": {"prototypes": 1}},
-    "relif_static": {"controller": {"kind": "constant"}},
-    "relif_proportional_integral": {"controller": {"kind": "proportional_integral"}},
-    **{
-        f"relif_static_{weight:g}": {"controller": {"kind": "constant", "initial": weight}}
-        for weight in STATIC_WEIGHTS
-    },
-    **{
-        f"relif_step_size_{step:g}": {"controller": {"step_size": step}}
-        for step in (*STEP_SIZES, ACTIVE_STEP_SIZE)
-    },
-    f"relif_step_size_{ACTIVE_STEP_SIZE:g}_target_{ACTIVE_TARGET:g}": {
-        "controller": {"step_size": ACTIVE_STEP_SIZE, "target": ACTIVE_TARGET}
-    },
-    "audit_penalty": {
-        "surrogate": {"kind": "audit", "tolerance": AUDIT_TOLERANCE},
-        "controller": {"target": AUDIT_TARGET},
-    },
-    "similar_pairs_penalty": {"surrogate": {"kind": "similar_pairs", "slope": SIMILAR_PAIRS_SLOPE}},
-    **{
-        f"relif_target_{target:g}": {"controller": {"target": target, "step_size": TARGET_STEP_SIZE}}
-        for target in TARGETS
-    },
-}
-
 
 def method_settings(method: str, **changes: Any) -> RunSettings:
     """Return the settings of a named method, with ``changes`` (fields or mappings of fields) applied on top.
 
-    ``method`` is a balancer's name, ``<balancer>+relif``, one of ``ABLATIONS``, or one of ``SINGLE_TASK`` (dense prediction only).
+    ``method`` is a key of ``relif_core.methods.METHODS`` or ``<balancer>+relif``.
 
     >>> method_settings("relif", controller={"target": 0.2}).controller.target
     0.2
     >>> method_settings("pcgrad+relif").balancer
     'pcgrad'
     """
-    if method in ABLATIONS:
-        base = RunSettings(method=method, balancer="erm", penalty=True)
-        base = changed(base, ABLATIONS[method])
-    elif method in SINGLE_TASK:
-        base = RunSettings(method=method, balancer="erm", penalty=False)
-        return changed(changed(base, changes), SINGLE_TASK[method])
-    else:
-        balancer, plus, penalty = method.partition("+")
-        if plus and penalty != "relif":
-            raise InputError(f"method {method!r}: only '+relif' can follow a balancer's name")
-        base = RunSettings(method=method, balancer=balancer, penalty=bool(plus))
-    return changed(base, changes)
+    entry = method_of(method)
+    base = RunSettings(method=method, balancer=entry.balancer, penalty=entry.penalty)
+    # What makes a method of dense prediction is part of the model, which ``changes`` bring.
+    parts = (changes, entry.changes) if entry.dense else (entry.changes, changes)
+    return changed(changed(base, parts[0]), parts[1])
 
 
 def dense_changes(**changes: Any) -> dict[str, Any]:

@@ -1,51 +1,70 @@
 """Task balancers: how the losses of several tasks become one update.
 
-``BALANCERS`` maps a name to its class, whose ``title``, ``source`` and ``version`` describe it;
+Which there are stands in :mod:`relif_core.methods`; a class's ``source`` and ``version`` describe it, and
 :func:`make_balancer` makes one. The interface is :class:`~relif_core.balancers.base.Balancer`.
 """
 
+import functools
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 from relif_core.balancers.base import Balancer
-from relif_core.balancers.cagrad import CAGrad
-from relif_core.balancers.cats import CATSAsReleased
-from relif_core.balancers.erm import ERM
-from relif_core.balancers.fairgrad import FairGrad, FairGradAsReleased, NashMTL
-from relif_core.balancers.gradnorm import GradNorm, GradNormAsReleased
-from relif_core.balancers.pcgrad import PCGrad, PCGradAsReleased
-from relif_core.balancers.torchjd import IMTLG, MGDA, AlignedMTL, DualProj, UPGrad
-from relif_core.balancers.uncertainty import Uncertainty, UncertaintyAsReleased
 from relif_core.errors import InputError
+from relif_core.files import sha256_of
+from relif_core.methods import METHODS, balancer_keys
 
-__all__ = ["BALANCERS", "Balancer", "make_balancer"]
+__all__ = ["Balancer", "balancer_class", "make_balancer"]
 
-BALANCERS: dict[str, type[Balancer]] = {
-    "erm": ERM,
-    "uncertainty": Uncertainty,
-    "gradnorm": GradNorm,
-    "pcgrad": PCGrad,
-    "fairgrad": FairGrad,
-    "uncertainty_as_released": UncertaintyAsReleased,
-    "gradnorm_as_released": GradNormAsReleased,
-    "pcgrad_as_released": PCGradAsReleased,
-    "fairgrad_as_released": FairGradAsReleased,
-    "cats_as_released": CATSAsReleased,
-    "nash_mtl": NashMTL,
-    "cagrad": CAGrad,
-    "upgrad": UPGrad,
-    "mgda": MGDA,
-    "imtl_g": IMTLG,
-    "aligned_mtl": AlignedMTL,
-    "dual_proj": DualProj,
-}
-"""Every balancer by name: as published first, then as released, then extra rows."""
+
+def balancer_class(name: str) -> type[Balancer]:
+    """Return the class of a balancer.
+
+    Args:
+        name: a balancer's key in ``METHODS``, for one from outside the package followed by "@" and the digest of its file.
+
+    Raises:
+        InputError: there is no such balancer, its file has changed since it was added, or it is no ``Balancer``.
+    """
+    key, at, digest = name.partition("@")
+    if key not in METHODS or not METHODS[key].source:
+        raise InputError(
+            f"unknown balancer {key!r}; known are {', '.join(balancer_keys())}"
+            + ("; add its file with --balancer path/to/file.py:Class" if at else "")
+        )
+    place, _, title = METHODS[key].source.rpartition(":")
+    if not place.endswith(".py"):
+        return getattr(importlib.import_module(f"relif_core.balancers.{place}"), title)
+    found = sha256_of(Path(place))[:12]
+    if digest and found != digest:
+        raise InputError(
+            f"{place} is another version ({found}) of balancer {key!r} than the settings name ({digest})"
+        )
+    return _load(place, title, found)
+
+
+@functools.cache
+def _load(place: str, title: str, digest: str) -> type[Balancer]:
+    """Import one version of a balancer's file."""
+    name = f"relif_balancer_{digest}"
+    spec = importlib.util.spec_from_file_location(name, place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kind = getattr(module, title)
+    if not (isinstance(kind, type) and issubclass(kind, Balancer)):
+        raise InputError(f"{place}: {title} is no relif_core.balancers.Balancer; make it a subclass")
+    return kind
 
 
 def make_balancer(name: str, tasks: int, seed: int = 0, **options: Any) -> Balancer:
     """Return a new balancer.
 
     Args:
-        name: a key of ``BALANCERS``.
+        name: as :func:`balancer_class` takes it.
         tasks: number of tasks T, at least 1.
         seed: seed of the balancer's own random generator.
         options: settings of this balancer (its class documents them).
@@ -56,9 +75,8 @@ def make_balancer(name: str, tasks: int, seed: int = 0, **options: Any) -> Balan
     >>> make_balancer("fairgrad", tasks=4, alpha=1.0).needs_gradients
     True
     """
-    if name not in BALANCERS:
-        raise InputError(f"unknown balancer {name!r}; known are {', '.join(BALANCERS)}")
+    kind = balancer_class(name)
     try:
-        return BALANCERS[name](tasks, seed, **options)
+        return kind(tasks, seed, **options)
     except TypeError as error:
         raise InputError(f"balancer {name!r}: {error}") from error

@@ -24,9 +24,6 @@ class Balancer(nn.Module):
         InputError: ``tasks`` is less than 1.
     """
 
-    title: ClassVar[str]
-    """Name in tables."""
-
     source: ClassVar[str]
     """The publication."""
 

@@ -34,7 +34,6 @@ class CAGrad(SmallMatrixBalancer):
     Source: Liu, Liu, Jin, Stone and Liu, Conflict-averse gradient descent for multi-task learning, NeurIPS 2021.
     """
 
-    title = "CAGrad"
     source = "Liu, Liu, Jin, Stone and Liu 2021"
 
     def __init__(self, tasks: int, seed: int = 0, c: float = 0.4) -> None:

@@ -25,7 +25,6 @@ class CATSAsReleased(Balancer):
     Source: released code for Liu, Liu and Ge 2023.
     """
 
-    title = "CATS (as released)"
     source = "Liu, Liu and Ge 2023"
     version = "as_released"
 

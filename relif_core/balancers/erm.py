@@ -12,7 +12,6 @@ class ERM(Balancer):
     Source: Vapnik, Principles of risk minimization for learning theory, NeurIPS 1991.
     """
 
-    title = "ERM"
     source = "Vapnik 1991"
 
     def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:

@@ -40,7 +40,6 @@ class FairGrad(SmallMatrixBalancer):
     Source: Ban and Ji, Fair resource allocation in multi-task learning, ICML 2024.
     """
 
-    title = "FairGrad"
     source = "Ban and Ji 2024"
 
     def __init__(self, tasks: int, seed: int = 0, alpha: float = 2.0) -> None:
@@ -67,7 +66,6 @@ class NashMTL(FairGrad):
     Source: Navon et al., Multi-task learning as a bargaining game, ICML 2022.
     """
 
-    title = "Nash-MTL"
     source = "Navon et al. 2022"
 
     def __init__(self, tasks: int, seed: int = 0) -> None:
@@ -85,7 +83,6 @@ class FairGradAsReleased(Balancer):
     Source: released code of the paper under study; the method it stands for is :class:`FairGrad`.
     """
 
-    title = "FairGrad (as released)"
     source = "Ban and Ji 2024"
     version = "as_released"
     needs_gradients = True

@@ -38,7 +38,6 @@ class GradNorm(Balancer):
     in deep multitask networks, ICML 2018.
     """
 
-    title = "GradNorm"
     source = "Chen, Badrinarayanan, Lee and Rabinovich 2018"
     needs_gradients = True
     weighted_heads = False
@@ -107,7 +106,6 @@ class GradNormAsReleased(Balancer):
     Source: released code of the paper under study; the method it stands for is :class:`GradNorm`.
     """
 
-    title = "GradNorm (as released)"
     source = "Chen, Badrinarayanan, Lee and Rabinovich 2018"
     version = "as_released"
 

@@ -31,7 +31,6 @@ class PCGrad(SmallMatrixBalancer):
     algorithm 1.
     """
 
-    title = "PCGrad"
     source = "Yu, Kumar, Gupta, Levine, Hausman and Finn 2020"
 
     def __init__(self, tasks: int, seed: int = 0) -> None:
@@ -65,7 +64,6 @@ class PCGradAsReleased(PCGrad):
     Source: released code of the paper under study; the method it stands for is :class:`PCGrad`.
     """
 
-    title = "PCGrad (as released)"
     version = "as_released"
     gradient_scope = "all"
     weighted_heads = True

@@ -35,7 +35,7 @@ class TorchJDBalancer(SmallMatrixBalancer):
             aggregation = importlib.import_module("torchjd.aggregation")
             self.weighting = getattr(aggregation, self.weighting_name)(**options)
         except ImportError as error:
-            raise InputError(f"{type(self).__name__}: {self.title} is not available here: {error}") from error
+            raise InputError(f"{type(self).__name__}: is not available here: {error}") from error
 
     def _solve(self, gram: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
         weights: torch.Tensor = self.weighting(torch.from_numpy(gram))
@@ -48,7 +48,6 @@ class UPGrad(TorchJDBalancer):
     Source: Quinton and Rey, Jacobian descent for multi-objective optimization, 2024.
     """
 
-    title = "UPGrad"
     source = "Quinton and Rey 2024"
     weighting_name = "UPGradWeighting"
 
@@ -59,7 +58,6 @@ class MGDA(TorchJDBalancer):
     Source: Désidéri 2012; Sener and Koltun, Multi-task learning as multi-objective optimization, NeurIPS 2018.
     """
 
-    title = "MGDA"
     source = "Sener and Koltun 2018"
     weighting_name = "MGDAWeighting"
 
@@ -70,7 +68,6 @@ class IMTLG(TorchJDBalancer):
     Source: Liu et al., Towards impartial multi-task learning, ICLR 2021.
     """
 
-    title = "IMTL-G"
     source = "Liu et al. 2021"
     weighting_name = "IMTLGWeighting"
 
@@ -82,7 +79,6 @@ class AlignedMTL(TorchJDBalancer):
     CVPR 2023.
     """
 
-    title = "Aligned-MTL"
     source = "Senushkin, Patakin, Kuznetsov and Konushin 2023"
     weighting_name = "AlignedMTLWeighting"
 
@@ -93,6 +89,5 @@ class DualProj(TorchJDBalancer):
     Source: Lopez-Paz and Ranzato, Gradient episodic memory for continual learning, NeurIPS 2017.
     """
 
-    title = "DualProj"
     source = "Lopez-Paz and Ranzato 2017"
     weighting_name = "DualProjWeighting"

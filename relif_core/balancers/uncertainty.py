@@ -20,7 +20,6 @@ class Uncertainty(Balancer):
     semantics, CVPR 2018.
     """
 
-    title = "Uncertainty"
     source = "Kendall, Gal and Cipolla 2018"
 
     def __init__(self, tasks: int, seed: int = 0) -> None:
@@ -40,7 +39,6 @@ class Uncertainty(Balancer):
 class UncertaintyAsReleased(Uncertainty):
     """As :class:`Uncertainty`, but the model's weight decay pulls the log-variances to 0, as in the released code."""
 
-    title = "Uncertainty (as released)"
     version = "as_released"
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

@@ -14,17 +14,11 @@ from typing import Any
 
 import torch
 
-from relif_core.balancers import BALANCERS
 from relif_core.errors import InputError, RecordError
 from relif_core.files import refuse_inside
+from relif_core.methods import STATIC_WEIGHTS, STEP_SIZES, TARGET_STEP_SIZE, TARGETS, method_of
 from relif_core.record import Record, run_key
 from relif_core.settings import (
-    ABLATIONS,
-    SINGLE_TASK,
-    STATIC_WEIGHTS,
-    STEP_SIZES,
-    TARGET_STEP_SIZE,
-    TARGETS,
     ControllerSettings,
     DenseModelSettings,
     RunSettings,
@@ -171,13 +165,13 @@ def named_study(
         InputError: No study or method has the name, or the study no such block.
     """
     study = STUDIES.get(name) or Study((tuple(name.split(",")),), (range(3),))
-    known = {*ABLATIONS, *SINGLE_TASK, *BALANCERS, *(f"{balancer}+relif" for balancer in BALANCERS)}
     for method in study.methods:
-        if method not in known:
+        try:
+            method_of(method)
+        except InputError as error:
             raise InputError(
-                f"no study or method is called {method!r}; studies are {', '.join(STUDIES)}; methods the balancers "
-                f"{', '.join(sorted(BALANCERS))} (each also with +relif) and {', '.join(ABLATIONS)}"
-            )
+                f"no study is called {name!r} (studies are {', '.join(STUDIES)}); {error}"
+            ) from error
     if study.changes and isinstance(changes.get("model"), DenseModelSettings):
         raise InputError(f"study {name!r} is of clinical data; choose methods for dense data by name")
     if block is not None and not 1 <= block <= len(study.blocks):

@@ -19,7 +19,6 @@ from relif_book.evidence.results import (
     trade_off_rows,
 )
 from relif_book.figures.method_plots import (
-    colour_by_method,
     crossings,
     draw_crossings,
     draw_mean_curves,
@@ -27,7 +26,7 @@ from relif_book.figures.method_plots import (
     draw_worst_against_bias,
     mean_curves,
 )
-from relif_book.figures.style import new_figure
+from relif_book.figures.style import colour_of, new_figure
 from relif_core.errors import InputError
 from relif_core.studies.grid import (
     COMPONENTS,
@@ -110,8 +109,7 @@ def test_figures_draw_every_kind_of_method(results: ResultSet) -> None:
     draw_crossings(axes[1], results)
     draw_sweep_traces(axes[1], results.narrowed(STEP_SIZE_SWEEP), "weight", "step_size")
     figure.draw_without_rendering()
-    colours = colour_by_method(METHODS)
-    assert colours["relif_step_size_1"] not in (colours["relif"], colours["erm"])
+    assert colour_of("relif_step_size_1") not in (colour_of("relif"), colour_of("erm"))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import pytest
 
 from relif_core.errors import InputError
+from relif_core.methods import METHODS
 from relif_core.record import run_key
 from relif_core.settings import (
-    ABLATIONS,
     RunSettings,
     TrainingSettings,
     as_json,
@@ -38,7 +38,7 @@ def test_defaults_are_those_of_the_classes_that_use_them() -> None:
             assert asdict(settings)[name] == parameter.default, name
 
 
-@pytest.mark.parametrize("method", ["erm", "pcgrad+relif", *ABLATIONS])
+@pytest.mark.parametrize("method", ["erm", "pcgrad+relif", *METHODS])
 def test_json_round_trip(method: str) -> None:
     settings = method_settings(method, seed=3, training={"epochs": 2})
     assert settings_from(RunSettings, as_json(settings)) == settings

@@ -19,7 +19,8 @@ from relif_book.evidence.dense_results import two_tolerances
 from relif_book.evidence.reporting import compare_methods, seed_interval
 from relif_book.evidence.results import ResultSet, ranks, title_of
 from relif_book.figures.method_plots import crossings
-from relif_core.settings import TARGETS, DenseModelSettings
+from relif_core.methods import TARGETS
+from relif_core.settings import DenseModelSettings
 from relif_core.studies.grid import SEVEN_METHODS, STATIC, STEP_SIZE_SWEEP, TARGET_SWEEP
 
 State = Literal["holds", "fails", "undecided"]

@@ -24,12 +24,13 @@ from relif_book.figures.style import colour_of, marker_of
 from relif_book.figures.tables import MISSING, mean_sd
 from relif_book.project import project_root
 from relif_core.errors import RecordError
+from relif_core.methods import look_of
 from relif_core.models.vision import TASKS
 from relif_core.problems.dense import weights_identity
 from relif_core.problems.dense_utility import relative_change
 from relif_core.problems.utility import TaskUtility, Utility
 from relif_core.record import Record
-from relif_core.settings import SINGLE_TASK, TrainingSettings, as_json, dense_changes
+from relif_core.settings import TrainingSettings, as_json, dense_changes
 from relif_core.studies.grid import SEVEN_METHODS, grid, run_study
 from relif_core.tensors.folder import read_manifest
 
@@ -121,7 +122,7 @@ def in_table_order(results: ResultSet) -> ResultSet:
 
 def without_single_tasks(records: Sequence[Record]) -> list[Record]:
     """Return the records that an audit can read: those of more than one task."""
-    return [record for record in records if record.method not in SINGLE_TASK]
+    return [record for record in records if not look_of(record.method).dense]
 
 
 def image_size(
@@ -427,8 +428,8 @@ def draw_progress(axes: "Axes", results: ResultSet) -> None:
             axes.plot(
                 range(1, len(values) + 1),
                 values,
-                color=colour_of(name),
-                marker=marker_of(name) if len(values) < 20 else None,
+                color=colour_of(method),
+                marker=marker_of(method) if len(values) < 20 else None,
                 markersize=5,
                 linewidth=1.4,
                 linestyle=("-", "--", ":", "-.")[record.seed % 4],
@@ -450,12 +451,12 @@ def draw_score_ranges(axes: Sequence["Axes"], results: ResultSet) -> None:
             low, first, middle, third, high = np.quantile(
                 np.concatenate(pools), (0.05, 0.25, 0.5, 0.75, 0.95)
             )
-            colour, name = colour_of(title_of(method)), title_of(method)
+            colour = colour_of(method)
             panel.plot([low, high], [row, row], color=colour, linewidth=1.2)
             panel.plot(
                 [first, third], [row, row], color=colour, linewidth=5, solid_capstyle="butt", alpha=0.7
             )
-            panel.plot(middle, row, marker_of(name), color=colour, markersize=8, markeredgecolor="white")
+            panel.plot(middle, row, marker_of(method), color=colour, markersize=8, markeredgecolor="white")
         panel.set(title=results.task_titles[task], xlim=(-0.03, 1.03), xlabel="audit score")
         panel.set_ylim(len(methods) - 0.5, -0.5)
     axes[0].set_yticks(range(len(methods)), [title_of(method) for method in methods])

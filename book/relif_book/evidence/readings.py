@@ -90,8 +90,8 @@ def draw_readings(axes: "Axes", study: Mapping[str, Any]) -> None:
         axes.plot(
             [run["worst"] for run in runs],
             [run["bias"] for run in runs],
-            marker_of(title_of(method)),
-            color=colour_of(title_of(method)),
+            marker_of(method),
+            color=colour_of(method),
             fillstyle=fill,
             markeredgewidth=edge or 0.5,
             markersize=8,

@@ -22,6 +22,7 @@ from relif_book.figures.style import colour_of, marker_of
 from relif_book.figures.tables import MISSING, mean_sd
 from relif_book.project import project_root
 from relif_core.errors import InputError, RecordError
+from relif_core.methods import title_of
 from relif_core.record import Record
 from relif_core.settings import ModelSettings, TrainingSettings, as_json, method_settings
 
@@ -29,48 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from relif_book import Page
-
-#: Names of methods in tables and figures where they differ from the balancer's own title.
-TITLES = {
-    "relif": "ReLiF",
-    "relif_no_alignment": "ReLiF, no alignment",
-    "relif_single_prototype": "ReLiF, single prototype",
-    "relif_static": "ReLiF, static λ = 0.1",
-    "relif_proportional_integral": "ReLiF, PI control",
-    "erm": "ERM",
-    "uncertainty": "Uncertainty",
-    "gradnorm": "GradNorm",
-    "pcgrad": "PCGrad",
-    "fairgrad": "FairGrad",
-    "cats_as_released": "CATS",
-}
-
-SWEEP_TITLES = {
-    "relif_static_": "ReLiF, static λ",
-    "relif_step_size_": "ReLiF, η",
-    "relif_target_": "ReLiF, ρ*",
-}
-
-
-def title_of(method: str) -> str:
-    """Return a method's name for readers.
-
-    >>> title_of("pcgrad+relif"), title_of("uncertainty_as_released")
-    ('PCGrad + ReLiF', 'Uncertainty (as released)')
-    """
-    if method in TITLES:
-        return TITLES[method]
-    for prefix, title in SWEEP_TITLES.items():
-        if method.startswith(prefix):
-            return f"{title} = {method.removeprefix(prefix)}"
-    balancer, plus, _ = method.partition("+")
-    if plus:
-        return f"{title_of(balancer)} + ReLiF"
-    if method.endswith("_as_released"):
-        return f"{title_of(method.removesuffix('_as_released'))} (as released)"
-    from relif_core.balancers import BALANCERS
-
-    return BALANCERS[method].title if method in BALANCERS else method.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -491,10 +450,10 @@ def draw_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
             axes.plot(
                 summary.table.curve_tolerances,
                 getattr(summary.table, f"{kind}_curve")[row],
-                color=colour_of(name),
+                color=colour_of(method),
                 alpha=0.8,
                 linewidth=1.2,
-                marker=marker_of(name),
+                marker=marker_of(method),
                 markevery=(index * 7, 40),
                 markersize=5,
                 label=name if index == 0 else None,
@@ -515,7 +474,6 @@ def draw_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
 def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: ResultSet, method: str = "relif") -> None:
     """Draw λ and the smoothed violation rate of every seed of a method over its steps, with target and bounds."""
     records = [record for record in results.records if record.method == method]
-    name = title_of(method)
     for number, record in enumerate(records):
         style = ("-", "--", ":", "-.")[number % 4]
         for axes, trace in ((weight_axes, "weight"), (rate_axes, "smoothed_rate")):
@@ -524,7 +482,7 @@ def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: ResultSet, meth
                 np.arange(1, len(values) + 1),
                 values,
                 style,
-                color=colour_of(name),
+                color=colour_of(method),
                 linewidth=1.2,
                 label=f"seed {record.seed}",
             )

@@ -205,9 +205,9 @@ def draw_hours(axes: "Axes", study: Study, ruler: Ruler) -> None:
         means = []
         for hour in hours:
             values = [row[f"{PREFIX[ruler]}bias"] for row in hour_audits(study, method, hour)]
-            axes.plot([hour] * len(values), values, ".", color=colour_of(title), alpha=0.4, markersize=4)
+            axes.plot([hour] * len(values), values, ".", color=colour_of(method), alpha=0.4, markersize=4)
             means.append(statistics.fmean(values))
-        axes.plot(hours, means, f"{marker_of(title)}-", color=colour_of(title))
+        axes.plot(hours, means, f"{marker_of(method)}-", color=colour_of(method))
         places.append((hours[-1], means[-1], title))
     most = max(row[f"{prefix}bias"] for row in study["hour_audits"] for prefix in PREFIX.values())
     axes.set(xticks=hours, xlabel="hours of the stay seen", ylabel="Bias", ylim=(0, 1.08 * most))
@@ -227,7 +227,7 @@ def draw_rulers(axes: "Axes", study: Study) -> None:
             statistics.fmean(row["own_tolerance"] for row in hour_audits(study, method, hour))
             for hour in hours
         ]
-        axes.plot(hours, means, f"{marker_of(title)}:", color=colour_of(title))
+        axes.plot(hours, means, f"{marker_of(method)}:", color=colour_of(method))
         places.append((hours[-1], means[-1], f"own, {title}"))
     axes.margins(y=0.2)
     axes.set(xticks=hours, xlabel="hours of the stay seen", ylabel="tolerance")

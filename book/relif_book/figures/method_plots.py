@@ -1,58 +1,37 @@
 """Figures of many methods: Worst against Bias, mean Bias curves with their crossings, and sweeps with traces."""
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from relif_book.evidence.results import TITLES, ResultSet, title_of
-from relif_book.figures.style import METHOD_COLOURS, SERIES_COLOURS, marker_of
+from relif_book.evidence.results import ResultSet
+from relif_book.figures.style import colour_of, marker_of
+from relif_core.methods import look_of, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Curves below this Bias are not looked at for crossings: there is nothing left to rank.
 LEAST_BIAS = 1e-3
-#: Variants of ReLiF: the series colours that are not ReLiF's or ERM's, and marks that no balancer has.
-VARIANT_COLOURS = tuple(colour for colour in SERIES_COLOURS if colour not in ("#0072B2", "#555555"))
-VARIANT_MARKERS = ("X", "h", "<", ">", "p", "d", "8", "H")
-
-
-def colour_by_method(methods: Sequence[str]) -> dict[str, str]:
-    """Return a colour per method: a balancer's own, in every version and hybrid, and series colours for variants of ReLiF."""
-    colours = {}
-    variants = 0
-    for method in methods:
-        base = _base_title(method)
-        if base in METHOD_COLOURS:
-            colours[method] = METHOD_COLOURS[base]
-        else:
-            colours[method] = VARIANT_COLOURS[variants % len(VARIANT_COLOURS)]
-            variants += 1
-    return colours
 
 
 def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
     """Draw every method's mean over the seeds that all have, these as faint points, labelled beside it; the preferred corner is marked."""
-    colours = colour_by_method(list(results.summaries))
-    variant_markers = itertools.cycle(VARIANT_MARKERS)
     places = []
     for method, summary in results.shared.summaries.items():
-        base = _base_title(method)
-        filled = base == title_of(method) or not base
-        marker = marker_of(base) if base else next(variant_markers)
-        axes.plot(summary.bias, summary.worst, ".", color=colours[method], alpha=0.45, markersize=5)
+        look = look_of(method)
+        axes.plot(summary.bias, summary.worst, ".", color=look.colour, alpha=0.45, markersize=5)
         x, y = float(np.mean(summary.bias)), float(np.mean(summary.worst))
         axes.plot(
             x,
             y,
-            marker,
-            color=colours[method],
-            markerfacecolor=colours[method] if filled else "white",
-            markersize=10 if marker == "*" else 8,
+            look.marker,
+            color=look.colour,
+            markerfacecolor="white" if look.hollow else look.colour,
+            markersize=10 if look.marker == "*" else 8,
         )
-        places.append((x, y, title_of(method)))
+        places.append((x, y, look.title))
     axes.margins(x=0.08, y=0.12)
     axes.set_xlim(left=max(axes.get_xlim()[0], -0.04 * axes.get_xlim()[1]))
     label_apart(axes, places)
@@ -65,7 +44,6 @@ def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
 
 def draw_mean_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
     """Draw each method's Bias curve, averaged over the seeds that all have, its name beside it and the fixed tolerance marked."""
-    colours = colour_by_method(list(results.summaries))
     curves = mean_curves(results, kind)
     tolerances = results.curve_tolerances
     top = 1.02 * max(float(curve[0]) for curve in curves.values())
@@ -76,8 +54,8 @@ def draw_mean_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> No
         # Names stand one below the other; each points straight at the place where its curve has that height.
         height = min((0.92 - 0.08 * rank) * top, float(curve[0]))
         delta = float(np.interp(-height, -curve, tolerances))
-        axes.plot(tolerances, curve, color=colours[method], linewidth=1.4)
-        axes.plot(delta, height, marker_of(name), color=colours[method], markersize=6)
+        axes.plot(tolerances, curve, color=colour_of(method), linewidth=1.4)
+        axes.plot(delta, height, marker_of(method), color=colour_of(method), markersize=6)
         places.append((delta, height, name))
     visible = np.flatnonzero(np.max(list(curves.values()), axis=0) > 0.01 * top)
     axes.set_xlim(0, float(tolerances[visible[-1]]) if len(visible) else 1.0)
@@ -132,8 +110,8 @@ def draw_sweep(
     values = [getattr(results.summaries[method], kind) for _, method in found]
     settings = [setting for setting, _ in found]
     for setting, seeds in zip(settings, values, strict=True):
-        axes.plot([setting] * len(seeds), seeds, ".", color=METHOD_COLOURS["ReLiF"], alpha=0.5)
-    axes.plot(settings, [float(np.mean(seeds)) for seeds in values], "o-", color=METHOD_COLOURS["ReLiF"])
+        axes.plot([setting] * len(seeds), seeds, ".", color=colour_of("relif"), alpha=0.5)
+    axes.plot(settings, [float(np.mean(seeds)) for seeds in values], "o-", color=colour_of("relif"))
     axes.set_xscale("log")
     axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
     axes.minorticks_off()
@@ -147,7 +125,6 @@ def draw_sweep_traces(
     axes: "Axes", results: ResultSet, trace: str, swept: Literal["step_size", "target"]
 ) -> None:
     """Draw a step trace ("weight" or "smoothed_rate") of the first common seed of every method, the swept setting at its end."""
-    colours = colour_by_method(list(results.summaries))
     symbol = "η" if swept == "step_size" else "ρ*"
     lines = []
     for number, (method, summary) in enumerate(results.shared.summaries.items()):
@@ -155,7 +132,7 @@ def draw_sweep_traces(
         values = record.trace(trace)
         look: dict[str, Any] = {
             "linestyle": ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))[number % 5],
-            "color": colours[method],
+            "color": colour_of(method),
             "linewidth": 1.4,
         }
         axes.plot(np.arange(1, len(values) + 1), values, **look)
@@ -179,14 +156,6 @@ def _continue_to_labels(axes: "Axes", lines: Sequence[tuple[np.ndarray, str, dic
             [end[0], 1.06, 1.16], [end[1], height, height], transform=axes.transAxes, clip_on=False, **look
         )
         axes.annotate(name, (1.18, height), xycoords="axes fraction", va="center", fontsize=9)
-
-
-def _base_title(method: str) -> str:
-    """The title of the balancer behind a version or hybrid; empty for a variant of ReLiF."""
-    if method.startswith("relif_"):
-        return ""
-    balancer = method.partition("+")[0]
-    return title_of(balancer if balancer in TITLES else balancer.removesuffix("_as_released"))
 
 
 def _swept(results: ResultSet, method: str, swept: str) -> float:

@@ -4,6 +4,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from relif_core.errors import InputError
+from relif_core.methods import look_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,52 +14,18 @@ WIDTH_INCHES = 7.0
 
 _DPI = 130
 
-METHOD_COLOURS = {
-    "ERM": "#555555",
-    "Uncertainty": "#56B4E9",
-    "GradNorm": "#E69F00",
-    "PCGrad": "#009E73",
-    "FairGrad": "#CC79A7",
-    "CATS": "#8C6D1F",
-    "ReLiF": "#0072B2",
-}
-"""One colour per method, on every page the same, told apart by readers with colour-vision deficiencies (Okabe and Ito 2008)."""
-
 SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 """Colours for series that are no methods, in the order of use."""
 
-METHOD_MARKERS = {
-    "ERM": "o",
-    "Uncertainty": "s",
-    "GradNorm": "^",
-    "PCGrad": "v",
-    "FairGrad": "D",
-    "CATS": "P",
-    "ReLiF": "*",
-}
-"""One marker per method, so that no figure relies on colour alone."""
-
 
 def colour_of(method: str) -> str:
-    """Return the colour of a method.
-
-    Raises
-    ------
-    InputError
-        The method has no colour.
-    """
-    try:
-        return METHOD_COLOURS[method]
-    except KeyError:
-        raise InputError(
-            f"method '{method}' has no colour; add it to relif_book.figures.style.METHOD_COLOURS "
-            f"beside {', '.join(METHOD_COLOURS)}"
-        ) from None
+    """Return a method's colour, on every page the same (Okabe and Ito 2008 for the paper's seven), by its key."""
+    return look_of(method).colour
 
 
 def marker_of(method: str) -> str:
-    """Return the marker of a method, a circle where it has none of its own."""
-    return METHOD_MARKERS.get(method, "o")
+    """Return a method's marker by its key: no figure relies on colour alone."""
+    return look_of(method).marker
 
 
 def use_theme() -> None:

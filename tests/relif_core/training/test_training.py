@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from relif_core import training
-from relif_core.balancers import BALANCERS
 from relif_core.errors import DivergenceError, RecordError, RunPaused
+from relif_core.methods import balancer_keys
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
 from relif_core.settings import RunSettings
@@ -185,7 +185,7 @@ def gradients(loop: TrainingLoop) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("balancer", sorted(BALANCERS))
+@pytest.mark.parametrize("balancer", sorted(balancer_keys()))
 def test_balanced_gradients_equal_their_definition(icu: ClinicalProblem, small: Small, balancer: str) -> None:
     """The loop's gradient is Σ w_i ∇L_i on the encoder and (w_i or 1) ∇L_i on head i, plus the weighted penalty's."""
     settings = small(balancer + "+relif", model={"hidden": 12, "head_width": 8, "dropout": 0.0})
