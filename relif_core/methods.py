@@ -198,6 +198,11 @@ def balancer_keys() -> list[str]:
     return [key for key, method in METHODS.items() if method.source]
 
 
+def added_balancers() -> list[str]:
+    """Return the keys of the balancers from outside the package."""
+    return [key for key, method in METHODS.items() if method.source.rpartition(":")[0].endswith(".py")]
+
+
 def add_balancer(reference: str) -> Method:
     """Add a balancer from a file outside the package, here and in every process that is started from now on.
 

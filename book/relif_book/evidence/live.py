@@ -14,7 +14,8 @@ import relif_core
 from relif_book.evidence.results import ResultSet, result_set
 from relif_book.project import project_root
 from relif_core.errors import RecordError
-from relif_core.studies.grid import grid, run_study
+from relif_core.methods import added_balancers
+from relif_core.studies.grid import SEVEN_METHODS, grid, run_study
 from relif_core.tensors.folder import read_manifest
 from relif_data import prepare
 
@@ -46,11 +47,14 @@ def this_run(
     """Bring every method with seeds 0 .. ``seeds`` − 1 to a record and return them, audited at their own reference tolerance.
 
     ``data`` is a tensor folder (empty: simulated stays), ``runs`` the folder of the records (empty: the one that all pages
-    share), ``epochs`` 0 for what the page's profile says. The data set is named in the page's footer.
+    share), ``epochs`` 0 for what the page's profile says. The data set is named in the page's footer. Balancers that were added
+    from outside the package join where the paper's seven are compared.
 
     Raises ``RecordError`` where a run failed.
     """
     page.device = device
+    if set(SEVEN_METHODS) <= set(methods):
+        methods = [*methods, *added_balancers()]
     changes = page.choose(
         quick=QUICK, full={"training": {"precision": "bfloat16" if device.startswith("cuda") else "float32"}}
     )
