@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from relif_core.audit import compiled
 from relif_core.audit.pools import (
     Pair,
     Pool,
@@ -19,6 +21,7 @@ from relif_core.errors import InputError
 
 _ONE = np.uint64(1)
 _BLOCK = 1 << 14
+_ROUNDING = 2.0**-50  # more than rounding moves a score and a tolerance of at most 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +57,13 @@ def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
     and the means over x are Bias and violation rate. Gap and comparison are those of float64 arithmetic:
     a pair counts exactly when ``abs(x - y) > tolerance`` is true.
     """
-    within_second, below_second = _crossings(first.values, second.values, tolerance)
-    within_first, below_first = _crossings(second.values, first.values, tolerance)
-    bias_first, count_first = _sample_terms(first, second, within_second, below_first, tolerance)
-    bias_second, count_second = _sample_terms(second, first, within_first, below_second, tolerance)
+    bias_first, count_first = np.empty(first.size), np.empty(first.size, dtype=np.int64)
+    bias_second, count_second = np.empty(second.size), np.empty(second.size, dtype=np.int64)
+    cross, sample_terms = compiled.loaded() or (_cross, _sample_terms)
+    cross(first.values, second.values, tolerance, bias_first.view(np.int64), count_second)
+    cross(second.values, first.values, tolerance, bias_second.view(np.int64), count_first)
+    sample_terms(first.values, second.prefix, tolerance, bias_first, count_first)
+    sample_terms(second.values, first.prefix, tolerance, bias_second, count_second)
     violations = int(count_first.sum())
     return PairTerms(
         bias=max(0.0, float(bias_first.mean())) if violations else 0.0,
@@ -70,51 +76,68 @@ def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
 
 
 def _sample_terms(
-    own: Pool, other: Pool, within: np.ndarray, below: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return E_y[(|x − y| − δ)_+] and the number of violating y for each x.
+    values: np.ndarray, prefix: np.ndarray, tolerance: float, excess: np.ndarray, count: np.ndarray
+) -> None:
+    """Write E_y[(|x − y| − δ)_+] and the number of violating y for each x over the counts that are their sources.
 
-    ``within`` counts the other pool's scores up to x + δ, ``below`` those more than δ under x.
+    ``excess``, read as int64, comes with the number of the other pool's scores up to x + δ, ``count`` with the number of
+    those more than δ under x; ``prefix`` are the other pool's prefix sums.
     """
-    sums = other.prefix
-    excess = np.empty(own.size)
-    count = np.empty(own.size, dtype=np.int64)
-    for part in _blocks(own.size):
-        values, inside, under = own.values[part], within[part], below[part]
-        above = other.size - inside
-        mean = sums[-1] - sums[inside]
-        mean -= above * (values + tolerance)
-        mean += under * (values - tolerance)
-        mean -= sums[under]
-        np.divide(mean, other.size, out=excess[part])
-        np.add(above, under, out=count[part])
-    return excess, count
+    size = len(prefix) - 1
+    for part in _blocks(len(values)):
+        own, inside, under = values[part], excess[part].view(np.int64), count[part]
+        if inside[0] == size and under[-1] == 0:
+            excess[part] = 0
+            continue
+        above = size - inside
+        mean = prefix[-1] - prefix[inside]
+        mean -= above * (own + tolerance)
+        mean += under * (own - tolerance)
+        mean -= prefix[under]
+        np.divide(mean, size, out=excess[part])
+        under += above
 
 
-def _crossings(low: np.ndarray, high: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Merge ``low`` + δ with ``high`` (both ascending) and count across.
+def _cross(
+    low: np.ndarray,
+    high: np.ndarray,
+    tolerance: float,
+    within: np.ndarray | None,
+    exceeded: np.ndarray | None,
+) -> None:
+    """Merge ``low`` + δ with ``high`` (both ascending) and count across, in blocks that stay in the processor's cache.
 
-    Returns for each x in ``low`` the number of y in ``high`` with y − x ≤ δ, and for each y in ``high`` the number
-    of x in ``low`` with y − x > δ. The bits of a non-negative float64 sort as its value does and leave the top bit
-    free: shifted by one they make room for the origin, and a stable sort of two runs is one linear merge.
+    ``within``, if given, receives for each x in ``low`` the number of y in ``high`` with y − x ≤ δ; ``exceeded`` for each y in
+    ``high`` the number of x in ``low`` with y − x > δ. Only scores that some other exceeds, or that exceed some other, are
+    merged. The bits of a non-negative float64 sort as its value does and leave the top bit free: shifted by one they make
+    room for the origin, and a stable sort of two runs is one linear merge.
     """
-    keys = np.empty(len(low) + len(high), dtype=np.uint64)
-    from_low = keys[: len(low)]
-    for part in _blocks(len(low)):
-        np.left_shift(reach(low[part], tolerance).view(np.uint64), _ONE, out=from_low[part])
-    from_low |= _ONE
-    np.left_shift(high.view(np.uint64), _ONE, out=keys[len(low) :])
-    keys.sort(kind="stable")
-    origin = (keys.astype(np.uint8) & 1).view(bool)
-    return _strangers_before(origin), _strangers_before(~origin)
+    end = int(np.searchsorted(low, high[-1] - tolerance + _ROUNDING, "right"))
+    start = int(np.searchsorted(high, low[0] + tolerance - _ROUNDING)) if end else len(high)
+    if within is not None:
+        within[end:] = len(high)
+    if exceeded is not None:
+        exceeded[:start] = 0
+    edges = np.searchsorted(high, reach(low[:end:_BLOCK], tolerance), "right").tolist()
+    for part, (first, last) in zip(_blocks(end), pairwise([*edges, len(high)]), strict=True):
+        first = first if part.start else start
+        values = low[part.start : min(part.stop, end)]
+        keys = np.empty(len(values) + last - first, dtype=np.uint64)
+        np.left_shift(reach(values, tolerance).view(np.uint64), _ONE, out=keys[: len(values)])
+        keys[: len(values)] |= _ONE
+        np.left_shift(high[first:last].view(np.uint64), _ONE, out=keys[len(values) :])
+        keys.sort(kind="stable")
+        from_low = (keys.astype(np.uint8) & 1).view(bool)
+        if within is not None:
+            within[part.start : part.start + len(values)] = _strangers_before(from_low, first)
+        if exceeded is not None:
+            exceeded[first:last] = _strangers_before(~from_low, part.start)
 
 
-def _strangers_before(mine: np.ndarray) -> np.ndarray:
-    """Return for each true entry how many false ones stand before it."""
+def _strangers_before(mine: np.ndarray, more: int) -> np.ndarray:
+    """Return for each true entry how many false ones stand before it, and ``more``."""
     places = np.flatnonzero(mine)
-    for part in _blocks(len(places)):
-        own = places[part]
-        own -= np.arange(part.start, part.start + len(own))
+    places -= np.arange(-more, len(places) - more)
     return places
 
 
@@ -184,10 +207,12 @@ def bias_curve(scores: Mapping[str, Any], tolerances: Sequence[float] | np.ndarr
 
 def _pair_curve(first: Pool, second: Pool, deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     bias, rate = np.zeros(len(deltas)), np.zeros(len(deltas))
+    excess, count = np.empty(first.size), np.empty(first.size, dtype=np.int64)
+    cross, sample_terms = compiled.loaded(len(deltas) * (first.size + second.size)) or (_cross, _sample_terms)
     for position, delta in enumerate(deltas.tolist()):
-        within_second, _ = _crossings(first.values, second.values, delta)
-        _, below_first = _crossings(second.values, first.values, delta)
-        excess, count = _sample_terms(first, second, within_second, below_first, delta)
+        cross(first.values, second.values, delta, excess.view(np.int64), None)
+        cross(second.values, first.values, delta, None, count)
+        sample_terms(first.values, second.prefix, delta, excess, count)
         violations = int(count.sum())
         if violations:
             bias[position] = max(0.0, float(excess.mean()))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from relif_core.audit import compiled
 from relif_core.audit.door import columns, is_frame
 from relif_core.audit.exact import PairTerms, pair_terms
 from relif_core.audit.pools import (
@@ -143,6 +144,7 @@ def _audit(
     if sampling:
         used, codes, draws = _sample(scores, codes, tolerances, sampling)
     pools, spread = _sorted(used, codes, clusters, len(tolerances))
+    compiled.loaded((len(pools) - 1) * sum(pool.size for pool in pools.values()))
     rows, draw_variance = [], np.zeros(2)
     for pair in task_pairs(list(pools)):
         row, variance = _audit_pair(pair, pools, tolerances[pair], spread, draws[pair] if draws else None)
@@ -279,15 +281,22 @@ def _audit_groups(
     context: AuditContext,
     labels: dict[str, np.ndarray],
 ) -> tuple[dict[str, AuditResult], dict[str, str]]:
+    """Audit every group by itself: labels are encoded once, samples sorted by group once, and groups are slices."""
+    names, codes = subject_codes(labels)
+    order = {task: np.argsort(codes[task], kind="stable") for task in scores}
+    numbers = {task: np.bincount(codes[task], minlength=len(names)) for task in scores}
+    ends = {task: np.cumsum(number).tolist() for task, number in numbers.items()}
+    ordered = {task: values[order[task]] for task, values in scores.items()}
+    ids = {task: subjects[task][order[task]] for task in scores} if subjects else None
     results: dict[str, AuditResult] = {}
     left_out: dict[str, str] = {}
-    for label in np.unique(np.concatenate([np.unique(array) for array in labels.values()])):
-        members = {task: labels[task] == label for task in scores}
-        empty = [task for task in scores if not members[task].any()]
+    for group, label in enumerate(names.tolist()):
+        empty = [task for task in scores if numbers[task][group] == 0]
         if empty:
             left_out[str(label)] = f"no sample in the pools of {', '.join(empty)}"
             continue
-        own = {task: scores[task][members[task]] for task in scores}
-        ids = {task: subjects[task][members[task]] for task in scores} if subjects else None
-        results[str(label)] = _audit(own, tolerances, ids, sampling, context)
+        part = {task: slice(end[group] - numbers[task][group], end[group]) for task, end in ends.items()}
+        own = {task: ordered[task][place] for task, place in part.items()}
+        own_ids = {task: ids[task][place] for task, place in part.items()} if ids else None
+        results[str(label)] = _audit(own, tolerances, own_ids, sampling, context)
     return results, left_out

@@ -216,15 +216,15 @@ def independent_error(pools: Iterable[np.ndarray], freedom: float) -> tuple[floa
             return math.nan, math.nan
         square = means - means.mean()
         np.square(square, out=square)
-        square /= n * (n - 1)
-        variance = float(square.sum())
+        scale = 1 / (n * (n - 1))
+        variance = float(square.sum()) * scale
         total += variance
-        excess += _excess(square, variance)
+        excess += _excess(square, variance / scale) * scale**2
     return math.sqrt(total), satterthwaite_freedom(total, excess, freedom)
 
 
 def _excess(square: np.ndarray, variance: float) -> float:
-    return float(square @ square) - variance**2 / len(square)
+    return float(np.einsum("i,i", square, square)) - variance**2 / len(square)
 
 
 def satterthwaite_freedom(variance: float, excess: float, most: float) -> float:

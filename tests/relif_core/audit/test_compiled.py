@@ -1,0 +1,58 @@
+"""The compiled passes give NumPy's bits."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relif_core.audit import audit, bias_curve, compiled
+from tests.relif_core.audit.brute_force import pools, tolerances
+
+
+@pytest.fixture(params=["as written", "compiled"])
+def passes(request: pytest.FixtureRequest) -> Iterator[compiled.Passes]:
+    """The passes as plain Python and as machine code; NumPy's are back afterwards."""
+    if request.param == "compiled":
+        pytest.importorskip("numba", reason="the package numba is not installed")
+        compiled.load()
+        found = compiled.loaded()
+        assert found is not None
+    else:
+        found = (compiled._cross, compiled._sample_terms)
+    compiled.unload()
+    yield found
+    compiled.unload()
+
+
+def test_every_bit_is_numpys(passes: compiled.Passes) -> None:
+    @settings(max_examples=100, deadline=None)
+    @given(first=pools(), second=pools(), deltas=st.lists(tolerances, min_size=1, max_size=3))
+    def equal(first: np.ndarray, second: np.ndarray, deltas: list[float]) -> None:
+        scores = {"a": np.abs(first), "b": np.abs(second), "c": np.abs(first)}
+        subjects = {task: np.arange(len(values)) // 2 for task, values in scores.items()}
+        deltas = [min(delta, 1.0) for delta in deltas]
+        compiled.unload()
+        expected = audit(scores, deltas[0]), audit(scores, deltas[0], subjects=subjects)
+        curve = bias_curve(scores, deltas)
+        compiled._loaded.append(passes)
+        found = audit(scores, deltas[0]), audit(scores, deltas[0], subjects=subjects)
+        assert [result.to_json() for result in found] == [result.to_json() for result in expected]
+        assert (bias_curve(scores, deltas).bias == curve.bias).all()
+        assert (bias_curve(scores, deltas).violation_rate == curve.violation_rate).all()
+
+    equal()
+
+
+def test_long_pools_agree_across_the_blocks_of_prefix_sums(passes: compiled.Passes) -> None:
+    generator = np.random.default_rng(1)
+    scores = {"a": generator.random(40_000), "b": generator.beta(2, 5, 35_000).astype(np.float32)}
+    expected = audit(scores, 0.275).to_json()
+    compiled._loaded.append(passes)
+    assert audit(scores, 0.275).to_json() == expected
+
+
+def test_small_audits_do_not_load_numba() -> None:
+    compiled.unload()
+    assert compiled.loaded(compiled.WORTH_LOADING - 1) is None
