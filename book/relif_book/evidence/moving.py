@@ -1,0 +1,29 @@
+"""What of a study travels in a figure that moves."""
+
+from typing import Any
+
+import numpy as np
+
+from relif_book.evidence.results import ResultSet, title_of
+from relif_book.figures.style import colour_of
+
+
+def methods_data(results: ResultSet) -> dict[str, Any]:
+    """Return what the figure "methods" draws: each method's means over seeds, its curves, and what its own tolerance shows."""
+    table = results.table
+    methods = []
+    for method, summary in results.summaries.items():
+        bias = table.bias_curve[summary.rows].mean(0)
+        rate = table.violation_rate_curve[summary.rows].mean(0)
+        methods.append(
+            {
+                "title": title_of(method),
+                "colour": colour_of(title_of(method).split(" (")[0]),
+                "worst": float(np.mean(summary.worst)),
+                "bias": bias,
+                "violation_rate": rate,
+                "own_tolerance": float(np.mean(summary.induced)),
+                "own_bias": float(np.mean(summary.raw_bias)),
+            }
+        )
+    return {"tolerances": table.curve_tolerances, "tolerance": table.tolerance, "methods": methods}

@@ -1,0 +1,58 @@
+"""Figures that move in the rendered book: their data as JSON in the page, drawn by ``book/assets/live.js``.
+
+They need neither a network nor a library. In print and without JavaScript the static figure beside them stands alone.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from relif_core.errors import InputError
+
+#: The figures that ``live.js`` draws.
+FIGURES = ("methods", "b2", "b3", "b4", "b5", "t1", "t2", "t5")
+#: Significant digits of the numbers that travel: more than a reader can see.
+_DIGITS = 5
+
+
+def live_html(figure: str, data: Mapping[str, Any] | None = None) -> str:
+    """Return the element that ``live.js`` turns into a figure.
+
+    Args:
+        figure: One of :data:`FIGURES`.
+        data: What the figure draws, arrays and numbers; rounded to five significant digits.
+
+    Raises:
+        InputError: No figure has the name.
+    """
+    if figure not in FIGURES:
+        raise InputError(f"no live figure is called {figure!r}; there are {', '.join(FIGURES)}")
+    content = json.dumps(_rounded(data or {}), allow_nan=False).replace("</", "<\\/")
+    return f'<div class="relif-live" data-live="{figure}"><script type="application/json">{content}</script></div>'
+
+
+def show_live(figure: str, data: Mapping[str, Any] | None = None, *, name: str = "") -> None:
+    """Display a figure that moves; with ``name``, another page can show it too (``{glue}`` with ``:doc:``)."""
+    from IPython.display import display
+
+    content = {"text/html": live_html(figure, data), "text/plain": f"A figure that moves: {figure}"}
+    display(content, raw=True)
+    if name:
+        prefix = "application/papermill.record/"
+        display(
+            {prefix + kind: value for kind, value in content.items()},
+            metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
+            raw=True,
+        )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_rounded(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{float(value):.{_DIGITS}g}")
+    return value.item() if isinstance(value, np.integer) else value
