@@ -6,9 +6,11 @@ from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.individual import (
     IndividualAudit,
     IndividualRow,
+    SimilarPairs,
     lipschitz_limit,
     same_subject_audit,
     similar_pair_audit,
+    similar_pairs,
 )
 from relif_core.audit.marginals import BiasParts, bias_parts, coupling_bounds, shrunk
 from relif_core.audit.protocol import audit
@@ -37,6 +39,7 @@ __all__ = [
     "Influences",
     "PairAudit",
     "RankingCertificate",
+    "SimilarPairs",
     "SketchAudit",
     "audit",
     "audit_card",
@@ -56,5 +59,6 @@ __all__ = [
     "same_subject_audit",
     "shrunk",
     "similar_pair_audit",
+    "similar_pairs",
     "subject_bootstrap",
 ]

@@ -15,12 +15,11 @@ from relif_book.chapters.low_bias import (
     perfect_scores,
     rank_normalised,
     rescaled,
-    similar_pairs_of_run,
     spread_and_mismatch,
-    stay_limits,
+    stay_pairs,
 )
 from relif_book.evidence.publishing import read_published
-from relif_core.audit import audit
+from relif_core.audit import audit, lipschitz_limit, similar_pair_audit
 from relif_core.errors import RecordError
 from relif_core.record import Record
 
@@ -170,12 +169,13 @@ def test_similar_pairs_read_each_stay_with_its_own_inputs(clinical) -> None:
     records, reference, _ = clinical
     record = next(record for record in records if record.key == reference.record)
     stays = dict(np.load(RECORDS / "physionet2012_inputs" / "inputs.npz"))
-    limits = stay_limits(record, stays, 0.1, 5)
-    found = similar_pairs_of_run(record, stays, limits, 5)
+    limits = lipschitz_limit(record.scores("validation"), stay_pairs(record, stays, 5, "validation"))
+    found = similar_pair_audit(record.scores(), stay_pairs(record, stays, 5), limits)
     assert 0.05 < found.share < 0.3
     order = np.random.default_rng(0).permutation(len(stays["subject"]))
     shuffled = {name: array[order] if array.ndim else array for name, array in stays.items()}
-    assert similar_pairs_of_run(record, shuffled, limits, 5).excess == pytest.approx(found.excess, abs=1e-12)
+    again = similar_pair_audit(record.scores(), stay_pairs(record, shuffled, 5), limits)
+    assert again.excess == pytest.approx(found.excess, abs=1e-12)
     others = {**stays, "subject": stays["subject"] + 1}
     with pytest.raises(RecordError, match="inputs are of other stays"):
-        similar_pairs_of_run(record, others, limits, 5)
+        stay_pairs(record, others, 5)

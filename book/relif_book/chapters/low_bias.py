@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from relif_core.audit import (
-    IndividualAudit,
+    SimilarPairs,
     audit,
     bias_parts,
     coupling_bounds,
-    lipschitz_limit,
     same_subject_audit,
-    similar_pair_audit,
+    similar_pairs,
 )
 from relif_core.audit.pools import task_pairs
 from relif_core.errors import RecordError
@@ -195,30 +194,9 @@ def _quantiles(record: Record, task: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def stay_limits(record: Record, stays: Scores, alpha: float, k: int) -> dict[str, float]:
-    """Return the constant L per task that validation stays of a reference run set (:func:`relif_core.audit.lipschitz_limit`)."""
-    return lipschitz_limit(
-        record.scores("validation"),
-        _inputs_of(record, stays, "validation"),
-        alpha,
-        subjects=record.subjects("validation"),
-        k=k,
-    )
-
-
-def similar_pairs_of_run(
-    record: Record, stays: Scores, limits: Mapping[str, float], k: int, tasks: Sequence[str] | None = None
-) -> IndividualAudit:
-    """Audit a run's test stays for similar pairs under the distance of :func:`stay_inputs`, in all tasks or those named."""
-    chosen = list(limits) if tasks is None else list(tasks)
-    scores, subjects, inputs = record.scores(), record.subjects(), _inputs_of(record, stays, "test")
-    return similar_pair_audit(
-        {task: scores[task] for task in chosen},
-        inputs,
-        limits,
-        subjects={t: subjects[t] for t in chosen},
-        k=k,
-    )
+def stay_pairs(record: Record, stays: Scores, k: int, split: str = "test") -> SimilarPairs:
+    """Pair the stays of a split under the distance of :func:`stay_inputs`; all records of one data set share them."""
+    return similar_pairs(_inputs_of(record, stays, split), subjects=record.subjects(split), k=k)
 
 
 def _inputs_of(record: Record, stays: Scores, split: str) -> dict[str, np.ndarray]:

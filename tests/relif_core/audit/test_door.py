@@ -199,9 +199,11 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         SCORES, 0.2, dict.fromkeys(SCORES, IDS), replicates=1, seed=x
     ),
     "same subject": lambda x: public.same_subject_audit(SCORES, x, 0.2),
+    "neighbours": lambda x: public.similar_pairs(x, k=1),
+    "neighbours k": lambda x: public.similar_pairs(EMBEDDINGS, k=x),
     "similar": lambda x: public.similar_pair_audit(SCORES, x, 0.2),
-    "similar L": lambda x: public.similar_pair_audit(SCORES, EMBEDDINGS, x, k=1),
-    "limit": lambda x: public.lipschitz_limit(SCORES, EMBEDDINGS, x, k=1),
+    "similar L": lambda x: public.similar_pair_audit(SCORES, public.similar_pairs(EMBEDDINGS, k=1), x),
+    "limit": lambda x: public.lipschitz_limit(SCORES, public.similar_pairs(EMBEDDINGS, k=1), x),
     "card": lambda x: public.audit_card(x, model="m"),
     "card model": lambda x: public.audit_card(PLAIN, model=x),
     "card level": lambda x: public.audit_card(PLAIN, model="m", level=x),

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relif_core.audit import audit, coupling_bounds, lipschitz_limit, same_subject_audit, similar_pair_audit
+from relif_core.audit import (
+    audit,
+    coupling_bounds,
+    lipschitz_limit,
+    same_subject_audit,
+    similar_pair_audit,
+    similar_pairs,
+)
 from relif_core.audit.neighbours import nearest_neighbours
 from relif_core.errors import InputError
 from tests.relif_core.audit.brute_force import tolerances
@@ -67,7 +74,7 @@ def test_same_subject_equals_brute_force(seed: int, tolerance: float, tasks: int
 @given(seed=SEEDS, lipschitz=st.sampled_from([0.0, 0.1, 0.5, 2.0]), k=st.integers(1, 5))
 def test_similar_pairs_equal_brute_force(seed: int, lipschitz: float, k: int) -> None:
     scores, subjects, inputs = sample(seed, 2)
-    result = similar_pair_audit(scores, inputs, lipschitz, subjects=subjects, k=k)
+    result = similar_pair_audit(scores, similar_pairs(inputs, subjects=subjects, k=k), lipschitz)
     everyone, everything = [], [[], []]
     for row in result.rows:
         (task,) = row.tasks
@@ -137,8 +144,8 @@ def test_order_of_samples_and_names_of_people_do_not_matter(seed: int, tolerance
     for one, other in (
         (same_subject_audit(scores, subjects, tolerance), same_subject_audit(moved[0], renamed, tolerance)),
         (
-            similar_pair_audit(scores, inputs, 0.3, subjects=subjects),
-            similar_pair_audit(moved[0], turned, 0.3, subjects=renamed),
+            similar_pair_audit(scores, similar_pairs(inputs, subjects=subjects), 0.3),
+            similar_pair_audit(moved[0], similar_pairs(turned, subjects=renamed), 0.3),
         ),
     ):
         for name in ("gap", "excess", "share", "excess_se", "share_se"):
@@ -171,12 +178,11 @@ def test_handing_scores_to_other_people_moves_both_audits_and_not_the_papers(
 def test_worked_by_hand() -> None:
     """Four people on a line at 0, 1, 3, 6: nearest neighbours 1, 0, 1, 3 steps away from them."""
     scores = {"a": [0.0, 0.5, 0.5, 0.6]}
-    result = similar_pair_audit(scores, {"a": [[0.0], [1.0], [3.0], [6.0]]}, 0.2, k=1)
+    pairs = similar_pairs({"a": [[0.0], [1.0], [3.0], [6.0]]}, k=1)
+    result = similar_pair_audit(scores, pairs, 0.2)
     assert result.excess == pytest.approx((0.3 + 0.3 + 0 + 0) / 4)
     assert result.share == 0.5
-    assert lipschitz_limit(scores, {"a": [[0.0], [1.0], [3.0], [6.0]]}, 0.5, k=1)["a"] == pytest.approx(
-        0.1 / 3
-    )
+    assert lipschitz_limit(scores, pairs, 0.5)["a"] == pytest.approx(0.1 / 3)
     same = same_subject_audit({"a": [0.1, 0.5], "b": [0.7, 0.3]}, {"a": [1, 1], "b": [1, 1]}, 0.3)
     assert same.excess == pytest.approx((0.3 + 0 + 0 + 0) / 4)
     assert same.share == 0.25
@@ -189,7 +195,7 @@ def test_standard_errors_are_those_of_repeated_samples_or_a_little_larger() -> N
     for _ in range(300):
         inputs = generator.normal(size=(200, 2))
         scores = 1 / (1 + np.exp(-inputs[:, 0] - generator.normal(size=200)))
-        result = similar_pair_audit({"a": scores}, {"a": inputs}, 0.3, k=3)
+        result = similar_pair_audit({"a": scores}, similar_pairs({"a": inputs}, k=3), 0.3)
         found.append((result.excess, result.share, result.excess_se, result.share_se))
     estimates, errors = np.array(found)[:, :2], np.array(found)[:, 2:]
     ratio = errors.mean(axis=0) / estimates.std(axis=0, ddof=1)
@@ -200,8 +206,8 @@ def test_the_limit_leaves_the_share_that_was_asked_for() -> None:
     generator = np.random.default_rng(1)
     inputs = {"a": generator.normal(size=(500, 4)), "b": generator.normal(size=(400, 4))}
     scores = {task: generator.random(len(array)) for task, array in inputs.items()}
-    limits = lipschitz_limit(scores, inputs, 0.2)
-    for row in similar_pair_audit(scores, inputs, limits).rows:
+    pairs = similar_pairs(inputs)
+    for row in similar_pair_audit(scores, pairs, lipschitz_limit(scores, pairs, 0.2)).rows:
         assert row.share == pytest.approx(0.2, abs=1e-3)
 
 
@@ -209,17 +215,32 @@ def test_the_limit_leaves_the_share_that_was_asked_for() -> None:
     ("call", "message"),
     [
         (lambda s, u, x: same_subject_audit(s, {**u, "b": u["b"] + 1000}, 0.1), "no subject in common"),
-        (lambda s, u, x: similar_pair_audit(s, x, -1.0), "at least 0"),
-        (lambda s, u, x: similar_pair_audit(s, x, {"a": 1.0}), "task 'b': lipschitz is missing"),
-        (lambda s, u, x: similar_pair_audit(s, {"a": x["a"]}, 1.0), "task 'b': inputs are missing"),
-        (lambda s, u, x: similar_pair_audit(s, {**x, "b": x["b"][1:]}, 1.0), "task 'b': inputs have shape"),
-        (lambda s, u, x: similar_pair_audit(s, {**x, "a": x["a"] * np.nan}, 1.0), "not finite"),
-        (lambda s, u, x: similar_pair_audit(s, x, 1.0, k=0), "k must be an integer of at least 1"),
-        (lambda s, u, x: similar_pair_audit(s, x, 1.0, k=20), "fewer than 20 samples of other subjects"),
-        (lambda s, u, x: similar_pair_audit({}, x, 1.0), "at least one"),
-        (lambda s, u, x: lipschitz_limit(s, x, 1.0), "alpha must lie"),
+        (lambda s, u, x: similar_pair_audit(s, similar_pairs(x), -1.0), "at least 0"),
         (
-            lambda s, u, x: lipschitz_limit(s, {t: 0 * v for t, v in x.items()}, 0.1),
+            lambda s, u, x: similar_pair_audit(s, similar_pairs(x), {"a": 1.0}),
+            "task 'b': lipschitz is missing",
+        ),
+        (lambda s, u, x: similar_pair_audit(s, similar_pairs({"a": x["a"]}), 1.0), "task 'b': no pairs"),
+        (
+            lambda s, u, x: similar_pair_audit({"a": s["a"][1:]}, similar_pairs(x), 1.0),
+            "9 scores, but the pairs are of 10",
+        ),
+        (lambda s, u, x: similar_pair_audit(s, x, 1.0), "pairs must come from similar_pairs"),
+        (lambda s, u, x: similar_pair_audit({}, similar_pairs(x), 1.0), "at least one"),
+        (
+            lambda s, u, x: similar_pairs({**x, "b": x["b"][:, 0]}),
+            "task 'b': inputs must be numbers of shape",
+        ),
+        (lambda s, u, x: similar_pairs({**x, "a": x["a"] * np.nan}), "not finite"),
+        (
+            lambda s, u, x: similar_pairs(x, subjects={**u, "b": u["b"][1:]}),
+            "task 'b': subjects are misaligned",
+        ),
+        (lambda s, u, x: similar_pairs(x, k=0), "k must be an integer of at least 1"),
+        (lambda s, u, x: similar_pairs(x, k=20), "fewer than 20 samples of other subjects"),
+        (lambda s, u, x: lipschitz_limit(s, similar_pairs(x), 1.0), "alpha must lie"),
+        (
+            lambda s, u, x: lipschitz_limit(s, similar_pairs({t: 0 * v for t, v in x.items()}), 0.1),
             "equal inputs and different",
         ),
     ],
