@@ -5,6 +5,7 @@ Every subcommand imports what it needs when it is called, so that each starts as
 
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -33,9 +34,6 @@ EXTRAS = {
     **dict.fromkeys(("pyarrow", "h5py", "PIL"), "data"),
 }
 
-#: Seconds in which a command that is asked to stop does so by itself.
-PATIENCE = 1.6
-
 Data = Annotated[Path, typer.Option(help="Tensor folder made by `relif data`.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
 Threads = Annotated[int, typer.Option(help="CPU threads per run; part of exact reproducibility.")]
@@ -63,6 +61,11 @@ def main() -> None:
         entry.load()(app)
     try:
         app()
+    except SystemExit as ending:
+        if ending.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            sys.stdout.flush()
+            os._exit(ending.code)  # Taking torch down would last longer than a stop may.
+        raise
     except ReliFError as error:
         print(f"relif: {error}", file=sys.stderr)
         sys.exit(1)
@@ -179,7 +182,7 @@ def run(
     torch.set_num_threads(threads)
     problem = open_problem(data, where, settings, weights)
     name = f"{method} seed {seed}"
-    with StudyDisplay(1, sys.stderr) as display, _stop_request():
+    with _stoppable(), StudyDisplay(1, sys.stderr) as display:
         record = train(settings, problem, target, progress=lambda report: display.show(name, report))
         display.show(name, None)
     found = record.result["utility"]["test"]
@@ -239,37 +242,34 @@ def study(
         f"{name}: {len(runs)} runs, {len({settings.method for settings in runs})} methods, "
         f"{len(numbers)} seeds from {numbers[0]} to {numbers[-1]}"
     )
-    with StudyDisplay(len(runs), sys.stderr) as display, _stop_request() as stop:
-        summary = run_study(
-            runs,
-            data,
-            target,
-            workers=workers,
-            device=where,
-            threads=threads,
-            minutes=minutes,
-            weights=weights,
-            watch=display.show,
-            engine=engine,
-            address=address,
-            stop=stop,
+    with _stoppable():
+        with StudyDisplay(len(runs), sys.stderr) as display:
+            summary = run_study(
+                runs,
+                data,
+                target,
+                workers=workers,
+                device=where,
+                threads=threads,
+                minutes=minutes,
+                weights=weights,
+                watch=display.show,
+                engine=engine,
+                address=address,
+            )
+        for job, problem in summary.damaged.items():
+            _say(f"damaged, made again: {job}: {problem}")
+        for job in summary.busy:
+            _say(f"busy: {job}: another process is making it")
+        for job, problem in summary.failed.items():
+            _say(f"failed: {job}: {problem}")
+        for line in cost_lines(summary.records):
+            typer.echo(line)
+        typer.echo(
+            f"{len(summary.records)} of {len(runs)} records ({summary.found} found, {summary.made} made) "
+            f"in {summary.seconds / 60:.1f} min; {len(summary.paused)} to go on with, {len(summary.busy)} busy, "
+            f"{len(summary.failed)} failed"
         )
-    for job, problem in summary.damaged.items():
-        _say(f"damaged, made again: {job}: {problem}")
-    for job in summary.busy:
-        _say(f"busy: {job}: another process is making it")
-    for job, problem in summary.failed.items():
-        _say(f"failed: {job}: {problem}")
-    for line in cost_lines(summary.records):
-        typer.echo(line)
-    typer.echo(
-        f"{len(summary.records)} of {len(runs)} records ({summary.found} found, {summary.made} made) "
-        f"in {summary.seconds / 60:.1f} min; {len(summary.paused)} to go on with, {len(summary.busy)} busy, "
-        f"{len(summary.failed)} failed"
-    )
-    if stop.signal:
-        _say("stopped; the same command goes on")
-        raise typer.Exit(128 + stop.signal)
     if summary.failed:
         raise typer.Exit(1)
 
@@ -357,41 +357,22 @@ def _audit_lines(result: "AuditResult", level: float) -> list[str]:
     return lines
 
 
-class _StopRequest:
-    """True once Ctrl-C or SIGTERM has asked to stop; ``signal`` is its number."""
-
-    signal = 0
-
-    def __call__(self) -> bool:
-        return bool(self.signal)
-
-
 @contextlib.contextmanager
-def _stop_request() -> Iterator[_StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a request; what has not stopped after ``PATIENCE``, or at a second one, is interrupted.
+def _stoppable() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the block within two seconds, and the command with a message and the signal's exit status."""
+    from relif_core.errors import RunPaused
+    from relif_core.stopping import StopRequest, stop_on_signals
 
-    An interrupted block ends the command with the status of the signal.
-    """
-    request = _StopRequest()
-
-    def note(number: int, frame: object) -> None:
-        if request.signal:
-            raise KeyboardInterrupt
-        request.signal = number
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-
-    before = {
-        number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    }
+    request = StopRequest()
     try:
-        yield request
-    except KeyboardInterrupt:
+        with stop_on_signals() as request:
+            yield
+    except (KeyboardInterrupt, RunPaused):
+        if not request.signal:
+            raise
+    if request.signal:
         _say("stopped; the same command goes on")
-        raise typer.Exit(128 + request.signal) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        raise typer.Exit(128 + request.signal)
 
 
 def _say(line: str) -> None:

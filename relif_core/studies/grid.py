@@ -26,7 +26,7 @@ from relif_core.settings import (
     method_settings,
 )
 from relif_core.studies import processes
-from relif_core.studies.jobs import Engine, Job, Outcome, Schedule, Stop, Watch, Workshop, in_process
+from relif_core.studies.jobs import Engine, Job, Outcome, Schedule, Watch, Workshop, in_process
 from relif_core.tensors.folder import read_manifest
 
 #: Seeds that one study may have, and the largest that every generator takes.
@@ -266,7 +266,6 @@ def run_study(
     engine: str | None = None,
     address: str | None = None,
     weights: Path | None = None,
-    stop: Stop | None = None,
 ) -> StudySummary:
     """Bring every run of a study to a record under ``target``, in the order given.
 
@@ -276,7 +275,7 @@ def run_study(
     in the summary and the others go on.
 
     Within ``minutes`` nothing is begun that would not end in time, by what the finished runs of its kind took, and after them the runs
-    under way stop; once ``stop`` returns True they stop within two seconds and nothing is begun. The next call goes on.
+    under way stop; once ``relif_core.stopping.STOP`` is set they stop within two seconds and nothing is begun. The next call goes on.
 
     ``engine`` is a key of ``ENGINES``; None takes processes for several workers and this process for one. "ray" works on the
     cluster at ``address`` (None: one started here), whose machines must see ``data`` and ``target`` under the same paths.
@@ -303,9 +302,7 @@ def run_study(
     deadline = math.inf if minutes is None else began + 60 * minutes
     place = None if weights is None else Path(weights).absolute()
     workshop = Workshop(data, device, threads, deadline, address, place)
-    schedule = Schedule(
-        [job for job in jobs if job not in records], deadline, records.values(), stop or (lambda: False)
-    )
+    schedule = Schedule([job for job in jobs if job not in records], deadline, records.values())
     for job, ending in ENGINES[engine](schedule, workshop, workers, watch or (lambda name, report: None)):
         if ending.state == "busy":
             summary.busy.append(job.name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from relif_core.errors import RunBusy, RunPaused, StorageError
 from relif_core.settings import DenseModelSettings, RunSettings, as_json
+from relif_core.stopping import STOP
 
 if TYPE_CHECKING:
     from relif_core.problems.base import Problem
@@ -60,8 +61,6 @@ class Ending:
 
 #: Called with a job's name and its newest epoch, or with None when the job ends.
 Watch = Callable[[str, "EpochReport | None"], None]
-#: True once a study or a run has been asked to stop.
-Stop = Callable[[], bool]
 Outcome = tuple[Job, Ending]
 
 
@@ -70,15 +69,12 @@ class Schedule:
 
     Nothing is begun that would not end before ``deadline``: a job takes as long as the longest finished run of its settings, or,
     where there is none, at least as long as the quickest of its model and training. A run that has a checkpoint is continued while
-    there is time. A dense run waits for the ERM run of its seed, which calibrates its scores. After ``stop`` says so, or once the
-    target cannot be written, nothing is begun.
+    there is time. A dense run waits for the ERM run of its seed, which calibrates its scores. Once ``STOP`` is set, or the target
+    cannot be written, nothing is begun.
     """
 
-    def __init__(
-        self, jobs: Sequence[Job], deadline: float, finished: Iterable["Record"], stop: Stop
-    ) -> None:
+    def __init__(self, jobs: Sequence[Job], deadline: float, finished: Iterable["Record"]) -> None:
         self.waiting = list(jobs)
-        self.stop = stop
         self._deadline = deadline
         self._under_way: dict[Job, float | None] = {}
         self._deaths: Counter[Job] = Counter()
@@ -89,7 +85,7 @@ class Schedule:
     def next(self) -> Job | None:
         """Take the next job that can be begun now; None where there is none."""
         now = time.time()
-        if self.stop() or now >= self._deadline:
+        if STOP.is_set() or now >= self._deadline:
             return None
         for job in self.waiting:
             continued = (job.folder / "checkpoint.pt").is_file()
@@ -147,9 +143,7 @@ def _kinds(settings: RunSettings) -> tuple[str, str]:
     return json.dumps(content, sort_keys=True), json.dumps(similar, sort_keys=True)
 
 
-def attempt(
-    job: Job, workshop: Workshop, problems: dict[int | None, "Problem"], watch: Watch, stop: Stop
-) -> Ending:
+def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"], watch: Watch) -> Ending:
     """Run one job, or go on with it, and tell how it ended; nothing is raised but what ends the process.
 
     ``problems`` keeps the opened data by ``training.maximum_hours`` from one job to the next.
@@ -159,8 +153,6 @@ def attempt(
 
     def progress(report: "EpochReport") -> None:
         watch(job.name, report)
-        if stop():
-            raise RunPaused(f"{job.name}: stopped after epoch {report.epoch}; run the study again to go on")
 
     try:
         hours = job.settings.training.maximum_hours
@@ -187,7 +179,7 @@ def in_process(schedule: Schedule, workshop: Workshop, workers: int, watch: Watc
     try:
         torch.set_num_threads(workshop.threads)
         while job := schedule.next():
-            ending = attempt(job, workshop, problems, watch, schedule.stop)
+            ending = attempt(job, workshop, problems, watch)
             watch(job.name, None)
             yield schedule.ended(job, ending)
     finally:

@@ -12,18 +12,20 @@ import signal
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
+from relif_core.stopping import GRACE, STOP
 from relif_core.studies.jobs import Ending, Job, Outcome, Schedule, Watch, Workshop, attempt
 
 if TYPE_CHECKING:
     from relif_core.problems.base import Problem
     from relif_core.training import EpochReport
 
-#: Seconds between two looks at the stop request, and seconds that a worker asked to stop has for its checkpoint.
-LOOK, GRACE = 0.2, 1.2
+#: Seconds between two looks at the stop request.
+LOOK = 0.2
 #: Of Linux's prctl: the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
 
@@ -52,7 +54,7 @@ def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch)
                 worker = idle.pop() if idle else _hire(workshop)
                 crew[worker.line] = worker
                 worker.begin(job)
-            if schedule.stop() or all(worker.job is None for worker in crew.values()):
+            if STOP.is_set() or all(worker.job is None for worker in crew.values()):
                 break
     finally:
         _dismiss(crew.values())
@@ -63,7 +65,9 @@ def _hire(workshop: Workshop) -> _Worker:
     process = multiprocessing.get_context("spawn").Process(
         target=_serve, args=(theirs, workshop, os.getpid()), daemon=True
     )
-    # The worker inherits the mask: Ctrl-C in a terminal reaches every process, and the study alone answers.
+    # The worker inherits the mask: Ctrl-C in a terminal reaches every process, and the study alone answers. (The tracker would lift
+    # the mask where it is not running yet.)
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
@@ -121,15 +125,7 @@ def _serve(line: Connection, workshop: Workshop, parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
-    asked = False
-
-    def stop_soon(*_: object) -> None:
-        """Let the run write its checkpoint; the alarm ends the process where that takes too long."""
-        nonlocal asked
-        asked = True
-        signal.setitimer(signal.ITIMER_REAL, GRACE)
-
-    signal.signal(signal.SIGTERM, stop_soon)
+    signal.signal(signal.SIGTERM, _stop_soon)
     import torch
 
     torch.set_num_threads(workshop.threads)
@@ -139,6 +135,14 @@ def _serve(line: Connection, workshop: Workshop, parent: int) -> None:
         line.send((name, news))
 
     with contextlib.suppress(EOFError, BrokenPipeError):
-        while not asked:
+        while not STOP.is_set():
             job = line.recv()
-            tell(job.name, attempt(job, workshop, problems, tell, lambda: asked))
+            tell(job.name, attempt(job, workshop, problems, tell))
+    # Taking torch down would last longer than a stop may.
+    os._exit(0)
+
+
+def _stop_soon(*_: object) -> None:
+    """Let the run write its checkpoint; the alarm ends the process where that takes too long."""
+    STOP.set()
+    signal.setitimer(signal.ITIMER_REAL, GRACE)

@@ -6,11 +6,13 @@ A task whose machine dies is started again elsewhere and goes on from the run's 
 
 import logging
 import queue
+import signal
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from relif_core.errors import InputError
+from relif_core.stopping import GRACE, STOP
 from relif_core.studies.jobs import ATTEMPTS, Ending, Job, Outcome, Schedule, Watch, Workshop, attempt
 
 if TYPE_CHECKING:
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Where the line back to the study lives: the machine that holds the cluster together.
 HEAD = "node:__internal_head__"
-#: Seconds that a cluster has to answer, and that tasks asked to stop have for their checkpoints.
-ANSWER, GRACE = 10, 1.2
+#: Seconds that a cluster has to answer.
+ANSWER = 10
 _problems: dict[Workshop, dict[int | None, "Problem"]] = {}
 
 
@@ -51,7 +53,7 @@ def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch)
         _can_hold(ray.nodes(), needs)
         reports = Queue(actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}})
         task = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=ATTEMPTS - 1)(_work)
-        while not schedule.stop():
+        while not STOP.is_set():
             while len(pending) < workers and (job := schedule.next()):
                 pending[task.remote(job, workshop, reports)] = job
             if not pending:
@@ -116,4 +118,10 @@ def _work(job: Job, workshop: Workshop, reports: Any) -> Ending:
 
     torch.set_num_threads(workshop.threads)
     problems = _problems.setdefault(workshop, {})
-    return attempt(job, workshop, problems, lambda name, report: reports.put((name, report)), lambda: False)
+    STOP.clear()
+    # What a cancelled task gets.
+    before = signal.signal(signal.SIGINT, lambda *_: STOP.set())
+    try:
+        return attempt(job, workshop, problems, lambda name, report: reports.put((name, report)))
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,46 @@
+"""Stopping on request: the first Ctrl-C or SIGTERM asks, and what has not stopped soon after is interrupted."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+#: Set (by a signal handler, from any thread) to ask the runs of this process to stop after their step in progress.
+STOP = threading.Event()
+#: Seconds that a process which was asked to stop has for its checkpoint, and those that a command has which waits for such processes.
+GRACE, PATIENCE = 1.2, 1.6
+
+
+@dataclass
+class StopRequest:
+    """``signal`` is the number of the signal that asked to stop; 0 where none did."""
+
+    signal: int = 0
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Within the block the first Ctrl-C or SIGTERM sets ``STOP``; a second one, or ``PATIENCE`` seconds, interrupts the block.
+
+    Raises:
+        KeyboardInterrupt: The block was interrupted.
+    """
+    request = StopRequest()
+
+    def note(number: int, frame: object) -> None:
+        if request.signal:
+            raise KeyboardInterrupt
+        request.signal = number
+        STOP.set()
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield request
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        STOP.clear()
