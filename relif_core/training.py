@@ -10,7 +10,6 @@ import fcntl
 import itertools
 import math
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -36,14 +35,13 @@ from relif_core.problems.base import Evaluation, Problem
 from relif_core.provenance import command, processor_instructions, processor_name, sources
 from relif_core.record import FORMAT, Record, run_key
 from relif_core.settings import REVISION, ControllerSettings, RunSettings, as_json
+from relif_core.stopping import STOP
 
 CHECKPOINT = "checkpoint.pt"
 #: What a run whose numbers left the finite ones leaves in place of a record: it counts against its method.
 FAILED = "failed.json"
 #: A run writes no checkpoint while its last one is younger, unless it ends.
 CHECKPOINT_SECONDS = 30.0
-#: Set (by a signal handler, from any thread) to ask the runs of this process to stop after their step in progress.
-STOP = threading.Event()
 #: The selected weights of a finished run.
 WEIGHTS = "model.safetensors"
 #: Seed of the matching that makes calibration pairs: the same pairs of subjects for every run on a data set.
@@ -126,14 +124,15 @@ def run(
             with _failure_noted(settings, folder):
                 if whole := loop.train_epoch():
                     loop.select()
-            late = time.time() > deadline
-            if loop.finished or late or STOP.is_set() or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            # Asked once, so that nothing is paused unsaved.
+            asked, late = STOP.is_set(), time.time() > deadline
+            if loop.finished or late or asked or time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 _save(loop, folder / CHECKPOINT, key)
                 saved = time.monotonic()
             if whole and progress is not None:
                 progress(loop.report())
-            if (late or STOP.is_set()) and not loop.finished:
-                reason = "asked to stop" if STOP.is_set() else "the time is used up"
+            if (late or asked) and not loop.finished:
+                reason = "asked to stop" if asked else "the time is used up"
                 place = f"after epoch {loop.epoch}" if whole else f"in epoch {loop.epoch + 1}"
                 raise RunPaused(f"{folder}: {reason} {place}; run again to go on")
         record = _finish(loop, key, began, resumed)

@@ -18,6 +18,12 @@ from relif_core.studies.grid import grid, run_study
 SOON = 10.0
 #: Stores nothing larger than ten kilobytes.
 SMALL_FILES = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); "
+#: Sends itself SIGTERM when the first epoch is shown.
+STOPPED_AT_ONCE = """
+import os, signal
+from relif_core.studies.display import StudyDisplay
+StudyDisplay.show = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+"""
 SETTINGS = {"model.hidden": 12, "model.head_width": 8, "training.epochs": 12, "training.batch_size": 32}
 CHANGES = {"model": {"hidden": 12, "head_width": 8}, "training": {"epochs": 12, "batch_size": 32}}
 
@@ -98,11 +104,10 @@ def test_a_stopped_study_ends_soon_and_goes_on(
 
 
 def test_a_stopped_run_writes_a_checkpoint(icu_folder: Path, tmp_path: Path) -> None:
-    process = relif("run", "--method", "erm", "--data", icu_folder, "--target", tmp_path)
-    until((tmp_path / ".lock").exists)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=SOON)[0]
+    process = relif(
+        "run", "--method", "erm", "--data", icu_folder, "--target", tmp_path, before=STOPPED_AT_ONCE
+    )
+    output = process.communicate(timeout=300)[0]
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "the same command goes on" in output
     assert (tmp_path / "checkpoint.pt").is_file()
