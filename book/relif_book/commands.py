@@ -51,6 +51,9 @@ def publish(
     logit_seeds: Annotated[
         int, typer.Option(help="With --keep study: how many of the lowest seeds keep their test logits.")
     ] = 5,
+    logit_methods: Annotated[
+        str, typer.Option(help="With --keep study: the methods that do, separated by commas; all if empty.")
+    ] = "",
     exploratory: Annotated[
         bool, typer.Option(help="Publish runs of modified or several states of the sources, labelled so.")
     ] = False,
@@ -69,6 +72,7 @@ def publish(
         target,
         keep,  # type: ignore[arg-type]
         logit_seeds=logit_seeds,
+        logit_methods=[name for name in logit_methods.split(",") if name],
         failed=failed,
         exploratory=exploratory,
     )

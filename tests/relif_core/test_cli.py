@@ -51,9 +51,11 @@ def test_the_road_from_a_study_to_a_card(tensors: Path, tmp_path: Path) -> None:
         "study", "erm,relif", "--data", tensors, "--target", tmp_path / "runs", "--seeds", 1, *SMALL
     )
     assert "2 of 2 records (2 found, 0 made)" in again
-    assert "2 records, tolerance" in relif("publish", tmp_path / "runs", tmp_path / "published")
+    assert "2 records, tolerance" in relif(
+        "publish", tmp_path / "runs", tmp_path / "published", "--exploratory"
+    )
     assert sorted(path.name for path in (tmp_path / "published").iterdir()) == [
-        "audits.json", "erm-seed0", "reference.json", "relif-seed0",
+        "audits.json", "audits.npz", "erm-seed0", "reference.json", "relif-seed0",
     ]  # fmt: skip
     card = tmp_path / "card.json"
     relif(

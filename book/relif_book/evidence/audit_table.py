@@ -17,7 +17,6 @@ import numpy as np
 from relif_book.evidence.contrasts import influences
 from relif_book.evidence.utility_errors import bootstrap_counts, utility_replicates
 from relif_core.audit import AuditContext, AuditResult, audit, bias_curve
-from relif_core.audit.comparison import Kind
 from relif_core.audit.uncertainty import interval, unit_interval
 from relif_core.errors import InputError, RecordError
 from relif_core.files import atomic_file, write_json
@@ -36,6 +35,8 @@ _PLAIN = ("tolerance", "split", "keys", "subjects", "pairs")
 #: Came with errors for unequal subjects; earlier tables have the degrees of equal ones.
 _FREEDOM = ("bias_freedom", "violation_rate_freedom")
 _CORRELATION = 32767
+#: Steps of a published influence to either side of 0.
+_STEPS = 63
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class AuditTable:
     ``curve_tolerances``.
 
     ``more`` holds what only records of revision 2 on allow, read as attributes: ``calibrated_``, ``last_`` and
-    ``last_calibrated_`` ``bias`` and ``violation_rate``; ``calibration_effect``, calibrated minus raw Bias; ``worst``, ``macro``,
+    ``last_calibrated_`` ``bias`` and ``violation_rate`` (this without errors); ``calibration_effect``, calibrated minus raw Bias; ``worst``, ``macro``,
     ``last_worst``, ``last_macro``; each with ``<kind>_covariance``, those of audits with ``<kind>_freedom`` (the covariance of utilities from one paired subject bootstrap, NaN
     where a record keeps no logits); ``calibrated_bias_curve`` and ``calibrated_violation_rate_curve``. ``failed`` lists the runs that were
     asked for and failed; ``exploratory`` tells that sources were modified. ``shares``, in memory only, maps every kind with a
@@ -134,9 +135,10 @@ class AuditTable:
             raise RecordError(
                 f"these records have no view {name!r}; records of revision 2 on do, on tasks with logits"
             )
-        names = ("bias", "violation_rate", "bias_covariance", "violation_rate_covariance", *_FREEDOM)
+        names = ("bias", "violation_rate", "bias_covariance", *_FREEDOM)
         of_view: dict[str, Any] = {own: self.more[f"{name}_{own}"] for own in names}
-        return replace(self, **of_view)
+        unknown = np.full_like(self.violation_rate_covariance, np.nan)
+        return replace(self, **of_view, violation_rate_covariance=unknown)
 
     def save(self, folder: Path) -> None:
         """Write ``audits.npz``, then ``audits.json``."""
@@ -283,12 +285,10 @@ def _view(
     """Return the estimates and shares of one view, and of calibration what it changes and the curves."""
     audits = [audit_record(record, tolerance, split, view) for record in records]
     found: dict[str, np.ndarray] = {}
-    shares: dict[str, np.ndarray] = {}
-    kind: Kind
     for kind in ("bias", "violation_rate"):
         found[f"{view}_{kind}"] = np.array([getattr(result, kind) for result in audits])
         found[f"{view}_{kind}_freedom"] = np.array([getattr(result, f"{kind}_freedom") for result in audits])
-        shares[f"{view}_{kind}"] = influences(audits, kind)
+    shares = {f"{view}_bias": influences(audits, "bias")}
     if view == "calibrated":
         found["calibration_effect"] = found["calibrated_bias"] - np.array([result.bias for result in first])
         curves = [bias_curve(record.scores(split, view), CURVE_TOLERANCES) for record in records]
@@ -362,15 +362,15 @@ def joined(table: AuditTable, records: Sequence[Record], later: AuditTable) -> A
 
 
 def packed_shares(table: AuditTable, key: str) -> dict[str, np.ndarray]:
-    """Return what a published record keeps of its shares, so that later runs can be compared with it: int8 and a scale.
+    """Return what a published record keeps of its shares, so that later runs can be compared with it: 7 bits and a scale.
 
-    Rounding adds less than a thousandth to a variance. The effect of calibration is the difference of two others.
+    Rounding adds less than a hundredth to a variance. The effect of calibration is the difference of two others.
     """
     row = table.keys.index(key)
     packed = {}
     for kind, rows in table.shares.items():
         if kind != "calibration_effect":
-            scale = float(np.abs(rows[row]).max()) / 127
+            scale = float(np.abs(rows[row]).max()) / _STEPS
             steps = np.rint(rows[row] / scale) if scale > 0 else np.zeros_like(rows[row])
             packed[f"influence/{kind}"] = np.nan_to_num(steps).astype(np.int8)
             packed[f"influence_scale/{kind}"] = np.array(scale)

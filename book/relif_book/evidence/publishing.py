@@ -1,8 +1,8 @@
 """Published records: what of a study may leave the machine, and the files that the book reads.
 
 A published folder holds ``reference.json`` (the tolerance and the validation evidence that chose it), ``audits.json`` and
-``audits.npz`` (the audit table at that tolerance: aggregates), ``labels.npz`` (labels, subjects and rows per sample, once) and one
-record per run; runs of one task alone, which nothing can audit, lie apart in ``single_task``. Where the data's licence allows
+``audits.npz`` (the audit table at that tolerance: aggregates) and one record per run, or all of them in ``runs.npz`` with
+``labels.npz`` (labels, subjects and rows per sample, once); runs of one task alone, which nothing can audit, lie apart in ``single_task``. Where the data's licence allows
 no per-person output, records hold histograms whose bins were merged until each holds ten or more, and there are no labels.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from relif_book.evidence.audit_table import AUDITS, AuditTable, audit_table, joined, packed_shares
+from relif_book.evidence.packing import RUNS, load_packed, save_packed
 from relif_book.evidence.reporting import ReferenceTolerance, choose_reference_tolerance
 from relif_core.audit import HistogramSketch
 from relif_core.errors import RecordError
@@ -32,7 +33,7 @@ LOGITS = ("logit/", "last_logit/")
 SHARED = ("label/", "rows/", "subject/")
 PERSONAL = (*SCORES, *LOGITS, *SHARED, "sample/")
 #: Bins of a published histogram: Bias read from one is within 1/BINS of that of the scores, whatever δ.
-BINS = 2048
+BINS = 1024
 #: No bin of a merged histogram holds fewer.
 LEAST = 10
 #: Of a study that keeps no scores, the seeds (the lowest) whose test logits it keeps.
@@ -92,6 +93,7 @@ def publish(
     keep: Keep = "all",
     *,
     logit_seeds: int = LOGIT_SEEDS,
+    logit_methods: Sequence[str] = (),
     failed: Sequence[Mapping[str, Any]] = (),
     exploratory: bool = False,
 ) -> AuditTable:
@@ -102,10 +104,11 @@ def publish(
         target: The folder to publish to.
         keep: Of the per-person arrays, where they may leave at all (:func:`may_leave`): "all"; "test", the test scores with
             their subjects, and the validation scores of the reference run alone; "study", test logits of the selected epoch
-            for the ``logit_seeds`` lowest seeds of every method, histograms of :data:`BINS` bins in all other places, labels
-            and subjects once, and validation scores of the reference run; "aggregates", none. At the level "study" runs that
-            ``target`` holds already stay, and its table grows by ``records``.
-        logit_seeds: See ``keep``.
+            for the ``logit_seeds`` lowest seeds of ``logit_methods`` (of all methods if empty), histograms of :data:`BINS` bins in
+            all other places, influences, labels and subjects once, and validation scores of the reference run, all packed into
+            one file; "aggregates", none. At the level "study" runs that ``target`` holds already stay, and its table grows by
+            ``records``.
+        logit_seeds, logit_methods: See ``keep``.
         failed: Runs that were asked for and failed (method, seed, error): they count against their method.
         exploratory: Let modified sources pass; the table says so.
 
@@ -134,23 +137,31 @@ def publish(
     reference = write_reference(reference_run, target)
     table = audit_table(records, reference.tolerance)
     if before:
-        published = AuditTable.load(target)
-        table = joined(published, before, table)
-        failed = [*published.failed, *(item for item in failed if dict(item) not in published.failed)]
+        known = AuditTable.load(target)
+        table = joined(known, before, table)
+        failed = [*known.failed, *(item for item in failed if dict(item) not in known.failed)]
+        exploratory = exploratory or known.exploratory
     table = replace(
         table,
         failed=[dict(item) for item in failed],
         exploratory=exploratory,
     )
     with_logits = set(sorted({record.seed for record in [*before, *records]})[:logit_seeds])
+    published = []
     for record in records:
         level = keep if may_leave(record) else "aggregates"
-        kept = _kept(record, level, record is reference_run, record.seed in with_logits)
+        named = not logit_methods or record.method in logit_methods
+        kept = _kept(record, level, record is reference_run, named and record.seed in with_logits)
         if level == "study":
             kept |= packed_shares(table, record.key)
-        Record(record.content, kept).save(target / f"{record.method}-seed{record.seed}")
-    if keep == "study" and may_leave(reference_run) and reference_run not in before:
-        _save_labels(reference_run, target)
+        published.append(Record(record.content, kept))
+    if keep == "study":
+        save_packed([*before, *published], target)
+        if may_leave(reference_run) and reference_run.key not in kept_already:
+            _save_labels(reference_run, target)
+    else:
+        for record in published:
+            record.save(target / f"{record.method}-seed{record.seed}")
     for record in alone:
         kept = {name: array for name, array in record.arrays.items() if not name.startswith(PERSONAL)}
         Record(record.content, kept).save(target / SINGLE_TASK / f"{record.method}-seed{record.seed}")
@@ -162,7 +173,7 @@ def _published_before(target: Path) -> list[Record]:
     """Return the records that a published study holds already."""
     if not (target / AUDITS).is_file():
         return []
-    return [record for record in load_records(target) if len(record.tasks) > 1]
+    return load_packed(target) if (target / RUNS).is_file() else load_records(target)
 
 
 def _kept(record: Record, level: Keep, is_reference: bool, with_logits: bool) -> dict[str, np.ndarray]:
@@ -303,11 +314,11 @@ def read_published(folder: Path) -> tuple[list[Record], ReferenceTolerance, Audi
     if (folder / LABELS).is_file():
         with np.load(folder / LABELS, allow_pickle=False) as archive:
             shared = {name: archive[name] for name in archive.files}
+    found = load_packed(folder) if (folder / RUNS).is_file() else load_records(folder)
     records = [
-        Record(record.content, {**shared, **record.arrays})
-        for record in load_records(folder)
-        if len(record.tasks) > 1
+        Record(record.content, {**shared, **record.arrays}) for record in found if len(record.tasks) > 1
     ]
+    records.sort(key=lambda record: (record.method, record.seed, record.key))
     return records, read_reference(folder), table
 
 

@@ -1,0 +1,218 @@
+"""Studies published small: packed without loss, logits of some seeds, histograms with a bound, and what is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+
+from relif_book.evidence.audit_table import AuditTable, audit_record, audit_table
+from relif_book.evidence.packing import RUNS, load_packed, save_packed
+from relif_book.evidence.publishing import BINS, LEAST, merged, publish, read_published
+from relif_book.evidence.utility_errors import (
+    bootstrap_counts,
+    utility_replicates,
+    weighted_auroc,
+    weighted_kappa,
+)
+from relif_core.errors import RecordError
+from relif_core.record import VIEWS, Record
+from relif_core.settings import as_json
+from relif_core.studies.grid import grid, run_study
+
+
+@pytest.fixture(scope="module")
+def records(icu_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    runs = grid(
+        ["erm", "relif"], [0, 1], model={"hidden": 12, "head_width": 8},
+        training={"epochs": 3, "batch_size": 32, "learning_rate": 3e-3},
+    )  # fmt: skip
+    made = run_study(runs, icu_folder, tmp_path_factory.mktemp("runs")).records
+    clean = [with_made(record, modified=False) for record in made]
+    return sorted(clean, key=lambda record: (record.method, record.seed))
+
+
+def with_made(record: Record, **changes: Any) -> Record:
+    return replace(record, content={**record.content, "made": {**record.content["made"], **changes}})
+
+
+@pytest.fixture(scope="module")
+def published(records: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("published") / "study"
+    publish(records, target, "study", logit_seeds=1, failed=[{"method": "relif", "seed": 9, "error": "NaN"}])
+    return target
+
+
+def test_packing_loses_nothing(records: list[Record], tmp_path: Path) -> None:
+    save_packed(records, tmp_path)
+    first = (tmp_path / RUNS).read_bytes()
+    assert [record.digest() for record in load_packed(tmp_path)] == [record.digest() for record in records]
+    assert save_packed(records, tmp_path).read_bytes() == first
+    (tmp_path / RUNS).write_bytes(first[: len(first) // 2])
+    with pytest.raises(RecordError, match="cannot be read"):
+        load_packed(tmp_path)
+
+
+def test_a_study_keeps_logits_of_some_seeds_and_histograms_else(
+    records: list[Record], published: Path
+) -> None:
+    back, reference, table = read_published(published)
+    assert [(record.key, record.content) for record in back] == [(own.key, own.content) for own in records]
+    for record, own in zip(back, records, strict=True):
+        assert bool(record.logits("test")) == (record.seed == 0)
+        assert not record.has("", "test")
+        np.testing.assert_array_equal(record.trace("weight"), own.trace("weight"))
+        for view in VIEWS:
+            if record.seed == 0 and not view.startswith("last"):
+                for task, scores in own.scores("test", view).items():
+                    np.testing.assert_allclose(record.scores("test", view)[task], scores, atol=5e-4)
+                continue
+            for delta in (0.0, 0.1, reference.tolerance):
+                exact = audit_record(own, delta, "test", view).bias
+                assert abs(record.sketch("test", view).audit(delta).bias - exact) <= 1 / BINS
+    assert table.failed == [{"method": "relif", "seed": 9, "error": "NaN"}]
+    labels = records[0].arrays["label/test/mortality"]
+    np.testing.assert_array_equal(back[3].arrays["label/test/mortality"], labels)
+
+
+def test_the_table_has_every_view(records: list[Record], published: Path) -> None:
+    table = AuditTable.load(published)
+    for view in ("calibrated", "last", "last_calibrated"):
+        for row, record in enumerate(records):
+            found = audit_record(record, table.tolerance, "test", view)
+            assert getattr(table, f"{view}_bias")[row] == pytest.approx(found.bias)
+            weights = np.eye(len(records))[row]
+            np.testing.assert_allclose(table.view(view).interval(weights), found.bias_interval(), atol=1e-6)
+    np.testing.assert_allclose(table.calibration_effect, table.calibrated_bias - table.bias)
+    own = np.array([record.result["last"]["utility"]["test"]["worst"] for record in records], dtype=float)
+    np.testing.assert_array_equal(table.last_worst, own)
+    with pytest.raises(RecordError, match="no errors of 'speed'"):
+        table.covariance("speed")
+    old = audit_table([without_views(record) for record in records], table.tolerance)
+    with pytest.raises(RecordError, match="no view 'calibrated'"):
+        old.view("calibrated")
+
+
+def without_views(record: Record) -> Record:
+    """The record as it was before revision 2."""
+    kept = {name: array for name, array in record.arrays.items() if name.startswith(("score", "subject"))}
+    result = {name: value for name, value in record.result.items() if name not in ("last", "temperatures")}
+    return Record({**record.content, "result": result}, kept)
+
+
+def test_closed_data_leave_merged_histograms_alone(records: list[Record], tmp_path: Path) -> None:
+    closed = [
+        replace(
+            record,
+            content={
+                **record.content,
+                "dataset": {**record.content["dataset"], "output_policy": "aggregate"},
+            },
+        )
+        for record in records
+    ]
+    for keep in ("all", "study"):
+        publish(closed, tmp_path / keep, keep)  # type: ignore[arg-type]
+        assert not (tmp_path / keep / "labels.npz").exists()
+        for record in read_published(tmp_path / keep)[0]:
+            shown = {name.split("/")[0] for name in record.arrays}
+            assert shown <= {"merged_histogram", "epoch", "trace", "calibration"}
+            _, counts = record.arrays["merged_histogram/score/test/mortality"]
+            assert counts.min() >= LEAST
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=40), st.integers(1, 15))
+def test_merged_bins_hold_enough_and_all(counts: list[int], least: int) -> None:
+    edges, found = merged(np.array(counts), least)
+    if sum(counts) < least:
+        assert not len(edges)
+        return
+    assert found.min() >= least
+    assert found.sum() == sum(counts)
+    assert edges[-1] == len(counts)
+    assert (np.diff(edges) > 0).all()
+
+
+REFUSED: dict[str, tuple[Callable[[list[Record]], list[Record]], str]] = {
+    "modified": (
+        lambda r: [with_made(r[0], modified=True), *r[1:]],
+        "1 of 4 runs were made from modified sources",
+    ),
+    "sources": (
+        lambda r: [with_made(r[0], source="other"), *r[1:]],
+        "2 states of relif_core trained these runs",
+    ),
+    "resumed": (
+        lambda r: [with_made(r[0], all_sources=["other", r[0].content["made"]["source"]]), *r[1:]],
+        "2 states of relif_core",
+    ),
+    "devices": (
+        lambda r: [*r[:3], replace(r[3], content={**r[3].content, "key": "made on a GPU"})],
+        "made on cpu and cuda",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_mislead_is_refused(records: list[Record], tmp_path: Path, name: str) -> None:
+    change, message = REFUSED[name]
+    with pytest.raises(RecordError, match=message):
+        publish(change(records), tmp_path)
+    assert not list(tmp_path.iterdir())
+    if name != "devices":
+        assert publish(change(records), tmp_path, exploratory=True).exploratory
+        assert read_published(tmp_path)[2].exploratory
+
+
+def test_one_tolerance_per_data_set(records: list[Record], tmp_path: Path) -> None:
+    publish(records, tmp_path / "first")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    text = (tmp_path / "first" / "reference.json").read_text()
+    stated = text.replace('"tolerance": ', '"tolerance": 0.5,\n "was": ', 1).replace('"was": ', '"x": ', 1)
+    lines = [line for line in stated.splitlines() if '"x":' not in line]
+    (shared / "reference.json").write_text("\n".join(lines))
+    assert publish(records, tmp_path / "second").tolerance == 0.5
+    with pytest.raises(RecordError, match=r"the data set's own reference 0\.5"):
+        publish(records, tmp_path / "first")
+
+
+@given(st.integers(0, 10_000))
+def test_weighted_utilities_are_those_of_repeated_rows(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    rows, classes = 30, 4
+    weights = generator.integers(0, 4, (2, rows)).astype(np.float32)
+    labels = generator.integers(0, classes, rows)
+    predicted = generator.integers(0, classes, rows)
+    scores = np.round(generator.uniform(size=rows), 1)
+    binary = (labels > 1).astype(int)
+    found = weighted_auroc(binary, scores, weights), weighted_kappa(labels, predicted, weights, classes)
+    for row, times in enumerate(weights.astype(int)):
+        area = roc_auc_score(np.repeat(binary, times), np.repeat(scores, times))
+        kappa = cohen_kappa_score(
+            np.repeat(labels, times), np.repeat(predicted, times), weights="linear", labels=range(classes)
+        )
+        np.testing.assert_allclose((found[0][row], found[1][row]), (area, kappa), atol=1e-6)
+
+
+def test_every_subject_once_gives_the_utility_itself(records: list[Record]) -> None:
+    record = records[0]
+    once = np.ones((1, 1 + max(own.max() for own in record.subjects("test").values())), dtype=np.float32)
+    stated = [item["score"] for item in record.result["utility"]["test"]["tasks"].values()]
+    # Half-precision logits tie where the 30 test stays of this small study are all but equal.
+    kept = record.logits("test")["mortality"]
+    stated[0] = roc_auc_score(kept.labels, kept.logits[:, 0])
+    np.testing.assert_allclose(utility_replicates(record, once)[0], stated, atol=2e-3)
+    counts = bootstrap_counts(record.subjects("test"), replicates=50)
+    present = np.unique(np.concatenate(list(record.subjects("test").values())))
+    assert (counts.sum(1) == len(present)).all()
+
+
+def test_settings_of_published_records_are_whole(records: list[Record], published: Path) -> None:
+    for record in read_published(published)[0]:
+        assert as_json(record.settings) == record.content["settings"]
