@@ -21,6 +21,7 @@ from relif_core.errors import InputError
 
 _ONE = np.uint64(1)
 _BLOCK = 1 << 14
+_SMALL = 1 << 12
 _ROUNDING = 2.0**-50  # more than rounding moves a score and a tolerance of at most 1
 
 
@@ -112,6 +113,13 @@ def _cross(
     merged. The bits of a non-negative float64 sort as its value does and leave the top bit free: shifted by one they make
     room for the origin, and a stable sort of two runs is one linear merge.
     """
+    if len(low) + len(high) < _SMALL:
+        top = reach(low, tolerance)
+        if within is not None:
+            within[:] = np.searchsorted(high, top, "right")
+        if exceeded is not None:
+            exceeded[:] = np.searchsorted(top, high)
+        return
     end = int(np.searchsorted(low, high[-1] - tolerance + _ROUNDING, "right"))
     start = int(np.searchsorted(high, low[0] + tolerance - _ROUNDING)) if end else len(high)
     if within is not None:

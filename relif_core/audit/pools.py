@@ -48,6 +48,9 @@ class Pool:
         """
         n = len(self.values)
         sums = np.zeros(n + 1)
+        if n <= _BLOCK:
+            np.cumsum(self.values, out=sums[1:])
+            return sums
         whole = n - n % _BLOCK
         blocks = sums[1 : whole + 1].reshape(-1, _BLOCK)
         np.cumsum(self.values[:whole].reshape(-1, _BLOCK), axis=1, out=blocks)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+_SMALL = 1 << 12
+
 
 def sorting_order(values: np.ndarray) -> np.ndarray:
     """Return a permutation that sorts scores in [0, 1], in about the time of sorting them.
@@ -9,6 +11,8 @@ def sorting_order(values: np.ndarray) -> np.ndarray:
     Their leading bits are sorted together with their indices; scores that agree there are put right by a stable
     sort, which takes linear time on a nearly sorted array.
     """
+    if len(values) < _SMALL:
+        return np.argsort(values, kind="stable")
     scale = 2.0 ** (63 - index_bits(len(values)))
     order = indices(packed((values.astype(np.float64) * scale).astype(np.uint64)))
     ordered = values[order]
