@@ -106,7 +106,13 @@ def leakage_study(
             "training_seconds": round(
                 sum(record.content["made"]["training_seconds"] for record in records.values()), 1
             ),
-            **{name: value for name, value in machine(problem.device).items() if name != "source"},
+            **{
+                name: value
+                for name, value in machine(
+                    problem.device, next(iter(records.values())).settings.training.precision
+                ).items()
+                if name != "source"
+            },
         },
     }
 

@@ -143,7 +143,11 @@ def varying_tolerances(
         ],
         "hour_audits": hour_audits,
         "hour_contrasts": hour_contrasts,
-        "made": {name: value for name, value in machine(torch.device(device)).items() if name != "source"},
+        "made": {
+            name: value
+            for name, value in machine(torch.device(device), "float32").items()
+            if name != "source"
+        },
     }
 
 
