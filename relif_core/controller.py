@@ -6,7 +6,7 @@ Every controller has the same small surface: ``update(violation_rate) -> weight`
 
 import math
 from collections.abc import Mapping
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 from relif_core.errors import InputError, RecordError
 
@@ -282,9 +282,7 @@ class ProportionalIntegralController(_BoundedController):
         return self.initial * math.exp(exponent)
 
 
-def controller_of(
-    kind: str, *, step_size: float, proportional_gain: float, **common: float | int
-) -> Controller:
+def controller_of(kind: str, *, step_size: float, proportional_gain: float, **common: Any) -> Controller:
     """Return the controller that a run's settings describe: the fields of its ``ControllerSettings``."""
     if kind == "constant":
         return ConstantWeight(float(common["initial"]), ema=float(common["ema"]))

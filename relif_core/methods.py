@@ -121,14 +121,16 @@ _PENALTIES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
 
 def _table() -> Iterable[Method]:
     for key, title, source, *look in _BALANCERS:
-        entry = Method(key, title, *look, balancer=key, source=source)
+        entry = Method(key, title, balancer=key, source=source)
+        if look:
+            entry = replace(entry, colour=look[0], marker=look[1])
         published = {name: own for name, _, _, *own in _BALANCERS}.get(key.removesuffix("_as_released"))
         if not look and published:  # another version of a method has its look, hollow
             entry = replace(entry, colour=published[0], marker=published[1], hollow=True)
         yield entry
     for key, title, changes in _PENALTIES:
-        look = ("#0072B2", "*") if key == "relif" else ()
-        yield Method(key, title, *look, penalty=True, changes=changes)
+        entry = Method(key, title, penalty=True, changes=changes)
+        yield replace(entry, colour="#0072B2", marker="*") if key == "relif" else entry
     for task in ("segmentation", "depth", "normals"):
         # No method, but what Δm compares methods with.
         yield Method(f"single_{task}", f"single {task}", changes={"model": {"task": task}}, dense=True)

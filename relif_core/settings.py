@@ -70,7 +70,7 @@ class Checked:
     def __post_init__(self) -> None:
         """Check every field's type, then its range; None is outside no range."""
         owner = type(self).__name__
-        for name, expected in _hints(type(self)).items():
+        for name, expected in _hints(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
             if not _fits(value, expected):
                 raise InputError(f"{owner}.{name} = {value!r} does not fit {expected}")

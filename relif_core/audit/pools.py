@@ -307,7 +307,7 @@ def checked_integer(value: Any, name: str, least: int) -> int:
 
 def checked_fraction(value: Any, name: str) -> float:
     """Return a number between 0 and 1, both excluded, or refuse anything else."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < 1:
         raise InputError(f"{name} must lie between 0 and 1, got {value!r}")
     return float(value)
 

@@ -110,7 +110,7 @@ class ClinicalModel(nn.Module):
             for layer, (state, cell) in enumerate(memory):
                 if layer:
                     rows = dropout(rows, encoder.dropout, self.training)
-                rows, *memory[layer] = torch.lstm(
+                rows, state, cell = torch.lstm(
                     rows,
                     (state[:, :count], cell[:, :count]),
                     weights[layer],
@@ -121,6 +121,7 @@ class ClinicalModel(nn.Module):
                     False,
                     True,
                 )
+                memory[layer] = (state, cell)
             places[living, start:stop] = torch.arange(begun, begun + count * (stop - start)).view(count, -1)
             pieces.append(rows.flatten(0, 1))
             begun += count * (stop - start)

@@ -193,9 +193,9 @@ class DenseModel(nn.Module):
         ``depth`` in metres and ``normal`` [3] are those of the training frames: their median and their mean.
         """
         if "depth" in self.heads:
-            self.heads["depth"].output.bias.fill_(depth)
+            self.heads["depth"].get_parameter("output.bias").fill_(depth)
         if "normals" in self.heads:
-            self.heads["normals"].output.bias.copy_(normal)
+            self.heads["normals"].get_parameter("output.bias").copy_(normal)
 
     def raw_scores(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the uncalibrated audit score [B] (float32) of every task, 0 where an image has no valid pixel for it.

@@ -58,7 +58,7 @@ def _utility(found: LabelledLogits, weights: np.ndarray) -> np.ndarray:
     labels = found.labels.reshape(found.logits.shape)
     areas = [
         weighted_auroc(labels[:, column], found.logits[:, column], weights)
-        for column in range(labels.shape[1])
+        for column in range(labels.shape[-1])
     ]
     counted = np.isfinite(areas)
     total = np.where(counted, areas, 0).sum(0)
