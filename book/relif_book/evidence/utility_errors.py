@@ -55,7 +55,7 @@ def _utility(found: LabelledLogits, weights: np.ndarray) -> np.ndarray:
     """Return a task's utility for row weights [replicates, rows]."""
     if found.kind == "binned":
         return (weighted_kappa(found.labels, found.logits.argmax(1), weights, found.logits.shape[1]) + 1) / 2
-    labels = found.labels.reshape(found.logits.shape)
+    labels: np.ndarray = found.labels.reshape(found.logits.shape)
     areas = [
         weighted_auroc(labels[:, column], found.logits[:, column], weights)
         for column in range(labels.shape[-1])
