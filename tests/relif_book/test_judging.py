@@ -161,7 +161,7 @@ def test_holm_names_the_parts_that_fail() -> None:
 
 
 def test_one_seed_and_impossible_counts_are_refused() -> None:
-    with pytest.raises(InputError, match="two or more finite values; run further seeds"):
+    with pytest.raises(InputError, match="one seed shows no spread between seeds"):
         paired([0.1])
     with pytest.raises(InputError, match="at least 3 of 1 parts cannot be asked"):
         at_least(3, "too many", [fact("x", True)])

@@ -1,5 +1,7 @@
 """The analysis plan says what the code of its rules says."""
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from relif_book.evidence import plan
 from relif_book.evidence.publishing import read_published, read_reference
 from relif_book.evidence.reporting import summarise
+from relif_core.studies.grid import STUDIES, named_study
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "data" / "records"
@@ -27,6 +30,30 @@ def test_the_spreads_are_those_of_the_exploratory_records(kind: str, spread: tup
     records, _, table = read_published(RECORDS / "physionet2012_methods")
     seen = plan.seen_spreads(summarise(records, table), kind)  # type: ignore[arg-type]
     assert np.round(seen, 3) == pytest.approx(spread)
+
+
+def planned_rows() -> list[list[str]]:
+    """Return the cells of every row of the plan's table of clinical runs."""
+    lines = [line for line in TEXT.splitlines() if re.match(r"\| `(table3|power|b3)`", line)]
+    return [line.strip("| ").split(" | ") for line in lines if line.count(" | ") == 5]
+
+
+def test_the_named_studies_are_those_of_the_plan() -> None:
+    """Seeds, width, epochs and patience of every block; 15 methods in ``power``, nine in ``b3``."""
+    blocks: Counter[str] = Counter()
+    for study, _, _, seeds, width, epochs in planned_rows():
+        name = study.split("`")[1]
+        blocks[name] += 1
+        runs = named_study(name, block=blocks[name])
+        first, last = map(int, seeds.split("–"))
+        assert {run.seed for run in runs} == set(range(first, last + 1))
+        assert {run.model.hidden for run in runs} == {int(width)}  # type: ignore[union-attr]
+        asked = re.findall(r"\d+", epochs)
+        assert {(run.training.epochs, run.training.patience) for run in runs} == {
+            (int(asked[0]), int(asked[1]))
+        }
+    assert blocks == {name: len(STUDIES[name].blocks) for name in ("table3", "power", "b3")}
+    assert [len(STUDIES[name].methods) for name in blocks] == [7, 15, 9]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,23 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 
-from relif_book.evidence.claims import CLAIMS, bias_part, claim_rows, evaluate, part_rows, worst_part
+from relif_book.evidence import measured
+from relif_book.evidence.claims import CLAIMS, HEADLINE, Evidence
+from relif_book.evidence.ledger import (
+    Judged,
+    Study,
+    finding,
+    judge_all,
+    matrix_rows,
+    part_rows,
+    verdict_counts,
+)
 from relif_book.evidence.reporting import compare_methods
 from relif_book.evidence.results import (
     ResultSet,
@@ -33,7 +45,7 @@ from relif_book.figures.method_plots import (
     mean_curves,
 )
 from relif_book.figures.style import new_figure
-from relif_core.errors import RecordError
+from relif_core.errors import InputError, RecordError
 from relif_core.record import Record
 from relif_core.settings import as_json, dense_changes, method_settings
 from relif_core.studies.grid import SEVEN_METHODS, STEP_SIZE_SWEEP
@@ -80,10 +92,15 @@ def made_up(
 
 def nyuv2(seeds: Sequence[int], gaps: Mapping[str, float] | None = None) -> ResultSet:
     """Seven methods, of which ReLiF leads by 0.01 in Worst and has next to no Bias unless ``gaps`` says otherwise."""
+    return _nyuv2(tuple(seeds), tuple((gaps or {}).items()))
+
+
+@cache
+def _nyuv2(seeds: tuple[int, ...], gaps: tuple[tuple[str, float], ...]) -> ResultSet:
     usual = {method: 0.25 + 0.01 * place for place, method in enumerate(SEVEN_METHODS)} | {"relif": 0.01}
     records = [
         made_up(
-            method, seed, gap={**usual, **(gaps or {})}[method], dense=True,
+            method, seed, gap={**usual, **dict(gaps)}[method], dense=True,
             worst=0.5 + 0.01 * (method == "relif") + 0.002 * seed + 1e-4 * math.sin(seed + len(method)),
         )
         for method in SEVEN_METHODS
@@ -146,9 +163,8 @@ def test_one_seed_shows_no_spread(uneven: ResultSet) -> None:
     assert row["Bias difference"].endswith("(one seed)")
     assert "±" not in row["Bias difference"] + row["Worst difference"]
     assert induced_comparison_rows(uneven, "pcgrad")[0]["95 % interval over seeds"] == "–"
-    assert bias_part(uneven, "erm", "pcgrad").state == "undecided"
-    assert worst_part(uneven, "erm", "pcgrad").state == "undecided"
-    assert worst_part(uneven, "erm", "pcgrad", same=True).state == "undecided"
+    with pytest.raises(InputError, match="one seed shows no spread"):
+        Evidence(uneven).bias_below("erm", "pcgrad")
     alone = uneven.narrowed(("pcgrad",))
     assert "one seed (1)" in alone.setting
     assert alone.spread == "one seed, so no spread between seeds is known"
@@ -207,57 +223,127 @@ def test_labels_beside_lines_never_overlap() -> None:
 DENSE = [claim for claim in CLAIMS if "dense" in claim.kinds]
 
 
-def on_nyuv2(sets: Sequence[ResultSet], number: int) -> dict[str, str | int]:
-    """The row of a claim about the paper's own data."""
-    return next(row for row in claim_rows(sets) if row["Claim"] == number)
+@pytest.fixture
+def known_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These records keep no logits; let their errors over subjects be none instead of unknown."""
+    monkeypatch.setattr(measured, "_subject_error", lambda *_: 0.0)
 
 
-def test_claims_on_dense_prediction_are_decided_by_their_records() -> None:
-    assert [claim.number for claim in DENSE] == [1, 8]
+def judged(results: ResultSet, number: str = "1", study: str = "nyuv2") -> Judged:
+    """A claim on dense prediction."""
+    return next(item for item in judge_all([Study(study, results)]) if item.claim.number == number)
+
+
+@pytest.mark.usefixtures("known_errors")
+def test_claims_on_dense_prediction_are_judged_by_their_records() -> None:
+    assert [claim.number for claim in DENSE] == ["1", "8"]
     results = nyuv2([0, 1, 2])
     for claim in DENSE:
-        states = {part.text: part.state for part in evaluate(claim, results)}
-        assert set(states.values()) == {"holds"}, states
-        row = on_nyuv2([results], claim.number)
-        assert (row["Data"], row["Verdict"]) == ("Made up", "reproduced")
-    parts = part_rows(DENSE[0], results)
+        found = judged(results, claim.number)
+        assert found.verdict == "supported", part_rows(found.parts)
+        assert found.cell == "supported (3 seeds, nyuv2)"
     half = results.reference.tolerance / 2
-    assert len(parts) == 12
-    assert sum(f"{half:.3f}" in row["Part"] for row in parts) == 4
+    assert sum(f"{half:.3f}" in part.text for part in judged(results).parts) == 6
     # Clinical claims are not asked of images.
-    assert {row["Claim"] for row in claim_rows([results]) if row["Data"] == "Made up"} == {1, 8}
+    assert {item.claim.number for item in judge_all([Study("nyuv2", results)])} == {"1", "8"}
 
 
-def test_a_rival_with_less_bias_refutes_the_first_claim() -> None:
-    results = nyuv2([0, 1, 2], {"fairgrad": 0.0, "relif": 0.3})
-    parts = {part.text: part.state for part in evaluate(DENSE[0], results)}
-    assert parts[f"ReLiF has the lowest Bias at δ = {results.reference.tolerance:.3f}"] == "fails"
-    assert parts["ReLiF has the highest mean Worst"] == "holds"
-    assert on_nyuv2([results], 1)["Verdict"] == "not reproduced"
+@pytest.mark.usefixtures("known_errors")
+def test_a_rival_with_less_bias_contradicts_the_first_claim() -> None:
+    found = judged(nyuv2([0, 1, 2], {"fairgrad": 0.0, "relif": 0.3}))
+    assert found.verdict == "contradicted"
+    states = {part.text: part.state for part in found.parts}
+    assert states["Worst of ReLiF above ERM"] == "supported"
+    assert [
+        text for text, state in states.items() if state == "contradicted" and "times that of FairGrad" in text
+    ]
 
 
-def test_one_seed_never_reproduces_a_claim() -> None:
-    results = nyuv2([0])
-    for claim in DENSE:
-        row = on_nyuv2([results], claim.number)
-        assert (row["Verdict"], row["Data"]) == ("not testable here", "Made up")
-        assert "one seed cannot decide" in str(row["Why"])
-        assert {part["State"] for part in part_rows(claim, results)} == {"undecided"}
-    numbers = " ".join(part["Numbers"] for part in part_rows(DENSE[0], results))
-    assert "+0.0100 (one seed, no interval)" in numbers
-    assert "inf" not in numbers
+def test_an_unknown_error_over_subjects_decides_nothing() -> None:
+    found = judged(nyuv2([0, 1, 2]))
+    assert found.verdict == "inconclusive"
+    rows = {str(row["Part"]): row for row in part_rows(found.parts)}
+    worst = rows["Worst of ReLiF above ERM"]
+    assert (worst["95 % interval"], worst["Power"], worst["Verdict"]) == ("–", "–", "inconclusive")
+    assert worst["Effect"] == "+0.0100"
 
 
-def test_one_method_with_one_seed_is_enough_to_leave_a_claim_open() -> None:
+def test_one_seed_is_not_testable_and_says_so() -> None:
+    for results in (nyuv2([0]), _one_of_pcgrad()):
+        found = judged(results)
+        assert found.verdict == "not testable here"
+        assert "one seed" in found.cell
+        (row, *_) = matrix_rows([found])
+        assert row["The paper's data"] == found.cell or "Made up" in row
+
+
+def _one_of_pcgrad() -> ResultSet:
     whole = nyuv2([0, 1, 2])
-    records = [record for record in whole.records if record.method != "pcgrad" or record.seed == 0]
-    assert on_nyuv2([result_set("uneven", records)], 1)["Verdict"] == "not testable here"
+    return result_set(
+        "uneven", [record for record in whole.records if record.method != "pcgrad" or record.seed == 0]
+    )
 
 
 def test_without_seven_methods_dense_claims_say_what_is_missing() -> None:
     results = nyuv2([0, 1]).narrowed(("erm", "relif"))
-    row = on_nyuv2([results], 1)
-    assert (row["Verdict"], row["Data"]) == ("not testable here", "NYUv2 (the paper's)")
-    assert "not of all seven methods" in str(row["Why"])
-    assert part_rows(DENSE[0], results) == []
+    assert judge_all([Study("nyuv2", results)]) == []
+    rows = matrix_rows([])
+    assert rows[0]["The paper's data"] == "not testable here (NYUv2: no records of its methods)"
+    assert rows[1]["The paper's data"] == "not testable here (MIMIC-III: credentialed data)"
     assert len(candidate_rows(results.reference)) == 6
+
+
+@pytest.mark.usefixtures("known_errors")
+def test_the_plans_study_stands_in_the_matrix_and_the_sentences_turn_with_it() -> None:
+    older, planned = nyuv2([0, 1, 2], {"fairgrad": 0.0, "relif": 0.3}), nyuv2([3, 4, 5])
+    both = judge_all([Study("exploratory", older), Study("nyuv2", planned)])
+    assert verdict_counts(both, "NYUv2") == {"supported": ["1", "8"]}
+    assert matrix_rows(both)[0]["The paper's data"] == "supported (3 seeds, nyuv2)"
+    first, second = finding(both)
+    assert first == "Of the paper's eight claims 2 can be asked of NYUv2; supported: 1 and 8."
+    assert second == "Planned runs judge 1 and 8."
+    first, second = finding(judge_all([Study("exploratory", older)]))
+    assert "contradicted: 1 and 8" in first
+    assert second.startswith("All of it is exploratory")
+
+
+def test_a_failed_run_counts_as_the_worst_of_the_study() -> None:
+    whole = nyuv2([0, 1, 2])
+    records = [record for record in whole.records if (record.method, record.seed) != ("relif", 2)]
+    results = result_set("failed", records)
+    failed = [{"method": "relif", "seed": 2, "error": "losses are not finite"}]
+    table = replace(next(iter(results.summaries.values())).table, failed=failed)
+    summaries = {name: replace(summary, table=table) for name, summary in results.summaries.items()}
+    results = replace(results, summaries=summaries)
+    bias = measured.seed_values(results, "relif", "bias")
+    assert bias[2] == table.bias.max()
+    assert bias[0] < bias[2]
+    worst = measured.seed_values(results, "relif", "worst")
+    assert worst[2] == min(min(summary.worst) for summary in summaries.values())
+    assert Evidence(results, HEADLINE).bias_below("relif", "erm").difference.seeds == 3  # type: ignore[union-attr]
+
+
+def test_matched_runs_are_read_at_the_first_epoch_that_reaches_the_lower_best_worst() -> None:
+    """ERM reaches 0.60 in its third epoch, ReLiF stops at 0.55: both are read near 0.55, ERM in epoch 2."""
+    history = {"erm": [0.50, 0.55, 0.60], "relif": [0.40, 0.45, 0.55]}
+    curves = {"erm": [0.01, 0.02, 0.03], "relif": [0.001, 0.002, 0.004]}
+    records = []
+    for method, seed in itertools.product(history, (0, 1)):
+        record = made_up(method, seed, gap=0.21)
+        delta = 0.4
+        arrays = {
+            "epoch/tolerances": np.array([delta, 1.0]),
+            "epoch/test/epoch": np.array([1, 2, 3]),
+            "epoch/test/bias": np.array([[value + seed / 1e4, 0.0] for value in curves[method]]),
+        }
+        content = {**record.content, "result": {**record.result, "history": {"worst": history[method]}}}
+        records.append(Record(content, {**record.arrays, **arrays}))
+    results = result_set("matched", records)
+    results = replace(results, reference=replace(results.reference, tolerance=0.4))
+    found, counted = measured.matched(results, "relif", "erm")
+    assert counted == (2, 2)
+    assert found.estimate == pytest.approx(0.004 - 0.02)
+    assert found.spread == pytest.approx(0)
+    bare = result_set("bare", [made_up(method, seed, gap=0.2) for method in history for seed in (0, 1)])
+    with pytest.raises(InputError, match="no audits by epoch"):
+        measured.matched(bare, "relif", "erm")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relif_book.evidence.audit_table import AuditTable, audit_record
+from relif_book.evidence.contrasts import influences
 from relif_book.evidence.publishing import read_single_task
 from relif_book.evidence.reporting import compare_methods
 from relif_book.evidence.results import (
@@ -23,6 +25,7 @@ from relif_book.figures.method_plots import label_apart
 from relif_book.figures.style import colour_of, marker_of
 from relif_book.figures.tables import MISSING, mean_sd
 from relif_book.project import project_root
+from relif_core.audit.comparison import Kind
 from relif_core.errors import RecordError
 from relif_core.methods import look_of
 from relif_core.models.vision import TASKS
@@ -194,7 +197,33 @@ def two_tolerances(first: ResultSet) -> tuple[ResultSet, ResultSet]:
     tolerance asks a stricter one, and is fixed by the same validation data.
     """
     second = replace(first.reference, tolerance=first.reference.tolerance / 2)
-    return first, result_set(first.label, first.records, second)
+    return first, result_set(first.label, first.records, second, _at(first, second.tolerance))
+
+
+def _at(results: ResultSet, tolerance: float) -> AuditTable:
+    """Return the audit table of the records at another tolerance; what does not depend on it is taken over."""
+    old = next(iter(results.summaries.values())).table
+    rows = [old.keys.index(record.key) for record in results.records]
+    audits = [audit_record(record, tolerance) for record in results.records]
+    kinds: tuple[Kind, ...] = ("bias", "violation_rate")
+    shares = {kind: influences(audits, kind) for kind in kinds}
+    return replace(
+        old,
+        tolerance=tolerance,
+        keys=[record.key for record in results.records],
+        raw_bias=old.raw_bias[rows],
+        pair_bias=np.array([[row.bias for row in found.per_pair] for found in audits]),
+        bias_curve=old.bias_curve[rows],
+        violation_rate_curve=old.violation_rate_curve[rows],
+        more={},
+        shares=shares,
+        **{
+            name: np.array([getattr(found, name) for found in audits])
+            for kind in kinds
+            for name in (kind, f"{kind}_freedom")
+        },
+        **{f"{kind}_covariance": rows @ rows.T for kind, rows in shares.items()},
+    )
 
 
 def table_1_rows(first: ResultSet, second: ResultSet) -> list[dict[str, str | int]]:

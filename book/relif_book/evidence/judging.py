@@ -26,7 +26,7 @@ MOST_FREEDOM = 1e9
 #: % of simulated studies of three seeds; there the degrees are those of the seeds alone.
 FEWEST_SEEDS_FOR_SATTERTHWAITE = 7
 
-Kind = Literal["lower", "equal"]
+Kind = Literal["lower", "higher", "equal"]
 Verdict = Literal["supported", "contradicted", "inconclusive"]
 
 
@@ -36,8 +36,8 @@ class Difference:
 
     ``spread`` is s in the seeds' share s²/``seeds`` of the variance, ``subject_error`` the standard error
     over the draw of test subjects at the seeds held as they are, ``freedom`` Satterthwaite's degrees of the
-    sum (below seven
-    seeds: those of the seeds alone). All is conditional on one training set and one δ.
+    sum (below seven seeds: those of the seeds alone). All is conditional on one training set and one δ. A subject error that nothing
+    shows is NaN, and then no test decides.
     """
 
     estimate: float
@@ -51,6 +51,11 @@ class Difference:
         """The standard error √(s²/n + SE²_subject)."""
         return math.hypot(self.spread / math.sqrt(self.seeds), self.subject_error)
 
+    @property
+    def known(self) -> bool:
+        """Tell whether both sources of the error are known."""
+        return math.isfinite(self.error)
+
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the two-sided t interval."""
         half = float(special.stdtrit(self.freedom, (1 + level) / 2)) * self.error
@@ -58,6 +63,8 @@ class Difference:
 
     def below(self, margin: float) -> float:
         """Return the p-value of "not below ``margin``": small where the difference is shown to be below."""
+        if not self.known:
+            return 1.0
         if self.error == 0:
             return float(self.estimate >= margin)
         return float(special.stdtr(self.freedom, (self.estimate - margin) / self.error))
@@ -93,8 +100,8 @@ def unpaired(
 class Part:
     """One statement of a claim with the p-values of its holding and of its failing.
 
-    A part about a difference keeps it and its kind ("lower": below ``margin``; "equal": within ± ``margin``);
-    a part made of others keeps those.
+    A part about a difference keeps it and its kind ("lower": below ``margin``; "higher": above it; "equal": within
+    ± ``margin``); a part made of others keeps those.
     """
 
     text: str
@@ -118,11 +125,20 @@ def lower(text: str, difference: Difference, margin: float = 0.0) -> Part:
     )
 
 
+def higher(text: str, difference: Difference, margin: float = 0.0) -> Part:
+    """State that a difference lies above ``margin``."""
+    return Part(
+        text, _opposite(difference).below(-margin), difference.below(margin), difference, "higher", margin
+    )
+
+
 def equal(text: str, difference: Difference, margin: float) -> Part:
     """State that a difference lies within ± ``margin`` (two one-sided tests)."""
     inside = max(difference.below(margin), _opposite(difference).below(margin))
     size = abs(difference.estimate)
-    if difference.error == 0:
+    if not difference.known:
+        beyond = 1.0
+    elif difference.error == 0:
         beyond = float(size <= margin)
     else:
         # The probability of so large a difference at the edge of the margin, on either side.
@@ -137,10 +153,13 @@ def fact(text: str, holds: bool) -> Part:
 
 
 def rank_change(text: str, raw: Difference, fixed: Difference) -> Part:
-    """State that two methods change their order between two audits: one-sided bounds of opposite sign."""
+    """State that two methods change their order between two audits: one-sided bounds of opposite sign.
+
+    It fails where both bounds have one sign.
+    """
     a, b = raw.below(0), _opposite(raw).below(0)
     c, d = fixed.below(0), _opposite(fixed).below(0)
-    return Part(text, min(max(a, d), max(b, c)), min(max(a, c), max(b, d)), fixed)
+    return Part(text, min(max(a, d), max(b, c)), min(max(a, c), max(b, d)))
 
 
 def at_least(count: int, text: str, parts: Sequence[Part]) -> Part:
@@ -177,7 +196,7 @@ def failing(parts: Sequence[Part], level: float = LEVEL) -> list[Part]:
 
 
 def power(
-    kind: Kind,
+    kind: Literal["lower", "equal"],
     effect: float,
     spread: float,
     seeds: int,
@@ -217,7 +236,7 @@ def seeds_needed(powered: Callable[[int], float], target: float = POWER) -> int 
 def part_power(part: Part, subjects: int = 4000) -> tuple[float, int | None]:
     """Return the power that a part's test had, and the seeds that 80 % needs (None: no number reaches it).
 
-    A "lower" part is read at the seen distance from its margin, whichever side; an "equal" part at no true
+    A one-sided part is read at the seen distance from its margin, whichever side; an "equal" part at no true
     difference.
     """
     found = part.difference
@@ -225,8 +244,10 @@ def part_power(part: Part, subjects: int = 4000) -> tuple[float, int | None]:
         raise InputError(f"{part.text}: no single difference, so no power; ask its parts")
 
     def powered(seeds: int) -> float:
-        effect = 0.0 if part.kind == "equal" else part.margin - abs(found.estimate - part.margin)
-        return power(part.kind, effect, found.spread, seeds, found.subject_error, part.margin, subjects)
+        if part.kind == "equal":
+            return power("equal", 0.0, found.spread, seeds, found.subject_error, part.margin, subjects)
+        distance = abs(found.estimate - part.margin)
+        return power("lower", -distance, found.spread, seeds, found.subject_error, 0.0, subjects)
 
     return powered(found.seeds), seeds_needed(powered)
 
@@ -253,9 +274,8 @@ def _opposite(difference: Difference) -> Difference:
 
 def _spread(values: Sequence[float]) -> tuple[int, float]:
     if len(values) < 2 or not np.isfinite(values).all():
-        raise InputError(
-            f"{len(values)} seeds: a difference needs two or more finite values; run further seeds"
-        )
+        seeds = "one seed shows" if len(values) == 1 else f"{len(values)} seeds show"
+        raise InputError(f"{seeds} no spread between seeds; a difference needs two or more finite values")
     return len(values), float(np.var(values, ddof=1))
 
 

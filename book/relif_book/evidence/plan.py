@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from relif_book.evidence.judging import Kind, power, seeds_needed
+from relif_book.evidence.judging import power, seeds_needed
 from relif_book.evidence.reporting import MethodSummary, common_seeds
 
 #: Methods whose paired spread against ReLiF as released stands for that of a planned contrast.
@@ -71,7 +71,7 @@ class Contrast:
     claim: str
     study: str
     text: str
-    kind: Kind
+    kind: Literal["lower", "equal"]
     seeds: int
     effect: float
     spreads: tuple[float, float]

@@ -10,6 +10,8 @@ from relif_core.errors import InputError
 Cell = str | float | int | None
 MISSING = "–"
 """What a table shows where there is no value."""
+#: Cells that begin with a verdict are coloured by it.
+VERDICTS = ("supported", "contradicted", "inconclusive", "not testable here")
 
 
 def mean_sd(values: Iterable[float], digits: int = 3) -> str:
@@ -36,6 +38,15 @@ def format_cell(value: Cell, digits: int = 3) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:z.{digits}f}"
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """Return a difference with its sign; what rounds to zero has a plus.
+
+    >>> signed(-0.00213), signed(-0.00001)
+    ('−0.0021', '+0.0000')
+    """
+    return f"{value:+z.{digits}f}".replace("-", "−")
 
 
 class Table:
@@ -85,7 +96,7 @@ class Table:
         for row in self.cells:
             cells = [f'<th scope="row"{_number_class(self.numeric[0])}>{html.escape(row[0])}</th>']
             cells += [
-                f"<td{_number_class(numeric)}>{html.escape(text)}</td>"
+                f"<td{_number_class(numeric)}{_verdict_class(text)}>{html.escape(text)}</td>"
                 for text, numeric in zip(row[1:], self.numeric[1:], strict=True)
             ]
             body.append(f"<tr>{''.join(cells)}</tr>")
@@ -116,6 +127,40 @@ def show_table(
     from IPython.display import display
 
     display(Table(rows, caption=caption, digits=digits))
+
+
+class Folded:
+    """Tables under a line that opens and closes them.
+
+    Parameters
+    ----------
+    title
+        The line, always visible.
+    tables
+        What it hides.
+    """
+
+    def __init__(self, title: str, tables: Sequence[Table]) -> None:
+        self.title, self.tables = title, list(tables)
+
+    def _repr_html_(self) -> str:
+        inside = "".join(table._repr_html_() for table in self.tables)
+        return f'<details class="relif-fold"><summary>{html.escape(self.title)}</summary>{inside}</details>'
+
+    def __repr__(self) -> str:
+        return "\n\n".join([self.title, *map(repr, self.tables)])
+
+
+def show_folded(title: str, tables: Sequence[Table]) -> None:
+    """Display tables :class:`Folded` under a title."""
+    from IPython.display import display
+
+    display(Folded(title, tables))
+
+
+def _verdict_class(text: str) -> str:
+    found = next((name for name in VERDICTS if text.startswith(name)), None)
+    return f' class="relif-verdict relif-{found.split()[0]}"' if found else ""
 
 
 def _reads_as_number(text: str) -> bool:

@@ -1,0 +1,228 @@
+"""Differences between methods as the analysis plan measures them: from the records of a study to a judged difference.
+
+A quantity is named by its kind: those of an audit table ("bias", "raw_bias", "calibrated_bias", "last_worst", …), "worst", "macro", "induced"
+(mean induced tolerance on the validation split), "floor" (share of the steps after the warm-up with λ at its minimum), and "bias@δ" and
+"calibrated_bias@δ".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from relif_book.evidence.audit_table import audit_record
+from relif_book.evidence.contrasts import influences
+from relif_book.evidence.judging import Difference, paired, unpaired
+from relif_book.evidence.plan import MACRO_SUBJECTS, WORST_SUBJECTS
+from relif_core.errors import InputError
+
+if TYPE_CHECKING:
+    from relif_book.evidence.results import ResultSet
+    from relif_core.record import Record
+
+_audited: dict[tuple[str, str], np.ndarray] = {}
+
+#: How far below the common validation Worst a run may be read, and how far the two readings may lie apart.
+BELOW_COMMON, APART = 0.005, 0.01
+
+
+def seed_values(results: "ResultSet", method: str, kind: str) -> dict[int, float]:
+    """Return a method's values by seed; a run that failed has the worst value of any run of the study.
+
+    Raises:
+        InputError: The method has no record, or its records do not hold the quantity.
+    """
+    if method not in results.summaries:
+        raise InputError(f"{method}: no record in this study; run it first")
+    summary = results.summaries[method]
+    values = dict(zip(summary.seeds, _values(results, method, kind), strict=True))
+    failed = [item["seed"] for item in summary.table.failed if item["method"] == method]
+    if failed:
+        everyone = [value for name in results.summaries for value in _values(results, name, kind)]
+        low = kind.rpartition("_")[2] in ("worst", "macro")
+        values |= dict.fromkeys(failed, min(everyone) if low else max(everyone))
+    return {seed: value for seed, value in values.items() if math.isfinite(value)}
+
+
+def contrast(results: "ResultSet", weights: Mapping[str, float], kind: str) -> Difference:
+    """Return Σ w_m · mean of method m, over the seeds that all methods have; two methods that share fewer than two, by Welch.
+
+    Raises:
+        InputError: A method has fewer than two seeds, whose spread nothing shows.
+    """
+    values = {method: seed_values(results, method, kind) for method in weights}
+    seeds = sorted(set.intersection(*(set(own) for own in values.values())))
+    subjects = _subjects(results)
+    if len(seeds) < 2 and len(weights) == 2:
+        first, second = (
+            [weights[method] * value for value in own.values()] for method, own in values.items()
+        )
+        every = {method: list(own) for method, own in values.items()}
+        return unpaired(first, np.negative(second), _subject_error(results, weights, every, kind), subjects)
+    rows = [sum(weight * values[method][seed] for method, weight in weights.items()) for seed in seeds]
+    error = _subject_error(results, weights, dict.fromkeys(weights, seeds), kind)
+    return paired(rows, error, subjects)
+
+
+def between_kinds(results: "ResultSet", terms: Mapping[tuple[str, str], float]) -> Difference:
+    """Return Σ w · mean over methods and kinds, as :func:`contrast`; errors over subjects of two kinds are added (no more is known).
+
+    Raises:
+        InputError: As :func:`contrast`.
+    """
+    values = {term: seed_values(results, *term) for term in terms}
+    seeds = sorted(set.intersection(*(set(own) for own in values.values())))
+    rows = [sum(weight * values[term][seed] for term, weight in terms.items()) for seed in seeds]
+    error = 0.0
+    for kind in dict.fromkeys(kind for _, kind in terms):
+        weights = {method: weight for (method, own), weight in terms.items() if own == kind}
+        error += _subject_error(results, weights, dict.fromkeys(weights, seeds), kind)
+    return paired(rows, error, _subjects(results))
+
+
+def matched(
+    results: "ResultSet", method: str, other: str, share: float = 1.0
+) -> tuple[Difference, tuple[int, int]]:
+    """Return Bias of ``method`` − ``share`` · Bias of ``other`` at matched utility, and how many pairs were matched of how many.
+
+    For every seed u is the lower of the two runs' best validation Worst; each run is read at its first epoch among those audited on the
+    test split whose validation Worst reaches u − 0.005. Pairs whose two values differ by more than 0.01 are left out. The error over
+    subjects is that at the selected epochs.
+
+    Raises:
+        InputError: The records hold no epochs, or fewer than two pairs are matched.
+    """
+    runs = {
+        name: {record.seed: record for record in results.records if record.method == name}
+        for name in (method, other)
+    }
+    seeds = [seed for seed in runs[method] if seed in runs[other]]
+    rows, kept = [], []
+    for seed in seeds:
+        pair = [runs[name][seed] for name in (method, other)]
+        common = min(_best_worst(record) for record in pair)
+        readings = [
+            _first_reaching(record, common - BELOW_COMMON, results.reference.tolerance) for record in pair
+        ]
+        if abs(readings[0][0] - readings[1][0]) <= APART:
+            rows.append(readings[0][1] - share * readings[1][1])
+            kept.append(seed)
+    error = _subject_error(
+        results, {method: 1.0, other: -share}, dict.fromkeys((method, other), kept), "bias"
+    )
+    return paired(rows, error, _subjects(results)), (len(kept), len(seeds))
+
+
+def _values(results: "ResultSet", method: str, kind: str) -> Sequence[float]:
+    summary = results.summaries[method]
+    table = summary.table
+    if kind in ("worst", "macro"):
+        return getattr(summary, kind)
+    if kind == "induced":
+        return [
+            float(np.mean(list(record.induced_tolerances("validation").values())))
+            for record in _records(results, method)
+        ]
+    if kind == "floor":
+        return [_share_at_minimum(record) for record in _records(results, method)]
+    kind, _, at = kind.partition("@")
+    try:
+        if at:
+            curves = getattr(table, f"{kind}_curve")
+            return curves[summary.rows, _column(table.curve_tolerances, float(at))].tolist()
+        return getattr(table, kind)[summary.rows].tolist()
+    except AttributeError as error:
+        what = kind.replace("_", " ").replace("bias", "Bias")
+        raise InputError(f"these records hold no {what}; publish newer ones") from error
+
+
+def _subject_error(
+    results: "ResultSet", weights: Mapping[str, float], seeds: Mapping[str, Sequence[int]], kind: str
+) -> float:
+    """Return the standard error over subjects of Σ w_m · mean over seeds; NaN where nothing shows it.
+
+    Induced tolerances and shares of steps have none. Records of PhysioNet 2012 without logits have the plan's bounds of
+    Worst and Macro, which were measured on the same test stays.
+    """
+    summaries = results.summaries
+    if kind in ("induced", "floor"):
+        return 0.0
+    table = next(iter(summaries.values())).table
+    if kind in table.kinds:
+        covariance = getattr(table, f"{kind}_covariance")
+        total = np.zeros(len(table.keys))
+        for method, weight in weights.items():
+            own = zip(summaries[method].seeds, summaries[method].rows, strict=True)
+            rows = [row for seed, row in own if seed in seeds[method] and np.isfinite(covariance[row, row])]
+            if not rows:
+                return math.nan
+            total[rows] += weight / len(rows)
+        used = np.flatnonzero(total)
+        return math.sqrt(max(float(total[used] @ covariance[np.ix_(used, used)] @ total[used]), 0.0))
+    if kind in ("worst", "macro") and results.dataset["dataset"] == "physionet2012":
+        return WORST_SUBJECTS if kind == "worst" else MACRO_SUBJECTS
+    if kind != "raw_bias" and "@" not in kind:
+        return math.nan
+    shares = []
+    for method, weight in weights.items():
+        records = [
+            record
+            for record in _records(results, method)
+            if record.seed in seeds[method] and f"subject/test/{record.tasks[0]}" in record.arrays
+        ]
+        if not records:
+            return math.nan
+        shares.append(weight * np.mean([_shares(record, kind) for record in records], axis=0))
+    return float(np.linalg.norm(np.sum(shares, axis=0)))
+
+
+def _subjects(results: "ResultSet") -> int:
+    """Return how many subjects the error is worth: one more than the fewest degrees of freedom of an audit."""
+    return int(next(iter(results.summaries.values())).table.bias_freedom.min()) + 1
+
+
+def _shares(record: "Record", kind: str) -> np.ndarray:
+    """Influences per subject [G] of a record's Bias at a tolerance of its own or of the kind's; audited once."""
+    if (record.key, kind) not in _audited:
+        name, _, at = kind.partition("@")
+        view = name.removesuffix("bias").rstrip("_") if at else ""
+        found = audit_record(record, float(at) if at else record.induced_tolerances("test"), view=view)
+        _audited[record.key, kind] = influences([found], "bias")[0]
+    return _audited[record.key, kind]
+
+
+def _records(results: "ResultSet", method: str) -> list["Record"]:
+    """A method's records in the order of its summary."""
+    found = {record.seed: record for record in results.records if record.method == method}
+    return [found[seed] for seed in results.summaries[method].seeds]
+
+
+def _share_at_minimum(record: "Record") -> float:
+    settings = record.settings.controller
+    steps = record.trace("weight")[settings.warmup :]
+    return float(np.mean(steps <= settings.minimum * (1 + 1e-9))) if len(steps) else math.nan
+
+
+def _best_worst(record: "Record") -> float:
+    if "epoch/test/bias" not in record.arrays:
+        raise InputError(f"record {record.key[:12]} holds no audits by epoch; records of revision 2 on do")
+    return max(value for value in record.result["history"]["worst"] if value is not None)
+
+
+def _first_reaching(record: "Record", worst: float, tolerance: float) -> tuple[float, float]:
+    """Return validation Worst and test Bias at the first epoch audited on the test split that reaches ``worst``."""
+    column = _column(record.arrays["epoch/tolerances"], tolerance)
+    history = record.result["history"]["worst"]
+    for epoch, curve in zip(record.arrays["epoch/test/epoch"], record.arrays["epoch/test/bias"], strict=True):
+        if (history[epoch - 1] or 0.0) >= worst:
+            return history[epoch - 1], float(curve[column])
+    raise InputError(f"record {record.key[:12]}: no audited epoch reaches a validation Worst of {worst:.3f}")
+
+
+def _column(tolerances: np.ndarray, wanted: float) -> int:
+    """Return the place of the tolerance on a grid that lies nearest."""
+    place = int(np.argmin(np.abs(tolerances - wanted)))
+    if abs(float(tolerances[place]) - wanted) > 1e-3:
+        raise InputError(f"δ = {wanted:g} is not on the grid of these curves; publish them with it")
+    return place
