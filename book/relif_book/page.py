@@ -162,6 +162,7 @@ class Page:
         return [
             ("Data", "; ".join(data) or "none: everything is computed from the parameters"),
             ("Records used", "; ".join(self._records) or "none"),
+            ("Seeds reproduce", "bit for bit on the same kind of processor, else in distribution"),
             ("Profile", self.profile),
             ("Seeds", ", ".join(seeds) or "none"),
             ("Device", device_name(self.device)),

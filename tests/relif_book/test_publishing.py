@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from relif_book.evidence.audit_table import AuditTable, audit_record, audit_table
 from relif_book.evidence.packing import RUNS, load_packed, save_packed
-from relif_book.evidence.publishing import BINS, LEAST, merged, publish, read_published
+from relif_book.evidence.publishing import BINS, LEAST, merged, publish, read_published, read_single_task
 from relif_book.evidence.utility_errors import (
     bootstrap_counts,
     utility_replicates,
@@ -21,9 +21,32 @@ from relif_book.evidence.utility_errors import (
     weighted_kappa,
 )
 from relif_core.errors import RecordError
-from relif_core.record import VIEWS, Record
+from relif_core.record import VIEWS, Record, run_key
 from relif_core.settings import as_json
 from relif_core.studies.grid import grid, run_study
+
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "records"
+#: What the published records may weigh together.
+MOST_BYTES = 30 * 2**20
+
+
+def test_published_records_keep_their_keys() -> None:
+    """A record's key is that of its settings and data, whatever settings were added since; without a revision it is of the first."""
+    first = 0
+    for path in sorted(PUBLISHED.rglob("audits.json")):
+        for record in [*read_published(path.parent)[0], *read_single_task(path.parent)]:
+            assert as_json(record.settings) == record.content["settings"]
+            fingerprint = record.content["dataset"]["fingerprint"]
+            assert record.key in [run_key(record.settings, fingerprint, kind) for kind in ("cpu", "cuda")]
+            if "revision" not in record.content["settings"]:
+                assert record.settings.revision == 1
+                first += 1
+    assert first > 100
+
+
+def test_published_records_stay_small() -> None:
+    assert sum(path.stat().st_size for path in PUBLISHED.rglob("*") if path.is_file()) <= MOST_BYTES
 
 
 @pytest.fixture(scope="module")
