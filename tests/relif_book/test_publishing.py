@@ -25,7 +25,6 @@ from relif_core.record import VIEWS, Record, run_key
 from relif_core.settings import as_json
 from relif_core.studies.grid import grid, run_study
 
-
 PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "records"
 #: What the published records may weigh together.
 MOST_BYTES = 30 * 2**20
