@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 
-from relif_core.audit.pools import Tolerance, checked_tolerances
+from relif_core.audit.pools import FEW_ULP, Tolerance, checked_tolerances
 from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
 from relif_core.errors import InputError
-
-_ULPS_OVER_ONE = 4
 
 
 class _PlainMetric(torch.nn.Module):
@@ -95,8 +93,8 @@ class AuditMetric(Metric):
                 device; tasks of which the batch has none may be left out.
 
         Raises:
-            InputError: an unknown task, another shape, NaN or scores outside [0, 1] (a few units in the last place over 1,
-                as softmax leaves them, count as 1).
+            InputError: an unknown task, another shape, NaN or scores outside [0, 1] (a few units in the last place beyond,
+                as softmax leaves them, count as 0 or 1).
         """
         batch = torch.zeros_like(self.counts)
         for task, values in scores.items():
@@ -108,13 +106,14 @@ class AuditMetric(Metric):
                     f"task {task!r}: scores must be one-dimensional, got shape {tuple(values.shape)}; pass one score per valid sample"
                 )
             values = values.float() if values.element_size() < 4 or not values.is_floating_point() else values
-            inside = (values >= 0) & (values <= 1 + _ULPS_OVER_ONE * torch.finfo(values.dtype).eps)
+            slack = FEW_ULP * torch.finfo(values.dtype).eps
+            inside = (values >= -slack) & (values <= 1 + slack)
             if not bool(inside.all()):
                 raise InputError(
                     f"task {task!r}: {int((~inside).sum())} of {len(values)} scores are NaN or outside [0, 1]; "
                     "map the output to an audit score first"
                 )
-            cells = (values * self.bins).long().clamp(max=self.bins - 1)
+            cells = (values * self.bins).long().clamp(min=0, max=self.bins - 1)
             batch[self.tasks.index(task)] += torch.bincount(cells, minlength=self.bins).to(batch.device)
         self.counts += batch
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from relif_core.audit.uncertainty import Spread, satterthwaite_freedom, unit_int
 from relif_core.errors import ComparabilityError, InputError, RecordError
 
 SCHEMA = "relif-histogram/1"
+SUMS_SCHEMA = "relif-influence-sums/1"
 BINS = 4096
 _MOST_BINS = 1 << 20
 
@@ -191,7 +192,7 @@ class HistogramSketch:
             tolerance: as for :meth:`audit`.
 
         Raises:
-            InputError: scores or subjects that :func:`audit` refuses, or other tasks than this sketch has.
+            InputError: scores or subjects that :func:`audit` refuses, other tasks than this sketch has, or a single subject.
         """
         checked = checked_scores(scores)
         if list(checked) != list(self.counts):
@@ -199,6 +200,10 @@ class HistogramSketch:
                 f"scores have the tasks {list(checked)[:5]}, the histograms {list(self.counts)[:5]}; pass the same tasks"
             )
         ids, codes = subject_codes(checked_labels(subjects, checked, "subjects"))
+        if len(ids) < 2:
+            raise InputError(
+                "the sums of a site with a single subject are that subject's; leave the site to the site sums"
+            )
         numbers = {task: np.bincount(codes[task], minlength=len(ids)) for task in checked}
         places = {task: _bins_of(values, self.bins) for task, values in checked.items()}
 
@@ -368,6 +373,28 @@ class InfluenceSums:
             ),
             effective={task: own + other.effective[task] for task, own in self.effective.items()},
         )
+
+    def to_json(self) -> str:
+        """Return the sums as JSON text, which a site can send; :meth:`from_json` reads it back."""
+        return json.dumps({"schema": SUMS_SCHEMA, **asdict(self)}, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "InfluenceSums":
+        """Rebuild sums from :meth:`to_json`.
+
+        Raises:
+            RecordError: text that is no JSON, or no sums of this schema.
+        """
+        try:
+            content = json.loads(text)
+            if content.pop("schema") != SUMS_SCHEMA:
+                raise ValueError("another schema")
+            for kind in ("bias", "violation_rate"):
+                square, fourth = content[kind]
+                content[kind] = (float(square), float(fourth))
+            return cls(**content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(f"influence sums are damaged ({error}); make them again at the site") from error
 
     def spread(self) -> Spread:
         """Return the jackknife's standard errors and degrees of freedom, as :class:`SubjectSpread` does."""

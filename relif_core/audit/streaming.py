@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relif_core.audit.pools import FEW_ULP
 from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
 from relif_core.errors import DataError, InputError
 
@@ -29,7 +30,8 @@ def sketch_file(
 
     Raises:
         InputError: a missing file or column, a column that is no number, fewer than two tasks.
-        DataError: scores that are NaN or outside [0, 1], or a task without any.
+        DataError: scores that are NaN or outside [0, 1] (a few units in the last place beyond count as 0 or 1), or a task without
+            any.
     """
     import polars
 
@@ -47,7 +49,7 @@ def sketch_file(
                 raise InputError(f"{path} has no column {task!r}; it has {', '.join(list(schema)[:5])}")
             if not schema[task].is_numeric():
                 raise InputError(f"{path}: column {task!r} is {schema[task]}, not a score")
-        cells = [_cells(table, task, schema[task].is_float(), bins) for task in tasks]
+        cells = [_cells(table, task, schema[task], bins) for task in tasks]
         found = polars.collect_all(cells, engine="streaming")
     except (polars.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path} cannot be read as a table of scores: {error}") from error
@@ -79,16 +81,17 @@ def _scan(path: Path, tasks: Sequence[str]) -> "polars.LazyFrame":
     )
 
 
-def _cells(table: "polars.LazyFrame", task: str, floating: bool, bins: int) -> "polars.LazyFrame":
+def _cells(table: "polars.LazyFrame", task: str, kind: "polars.DataType", bins: int) -> "polars.LazyFrame":
     """Count the task's scores per cell; NaN goes to cell ``bins``, what lies outside [0, 1] to the next."""
     import polars
 
-    score = polars.col(task) if floating else polars.col(task).cast(polars.Float64)
+    score = polars.col(task) if kind.is_float() else polars.col(task).cast(polars.Float64)
+    slack = FEW_ULP * float(np.finfo(np.float32 if kind == polars.Float32 else np.float64).eps)
     inside = (score * bins).floor().clip(0, bins - 1)
     cell = (
         polars.when(score.is_nan())
         .then(bins)
-        .when((score < 0) | (score > 1))
+        .when((score < -slack) | (score > 1 + slack))
         .then(bins + 1)
         .otherwise(inside)
     )

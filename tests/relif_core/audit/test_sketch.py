@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relif_core.audit import audit
-from relif_core.audit.sketch import HistogramSketch
+from relif_core.audit.sketch import HistogramSketch, InfluenceSums
 from relif_core.errors import ComparabilityError, InputError, RecordError
 from tests.relif_core.audit.brute_force import pools, tolerances
 
@@ -156,6 +156,7 @@ def test_sums_of_the_sites_give_the_error_clustered_by_unit(unit: str) -> None:
     else:
         answers = [together.subject_sums(*own, 0.1) for own in zip(parts, own_subjects, strict=True)]
         sums = sum(answers[1:], answers[0])
+        assert InfluenceSums.from_json(sums.to_json()) == sums
     found = together.audit(0.1, sums)
     exact = audit(centres(scores, 256), 0.1, subjects=site if unit == "site" else subjects)
     assert (found.clustered_by, found.clusters) == (unit, exact.clusters)
@@ -181,6 +182,10 @@ def test_what_does_not_belong_together_is_refused() -> None:
     sums = sketch.site_sums([sketch], 0.1)
     with pytest.raises(InputError, match="belong to other histograms or tolerances"):
         sketch.audit(0.2, sums)
+    with pytest.raises(InputError, match="single subject"):
+        sketch.subject_sums({"a": [0.1], "b": [0.3]}, {"a": [7], "b": [7]}, 0.1)
+    with pytest.raises(ComparabilityError, match="different histograms, tolerances or units"):
+        sums + sketch.site_sums([sketch], 0.2)
     with pytest.raises(InputError, match="do not add up"):
         sketch.site_sums([sketch, sketch], 0.1)
 
@@ -203,3 +208,6 @@ def test_json_holds_counts_alone_and_damage_is_noticed() -> None:
             HistogramSketch.from_json(json.dumps({**content, **damage}))
     with pytest.raises(RecordError, match="histogram is damaged"):
         HistogramSketch.from_json("[1")
+    for text in ("[1", "[1]", sketch.to_json(), '{"schema": "relif-influence-sums/1", "bias": 1}'):
+        with pytest.raises(RecordError, match="influence sums are damaged"):
+            InfluenceSums.from_json(text)

@@ -43,6 +43,15 @@ def test_a_file_gives_the_histogram_of_its_scores(
     assert sketch_file(table, ["a", "b"], 64).to_json() == expected.to_json()
 
 
+def test_softmax_a_hair_over_one_counts_as_one(tmp_path: Path) -> None:
+    hair = polars.Series([0.5, 1 + 1.2e-7], dtype=polars.Float32)
+    assert sketch_file(written(tmp_path, "x.parquet", {"a": hair, "b": hair}), ["a", "b"], 4).counts[
+        "a"
+    ].tolist() == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="1 of 2 scores of 'a' are outside"):
+        sketch_file(written(tmp_path, "y.parquet", {"a": [0.5, 1 + 1.2e-7], "b": hair}), ["a", "b"], 4)
+
+
 def test_labels_of_0_and_1_are_scores(tmp_path: Path) -> None:
     table = written(tmp_path, "x.parquet", {"a": [0, 1, 1], "b": [0.5, 0.25, 1.0]})
     assert sketch_file(table, ["a", "b"], 4).counts["a"].tolist() == [1, 0, 0, 2]
