@@ -168,7 +168,7 @@ def run(
 
     from relif_core.files import refuse_inside
     from relif_core.methods import add_balancer
-    from relif_core.problems.opening import open_problem
+    from relif_core.problems import changes_for, open_problem
     from relif_core.settings import method_settings
     from relif_core.studies.display import StudyDisplay
     from relif_core.training import run as train
@@ -177,7 +177,9 @@ def run(
     own = [add_balancer(reference).key for reference in balancer or []]
     method = method or (own[-1] if own else "relif")
     refuse_inside(target, data)
-    settings = method_settings(method, seed=seed, **changes_for(data, change or [], weights))
+    settings = method_settings(
+        method, seed=seed, **changes_for(data, nested(parse_options(change or [])), weights)
+    )
     settings = _fit_precision(settings, where, change or [])
     torch.set_num_threads(threads)
     problem = open_problem(data, where, settings, weights)
@@ -226,6 +228,7 @@ def study(
 ) -> None:
     """Bring every run of a study to a record; finished runs are never computed again."""
     from relif_core.methods import add_balancer
+    from relif_core.problems import changes_for
     from relif_core.studies.display import StudyDisplay, cost_lines
     from relif_core.studies.grid import STUDIES, named_study, read_seeds, refuse_other_study, run_study
 
@@ -233,7 +236,7 @@ def study(
     for reference in balancer or []:
         add_balancer(reference)
     listed = None if seeds is None else read_seeds(seeds)
-    runs = named_study(name, listed, block, **changes_for(data, change or [], weights))
+    runs = named_study(name, listed, block, **changes_for(data, nested(parse_options(change or [])), weights))
     if name not in STUDIES or not STUDIES[name].changes:
         runs = [_fit_precision(settings, where, change or []) for settings in runs]
     refuse_other_study(runs, data, target)
@@ -321,23 +324,6 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
             place = place.setdefault(step, {})
         place[last] = value
     return content
-
-
-def changes_for(data: Path, pairs: list[str], weights: Path | None) -> dict[str, Any]:
-    """Read ``--set`` pairs; dense tensors start from the settings of dense prediction, with the checksum of the weights file."""
-    from relif_core.tensors.folder import read_manifest
-
-    changes = nested(parse_options(pairs))
-    if read_manifest(data).get("format") != "relif-dense-1":
-        if weights is not None:
-            raise InputError(f"--weights is for dense models, and {data} is clinical")
-        return changes
-    from relif_core.problems.dense import weights_identity
-    from relif_core.settings import dense_changes
-
-    if weights is not None:
-        changes["model"] = {"weights": weights_identity(weights), **changes.get("model", {})}
-    return dense_changes(**changes)
 
 
 def _audit_lines(result: "AuditResult", level: float) -> list[str]:

@@ -1,7 +1,7 @@
 """The command ``relif data``: tensors of raw tables, checks of tensor folders, the list of sources."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,6 +33,7 @@ def data(
     ] = None,
 ) -> None:
     """Turn raw tables into tensors, verify a tensor folder, or list the sources."""
+    from relif_core.problems import check_folder
     from relif_data import REGISTRY, prepare
 
     if source == "list":
@@ -56,20 +57,6 @@ def data(
             source, None if place == "-" else place, target, progress=_say, **parse_options(option or [])
         )
         typer.echo(f"{made} is ready")
-
-
-def check_folder(folder: Path) -> dict[str, Any]:
-    """Verify a tensor folder of any format and return its manifest."""
-    from relif_core.tensors.folder import read_manifest
-
-    kind = read_manifest(folder).get("format")
-    if kind == "relif-clinical-1":
-        from relif_core.tensors.clinical import check_tensors
-
-        return check_tensors(folder).manifest
-    from relif_core.tensors.dense import check_dense_tensors
-
-    return check_dense_tensors(folder).manifest
 
 
 def _say(line: str) -> None:

@@ -1,1 +1,135 @@
-"""Data sets as training problems: what the loop asks of them, clinical and dense."""
+"""Data sets as training problems: what the loop asks of them, and the one table of their kinds.
+
+A kind is an entry of ``KINDS``: the format of its tensor folders, its class, and what its runs need. Nothing else asks for a
+format or for a kind of settings. The classes are imported where they are used.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relif_core.errors import DataError, InputError
+from relif_core.settings import DenseModelSettings, ModelSettings, RunSettings, dense_changes
+from relif_core.tensors.folder import read_manifest
+
+if TYPE_CHECKING:
+    from relif_core.problems.base import Problem
+
+
+def is_reference(settings: RunSettings) -> bool:
+    """Tell whether a dense run is the ERM run (over all tasks) whose scores calibrate those of its seed."""
+    alone = isinstance(settings.model, DenseModelSettings) and settings.model.task is not None
+    return settings.balancer == "erm" and not settings.penalty and not alone
+
+
+@dataclass(frozen=True)
+class ProblemKind:
+    """What the rest of the package has to know of a kind of problem.
+
+    ``problem`` ("module:Class") opens a folder with ``open(folder, device, settings, weights)``; ``checked`` ("module:function")
+    verifies one. ``model`` is the class of its model's settings, ``defaults`` puts changes of settings on top of its own.
+    ``weights`` tells whether its models start from a file of encoder weights. ``first`` tells of a run whether those of its
+    seed need its record (None: no run needs another).
+    """
+
+    name: str
+    format: str
+    problem: str
+    checked: str
+    model: type
+    defaults: Callable[..., dict[str, Any]] = dict
+    weights: bool = False
+    first: Callable[[RunSettings], bool] | None = None
+
+    def waits_for(self, settings: RunSettings, other: RunSettings) -> bool:
+        """Tell whether a run has to wait until another one has left its record."""
+        return (
+            self.first is not None
+            and settings.seed == other.seed
+            and not self.first(settings)
+            and self.first(other)
+        )
+
+
+KINDS = (
+    ProblemKind(
+        "clinical",
+        "relif-clinical-1",
+        "relif_core.problems.clinical:ClinicalProblem",
+        "relif_core.tensors.clinical:check_tensors",
+        ModelSettings,
+    ),
+    ProblemKind(
+        "dense",
+        "relif-dense-1",
+        "relif_core.problems.dense:DenseProblem",
+        "relif_core.tensors.dense:check_dense_tensors",
+        DenseModelSettings,
+        dense_changes,
+        weights=True,
+        first=is_reference,
+    ),
+)
+
+
+def kind_of(data: Path | str) -> ProblemKind:
+    """Return the kind of a tensor folder; ``DataError`` for a folder of no known format."""
+    found = read_manifest(Path(data)).get("format")
+    for kind in KINDS:
+        if kind.format == found:
+            return kind
+    raise DataError(f"{data} has format {found!r}, which no problem reads; make the tensors again")
+
+
+def kind_of_settings(settings: RunSettings) -> ProblemKind:
+    """Return the kind of problem that a run's settings are for."""
+    return next(kind for kind in KINDS if isinstance(settings.model, kind.model))
+
+
+def open_problem(
+    data: Path | str, device: str, settings: RunSettings, weights: Path | str | None = None
+) -> "Problem":
+    """Return the problem of a tensor folder on a device.
+
+    Args:
+        data: A tensor folder.
+        device: "cpu" or "cuda".
+        settings: Those of the first run on it; each run takes what it needs of its own.
+        weights: A file of encoder weights, which dense problems read.
+
+    Raises:
+        DataError: The folder has no known format.
+    """
+    return _load(kind_of(data).problem).open(data, device, settings, weights)
+
+
+def check_folder(data: Path) -> dict[str, Any]:
+    """Verify a tensor folder of any format and return its manifest; ``DataError`` names the fault."""
+    return _load(kind_of(data).checked)(data).manifest
+
+
+def changes_for(data: Path, changes: Mapping[str, Any], weights: Path | str | None = None) -> dict[str, Any]:
+    """Return changes of settings for runs on a tensor folder, on top of what its kind of problem changes.
+
+    Args:
+        data: A tensor folder.
+        changes: Settings to change, nested mappings.
+        weights: A file of encoder weights, named in the settings by its checksum.
+
+    Raises:
+        InputError: Weights are given and the problem reads none.
+    """
+    kind = kind_of(data)
+    if weights is not None:
+        if not kind.weights:
+            raise InputError(f"--weights is for dense models, and {data} is {kind.name}")
+        identity = _load("relif_core.problems.dense:weights_identity")(weights)
+        changes = {**changes, "model": {"weights": identity, **changes.get("model", {})}}
+    return kind.defaults(**changes)
+
+
+def _load(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

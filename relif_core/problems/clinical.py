@@ -56,6 +56,13 @@ class ClinicalProblem:
             for kind in ("label", "mask")
         }
 
+    @classmethod
+    def open(
+        cls, folder: Path | str, device: str, settings: RunSettings, weights: Path | str | None = None
+    ) -> "ClinicalProblem":
+        """Open a tensor folder; clinical models start from no file of weights."""
+        return cls(ClinicalTensors.open(folder), device, settings.training.maximum_hours)
+
     @property
     def data_fingerprint(self) -> str:
         """The data set's fingerprint."""

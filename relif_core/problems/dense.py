@@ -13,6 +13,7 @@ from torch.nn import functional
 from relif_core.errors import DataError, InputError, RecordError
 from relif_core.files import sha256_of
 from relif_core.models.vision import DOWNLOAD, TASKS, DenseModel, calibration_quantiles
+from relif_core.problems import is_reference
 from relif_core.problems.base import Evaluation
 from relif_core.problems.dense_utility import DenseMeter
 from relif_core.record import Record, describe_dataset
@@ -61,6 +62,13 @@ class DenseProblem:
                 name: torch.from_numpy(np.array(tensors.arrays[name])).to(self.device)
                 for name in FRAME_ARRAYS
             }
+
+    @classmethod
+    def open(
+        cls, folder: Path | str, device: str, settings: RunSettings, weights: Path | str | None = None
+    ) -> "DenseProblem":
+        """Open a tensor folder; nothing of the settings shapes it before ``for_run``."""
+        return cls(DenseTensors.open(folder), device, weights=weights)
 
     @property
     def data_fingerprint(self) -> str:
@@ -277,14 +285,8 @@ def weights_identity(path: Path | str) -> str:
     return sha256_of(path)
 
 
-def is_reference(settings: RunSettings) -> bool:
-    """Tell whether a run is the ERM run (over all tasks) whose scores calibrate those of its seed."""
-    alone = isinstance(settings.model, DenseModelSettings) and settings.model.task is not None
-    return settings.balancer == "erm" and not settings.penalty and not alone
-
-
 def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) -> Record:
-    """Return the finished ERM record below ``records`` that calibrates a run: same data, model, training and seed.
+    """Return the finished ERM record below ``records`` that calibrates a run: same data, model, training, seed and revision.
 
     Settings of penalty, controller and audit do not matter: ERM does not read them while it trains.
     """
@@ -293,7 +295,8 @@ def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) 
         own = record.settings
         if (
             is_reference(own)
-            and (own.seed, own.model, own.training) == (settings.seed, settings.model, settings.training)
+            and (own.seed, own.revision, own.model, own.training)
+            == (settings.seed, settings.revision, settings.model, settings.training)
             and record.content["dataset"]["fingerprint"] == data_fingerprint
         ):
             return record

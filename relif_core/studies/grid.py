@@ -20,7 +20,7 @@ from relif_core.methods import STATIC_WEIGHTS, STEP_SIZES, TARGET_STEP_SIZE, TAR
 from relif_core.record import Record, run_key
 from relif_core.settings import (
     ControllerSettings,
-    DenseModelSettings,
+    ModelSettings,
     RunSettings,
     as_json,
     method_settings,
@@ -172,7 +172,7 @@ def named_study(
             raise InputError(
                 f"no study is called {name!r} (studies are {', '.join(STUDIES)}); {error}"
             ) from error
-    if study.changes and isinstance(changes.get("model"), DenseModelSettings):
+    if study.changes and not isinstance(changes.get("model"), ModelSettings | Mapping | None):
         raise InputError(f"study {name!r} is of clinical data; choose methods for dense data by name")
     if block is not None and not 1 <= block <= len(study.blocks):
         raise InputError(f"study {name!r} has the blocks 1 to {len(study.blocks)}, not {block}")

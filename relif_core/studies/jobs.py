@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from relif_core.errors import RunBusy, RunPaused, StorageError
-from relif_core.settings import DenseModelSettings, RunSettings, as_json
+from relif_core.problems import kind_of_settings
+from relif_core.settings import RunSettings, as_json
 from relif_core.stopping import STOP
 
 if TYPE_CHECKING:
@@ -115,11 +116,9 @@ class Schedule:
             self.waiting.insert(0, job)
 
     def _ready(self, job: Job) -> bool:
-        if _calibrates(job) or not isinstance(job.settings.model, DenseModelSettings):
-            return True
+        kind = kind_of_settings(job.settings)
         return not any(
-            _calibrates(other) and other.settings.seed == job.settings.seed
-            for other in (*self.waiting, *self._under_way)
+            kind.waits_for(job.settings, other.settings) for other in (*self.waiting, *self._under_way)
         )
 
     def _note(self, settings: RunSettings, seconds: float) -> None:
@@ -129,10 +128,6 @@ class Schedule:
     def _estimate(self, settings: RunSettings) -> float:
         same, similar = _kinds(settings)
         return max(self._seconds.get(same, ()), default=min(self._seconds.get(similar, ()), default=0.0))
-
-
-def _calibrates(job: Job) -> bool:
-    return isinstance(job.settings.model, DenseModelSettings) and job.settings.method == "erm"
 
 
 def _kinds(settings: RunSettings) -> tuple[str, str]:
@@ -148,7 +143,7 @@ def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"],
 
     ``problems`` keeps the opened data by ``training.maximum_hours`` from one job to the next.
     """
-    from relif_core.problems.opening import open_problem
+    from relif_core.problems import open_problem
     from relif_core.training import run
 
     def progress(report: "EpochReport") -> None:

@@ -36,7 +36,7 @@ from relif_book.evidence.plan import (
 from relif_book.evidence.results import ResultSet, title_of
 from relif_book.figures.tables import signed
 from relif_core.errors import InputError
-from relif_core.settings import DenseModelSettings
+from relif_core.problems import kind_of_settings
 from relif_core.studies.grid import SEVEN_METHODS, STATIC, STEP_SIZE_SWEEP, TARGET_SWEEP
 
 Kind = Literal["clinical", "dense"]
@@ -446,7 +446,7 @@ def beside_primary(results: ResultSet) -> list[Part]:
 
 def kind_of(results: ResultSet) -> Kind:
     """Tell clinical results from those of dense prediction."""
-    return "dense" if isinstance(results.records[0].settings.model, DenseModelSettings) else "clinical"
+    return kind_of_settings(results.records[0].settings).name  # type: ignore[return-value]
 
 
 def can_decide(claim: Claim, results: ResultSet) -> bool:

@@ -10,8 +10,8 @@ import torch
 from relif_book.evidence.audit_table import audit_record
 from relif_book.evidence.publishing import publish, read_published, read_single_task
 from relif_core.errors import DataError, InputError, RecordError
+from relif_core.problems import open_problem
 from relif_core.problems.dense import DenseProblem, find_reference, is_reference
-from relif_core.problems.opening import open_problem
 from relif_core.record import Record, load_records, run_key
 from relif_core.settings import (
     DENSE_DEFAULTS,
@@ -282,15 +282,15 @@ def test_clinical_keys_stay_what_they_were() -> None:
 
 
 def test_the_shell_starts_from_dense_settings(rooms: Path, icu_folder: Path, tmp_path: Path) -> None:
-    from relif_core.cli import changes_for
+    from relif_core.problems import changes_for
     from relif_core.problems.dense import weights_identity
 
     file = tmp_path / "weights"
     file.write_bytes(b"weights")
-    changes = changes_for(rooms, ["model.encoder=resnet18", "training.epochs=2"], file)
+    changes = changes_for(rooms, {"model": {"encoder": "resnet18"}, "training": {"epochs": 2}}, file)
     settings = method_settings("relif", **changes)
     assert (settings.training.epochs, settings.training.batch_size) == (2, 8)
     assert settings.model == DenseModelSettings(encoder="resnet18", weights=weights_identity(file))
-    assert changes_for(icu_folder, ["training.epochs=2"], None) == {"training": {"epochs": 2}}
+    assert changes_for(icu_folder, {"training": {"epochs": 2}}) == {"training": {"epochs": 2}}
     with pytest.raises(InputError, match="--weights is for dense models"):
-        changes_for(icu_folder, [], file)
+        changes_for(icu_folder, {}, file)
