@@ -1,7 +1,10 @@
 """Where things lie: the checkout that holds the pages, and the fingerprints of its files."""
 
+import ast
 import hashlib
+import io
 import os
+import tokenize
 from pathlib import Path
 
 from relif_core.errors import InputError
@@ -36,13 +39,42 @@ def fingerprint_of_text(text: str) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the sha256 of a file, or of a folder's file names and contents in sorted order."""
+    """Return the sha256 of a file, or of a folder's file names and contents in sorted order.
+
+    Of a Python module only the code counts: a changed comment or docstring leaves its fingerprint alone.
+    """
     path = Path(path)
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        content = path.read_bytes()
+        return hashlib.sha256(_code_alone(content) if path.suffix == ".py" else content).hexdigest()
     digest = hashlib.sha256()
     for member in sorted(path.rglob("*")):
         if member.is_file() and "__pycache__" not in member.parts:
             digest.update(member.relative_to(path).as_posix().encode())
             digest.update(hashlib.sha256(member.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _code_alone(source: bytes) -> bytes:
+    """Return a module without comments, docstrings and the blank lines that they leave; as it is where it does not parse."""
+    try:
+        tree = ast.parse(source)
+        texts = source.splitlines()
+        lines = [bytearray(line) for line in texts]
+        for token in tokenize.tokenize(io.BytesIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                line = texts[token.start[0] - 1].decode()
+                del lines[token.start[0] - 1][len(line[: token.start[1]].encode()) :]
+    except (SyntaxError, tokenize.TokenError, UnicodeDecodeError):
+        return source
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list) or not body:
+            continue
+        first = body[0]
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        alone = len(body) == 1 or body[1].lineno > (first.end_lineno or first.lineno)
+        if documented and alone and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            for number in range(first.lineno - 1, first.end_lineno or first.lineno):
+                lines[number].clear()
+    return b"\n".join(bytes(line.rstrip()) for line in lines if line.strip())

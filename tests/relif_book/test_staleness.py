@@ -9,6 +9,7 @@ import pytest
 from relif_book.__main__ import check, main, parse_parameters
 from relif_book.build.execute import execute_page
 from relif_book.build.staleness import stale_pages
+from relif_book.project import fingerprint
 
 WritePage = Callable[..., Path]
 
@@ -39,6 +40,31 @@ def test_an_edited_notebook(executed: Path) -> None:
     notebook.cells[1].source += "\nextra = 1"
     nbformat.write(notebook, path)
     assert reasons(executed) == ["source notebooks/tiny.md and its notebook differ"]
+
+
+def test_an_altered_output(executed: Path) -> None:
+    path = executed / "notebooks" / "tiny.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-2].outputs[0]["text"] = "another.json\n"
+    nbformat.write(notebook, path)
+    assert reasons(executed) == ["its stored outputs are not those that its execution left"]
+
+
+@pytest.mark.parametrize(
+    ("other", "counts"),
+    [
+        ('def f(x):  # another\n    """Else.\n\n    # not code\n    """\n\n    return x + 1\n', False),
+        ('def f(x):\n    """Says."""\n    return x + 2\n', True),
+        ("def f(x):\n    'Says.'; return x + '#'\n", True),
+        ("def f(x:\n", True),
+    ],
+)
+def test_comments_and_docstrings_are_no_code(tmp_path: Path, other: str, counts: bool) -> None:
+    path = tmp_path / "module.py"
+    path.write_text('# top\ndef f(x):\n    """Says."""\n    return x + 1\n')
+    before = fingerprint(path)
+    path.write_text(other)
+    assert (fingerprint(path) != before) is counts
 
 
 def test_a_changed_record(executed: Path) -> None:

@@ -16,6 +16,7 @@ from relif_book.build.notebook import (
     read_notebook,
     read_source,
     same_results,
+    seal_of,
     tidy,
     write_notebook,
 )
@@ -107,6 +108,8 @@ def execute_page(
             f"page '{name}': {'; '.join(problems)} (the attempt is in {failed.relative_to(root)})"
         )
     tidy(notebook)
+    if not parameters:
+        notebook.metadata["relif"]["seal"] = seal_of(notebook)
     if not (target.is_file() and same_results(notebook, read_notebook(target))):
         write_notebook(notebook, target)
     failed.unlink()

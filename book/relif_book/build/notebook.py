@@ -1,5 +1,7 @@
 """Pages as notebooks: reading the MyST source, what two notebooks have in common, and a form on disk that never varies."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,12 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     notebook["metadata"] = nbformat.from_dict({**_METADATA, **({"relif": relif} if relif else {})})
     notebook["nbformat"], notebook["nbformat_minor"] = 4, 5
     return notebook
+
+
+def seal_of(notebook: NotebookNode) -> str:
+    """Return the sha256 of every stored output of a notebook, live cells and pictures included."""
+    outputs = [cell.get("outputs", []) for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
 
 
 def cell_text(cell: NotebookNode) -> tuple[str, str, tuple[str, ...], str]:

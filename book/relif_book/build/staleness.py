@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from relif_book.build.notebook import cell_text, read_notebook, read_source
+from relif_book.build.notebook import cell_text, read_notebook, read_source, seal_of
 from relif_book.project import fingerprint
 
 MEND = "make pages"
@@ -29,6 +29,8 @@ def reasons_stale(name: str, notebook: Path, *, root: Path) -> list[str]:
         cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells
     ):
         reasons.append("some of its cells were not run")
+    if executed.metadata["relif"].get("seal") != seal_of(executed):
+        reasons.append("its stored outputs are not those that its execution left")
     for relative, known in executed.metadata["relif"]["depends_on"].items():
         path = root / relative
         if not path.exists():
