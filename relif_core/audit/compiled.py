@@ -72,6 +72,9 @@ def _sample_terms(
     within = excess.view(np.int64)
     for k in range(len(values)):
         above, under = size - within[k], count[k]
+        if above + under == 0:
+            excess[k] = 0
+            continue
         mean = prefix[size] - prefix[within[k]]
         mean -= above * (values[k] + tolerance)
         mean += under * (values[k] - tolerance)

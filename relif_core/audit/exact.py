@@ -121,14 +121,14 @@ def _cross(
             exceeded[:] = np.searchsorted(top, high)
         return
     end = int(np.searchsorted(low, high[-1] - tolerance + _ROUNDING, "right"))
-    start = int(np.searchsorted(high, low[0] + tolerance - _ROUNDING)) if end else len(high)
+    edges = np.searchsorted(high, reach(low[:end:_BLOCK], tolerance), "right").tolist()
+    edges.append(int(np.searchsorted(high, low[max(end, 1) - 1] + tolerance + _ROUNDING)))
     if within is not None:
         within[end:] = len(high)
     if exceeded is not None:
-        exceeded[:start] = 0
-    edges = np.searchsorted(high, reach(low[:end:_BLOCK], tolerance), "right").tolist()
-    for part, (first, last) in zip(_blocks(end), pairwise([*edges, len(high)]), strict=True):
-        first = first if part.start else start
+        exceeded[: edges[0]] = 0
+        exceeded[edges[-1] :] = end
+    for part, (first, last) in zip(_blocks(end), pairwise(edges), strict=True):
         values = low[part.start : min(part.stop, end)]
         keys = np.empty(len(values) + last - first, dtype=np.uint64)
         np.left_shift(reach(values, tolerance).view(np.uint64), _ONE, out=keys[: len(values)])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relif_core.audit import audit, bias_curve
+from relif_core.audit import audit, bias_curve, exact
 from relif_core.audit.exact import reach
 from relif_core.audit.pools import Pool, sorted_pool_with_codes
 from relif_core.audit.sorting import sorting_order
@@ -96,6 +96,22 @@ def test_hand_worked_case() -> None:
     result = audit({"a": [0.0, 1.0], "b": [0.2, 0.5, 0.9]}, 0.25)
     assert result.bias == pytest.approx((0.25 + 0.65 + 0.55 + 0.25) / 6, abs=1e-15)
     assert result.violation_rate == pytest.approx(4 / 6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(first=pools(), second=pools(), tolerance=tolerances, block=st.sampled_from([1, 8, 1 << 14]))
+def test_blocks_count_across_as_all_pairs_do(
+    first: np.ndarray, second: np.ndarray, tolerance: float, block: int
+) -> None:
+    low, high = (np.sort(np.abs(values.astype(np.float64))) for values in (first, second))
+    within, exceeded = np.full(len(low), -1), np.full(len(high), -1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "_SMALL", 0)
+        patch.setattr(exact, "_BLOCK", block)
+        exact._cross(low, high, tolerance, within, exceeded)
+    above = high[None, :] - low[:, None] > tolerance
+    assert (within == len(high) - above.sum(axis=1)).all()
+    assert (exceeded == above.sum(axis=0)).all()
 
 
 @settings(max_examples=200, deadline=None)
