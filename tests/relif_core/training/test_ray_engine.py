@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -130,3 +131,17 @@ def test_a_killed_node_changes_nothing(
 def test_unknown_engines_are_refused(icu_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no engine is called 'abacus'"):
         run_study(small_grid(), icu_folder, tmp_path, engine="abacus")
+
+
+def test_an_address_where_nothing_answers_is_named_at_once(icu_folder: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port", "no.such.host.invalid:6379"):
+        with pytest.raises(InputError, match=f"no Ray cluster answers at '{address}'"):
+            run_study(small_grid(), icu_folder, tmp_path, engine="ray", address=address)
+    assert time.monotonic() - began < 30
+
+
+def test_a_run_that_no_machine_can_hold_is_named(cluster: Any, icu_folder: Path, tmp_path: Path) -> None:
+    ring, _ = cluster
+    with pytest.raises(InputError, match="needs 64 CPU on one machine, .*at most 1 CPU"):
+        run_study(small_grid(), icu_folder, tmp_path, engine="ray", address=ring.address, threads=64)
