@@ -177,9 +177,7 @@ def run(
     own = [add_balancer(reference).key for reference in balancer or []]
     method = method or (own[-1] if own else "relif")
     refuse_inside(target, data)
-    settings = method_settings(
-        method, seed=seed, **changes_for(data, nested(parse_options(change or [])), weights)
-    )
+    settings = method_settings(method, seed=seed, **changes_for(data, read_changes(change or []), weights))
     settings = _fit_precision(settings, where, change or [])
     torch.set_num_threads(threads)
     problem = open_problem(data, where, settings, weights)
@@ -236,7 +234,7 @@ def study(
     for reference in balancer or []:
         add_balancer(reference)
     listed = None if seeds is None else read_seeds(seeds)
-    runs = named_study(name, listed, block, **changes_for(data, nested(parse_options(change or [])), weights))
+    runs = named_study(name, listed, block, **changes_for(data, read_changes(change or []), weights))
     if name not in STUDIES or not STUDIES[name].changes:
         runs = [_fit_precision(settings, where, change or []) for settings in runs]
     refuse_other_study(runs, data, target)
@@ -292,17 +290,31 @@ def write_card(path: Path, card: dict[str, Any]) -> None:
         stream.write(forms[path.suffix](card).encode())
 
 
+def text_options(pairs: list[str]) -> dict[str, str]:
+    """Read ``name=value`` pairs; the values stay text.
+
+    >>> text_options(["seed=3", "layout=hourly"])
+    {'seed': '3', 'layout': 'hourly'}
+    """
+    options: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"{pair!r} is no setting; write name=value")
+        if name in options:
+            raise InputError(f"{name} is set twice; set it once")
+        options[name] = text
+    return options
+
+
 def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """Read ``name=value`` pairs; values are JSON where they parse as such, text otherwise.
+    """Read ``name=value`` pairs of settings; values are JSON where they parse as such, text otherwise.
 
     >>> parse_options(["seed=3", "layout=hourly"])
     {'seed': 3, 'layout': 'hourly'}
     """
     options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise InputError(f"{pair!r} is no setting; write name=value")
+    for name, text in text_options(pairs).items():
         try:
             options[name] = json.loads(text)
         except ValueError:
@@ -322,8 +334,26 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
         place = content
         for step in path:
             place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise InputError(f"{name} is set together with {step}, which holds it; set one of them")
+        if isinstance(place.get(last), dict):
+            raise InputError(f"{name} is set together with a part of it; set one of them")
         place[last] = value
     return content
+
+
+def read_changes(pairs: list[str]) -> dict[str, Any]:
+    """Read ``--set`` pairs as nested changes of settings; what has an option of its own is refused."""
+    changes = nested(parse_options(pairs))
+    for name, mend in (("seed", "--seed, and --seeds of a study,"), ("method", "the method's own argument")):
+        if name in changes:
+            raise InputError(f"--set {name}: {mend} gives it")
+    for name in ("model", "training", "surrogate", "controller", "audit"):
+        if not isinstance(changes.get(name, {}), dict):
+            raise InputError(
+                f"--set {name}: it holds several settings; name one of them, as {name}.NAME=VALUE"
+            )
+    return changes
 
 
 def _audit_lines(result: "AuditResult", level: float) -> list[str]:

@@ -4,12 +4,12 @@ Importing this package loads none of the modules that read a source; ``prepare``
 """
 
 import importlib
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from relif_core.errors import InputError
+from relif_data.options import typed_options
 from relif_data.sources import REGISTRY, OutputPolicy, Source, SourceFile
 
 __all__ = ["REGISTRY", "OutputPolicy", "Source", "SourceFile", "prepare", "source"]
@@ -32,8 +32,8 @@ def prepare(
 ) -> Path:
     """Turn the source ``name`` at ``source_path`` into tensors in the folder ``target`` and return that folder.
 
-    ``options`` go to the source's own ``prepare``; ``progress`` is called with one line of text per step. Synthetic sources take
-    no ``source_path`` (None). Raises ``InputError`` for an unknown name, a missing source path or an unknown option, and ``DataError``
+    ``options`` go to the source's own ``prepare``, text read by its signature (``options.typed_options``); ``progress`` is called with one line of text per step. Synthetic sources take
+    no ``source_path`` (None). Raises ``InputError`` for an unknown name, a missing source path or an option that does not fit, and ``DataError``
     for faults in the data.
     """
     entry = source(name)
@@ -41,16 +41,5 @@ def prepare(
         raise InputError(f"{name}: name the folder that holds the data (get them from {entry.official_page})")
     path = None if source_path is None else Path(source_path)
     module = importlib.import_module(entry.module)
-    _refuse_unknown_options(name, module.prepare, options)
-    return Path(module.prepare(path, Path(target), progress=progress, **options))
-
-
-def _refuse_unknown_options(name: str, function: Callable[..., Path], options: dict[str, Any]) -> None:
-    """Raise ``InputError`` for options that the signature of ``function`` does not name."""
-    parameters = inspect.signature(function).parameters.values()
-    known = {item.name for item in parameters if item.kind is item.KEYWORD_ONLY} - {"progress"}
-    unknown = sorted(options.keys() - known)
-    if unknown:
-        raise InputError(
-            f"{name}: unknown option {', '.join(unknown)}; known are {', '.join(sorted(known)) or 'none'}"
-        )
+    typed = typed_options(name, module.prepare, options)
+    return Path(module.prepare(path, Path(target), progress=progress, **typed))

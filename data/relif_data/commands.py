@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from relif_core.cli import parse_options
+from relif_core.cli import text_options
 from relif_core.errors import InputError
 
 
@@ -49,12 +49,14 @@ def data(
         raise InputError(f"name the folder to make: relif data {source} {place} TARGET")
     elif source == "nyuv2_travel":
         from relif_data.nyuv2_travel import write_travel_form
+        from relif_data.options import typed_options
 
-        made = write_travel_form(Path(place), target, progress=_say, **parse_options(option or []))
+        typed = typed_options(source, write_travel_form, text_options(option or []))
+        made = write_travel_form(Path(place), target, progress=_say, **typed)
         typer.echo(f"{made} is ready; make tensors of it with: relif data nyuv2 {made} TENSORS")
     else:
         made = prepare(
-            source, None if place == "-" else place, target, progress=_say, **parse_options(option or [])
+            source, None if place == "-" else place, target, progress=_say, **text_options(option or [])
         )
         typer.echo(f"{made} is ready")
 

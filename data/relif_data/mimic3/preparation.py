@@ -75,6 +75,9 @@ def prepare_raw(
         raise InputError(
             f"validation_share={validation_share}, test_share={test_share}: shares of the subjects, at least 0 and together below 1"
         )
+    for path in (train_subjects, validation_subjects, test_subjects):
+        if path is not None:
+            read_subject_list(Path(path))  # A list that cannot be read is named before hours of reading tables.
     tables = find_tables(Path(source))
     with ThreadPoolExecutor(1) as pool:
         checksums = pool.submit(_checksums, list(tables.values()))
@@ -309,7 +312,7 @@ def read_subject_list(path: Path) -> np.ndarray:
         table = [[int(float(field)) for field in line.split(",")] for line in lines if line[:1].isdigit()]
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} is no subject list ({error}); write one subject id a line, or subject id and 0 or 1 with a comma"
+            f"{path} is no subject list ({type(error).__name__}); write one subject id a line, or subject id and 0 or 1 with a comma"
         ) from error
     return np.array([row[0] for row in table if len(row) < 2 or row[1] == 1], dtype=np.int64)
 
