@@ -143,5 +143,5 @@ def test_an_address_where_nothing_answers_is_named_at_once(icu_folder: Path, tmp
 
 def test_a_run_that_no_machine_can_hold_is_named(cluster: Any, icu_folder: Path, tmp_path: Path) -> None:
     ring, _ = cluster
-    with pytest.raises(InputError, match="needs 64 CPU on one machine, .*at most 1 CPU"):
+    with pytest.raises(InputError, match=r"needs 64 CPU on one machine, .*at most 1 CPU"):
         run_study(small_grid(), icu_folder, tmp_path, engine="ray", address=ring.address, threads=64)
