@@ -75,9 +75,10 @@ def prepare_raw(
         raise InputError(
             f"validation_share={validation_share}, test_share={test_share}: shares of the subjects, at least 0 and together below 1"
         )
+    # A list that cannot be read is named before hours of reading tables.
     for path in (train_subjects, validation_subjects, test_subjects):
         if path is not None:
-            read_subject_list(Path(path))  # A list that cannot be read is named before hours of reading tables.
+            read_subject_list(Path(path))
     tables = find_tables(Path(source))
     with ThreadPoolExecutor(1) as pool:
         checksums = pool.submit(_checksums, list(tables.values()))
