@@ -8,25 +8,29 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from relif_core.errors import InputError, ReliFError
+from relif_core import __version__
+from relif_core.audit_commands import audit_app
+from relif_core.errors import DivergenceError, InputError, ReliFError, RunPaused
 
 if TYPE_CHECKING:
-    from relif_core.audit import AuditResult
     from relif_core.settings import RunSettings
 
 app = typer.Typer(
     help="Fixed-tolerance auditing and controlled Lipschitz regularisation for multi-task learning.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(audit_app, name="audit")
 
 #: Modules that a bare installation lacks, and the extra that brings them.
 EXTRAS = {
@@ -52,10 +56,26 @@ Weights = Annotated[
 ]
 
 
-def main() -> None:
-    """Run the command line; an error of this package ends it with its message and exit status 1.
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"relif-core {__version__}")
+        raise typer.Exit
 
-    Other packages add commands by an entry point of the group ``relif.commands``: a function that takes the application.
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fixed-tolerance auditing and controlled Lipschitz regularisation for multi-task learning."""
+
+
+def main() -> None:
+    """Run the command line: exit status 2 for bad input, 70 for what failed or crashed, 130 when interrupted.
+
+    1 only ever means that a check of an audit was shown to fail. Other packages add commands by an entry point of the group
+    ``relif.commands``: a function that takes the application.
     """
     for entry in entry_points(group="relif.commands"):
         entry.load()(app)
@@ -68,82 +88,23 @@ def main() -> None:
         raise
     except ReliFError as error:
         print(f"relif: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(70 if isinstance(error, DivergenceError | RunPaused) else 2)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
-            raise
+            _crash()
         print(
             f"relif: this needs {error.name}; install it with pip install 'relif-core[{extra}]'",
             file=sys.stderr,
         )
-        sys.exit(1)
+        sys.exit(2)
+    except Exception:
+        _crash()
 
 
-@app.command()
-def audit(
-    scores: Annotated[
-        Path,
-        typer.Argument(help="CSV or Parquet: one row per sample, one column per task; empty = no label."),
-    ],
-    tolerance: Annotated[float, typer.Option(help="The fixed tolerance δ for every task pair.")],
-    task: Annotated[
-        list[str] | None, typer.Option(help="A score column, repeatable; all columns if not given.")
-    ] = None,
-    subject: Annotated[
-        str | None, typer.Option(help="Column of subject ids; without one every row is a subject of its own.")
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(help="Column of group labels: every group is audited by itself too.")
-    ] = None,
-    versus: Annotated[
-        Path | None, typer.Option(help="A second table of the same samples: the paired difference.")
-    ] = None,
-    protocol: Annotated[
-        str, typer.Option(help="exact, or sampled as the released implementation does.")
-    ] = "exact",
-    pair_seed: Annotated[int, typer.Option(help="Seed of the sampled protocol.")] = 42,
-    level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
-    tolerance_source: Annotated[
-        str | None, typer.Option(help="Which data and rule set the tolerance; goes on the card.")
-    ] = None,
-    card: Annotated[
-        list[Path] | None, typer.Option(help="Write the audit card: .json, .md or .html (repeatable).")
-    ] = None,
-) -> None:
-    """Audit the scores of any model at a fixed tolerance (no torch needed)."""
-    from relif_core.audit import audit as audit_scores
-    from relif_core.audit import audit_card, compare
-    from relif_core.score_tables import read_score_table
-
-    def audited(path: Path) -> "AuditResult":
-        pools, subjects, groups = read_score_table(path, task or (), subject, group)
-        return audit_scores(
-            pools,
-            tolerance,
-            subjects=subjects,
-            groups=groups,
-            protocol=protocol,
-            pair_seed=pair_seed,
-            context={"tolerance_source": tolerance_source},
-        )
-
-    result = audited(scores)
-    for line in _audit_lines(result, level):
-        typer.echo(line)
-    for name, part in result.groups.items():
-        typer.echo(f"group {name}:")
-        for line in _audit_lines(part, level):
-            typer.echo(f"  {line}")
-    for name, reason in result.groups_left_out.items():
-        typer.echo(f"group {name}: left out, {reason}")
-    if versus is not None:
-        found = compare(result, audited(versus), level)
-        low, high = found.interval
-        kind = "paired by subject" if found.paired else "not paired"
-        typer.echo(f"Bias minus {versus.name}: {found.difference:+.4f} ({low:+.4f} to {high:+.4f}; {kind})")
-    for path in card or []:
-        write_card(path, audit_card(result, model=scores.name, level=level))
+def _crash() -> NoReturn:
+    traceback.print_exc()
+    sys.exit(70)
 
 
 @app.command()
@@ -272,22 +233,7 @@ def study(
             f"{len(summary.failed)} failed"
         )
     if summary.failed:
-        raise typer.Exit(1)
-
-
-def write_card(path: Path, card: dict[str, Any]) -> None:
-    """Write an audit card in the form that the file's ending names."""
-    from relif_core.audit import card_html, card_markdown
-    from relif_core.files import atomic_file, write_json
-
-    if path.suffix == ".json":
-        write_json(path, card)
-        return
-    forms = {".md": card_markdown, ".html": card_html}
-    if path.suffix not in forms:
-        raise InputError(f"{path}: an audit card is written as .json, .md or .html")
-    with atomic_file(path) as stream:
-        stream.write(forms[path.suffix](card).encode())
+        raise typer.Exit(70)
 
 
 def text_options(pairs: list[str]) -> dict[str, str]:
@@ -354,23 +300,6 @@ def read_changes(pairs: list[str]) -> dict[str, Any]:
                 f"--set {name}: it holds several settings; name one of them, as {name}.NAME=VALUE"
             )
     return changes
-
-
-def _audit_lines(result: "AuditResult", level: float) -> list[str]:
-    """The result in a few aligned lines: overall, then per task pair."""
-    (low, high), (rate_low, rate_high) = result.bias_interval(level), result.violation_rate_interval(level)
-    width = max(len(" – ".join(row.tasks)) for row in result.per_pair)
-    lines = [
-        f"Bias           {result.bias:.4f} ({low:.4f} to {high:.4f})",
-        f"Violation rate {result.violation_rate:.4f} ({rate_low:.4f} to {rate_high:.4f})",
-        f"{level:.0%} intervals from {result.clusters:,} independent {result.clustered_by}s; {result.protocol} protocol",
-    ]
-    for row in result.per_pair:
-        pair = " – ".join(row.tasks).ljust(width)
-        lines.append(
-            f"{pair}  δ {row.tolerance:.4f}  Bias {row.bias:.4f}  violation rate {row.violation_rate:.4f}"
-        )
-    return lines
 
 
 @contextlib.contextmanager

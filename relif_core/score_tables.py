@@ -1,8 +1,11 @@
-"""Audit scores from a file: a table with one row per sample and one column per task."""
+"""Audit scores from a file: CSV, TSV, Parquet or JSON lines, wide (one column per task) or long (one row per score)."""
 
+import io
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,55 +15,206 @@ if TYPE_CHECKING:
     import polars
 
 Scores = dict[str, np.ndarray]
+#: Cells that hold no value.
+MISSING = ("", "NA", "N/A", "nan", "NaN", "null", "None")
+SEPARATORS = {".tsv": "\t", ".csv": ","}
+KINDS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+#: Names that writers give to a column of row numbers.
+INDEX_NAMES = ("", "index", "Unnamed: 0", "__index_level_0__", "rownames")
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores, subject ids, group labels and weights of a file, each task → array; ``notes`` tell what was taken and left."""
+
+    scores: Scores
+    subjects: Scores | None
+    groups: Scores | None
+    weights: Scores | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def read_score_table(
-    path: Path, tasks: Sequence[str] = (), subject: str | None = None, group: str | None = None
-) -> tuple[Scores, Scores, Scores | None]:
-    """Read a CSV or Parquet table of audit scores.
+    path: Path | str,
+    tasks: Sequence[str] = (),
+    subject: str | None = None,
+    group: str | None = None,
+    weight: str | None = None,
+) -> ScoreTable:
+    """Read a table of audit scores; ``-`` reads CSV from standard input.
 
-    One row is one sample; an empty cell means that the sample is not in that task's pool. ``tasks`` are the score columns (all
-    columns but ``subject`` and ``group`` if none are named). Returns scores, subject ids and group labels, each task → array [n];
-    the ids are row numbers where no ``subject`` is named, because the scores of one row belong to one subject, and the labels
-    None where no ``group`` is. Raises ``InputError`` for a missing file or column, a column that is
-    not numeric, and a missing subject or group.
+    Wide: one row is one sample, one column one task; an empty cell, NA or nan means that the sample is not in that task's pool.
+    ``tasks`` are the score columns. If none are named they are all number columns but ``subject``, ``group`` and ``weight``,
+    row numbers and columns of 0 and 1 alone, which could be labels; the notes say what was taken and what was left. Without a
+    ``subject`` the row is the subject. Long: columns ``task`` and ``score`` instead, one row per score.
+
+    Raises:
+        InputError: a file that is missing, of an unknown kind or broken, a column that is missing, there twice or not numeric,
+            a missing subject, group or weight.
     """
-    table = _read(Path(path))
-    for wanted in (*tasks, *(name for name in (subject, group) if name is not None)):
-        if wanted not in table.columns:
-            raise InputError(f"{path} has no column {wanted!r}; it has {', '.join(table.columns)}")
-    names = list(tasks) or [column for column in table.columns if column not in (subject, group)]
+    table = read_table(path)
+    for wanted in (*tasks, *(name for name in (subject, group, weight) if name is not None)):
+        long = {"task", "score"} <= set(table.columns) and wanted in tasks
+        if wanted not in table.columns and not long:
+            raise InputError(f"{path} has no column {wanted!r}; it has {', '.join(table.columns[:8])}")
+    roles = {"subject": subject, "group": group, "weight": weight}
+    named = {role: name for role, name in roles.items() if name is not None}
+    if {"task", "score"} <= set(table.columns) and "score" not in tasks:
+        return _long(path, table, tasks, named)
+    names, notes = (list(tasks), []) if tasks else _score_columns(path, table, list(named.values()))
     scores: Scores = {}
+    labels: dict[str, Scores] = {role: {} for role in named}
     rows: Scores = {}
-    labels: dict[str, Scores] = {name: {} for name in (subject, group) if name is not None}
     for task in names:
-        column = table.get_column(task)
-        if not column.dtype.is_numeric():
-            raise InputError(
-                f"{path}: column {task!r} is {column.dtype}, not a score; name the score columns with --task, "
-                "and ids with --subject or --group"
-            )
+        column = _numbers(path, table.get_column(task))
         held = column.is_not_null()
         scores[task] = column.filter(held).to_numpy()
         rows[task] = np.flatnonzero(held.to_numpy())
-        for name, found in labels.items():
-            values = table.get_column(name).filter(held)
-            if values.null_count():
-                raise InputError(
-                    f"{path}: column {name!r} is empty in {values.null_count()} rows scored for {task!r}"
-                )
-            found[task] = values.to_numpy()
-    return scores, labels.get(subject or "", rows), labels.get(group or "")
+        for role, name in named.items():
+            labels[role][task] = _labels(
+                path, table.get_column(name).filter(held), f"rows scored for {task!r}"
+            )
+    return ScoreTable(scores, labels.get("subject", rows), labels.get("group"), labels.get("weight"), notes)
 
 
-def _read(path: Path) -> "polars.DataFrame":
+def _score_columns(
+    path: Path | str, table: "polars.DataFrame", taken: list[str]
+) -> tuple[list[str], list[str]]:
+    """Return the columns that are scores, and what is to be said about the choice."""
+    names, left = [], {}
+    for name in table.columns:
+        if name in taken:
+            continue
+        column = _numbers(path, table.get_column(name)).drop_nulls()
+        if name in INDEX_NAMES or (column.dtype.is_integer() and _counts_rows(column)):
+            left[name] = "row numbers"
+        elif len(column) and ((column == 0) | (column == 1)).all():
+            left[name] = "only 0 and 1, a label?"
+        else:
+            names.append(name)
+    if len(names) < 2 and left:
+        raise InputError(
+            f"{path}: fewer than two score columns; left out {_listed(left)}. Name the score columns with --task"
+        )
+    notes = [f"scores: {', '.join(names)}"]
+    if left:
+        notes.append(f"not taken for scores: {_listed(left)}; name score columns with --task")
+    return names, notes
+
+
+def _listed(left: dict[str, str]) -> str:
+    return ", ".join(f"{name!r} ({why})" for name, why in list(left.items())[:5])
+
+
+def _counts_rows(column: "polars.Series") -> bool:
+    return len(column) > 2 and bool((column.diff().drop_nulls() == 1).all())
+
+
+def _long(
+    path: Path | str, table: "polars.DataFrame", tasks: Sequence[str], named: dict[str, str]
+) -> ScoreTable:
+    score = _numbers(path, table.get_column("score"))
+    task_column = table.get_column("task")
+    if task_column.null_count():
+        raise InputError(f"{path}: column 'task' is empty in {task_column.null_count()} rows")
+    found = task_column.cast(str).unique(maintain_order=True).to_list()
+    for task in tasks:
+        if task not in found:
+            raise InputError(f"{path}: column 'task' never says {task!r}; it has {', '.join(found[:8])}")
+    scores: Scores = {}
+    labels: dict[str, Scores] = {role: {} for role in named}
+    for task in tasks or found:
+        held = (task_column.cast(str) == task) & score.is_not_null()
+        scores[task] = score.filter(held).to_numpy()
+        for role, name in named.items():
+            labels[role][task] = _labels(
+                path, table.get_column(name).filter(held), f"rows scored for {task!r}"
+            )
+    notes = [f"long table: tasks {', '.join(scores)}"]
+    if "subject" not in named:
+        notes.append("no --subject: every score counts as independent, which intervals may not survive")
+    return ScoreTable(scores, labels.get("subject"), labels.get("group"), labels.get("weight"), notes)
+
+
+def _numbers(path: Path | str, column: "polars.Series") -> "polars.Series":
+    if not column.dtype.is_numeric():
+        raise InputError(
+            f"{path}: column {column.name!r} is {column.dtype}, not a score; name the score columns with --task, "
+            "and ids with --subject or --group"
+        )
+    return column.fill_nan(None) if column.dtype.is_float() else column
+
+
+def _labels(path: Path | str, column: "polars.Series", where: str) -> np.ndarray:
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+    if column.null_count():
+        raise InputError(f"{path}: column {column.name!r} is empty in {column.null_count()} {where}")
+    return column.to_numpy()
+
+
+def read_table(path: Path | str) -> "polars.DataFrame":
+    """Read a whole table by the ending of its name, which is never a pattern; ``-`` is CSV on standard input.
+
+    Raises:
+        InputError: a file that is missing, of an unknown kind, broken, or with two columns of one name.
+    """
     import polars
 
-    if not path.is_file():
-        raise InputError(f"{path} is no file; name a CSV or Parquet table of scores")
+    path = Path(path)
+    source: Any = io.BytesIO(sys.stdin.buffer.read()) if str(path) == "-" else path
+    kind = ".csv" if str(path) == "-" else path.suffix.lower()
+    if str(path) != "-" and not path.is_file():
+        raise InputError(
+            f"{path} is no file; name a table of scores: {', '.join(KINDS)}, or - for standard input"
+        )
+    if kind not in KINDS:
+        raise InputError(
+            f"{path}: a table of kind {kind or 'without an ending'} is not read; use {', '.join(KINDS)}"
+        )
     try:
-        if path.suffix == ".parquet":
-            return polars.read_parquet(path)
-        return polars.read_csv(path, infer_schema_length=None)
-    except (polars.exceptions.PolarsError, OSError) as error:
+        if kind == ".parquet":
+            table = polars.read_parquet(source, glob=False)
+        elif kind in (".jsonl", ".ndjson"):
+            table = polars.read_ndjson(io.BytesIO(path.read_bytes()), infer_schema_length=None)
+        else:
+            table = _delimited(
+                path, source.read() if isinstance(source, io.BytesIO) else path.read_bytes(), kind
+            )
+    except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a table: {error}") from error
+    if table.height == 0:
+        raise InputError(f"{path} has no rows")
+    return table
+
+
+def _delimited(path: Path, content: bytes, kind: str) -> "polars.DataFrame":
+    """Read CSV or TSV; a header with more semicolons or tabs than commas says which character separates."""
+    import polars
+
+    header = content.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
+    separator = max((SEPARATORS[kind], ",", ";", "\t"), key=header.count)
+    names = [name.strip().strip('"') for name in header.split(separator)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} has two columns {twice!r}; rename one")
+    table = polars.read_csv(io.BytesIO(content), separator=separator, infer_schema=False)
+    table.columns = [name.strip() for name in table.columns]
+    cells = polars.all().str.strip_chars()
+    table = table.select(polars.when(cells.is_in(MISSING)).then(None).otherwise(cells).name.keep())
+    return table.select([_typed(column) for column in table])
+
+
+def _typed(column: "polars.Series") -> "polars.Series":
+    """Return a text column as integers or numbers where every cell is one; ids with leading zeros stay text."""
+    import polars
+
+    held = column.drop_nulls()
+    if held.len() == 0 or held.str.contains(r"^[+-]?0\d").any():
+        return column
+    for kind in (polars.Int64, polars.Float64):
+        try:
+            return column.cast(kind)
+        except polars.exceptions.InvalidOperationError:
+            continue
+    return column

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from relif_core.cli import write_card
 from relif_core.errors import InputError
 
 
@@ -29,14 +28,17 @@ def card(
     """Write the audit card of a run."""
     from relif_book.evidence.publishing import read_reference
     from relif_book.evidence.reporting import record_card
+    from relif_core.audit.card import checked_card_path
     from relif_core.record import Record
 
     if (tolerance is None) == (reference is None):
         raise InputError("name either --tolerance or --reference")
+    for path in output:
+        checked_card_path(path)
     held = tolerance if reference is None else read_reference(reference)
     content = record_card(Record.load(record), held, split)  # type: ignore[arg-type]
     for path in output:
-        write_card(path, content)
+        content.save(path)
 
 
 def publish(

@@ -1,6 +1,6 @@
 """Fixed-tolerance auditing of multi-task models: exact and sampled, with uncertainty, on NumPy alone."""
 
-from relif_core.audit.card import CARD_SCHEMA, audit_card, card_html, card_markdown
+from relif_core.audit.card import CARD_SCHEMA, Card, audit_card, card_html, card_markdown
 from relif_core.audit.comparison import Comparison, compare
 from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.individual import (
@@ -16,6 +16,7 @@ from relif_core.audit.marginals import BiasParts, bias_parts, coupling_bounds, s
 from relif_core.audit.protocol import audit
 from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
+from relif_core.audit.ruler import MappedScores, Ruler, ScoreMap, calibrate
 from relif_core.audit.sketch import HistogramSketch, InfluenceSums, SketchAudit
 from relif_core.audit.tolerance import (
     calibration_pairs,
@@ -24,27 +25,35 @@ from relif_core.audit.tolerance import (
     reference_distances,
 )
 from relif_core.audit.uncertainty import Influences, subject_bootstrap
+from relif_core.audit.workflow import Audit, NamedComparison
 
 __all__ = [
     "CARD_SCHEMA",
+    "Audit",
     "AuditContext",
     "AuditResult",
     "BiasCurve",
     "BiasParts",
+    "Card",
     "Comparison",
     "HistogramSketch",
     "IndividualAudit",
     "IndividualRow",
     "InfluenceSums",
     "Influences",
+    "MappedScores",
+    "NamedComparison",
     "PairAudit",
     "RankingCertificate",
+    "Ruler",
+    "ScoreMap",
     "SimilarPairs",
     "SketchAudit",
     "audit",
     "audit_card",
     "bias_curve",
     "bias_parts",
+    "calibrate",
     "calibration_pairs",
     "card_html",
     "card_markdown",

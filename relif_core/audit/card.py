@@ -4,143 +4,62 @@ import html
 import json
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
 from typing import Any
 
+from relif_core import __version__
+from relif_core.audit.exact import BiasCurve
 from relif_core.audit.pools import Pair, checked_tolerance
-from relif_core.audit.result import AuditResult
+from relif_core.audit.result import AuditResult, PairAudit
+from relif_core.audit.ruler import Ruler
 from relif_core.errors import InputError
 
-CARD_SCHEMA: dict[str, Any] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "title": "ReLiF audit card",
-    "type": "object",
-    "required": [
-        "schema",
-        "model",
-        "audited",
-        "tolerance",
-        "protocol",
-        "results",
-        "induced",
-        "utility",
-        "controller",
-    ],
-    "additionalProperties": False,
-    "properties": {
-        "schema": {"const": "relif-audit-card/1"},
-        "model": {"type": "string"},
-        "audited": {
-            "type": "object",
-            "required": ["dataset", "split", "score_definition", "samples", "pool_fingerprint"],
-            "additionalProperties": False,
-            "properties": {
-                "dataset": {"type": ["string", "null"]},
-                "split": {"type": ["string", "null"]},
-                "score_definition": {"type": ["string", "null"]},
-                "samples": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
-                "pool_fingerprint": {"type": "string"},
-            },
-        },
-        "tolerance": {
-            "type": "object",
-            "required": ["source", "calibration", "values"],
-            "additionalProperties": False,
-            "properties": {
-                "source": {"type": ["string", "null"]},
-                "calibration": {"type": ["string", "null"]},
-                "values": {"$ref": "#/$defs/per_pair"},
-            },
-        },
-        "protocol": {
-            "type": "object",
-            "required": ["name", "pair_seed", "pool_size", "pairs", "clustered_by", "clusters"],
-            "additionalProperties": False,
-            "properties": {
-                "name": {"enum": ["exact", "sampled"]},
-                "pair_seed": {"type": ["integer", "null"]},
-                "pool_size": {"type": ["integer", "null"]},
-                "pairs": {"type": ["integer", "null"]},
-                "clustered_by": {"enum": ["subject", "sample"]},
-                "clusters": {"type": "integer"},
-            },
-        },
-        "results": {
-            "type": "object",
-            "required": ["level", "bias", "violation_rate", "per_pair", "groups"],
-            "additionalProperties": False,
-            "properties": {
-                "level": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-                "bias": {"$ref": "#/$defs/estimate"},
-                "violation_rate": {"$ref": "#/$defs/estimate"},
-                "per_pair": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["tasks", "bias", "violation_rate"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "tasks": {
-                                "type": "array",
-                                "items": {"type": "string"},
-                                "minItems": 2,
-                                "maxItems": 2,
-                            },
-                            "bias": {"type": "number"},
-                            "violation_rate": {"type": "number"},
-                        },
-                    },
-                },
-                "groups": {
-                    "type": "object",
-                    "additionalProperties": {
-                        "type": "object",
-                        "required": ["bias", "violation_rate"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "bias": {"$ref": "#/$defs/estimate"},
-                            "violation_rate": {"$ref": "#/$defs/estimate"},
-                        },
-                    },
-                },
-            },
-        },
-        "induced": {"anyOf": [{"$ref": "#/$defs/per_pair"}, {"type": "null"}]},
-        "utility": {
-            "anyOf": [{"type": "object", "additionalProperties": {"type": "number"}}, {"type": "null"}]
-        },
-        "controller": {"type": ["object", "null"]},
-    },
-    "$defs": {
-        "per_pair": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["tasks", "tolerance"],
-                "additionalProperties": False,
-                "properties": {
-                    "tasks": {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2},
-                    "tolerance": {"type": "number", "minimum": 0},
-                },
-            },
-        },
-        "estimate": {
-            "type": "object",
-            "required": ["estimate", "standard_error", "interval"],
-            "additionalProperties": False,
-            "properties": {
-                "estimate": {"type": "number", "minimum": 0, "maximum": 1},
-                "standard_error": {"type": ["number", "null"]},
-                "interval": {
-                    "anyOf": [
-                        {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-                        {"type": "null"},
-                    ]
-                },
-            },
-        },
-    },
-}
+_FILES = resources.files("relif_core.audit")
+CARD_SCHEMA: dict[str, Any] = json.loads(_FILES.joinpath("card.schema.json").read_text(encoding="utf-8"))
+#: What a reader must know before the numbers.
+LIMITS = (
+    "Bias and violation rate compare the score distributions of pairs of tasks, drawn independently: handing a task's scores to "
+    "other people changes nothing, and a calibrated binary task cannot go below a floor that its base rate sets. Lower is not "
+    "fairer by itself."
+)
+
+
+class Card(dict[str, Any]):
+    """An audit card: JSON-ready values that satisfy ``CARD_SCHEMA``."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the card as .json, .md or .html, whole or not at all.
+
+        Raises:
+            InputError: another ending.
+        """
+        from relif_core.files import atomic_file
+
+        text = rendered(self, path)
+        with atomic_file(Path(path)) as stream:
+            stream.write(text.encode())
+
+    def _repr_html_(self) -> str:
+        return _body(self)
+
+
+def checked_card_path(path: str | Path) -> str:
+    """Return the ending of a card's file, or refuse one that names no form of a card."""
+    ending = Path(path).suffix
+    if ending not in (".json", ".md", ".html"):
+        raise InputError(f"{path}: an audit card is written as .json, .md or .html")
+    return ending
+
+
+def rendered(card: Mapping[str, Any], path: str | Path) -> str:
+    """Return a card as the text that the ending of a file name asks for."""
+    ending = checked_card_path(path)
+    if ending == ".json":
+        return json.dumps(card, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return card_markdown(card) if ending == ".md" else card_html(card)
 
 
 def audit_card(
@@ -152,7 +71,10 @@ def audit_card(
     utility: Mapping[str, float] | None = None,
     controller: Mapping[str, Any] | None = None,
     level: float = 0.95,
-) -> dict[str, Any]:
+    curve: BiasCurve | None = None,
+    ruler: Ruler | None = None,
+    date: str | None = None,
+) -> Card:
     """Return the audit card of one model as JSON-ready values that satisfy ``CARD_SCHEMA``.
 
     Args:
@@ -163,9 +85,12 @@ def audit_card(
         utility: task scores of the same checkpoint.
         controller: settings of the controller, None if none steered the training.
         level: of the intervals.
+        curve: Bias and violation rate over the tolerance, drawn on the card.
+        ruler: where the tolerance comes from, with its spread over matchings.
+        date: when the audit was made, as YYYY-MM-DD.
 
     Raises:
-        InputError: a level outside (0, 1), or utility and controller values that JSON cannot hold.
+        InputError: arguments of a wrong kind, a level outside (0, 1), or utility and controller values that JSON cannot hold.
     """
     if not isinstance(result, AuditResult):
         raise InputError(f"a card shows an audit result, not a {type(result).__name__}")
@@ -174,42 +99,49 @@ def audit_card(
     for name, value in (("induced", induced), ("utility", utility), ("controller", controller)):
         if value is not None and not isinstance(value, Mapping):
             raise InputError(f"{name} must be a mapping, not a {type(value).__name__}")
-    card = {
-        "schema": "relif-audit-card/1",
-        "model": model,
-        "audited": {
-            "dataset": result.context.dataset,
-            "split": result.context.split,
-            "score_definition": result.context.score_definition,
-            "samples": dict(result.samples),
-            "pool_fingerprint": result.pool_fingerprint,
+    card = Card(
+        schema="relif-audit-card/2",
+        made={"version": __version__, "date": date},
+        model=model,
+        **{
+            "audited": {
+                "dataset": result.context.dataset,
+                "split": result.context.split,
+                "score_definition": result.context.score_definition,
+                "samples": dict(result.samples),
+                "pool_fingerprint": result.pool_fingerprint,
+            },
+            "tolerance": {
+                "source": result.context.tolerance_source,
+                "calibration": calibration,
+                "values": _pair_rows(result.tolerances),
+                "ruler": None if ruler is None else _ruler_row(ruler),
+            },
+            "protocol": {
+                "name": result.protocol,
+                "pair_seed": result.pair_seed,
+                "pool_size": result.pool_size,
+                "pairs": result.pairs,
+                "clustered_by": result.clustered_by,
+                "clusters": result.clusters,
+                "effective_pairs": result.effective_pairs,
+            },
+            "results": {
+                "level": level,
+                **_estimates(result, level),
+                "per_pair": [{"tasks": list(row.tasks), **_estimates(row, level)} for row in result.per_pair],
+                "groups": {label: _estimates(part, level) for label, part in result.groups.items()},
+                "groups_left_out": dict(result.groups_left_out),
+                "notes": list(result.notes),
+            },
+            "curve": None
+            if curve is None
+            else {name: getattr(curve, name).tolist() for name in ("tolerances", "bias", "violation_rate")},
+            "induced": None if induced is None else _pair_rows(induced),
+            "utility": None if utility is None else _numbers(utility, "utility"),
+            "controller": None if controller is None else dict(controller),
         },
-        "tolerance": {
-            "source": result.context.tolerance_source,
-            "calibration": calibration,
-            "values": _pair_rows(result.tolerances),
-        },
-        "protocol": {
-            "name": result.protocol,
-            "pair_seed": result.pair_seed,
-            "pool_size": result.pool_size,
-            "pairs": result.pairs,
-            "clustered_by": result.clustered_by,
-            "clusters": result.clusters,
-        },
-        "results": {
-            "level": level,
-            **_estimates(result, level),
-            "per_pair": [
-                {"tasks": list(row.tasks), "bias": row.bias, "violation_rate": row.violation_rate}
-                for row in result.per_pair
-            ],
-            "groups": {label: _estimates(part, level) for label, part in result.groups.items()},
-        },
-        "induced": None if induced is None else _pair_rows(induced),
-        "utility": None if utility is None else _numbers(utility, "utility"),
-        "controller": None if controller is None else dict(controller),
-    }
+    )
     try:
         json.dumps(card, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -229,6 +161,11 @@ def _pair_rows(tolerances: Mapping[Pair, float]) -> list[dict[str, Any]]:
     ]
 
 
+def _ruler_row(ruler: Ruler) -> dict[str, Any]:
+    names = ("sha256", "alpha", "pairs", "seed", "matchings", "spread")
+    return {**{name: getattr(ruler, name) for name in names}, "score_map": ruler.score_map.rules}
+
+
 def _numbers(values: Mapping[str, Any], name: str) -> dict[str, float]:
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -236,7 +173,7 @@ def _numbers(values: Mapping[str, Any], name: str) -> dict[str, float]:
     return {key: float(value) for key, value in values.items()}
 
 
-def _estimates(result: AuditResult, level: float) -> dict[str, Any]:
+def _estimates(result: AuditResult | PairAudit, level: float) -> dict[str, Any]:
     return {
         "bias": _estimate(result.bias, result.bias_se, result.bias_interval(level)),
         "violation_rate": _estimate(
@@ -270,6 +207,7 @@ def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
             "What was audited",
             [
                 ("Model", card["model"]),
+                ("Made", f"{_text(card['made']['date'])}, relif-core {card['made']['version']}"),
                 ("Dataset", _text(audited["dataset"])),
                 ("Split", _text(audited["split"])),
                 ("Audit scores", _text(audited["score_definition"])),
@@ -285,6 +223,7 @@ def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
             [
                 ("Source", _text(tolerance["source"])),
                 ("Calibration data", _text(tolerance["calibration"])),
+                *_ruler_text(tolerance["ruler"]),
                 *((_pair_text(row), f"{row['tolerance']:.4f}") for row in tolerance["values"]),
             ],
         ),
@@ -301,7 +240,10 @@ def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
                 ("Bias", _estimate_text(results["bias"])),
                 ("Violation rate", _estimate_text(results["violation_rate"])),
                 *(
-                    (_pair_text(row), f"Bias {row['bias']:.4f}, violation rate {row['violation_rate']:.4f}")
+                    (
+                        _pair_text(row),
+                        f"Bias {_estimate_text(row['bias'])}, violation rate {_estimate_text(row['violation_rate'])}",
+                    )
                     for row in results["per_pair"]
                 ),
                 *(
@@ -311,6 +253,11 @@ def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
                     )
                     for label, part in results["groups"].items()
                 ),
+                *(
+                    (f"Group {label}", f"left out: {why}")
+                    for label, why in results["groups_left_out"].items()
+                ),
+                *(("Note", note) for note in results["notes"]),
             ],
         ),
         (
@@ -324,6 +271,20 @@ def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
         ("Controller", [(name, str(value)) for name, value in (card["controller"] or {}).items()]),
     ]
     return [(title, rows or [("", "not stated")]) for title, rows in sections]
+
+
+def _ruler_text(ruler: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if ruler is None:
+        return []
+    spread = ruler["spread"]
+    return [
+        (
+            "Ruler",
+            f"{ruler['sha256'][:16]}, α {ruler['alpha']:g}, {ruler['pairs']:,} disjoint pairs, seed {ruler['seed']}",
+        ),
+        ("Spread over matchings", f"{spread['low']:.4f} to {spread['high']:.4f} in {ruler['matchings']:,}"),
+        ("Score map", "; ".join(f"{task}: {rule['kind']}" for task, rule in ruler["score_map"].items())),
+    ]
 
 
 def _text(value: str | None) -> str:
@@ -347,7 +308,7 @@ def _estimate_text(estimate: Mapping[str, Any]) -> str:
 
 def card_markdown(card: Mapping[str, Any]) -> str:
     """Return the card as Markdown, one table per section."""
-    lines = ["# Audit card"]
+    lines = ["# Audit card", "", LIMITS]
     for title, rows in _sections(card):
         lines += ["", f"## {title}", "", "| | |", "| --- | --- |"]
         lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows]
@@ -358,27 +319,77 @@ def _cell(text: str) -> str:
     return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
 
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #8886; overflow-wrap: anywhere }
-th { font-weight: 600; width: 35% }
-"""
-
-
 def card_html(card: Mapping[str, Any]) -> str:
     """Return the card as one HTML page that needs no other file."""
-    body = []
+    template = Template(_FILES.joinpath("card.template.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        model=html.escape(str(card.get("model"))) if isinstance(card, Mapping) else "",
+        limits=LIMITS,
+        body=_body(card),
+    )
+
+
+def _body(card: Mapping[str, Any]) -> str:
+    parts = []
     for title, rows in _sections(card):
         cells = "".join(
             f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(value)}</td></tr>'
             for name, value in rows
         )
-        body.append(f"<h2>{html.escape(title)}</h2>\n<table>{cells}</table>")
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Audit card: {html.escape(str(card['model']))}</title><style>{_STYLE}</style>"
+        parts.append(f"<h2>{html.escape(title)}</h2>\n<table>{cells}</table>")
+        if title.startswith("Results") and card["curve"] is not None:
+            held = [row["tolerance"] for row in card["tolerance"]["values"]]
+            parts.append(curve_svg(**card["curve"], held=sum(held) / len(held)))
+    return "\n".join(parts)
+
+
+def curve_svg(
+    tolerances: Sequence[float],
+    bias: Sequence[float],
+    violation_rate: Sequence[float],
+    held: float | None = None,
+) -> str:
+    """Return Bias and violation rate over the tolerance as an SVG figure that follows the page's colours.
+
+    Args:
+        tolerances, bias, violation_rate: the curves [D], tolerances ascending.
+        held: the tolerance that was held fixed, marked by a line.
+    """
+    width, height, left, low, top = 460.0, 250.0, 45.0, 210.0, 15.0
+    last = max(tolerances[-1], 1e-9)
+
+    def place(x: float, y: float) -> str:
+        return f"{left + x / last * (width - left - 80):.1f},{low - y * (low - top):.1f}"
+
+    def line(values: Sequence[float], colour: str, name: str) -> str:
+        points = " ".join(place(x, y) for x, y in zip(tolerances, values, strict=True))
+        first = low - values[0] * (low - top)
+        return (
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
+            f'<text x="{left + 6}" y="{first - 4 if first > top + 12 else first + 14:.1f}" fill="{colour}">{name}</text>'
+        )
+
+    text = f"Bias falls from {bias[0]:.3f} at tolerance {tolerances[0]:g}, the violation rate from {violation_rate[0]:.3f}."
+    marks = ""
+    if held is not None:
+        x, _ = place(held, 0).split(",")
+        marks = (
+            f'<line x1="{x}" y1="{top}" x2="{x}" y2="{low}" stroke="currentColor" stroke-dasharray="4 3"/>'
+            f'<text x="{float(x) + 4:.1f}" y="{top + 10}" fill="currentColor">δ = {held:.3f}</text>'
+        )
+        at = min(range(len(tolerances)), key=lambda k: abs(tolerances[k] - held))
+        text += f" At {tolerances[at]:.3f}, next to the one held fixed, they are {bias[at]:.3f} and {violation_rate[at]:.3f}."
+    ends = "".join(
+        f'<text x="{left - 6}" y="{low - y * (low - top) + 4:.1f}" text-anchor="end" fill="currentColor">{y:g}</text>'
+        for y in (0, 0.5, 1)
+    ) + "".join(
+        f'<text x="{place(x * last, 0).split(",")[0]}" y="{low + 16}" text-anchor="middle" fill="currentColor">{x * last:g}</text>'
+        for x in (0, 0.5, 1)
     )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><h1>Audit card</h1>\n' + "\n".join(
-        [*body, "</body></html>\n"]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'font-family="sans-serif" font-size="12"><title>{html.escape(text)}</title>'
+        f'<path d="M{left},{top}V{low}H{width - 80}" fill="none" stroke="currentColor"/>{ends}{marks}'
+        f"{line(violation_rate, '#d55e00', 'violation rate')}{line(bias, '#0072b2', 'Bias')}"
+        f'<text x="{(left + width - 80) / 2}" y="{low + 34}" text-anchor="middle" fill="currentColor">tolerance δ</text></svg>'
     )

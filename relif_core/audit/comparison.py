@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from relif_core.audit.result import AuditResult
-from relif_core.audit.uncertainty import combined_error, difference_interval
+from relif_core.audit.uncertainty import combined_error, difference_interval, p_value
 from relif_core.errors import ComparabilityError, InputError
 
 Kind = Literal["bias", "violation_rate"]
@@ -18,7 +18,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 class Comparison:
     """The difference a − b of two comparable audits, with standard errors and intervals at ``level``.
 
-    ``paired`` tells whether the errors come from the subjects' own differences; if not, they are the upper bound
+    The p-values are two-sided, of no difference. ``paired`` tells whether the errors come from the subjects' own differences; if not, they are the upper bound
     SE_a + SE_b. ``unstated`` names the context fields that neither result states, on whose agreement the reader
     has to rely.
     """
@@ -29,6 +29,8 @@ class Comparison:
     violation_rate_difference: float
     violation_rate_standard_error: float
     violation_rate_interval: tuple[float, float]
+    p_value: float
+    violation_rate_p_value: float
     level: float
     paired: bool
     unstated: tuple[str, ...]
@@ -52,14 +54,23 @@ def compare(a: AuditResult, b: AuditResult, level: float = 0.95) -> Comparison:
         if not isinstance(result, AuditResult):
             raise InputError(f"{name} must be an audit result, not a {type(result).__name__}")
     _require_comparable(a, b)
-    found = {}
+    errors = {kind: _error(a, b, kind) for kind in KINDS}
+    return comparison(a, b, errors, level, paired=a.influences is not None and b.influences is not None)
+
+
+def comparison(
+    a: AuditResult, b: AuditResult, errors: dict[Kind, tuple[float, float]], level: float, *, paired: bool
+) -> Comparison:
+    """Return a − b from the standard error of each difference and its degrees of freedom."""
+    found = []
     for kind in KINDS:
         difference = getattr(a, kind) - getattr(b, kind)
-        error, freedom = _error(a, b, kind)
-        widest = 1 - min(a.tolerances.values()) if kind == "bias" else 1.0
-        bounds = difference_interval(difference, error, level, freedom, a.effective_pairs, max(0.0, widest))
-        found[kind] = (difference, error, bounds)
-    bias, rate = found["bias"], found["violation_rate"]
+        error, freedom = errors[kind]
+        widest = max(0.0, 1 - min(a.tolerances.values())) if kind == "bias" else 1.0
+        pairs = min(a.effective_pairs, b.effective_pairs)
+        bounds = difference_interval(difference, error, level, freedom, pairs, widest)
+        found.append((difference, error, bounds, p_value(difference, error, freedom)))
+    bias, rate = found
     return Comparison(
         difference=bias[0],
         standard_error=bias[1],
@@ -67,8 +78,10 @@ def compare(a: AuditResult, b: AuditResult, level: float = 0.95) -> Comparison:
         violation_rate_difference=rate[0],
         violation_rate_standard_error=rate[1],
         violation_rate_interval=rate[2],
+        p_value=bias[3],
+        violation_rate_p_value=rate[3],
         level=level,
-        paired=a.influences is not None and b.influences is not None,
+        paired=paired,
         unstated=tuple(
             name for name in ("dataset", "split", "score_definition") if getattr(a.context, name) is None
         ),

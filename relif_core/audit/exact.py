@@ -182,6 +182,18 @@ class BiasCurve:
     violation_rate: np.ndarray
     per_pair: dict[Pair, tuple[np.ndarray, np.ndarray]]
 
+    def plot(self, axes: Any = None) -> Any:
+        """Draw both curves with matplotlib, on ``axes`` or on new ones, and return the axes."""
+        if axes is None:
+            from matplotlib import pyplot
+
+            axes = pyplot.subplots()[1]
+        axes.plot(self.tolerances, self.bias, label="Bias")
+        axes.plot(self.tolerances, self.violation_rate, label="violation rate")
+        axes.set(xlabel="tolerance δ", ylim=(0, None))
+        axes.legend()
+        return axes
+
 
 def bias_curve(scores: Mapping[str, Any], tolerances: Sequence[float] | np.ndarray) -> BiasCurve:
     """Return exact Bias and violation rate at every given tolerance, with one sort for all of them.

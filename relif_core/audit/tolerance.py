@@ -96,7 +96,7 @@ def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
         InputError: ids that are not one-dimensional, missing or no integers or text, a seed that is no integer of at
             least 0, or fewer than two subjects.
     """
-    ids = _subject_ids(subjects)
+    ids = subject_ids(subjects)
     generator = np.random.default_rng(checked_integer(seed, "seed", 0))
     shuffled = generator.permutation(len(ids))
     distinct, first_seen = np.unique(ids[shuffled], return_index=True)
@@ -107,7 +107,8 @@ def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
     return chosen[: len(chosen) - len(chosen) % 2].reshape(-1, 2)
 
 
-def _subject_ids(subjects: Any) -> np.ndarray:
+def subject_ids(subjects: Any) -> np.ndarray:
+    """Return subject ids [n], integers or text, or refuse what is missing or of another kind."""
     found = given(subjects, "subjects")
     ids = found.values
     if ids.ndim != 1:
@@ -136,16 +137,26 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
     Raises:
         InputError: misaligned arrays, embeddings that are not finite or have length 0, fewer than two subjects.
     """
-    array, ids = checked_numbers(embeddings, "embeddings", 2), _subject_ids(subjects)
-    if len(array) != len(ids):
-        raise InputError(f"embeddings have shape {array.shape}, expected [{len(ids)}, D], one row per id")
+    units, ids = unit_rows(embeddings), subject_ids(subjects)
+    if len(units) != len(ids):
+        raise InputError(f"embeddings have shape {units.shape}, expected [{len(ids)}, D], one row per id")
+    return matched_distances(units, ids, seed)
+
+
+def unit_rows(embeddings: Any) -> np.ndarray:
+    """Return embeddings [n, D] scaled to length 1, or refuse those without a direction."""
+    array = checked_numbers(embeddings, "embeddings", 2)
     lengths = np.linalg.norm(array, axis=1)
     if not np.isfinite(lengths).all() or (lengths == 0).any():
         bad = int((~np.isfinite(lengths) | (lengths == 0)).sum())
         raise InputError(
             f"{bad} of {len(array)} embeddings are not finite or have length 0; they have no direction"
         )
-    units = array / lengths[:, None]
+    return array / lengths[:, None]
+
+
+def matched_distances(units: np.ndarray, ids: np.ndarray, seed: int) -> np.ndarray:
+    """Return (1 − cos) / 2 of unit rows over the matching of subjects that ``seed`` draws."""
     pairs = calibration_pairs(ids, seed)
     cosines = np.einsum("nd,nd->n", units[pairs[:, 0]], units[pairs[:, 1]])
     return np.clip((1.0 - cosines) / 2, 0.0, 1.0)

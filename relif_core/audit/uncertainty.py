@@ -27,6 +27,8 @@ from relif_core.errors import InputError
 
 #: Standard errors up to here are rounding.
 NO_VARIATION = 1e-12
+#: Below so many degrees of freedom a difference rests on about three subjects.
+FEW_DEGREES = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,15 +283,18 @@ def difference_interval(
     effective_pairs: float,
     widest: float = 1.0,
 ) -> tuple[float, float]:
-    """Return difference ± t · error within [−1, 1], or, where no unit tells the two apart, ± what none may show.
+    """Return difference ± t · error within [−1, 1].
+
+    Where few of the units tell the two apart (degrees of freedom below 6, as of three subjects, and below half of the
+    effective subjects), or none, ± what none of them may show (:func:`unseen_bound`) is added.
 
     Raises:
         InputError: a level outside (0, 1).
     """
-    if error <= NO_VARIATION:
-        half = unseen_bound(effective_pairs, level) * widest
-        return difference - half, difference + half
-    low, high = interval(difference, error, level, freedom)
+    low, high = interval(difference, error if error > NO_VARIATION else 0.0, level, freedom)
+    if error <= NO_VARIATION or freedom < min(FEW_DEGREES, effective_pairs):
+        unseen = unseen_bound(effective_pairs, level) * widest
+        low, high = low - unseen, high + unseen
     return (low, high) if math.isnan(low) else (max(-1.0, low), min(1.0, high))
 
 
@@ -307,6 +312,15 @@ def unseen_bound(effective_pairs: float, level: float) -> float:
 def checked_level(level: float) -> float:
     """Return a confidence level, or refuse one outside (0, 1)."""
     return checked_fraction(level, "level")
+
+
+def p_value(difference: float, error: float, freedom: float) -> float:
+    """Return the two-sided p-value of no difference, 1 where no unit tells the two apart, NaN without an error."""
+    if math.isnan(error) or not freedom > 0:
+        return math.nan
+    if error <= NO_VARIATION or difference == 0:
+        return 1.0
+    return _both_tails(abs(difference) / error, freedom)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -35,11 +35,11 @@ def test_data_are_made_checked_and_listed(tensors: Path, tmp_path: Path) -> None
     assert "120 samples, whole" in relif("data", "check", tensors)
     assert "physionet2012" in relif("data", "list")
     assert "unknown option stay" in relif(
-        "data", "synthetic_icu", "-", tmp_path / "x", "-o", "stay=1", code=1
+        "data", "synthetic_icu", "-", tmp_path / "x", "-o", "stay=1", code=2
     )
-    assert "no data source is called 'mimic4'" in relif("data", "mimic4", "-", tmp_path / "x", code=1)
-    assert "name the folder to make" in relif("data", "synthetic_icu", code=1)
-    assert "write name=value" in relif("data", "synthetic_icu", "-", tmp_path / "x", "-o", "stays", code=1)
+    assert "no data source is called 'mimic4'" in relif("data", "mimic4", "-", tmp_path / "x", code=2)
+    assert "name the folder to make" in relif("data", "synthetic_icu", code=2)
+    assert "write name=value" in relif("data", "synthetic_icu", "-", tmp_path / "x", "-o", "stays", code=2)
 
 
 def test_the_road_from_a_study_to_a_card(tensors: Path, tmp_path: Path) -> None:
@@ -78,12 +78,12 @@ def test_run_leaves_a_record_and_names_mistakes(tensors: Path, tmp_path: Path) -
     )
     assert (tmp_path / "run" / "record.json").is_file()
     assert "no setting 'epoch'" in relif(
-        "run", "--data", tensors, "--target", tmp_path / "x", "--set", "training.epoch=3", code=1
+        "run", "--data", tensors, "--target", tmp_path / "x", "--set", "training.epoch=3", code=2
     )
     assert "unknown balancer 'adam'" in relif(
-        "run", "--data", tensors, "--target", tmp_path / "x", "--method", "adam", code=1
+        "run", "--data", tensors, "--target", tmp_path / "x", "--method", "adam", code=2
     )
-    assert "no manifest.json" in relif("run", "--data", tmp_path, "--target", tmp_path / "x", code=1)
+    assert "no manifest.json" in relif("run", "--data", tmp_path, "--target", tmp_path / "x", code=2)
 
 
 def test_scores_of_any_model_are_audited(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_scores_of_any_model_are_audited(tmp_path: Path) -> None:
 def test_mistakes_in_an_audit_are_named(tmp_path: Path, arguments: list[object], message: str) -> None:
     table = tmp_path / "scores.csv"
     table.write_text("ward,mortality,los\na,0.1,0.4\nb,0.9,0.3\n")
-    assert message in relif("audit", table, *arguments, code=1)
+    assert message in relif("audit", table, *arguments, code=2)
 
 
 def test_an_audit_needs_no_torch(tmp_path: Path) -> None:
@@ -150,6 +150,6 @@ def test_a_missing_library_names_the_extra(tmp_path: Path) -> None:
         "sys.argv = ['relif', 'run', '--data', 'x', '--target', 'y']; from relif_core.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "pip install 'relif-core[train]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -130,7 +130,7 @@ def test_card_satisfies_its_schema_and_renders(protocol: str) -> None:
 def test_bare_card_says_what_is_not_stated() -> None:
     card = audit_card(audit({"a": [0.1], "b": [0.9]}, 0.2), model="m")
     jsonschema.validate(card, CARD_SCHEMA)
-    assert card_markdown(card).count("not stated") == 8
+    assert card_markdown(card).count("not stated") == 9
     assert "no interval" in card_html(card)
 
 

@@ -1,0 +1,296 @@
+"""The ruler of an audit: one score map and one tolerance, fitted on a reference model and shared by everything that is measured."""
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from relif_core.audit.door import columns, given, is_frame
+from relif_core.audit.pools import checked_fraction, checked_integer
+from relif_core.audit.tolerance import conformal_tolerance, matched_distances, subject_ids, unit_rows
+from relif_core.errors import InputError, RecordError
+
+SCHEMA = "relif-ruler/1"
+KINDS = ("identity", "sigmoid", "max_sigmoid", "max_softmax", "quantile")
+
+
+class MappedScores(dict[str, np.ndarray]):
+    """Audit scores by task, with the columns that are no outputs in ``rest``; an output of NaN is masked: no label."""
+
+    rest: dict[str, Any]
+
+
+class ScoreMap:
+    """How model outputs become audit scores in [0, 1], one rule per task, the same for every model that is audited.
+
+    Rules: "identity" (a score already), "sigmoid" of a logit [n], "max_sigmoid" and "max_softmax" of logits [n, K], and
+    ("quantile", low, high): clip((x − q_low) / (q_high − q_low), 0, 1) with quantiles of the *reference* model's outputs.
+    Fitting them on the audited model would give every model a ruler of its own. In a data frame a task is the column of
+    its name; logits [n, K] are the columns that match a pattern: ("max_softmax", "los_*").
+
+    >>> ScoreMap(depth=("quantile", 0.0, 1.0)).fit({"depth": [2.0, 4.0]}).scores({"depth": [1.0, 3.5]})["depth"].tolist()
+    [0.0, 0.75]
+    """
+
+    def __init__(self, **tasks: Any) -> None:
+        """Take one rule per task: its name, or a tuple of its name and its arguments.
+
+        Raises:
+            InputError: a rule that is unknown or whose arguments do not fit.
+        """
+        self.rules = {task: _rule(task, rule) for task, rule in tasks.items()}
+
+    def fit(self, reference: Any) -> "ScoreMap":
+        """Return the map with its quantiles taken from a reference model's outputs (a mapping or a data frame).
+
+        Raises:
+            InputError: a task without outputs, or quantiles that coincide.
+        """
+        outputs = columns(reference) if is_frame(reference) else reference
+        fitted = ScoreMap()
+        for task, rule in self.rules.items():
+            fitted.rules[task] = dict(rule)
+            if rule["kind"] == "quantile":
+                raw = _outputs(outputs, task, rule)
+                low, high = np.quantile(raw[np.isfinite(raw)], [rule["low"], rule["high"]]).tolist()
+                if not low < high:
+                    raise InputError(
+                        f"task {task!r}: the quantiles of the reference outputs coincide at {low:g}"
+                    )
+                fitted.rules[task]["range"] = [low, high]
+        return fitted
+
+    def scores(self, outputs: Any) -> MappedScores:
+        """Return the audit scores of a model's outputs (a mapping or a data frame).
+
+        Raises:
+            InputError: a task without outputs, outputs of a wrong shape, or a quantile rule that was not fitted.
+        """
+        found = columns(outputs) if is_frame(outputs) else outputs
+        scores = MappedScores()
+        used: set[str] = set()
+        for task, rule in self.rules.items():
+            used.update(_names(found, task, rule))
+            raw = _outputs(found, task, rule)
+            mapped = _mapped(task, rule, raw)
+            absent = np.isnan(mapped)
+            scores[task] = np.ma.array(mapped, mask=absent) if absent.any() else mapped
+        scores.rest = {name: values for name, values in found.items() if name not in used}
+        return scores
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of the rules."""
+        return _digest(self.rules)
+
+
+def _rule(task: str, given_rule: Any) -> dict[str, Any]:
+    kind, *arguments = given_rule if isinstance(given_rule, tuple | list) else (given_rule,)
+    if kind not in KINDS:
+        raise InputError(f"task {task!r}: score rule {kind!r} is unknown; use {', '.join(KINDS)}")
+    if kind == "quantile":
+        try:
+            low, high = map(float, arguments)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"task {task!r}: quantile takes two numbers, as in ('quantile', 0.1, 0.9)"
+            ) from None
+        if not 0 <= low < high <= 1:
+            raise InputError(f"task {task!r}: quantiles must rise within [0, 1], got {low:g} and {high:g}")
+        return {"kind": kind, "low": low, "high": high, "range": None}
+    wide = kind.startswith("max_")
+    if len(arguments) > wide or not all(isinstance(pattern, str) for pattern in arguments):
+        raise InputError(
+            f"task {task!r}: {kind} takes {'one pattern of column names' if wide else 'no argument'}"
+        )
+    return {"kind": kind, "columns": arguments[0] if arguments else None}
+
+
+def _names(outputs: Any, task: str, rule: Mapping[str, Any]) -> list[str]:
+    if not isinstance(outputs, Mapping):
+        raise InputError(
+            f"outputs must map task names to arrays, or be a data frame, not a {type(outputs).__name__}"
+        )
+    pattern = rule.get("columns")
+    names = [name for name in outputs if fnmatch.fnmatchcase(str(name), pattern)] if pattern else [task]
+    if not names or names[0] not in outputs:
+        raise InputError(
+            f"task {task!r}: outputs have no {pattern or task!r}; they have {', '.join(map(str, list(outputs)[:5]))}"
+        )
+    return names
+
+
+def _outputs(outputs: Any, task: str, rule: Mapping[str, Any]) -> np.ndarray:
+    parts = []
+    for name in _names(outputs, task, rule):
+        found = given(outputs[name], f"outputs of {name!r}")
+        if found.values.dtype.kind not in "fiub":
+            raise InputError(f"outputs of {name!r} must be numbers, got an array of {found.values.dtype}")
+        values = found.values.astype(np.float64)
+        for absent in (found.missing, found.masked):
+            if absent is not None:
+                values[absent] = np.nan
+        parts.append(values)
+    array = np.column_stack(parts) if rule.get("columns") else parts[0]
+    wanted = 2 if rule["kind"].startswith("max_") else 1
+    if array.ndim != wanted or len(array) == 0:
+        raise InputError(
+            f"outputs of {task!r} have shape {array.shape}, {rule['kind']} needs {'[n, K]' if wanted == 2 else '[n]'}"
+        )
+    return array
+
+
+def _mapped(task: str, rule: Mapping[str, Any], raw: np.ndarray) -> np.ndarray:
+    if rule["kind"] == "identity":
+        return raw
+    if rule["kind"] == "quantile":
+        if rule["range"] is None:
+            raise InputError(
+                f"task {task!r}: the score map is not fitted; call fit with the reference model's outputs"
+            )
+        low, high = rule["range"]
+        return np.clip((raw - low) / (high - low), 0, 1)
+    if rule["kind"] == "max_softmax":
+        return 1 / np.exp(raw - raw.max(axis=1, keepdims=True)).sum(axis=1)
+    return 0.5 * (1 + np.tanh((raw.max(axis=1) if raw.ndim == 2 else raw) / 2))
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """A calibrated tolerance and the score map that it belongs to.
+
+    ``tolerance`` is the conformal quantile (theorem B.3) at level ``alpha`` of ``pairs`` disjoint pairs of subjects, of the
+    matching with ``seed``, which was chosen before looking. ``spread`` holds the least, median and greatest tolerance and their
+    standard deviation over ``matchings`` matchings. ``reference`` says which model and data were measured.
+    """
+
+    tolerance: float
+    alpha: float
+    pairs: int
+    seed: int
+    matchings: int
+    spread: dict[str, float]
+    score_map: ScoreMap
+    reference: str | None = None
+
+    def scores(self, outputs: Any) -> MappedScores:
+        """Return the audit scores of a model's outputs under this ruler's map (:meth:`ScoreMap.scores`)."""
+        return self.score_map.scores(outputs)
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest that tells rulers apart."""
+        return _digest(self._content())
+
+    def describe(self) -> str:
+        """Return where the tolerance comes from, in one sentence."""
+        return (
+            f"conformal quantile at α = {self.alpha:g} of {self.pairs:,} disjoint reference pairs (theorem B.3); over "
+            f"{self.matchings:,} matchings {self.spread['low']:.4f} to {self.spread['high']:.4f}; ruler {self.sha256[:12]}"
+        )
+
+    def _content(self) -> dict[str, Any]:
+        names = ("tolerance", "alpha", "pairs", "seed", "matchings", "spread", "reference")
+        return {
+            "schema": SCHEMA,
+            **{name: getattr(self, name) for name in names},
+            "score_map": self.score_map.rules,
+        }
+
+    def to_json(self) -> str:
+        """Return the ruler as JSON text with its digest; :meth:`from_json` reads it back."""
+        return json.dumps({**self._content(), "sha256": self.sha256}, indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Ruler":
+        """Rebuild a ruler from :meth:`to_json`.
+
+        Raises:
+            RecordError: text that is no ruler of this schema, or was changed by hand.
+        """
+        try:
+            content = json.loads(text)
+            stated, schema = content.pop("sha256"), content.pop("schema")
+            score_map = ScoreMap()
+            score_map.rules = content.pop("score_map")
+            ruler = cls(**content, score_map=score_map)
+            matches = schema == SCHEMA and ruler.sha256 == stated
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(
+                f"this is no ruler ({error!r}); make one with `relif audit calibrate`"
+            ) from error
+        if not matches:
+            raise RecordError(
+                "this ruler was changed after it was made: its digest does not fit; calibrate again"
+            )
+        return ruler
+
+
+def calibrate(
+    embeddings: Any,
+    scores: ScoreMap,
+    *,
+    subject: Any = None,
+    alpha: float = 0.1,
+    matchings: int = 200,
+    seed: int = 0,
+    reference: str | None = None,
+) -> Ruler:
+    """Return the ruler that a reference model's representation gives.
+
+    Args:
+        embeddings: [n, D] of the reference model on calibration data.
+        scores: the fitted score map, which travels with the tolerance.
+        subject: [n] ids; without, every row is a subject.
+        alpha: chance that the distance of a new pair exceeds δ, in (0, 1).
+        matchings: random matchings whose tolerances show how much δ depends on the draw.
+        seed: of the matching that sets δ; the others follow it.
+        reference: which model and data.
+
+    Returns:
+        The ruler; δ = 1 where there are fewer than 1/α − 1 pairs, which no gap exceeds.
+
+    Raises:
+        InputError: embeddings, ids or settings that cannot be used, or a score map that is not fitted.
+    """
+    if not isinstance(scores, ScoreMap):
+        raise InputError(f"scores must be a fitted ScoreMap, not a {type(scores).__name__}")
+    for task, rule in scores.rules.items():
+        if rule["kind"] == "quantile" and rule["range"] is None:
+            raise InputError(
+                f"task {task!r}: the score map is not fitted; call fit with the reference model's outputs"
+            )
+    checked_fraction(alpha, "alpha")
+    checked_integer(matchings, "matchings", 1)
+    checked_integer(seed, "seed", 0)
+    units = unit_rows(embeddings)
+    ids = subject_ids(np.arange(len(units)) if subject is None else subject)
+    if len(ids) != len(units):
+        raise InputError(
+            f"embeddings have {len(units)} rows, and there are {len(ids)} subjects; give one per row"
+        )
+    distances = [matched_distances(units, ids, seed + k) for k in range(matchings)]
+    found = np.array([conformal_tolerance(one, alpha) for one in distances])
+    return Ruler(
+        tolerance=float(found[0]),
+        alpha=float(alpha),
+        pairs=len(distances[0]),
+        seed=int(seed),
+        matchings=int(matchings),
+        spread={
+            "low": float(found.min()),
+            "median": float(np.median(found)),
+            "high": float(found.max()),
+            "deviation": float(found.std(ddof=1)) if matchings > 1 else 0.0,
+        },
+        score_map=scores,
+        reference=reference,
+    )
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -1,0 +1,442 @@
+"""The road from a table of scores to a verdict: one object per audited model, measured with a shared ruler."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from relif_core.audit.card import Card, audit_card
+from relif_core.audit.comparison import KINDS, Comparison, compare, comparison
+from relif_core.audit.door import columns, is_frame
+from relif_core.audit.exact import BiasCurve, bias_curve
+from relif_core.audit.individual import IndividualAudit, similar_pair_audit, similar_pairs
+from relif_core.audit.pools import Pair, aligned, checked_labels, checked_scores
+from relif_core.audit.protocol import audit
+from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
+from relif_core.audit.result import AuditContext, AuditResult
+from relif_core.audit.ruler import Ruler
+from relif_core.audit.tolerance import induced_tolerances
+from relif_core.audit.uncertainty import checked_level, combined_error
+from relif_core.errors import ComparabilityError, InputError, RecordError
+
+SCHEMA = "relif-audit-file/1"
+CURVE_TOLERANCES = np.linspace(0, 1, 51)
+
+
+@dataclass(frozen=True)
+class NamedComparison:
+    """One model's audit against another's: a − b by name, with the p-values of the family adjusted together."""
+
+    a: str
+    b: str
+    comparison: Comparison
+    adjusted_p_value: float
+    adjusted_violation_rate_p_value: float
+
+
+class Audit:
+    """One model's audit under a ruler: what it found, and everything that may be asked of it.
+
+    Args:
+        scores: what ``ruler.scores(outputs)`` returns, a mapping task → scores, or a data frame of scores.
+        ruler: of :func:`calibrate`.
+        subject: ids: the name of a column of the outputs or frame, an array for all tasks, or a mapping task → array. Without,
+            a row of a frame is a subject, and a score of a mapping an independent sample.
+        group: group labels, given in the same ways.
+        name: of the model.
+        dataset: name and version of the data.
+        split: of the data.
+        level: of all intervals.
+
+    Raises:
+        InputError: as :func:`audit`, or a column that the outputs do not have.
+    """
+
+    def __init__(
+        self,
+        scores: Any,
+        ruler: Ruler,
+        *,
+        subject: Any = None,
+        group: Any = None,
+        name: str = "model",
+        dataset: str | None = None,
+        split: str | None = None,
+        level: float = 0.95,
+    ) -> None:
+        if not isinstance(ruler, Ruler):
+            raise InputError(f"ruler must be a Ruler of calibrate, not a {type(ruler).__name__}")
+        if not isinstance(name, str):
+            raise InputError(f"name must be text, got {name!r}")
+        self.ruler, self.name, self.level = ruler, name, checked_level(level)
+        tasks, rest = _split(scores, ruler)
+        self._subjects = _of_tasks(subject, tasks, rest, "subject")
+        self._scores: Any = tasks
+        self.result = audit(
+            tasks,
+            ruler.tolerance,
+            subjects=self._subjects,
+            groups=_of_tasks(group, tasks, rest, "group"),
+            context=AuditContext(
+                dataset=dataset,
+                split=split,
+                score_definition=f"score map {ruler.score_map.digest[:16]}",
+                tolerance_source=ruler.describe(),
+            ),
+        )
+        self._curve: BiasCurve | None = None
+        self._induced: dict[Pair, float] | None = None
+
+    def __repr__(self) -> str:
+        """Return the summary."""
+        return self.summary()
+
+    def summary(self) -> str:
+        """Return the finding in a few lines: both estimates with intervals, what they rest on, the worst group."""
+        result = self.result
+        (low, high), (rate_low, rate_high) = (
+            result.bias_interval(self.level),
+            result.violation_rate_interval(self.level),
+        )
+        lines = [
+            f"{self.name}: Bias {result.bias:.4f} ({low:.4f} to {high:.4f}), violation rate "
+            f"{result.violation_rate:.4f} ({rate_low:.4f} to {rate_high:.4f}) at δ = {self.ruler.tolerance:.4f}",
+            f"{100 * self.level:g} % intervals from {result.clusters:,} independent {result.clustered_by}s "
+            f"({result.freedom + 1:,.1f} effective); {self.ruler.describe()}",
+        ]
+        if result.groups:
+            worst = max(result.groups, key=lambda label: result.groups[label].bias)
+            lines.append(
+                f"worst of {len(result.groups)} groups: {worst}, Bias {result.groups[worst].bias:.4f}"
+            )
+        lines += [f"group {label} left out: {reason}" for label, reason in result.groups_left_out.items()]
+        return "\n".join([*lines, *(f"note: {note}" for note in result.notes)])
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return one row for the whole, for every task pair and for every group: estimates with intervals (pandas.DataFrame takes it)."""
+        parts: list[tuple[str, str, Any]] = [("all", "", self.result)]
+        parts += [("pair", " – ".join(row.tasks), row) for row in self.result.per_pair]
+        parts += [("group", label, part) for label, part in self.result.groups.items()]
+        rows = []
+        for of, label, part in parts:
+            (low, high), (rate_low, rate_high) = (
+                part.bias_interval(self.level),
+                part.violation_rate_interval(self.level),
+            )
+            rows.append(
+                {"of": of, "name": label, "bias": part.bias, "bias_low": low, "bias_high": high,
+                 "violation_rate": part.violation_rate, "rate_low": rate_low, "rate_high": rate_high,
+                 "subjects": part.clusters}
+            )  # fmt: skip
+        return rows
+
+    def curve(self) -> BiasCurve:
+        """Return exact Bias and violation rate over the tolerances from 0 to 1."""
+        if self._curve is None:
+            self._curve = bias_curve(self._held("the curve"), CURVE_TOLERANCES)
+        return self._curve
+
+    def compare(self, *others: "Audit", adjust: Literal["holm", "none"] = "holm") -> list[NamedComparison]:
+        """Return this audit minus each other one, paired by subject, with p-values adjusted for their number.
+
+        Raises:
+            ComparabilityError: another ruler, score map or pool; the message names what differs.
+            InputError: an unknown adjustment, or nothing to compare with.
+        """
+        if adjust not in ("holm", "none"):
+            raise InputError(f"adjust {adjust!r} is unknown; use 'holm' or 'none'")
+        if not others or not all(isinstance(other, Audit) for other in others):
+            raise InputError("compare needs other audits of this kind")
+        for other in others:
+            self._same_ruler(other)
+        found = [compare(self.result, other.result, self.level) for other in others]
+        adjusted = [
+            [getattr(one, kind) for one in found]
+            if adjust == "none"
+            else holm([getattr(one, kind) for one in found])
+            for kind in ("p_value", "violation_rate_p_value")
+        ]
+        return [
+            NamedComparison(self.name, other.name, one, bias, rate)
+            for other, one, bias, rate in zip(others, found, *adjusted, strict=True)
+        ]
+
+    def group_difference(self, first: str, second: str) -> Comparison:
+        """Return the first group minus the second, with the error of subjects who may be in both.
+
+        Raises:
+            InputError: a group that was not audited, or an audit without subjects in memory.
+        """
+        parts = []
+        for label in (first, second):
+            if label not in self.result.groups:
+                why = self.result.groups_left_out.get(label)
+                known = ", ".join(list(self.result.groups)[:5]) or "none: name the groups when auditing"
+                raise InputError(
+                    f"group {label!r} was not audited{f': {why}' if why else ''}; there are {known}"
+                )
+            parts.append(self.result.groups[label])
+        a, b = parts
+        if a.influences is None or b.influences is None:
+            raise InputError(
+                "a difference of groups needs the subjects' influences; audit with subjects, or keep them"
+            )
+        _, place = np.unique(
+            np.concatenate([a.influences.subjects, b.influences.subjects]), return_inverse=True
+        )
+        errors = {}
+        for kind in KINDS:
+            both = np.concatenate([a.influences.scaled(kind), -b.influences.scaled(kind)])
+            errors[kind] = combined_error(np.bincount(place, both), a.freedom + b.freedom)
+        return comparison(a, b, errors, self.level, paired=False)
+
+    def certificate(
+        self, other: "Audit", induced: Mapping[str, Mapping[Pair, float]] | None = None
+    ) -> RankingCertificate:
+        """Tell whether the order of two models survives their own tolerances (theorem B.2).
+
+        Args:
+            other: the other model's audit.
+            induced: model name → induced tolerances of both (:func:`induced_tolerances`); without, those given to
+                :meth:`induce` before.
+
+        Raises:
+            InputError: induced tolerances that are missing.
+        """
+        self._same_ruler(other)
+        budgets = []
+        for one in (self, other):
+            own = (
+                one._induced
+                if induced is None
+                else induced.get(one.name)
+                if isinstance(induced, Mapping)
+                else None
+            )
+            if own is None:
+                raise InputError(
+                    f"{one.name}: induced tolerances are missing; pass them by name, or call induce first"
+                )
+            budgets.append(drift_budget(self.result.tolerances, own))
+        return ranking_certificate(self.result.bias, other.result.bias, *budgets)
+
+    def induce(self, embeddings: Any, k: int = 5) -> dict[Pair, float]:
+        """Compute and keep the tolerances that the model's own representation induces: a diagnostic on the card.
+
+        ``embeddings`` are one array [n, D] for all tasks, or a mapping task → array, aligned with the scores.
+        """
+        scores = self._held("induced tolerances")
+        self._induced = induced_tolerances(_of_tasks(embeddings, scores, {}, "embedding"), scores, k)
+        return self._induced
+
+    def similar_pairs(
+        self, embeddings: Any, k: int = 5, *, lipschitz: float | Mapping[str, float]
+    ) -> IndividualAudit:
+        """Measure whether similar people get similar scores (:func:`similar_pair_audit`).
+
+        ``embeddings`` (one array for all tasks, or a mapping) and ``lipschitz`` come from outside the model
+        (:func:`lipschitz_limit` on reference validation data), or every model would have a ruler of its own.
+        """
+        checked = checked_scores(self._held("similar pairs"))
+        ids = None if self._subjects is None else checked_labels(self._subjects, checked, "subjects")
+        rows = _of_tasks(embeddings, checked, {}, "embedding")
+        inputs = {task: aligned(rows[task], task, checked, "embeddings") for task in checked if task in rows}
+        return similar_pair_audit(dict(checked), similar_pairs(inputs, subjects=ids, k=k), lipschitz)
+
+    def card(
+        self,
+        *,
+        utility: Mapping[str, float] | None = None,
+        induced: Mapping[Pair, float] | None = None,
+        controller: Mapping[str, Any] | None = None,
+    ) -> Card:
+        """Return the audit card, dated today; ``save`` writes it as .json, .md or .html."""
+        return audit_card(
+            self.result,
+            model=self.name,
+            calibration=self.ruler.reference,
+            induced=induced if induced is not None else self._induced,
+            utility=utility,
+            controller=controller,
+            level=self.level,
+            curve=self.curve(),
+            ruler=self.ruler,
+            date=datetime.now(UTC).date().isoformat(),
+        )
+
+    def to_json(self, *, include_influences: bool = False) -> str:
+        """Return result, curve and ruler as JSON text: no scores, and one row per subject only if asked for."""
+        curve = self.curve()
+        content = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "level": self.level,
+            "ruler": json.loads(self.ruler.to_json()),
+            "result": self.result.as_dict(include_influences=include_influences),
+            "induced": None
+            if self._induced is None
+            else [[*pair, value] for pair, value in self._induced.items()],
+            "curve": {
+                name: getattr(curve, name).tolist() for name in ("tolerances", "bias", "violation_rate")
+            },
+        }
+        return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Audit":
+        """Rebuild an audit from :meth:`to_json`; what needs the scores themselves is refused.
+
+        Raises:
+            RecordError: text that is no audit of this schema.
+        """
+        try:
+            content = json.loads(text)
+            if content["schema"] != SCHEMA:
+                raise ValueError(f"schema {content['schema']!r}, this version reads {SCHEMA!r}")
+            found = cls.__new__(cls)
+            found.name, found.level = content["name"], content["level"]
+            found.ruler = Ruler.from_json(json.dumps(content["ruler"]))
+            found.result = AuditResult.from_dict(content["result"])
+            found._induced = (
+                None if content["induced"] is None else {(i, j): value for i, j, value in content["induced"]}
+            )
+            found._curve = BiasCurve(
+                **{name: np.array(values) for name, values in content["curve"].items()}, per_pair={}
+            )
+            found._scores = found._subjects = None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise RecordError(
+                f"this is no audit file ({error!r}); make one with `relif audit run`"
+            ) from error
+        return found
+
+    def save(self, path: str | Path, *, include_influences: bool = False) -> None:
+        """Write :meth:`to_json` to a file, whole or not at all."""
+        from relif_core.files import atomic_file
+
+        with atomic_file(Path(path)) as stream:
+            stream.write(self.to_json(include_influences=include_influences).encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Audit":
+        """Read what :meth:`save` wrote."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+        except RecordError as error:
+            raise RecordError(f"{path}: {error}") from error
+
+    def check(
+        self,
+        *,
+        bias_below: float | None = None,
+        rate_below: float | None = None,
+        use: Literal["upper", "estimate"] = "upper",
+        worst_group: bool = False,
+    ) -> tuple[Literal["pass", "fail", "undecided"], list[str]]:
+        """Hold the audit against limits.
+
+        With ``use="upper"`` it passes where the interval lies below the limit, fails where it lies above, and is undecided
+        where it holds the limit; with "estimate" the estimate alone decides. ``worst_group`` asks it of every group as well,
+        at intervals of level 1 − (1 − level)/groups; a group that could not be audited leaves it undecided.
+
+        Raises:
+            InputError: no limit, a limit outside [0, 1], or no groups to ask.
+        """
+        limits = {"bias": bias_below, "violation_rate": rate_below}
+        limits = {kind: limit for kind, limit in limits.items() if limit is not None}
+        if not limits or not all(0 <= limit <= 1 for limit in limits.values() if limit is not None):
+            raise InputError("a check needs a limit between 0 and 1 for Bias or violation rate")
+        if use not in ("upper", "estimate"):
+            raise InputError(f"use {use!r} is unknown; use 'upper' or 'estimate'")
+        if worst_group and not (self.result.groups or self.result.groups_left_out):
+            raise InputError(f"{self.name}: no groups were audited; name their column when auditing")
+        parts: list[tuple[str, AuditResult, float]] = [("all", self.result, self.level)]
+        if worst_group:
+            level = 1 - (1 - self.level) / max(1, len(self.result.groups))
+            parts += [(f"group {label}", part, level) for label, part in self.result.groups.items()]
+        verdicts, lines = [], []
+        for label, part, level in parts:
+            for kind, limit in limits.items():
+                value = getattr(part, kind)
+                low, high = (value, value) if use == "estimate" else getattr(part, f"{kind}_interval")(level)
+                state = "pass" if high < limit else "fail" if low >= limit else "undecided"
+                verdicts.append(state)
+                title = "Bias" if kind == "bias" else "violation rate"
+                lines.append(
+                    f"{state}: {label}, {title} {value:.4f} ({low:.4f} to {high:.4f}) against {limit:g}"
+                )
+        if worst_group:
+            for label, reason in self.result.groups_left_out.items():
+                verdicts.append("undecided")
+                lines.append(f"undecided: group {label} was left out, {reason}")
+        worst: Literal["pass", "fail", "undecided"] = (
+            "fail" if "fail" in verdicts else "undecided" if "undecided" in verdicts else "pass"
+        )
+        return worst, lines
+
+    def _same_ruler(self, other: "Audit") -> None:
+        if self.ruler.sha256 != other.ruler.sha256:
+            raise ComparabilityError(
+                f"{self.name} and {other.name} were measured with different rulers ({self.ruler.sha256[:12]} and "
+                f"{other.ruler.sha256[:12]}); audit both with one"
+            )
+
+    def _held(self, what: str) -> Any:
+        if self._scores is None:
+            raise InputError(f"{what} need the scores, which an audit file does not hold; audit again")
+        return self._scores
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Return p-values adjusted for their number by Holm's step-down rule (1979), in their own order.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda k: math.inf if math.isnan(p_values[k]) else p_values[k])
+    adjusted, highest = [math.nan] * len(p_values), 0.0
+    for rank, k in enumerate(order):
+        if not math.isnan(p_values[k]):
+            highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[k]))
+            adjusted[k] = highest
+    return adjusted
+
+
+def _split(scores: Any, ruler: Ruler) -> tuple[Any, Mapping[str, Any]]:
+    """Return the tasks of the ruler's map, as given, and the columns beside them."""
+    if is_frame(scores):
+        everything = columns(scores)
+        names = [task for task in everything if task in ruler.score_map.rules]
+        tasks = scores[names]
+    elif isinstance(scores, Mapping):
+        everything = {**scores, **getattr(scores, "rest", {})}
+        names = [task for task in scores if task in ruler.score_map.rules]
+        tasks = {task: scores[task] for task in names}
+    else:
+        raise InputError(f"scores must be a mapping or a data frame, not a {type(scores).__name__}")
+    absent = [task for task in ruler.score_map.rules if task not in names]
+    if absent:
+        raise InputError(
+            f"scores lack the ruler's tasks {', '.join(absent[:5])}; map outputs with ruler.scores first"
+        )
+    return tasks, {name: values for name, values in everything.items() if name not in names}
+
+
+def _of_tasks(labels: Any, tasks: Any, rest: Mapping[str, Any], what: str) -> Any:
+    if labels is None or isinstance(labels, Mapping):
+        return labels
+    if isinstance(labels, str):
+        if labels not in rest:
+            known = ", ".join(map(str, list(rest)[:5])) or "no other columns"
+            raise InputError(f"{what} {labels!r} is no column beside the tasks; there are {known}")
+        labels = rest[labels]
+    return dict.fromkeys(columns(tasks) if is_frame(tasks) else tasks, labels)

@@ -1,0 +1,498 @@
+"""``relif audit``: from a table of scores to a verdict, on files; no torch needed.
+
+The verbs end with status 0 for done or passed, 1 for shown to fail (``check`` alone), 3 for undecided, 2 for bad input.
+"""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from relif_core.errors import InputError
+
+if TYPE_CHECKING:
+    import polars
+
+    from relif_core.audit import Audit, AuditResult, Ruler
+    from relif_core.score_tables import ScoreTable
+
+
+class _VerbOrFile(TyperGroup):
+    """A group whose first word is a verb, or else a table that is audited at once."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["file", *args]
+        return super().parse_args(ctx, args)
+
+
+audit_app = typer.Typer(
+    cls=_VerbOrFile,
+    no_args_is_help=True,
+    help="Audit scores of any model: calibrate a ruler, run, compare, draw the curve, check limits, merge sites. "
+    "`relif audit FILE --tolerance δ` audits a table at once; ./run is a file called run.",
+)
+
+Table = Annotated[
+    Path,
+    typer.Argument(
+        help="CSV, TSV, Parquet or JSON lines (- for CSV on standard input): one column per task, or columns task and score."
+    ),
+]
+Task = Annotated[
+    list[str] | None, typer.Option(help="A score column, repeatable; chosen and told if not given.")
+]
+Subject = Annotated[
+    str | None, typer.Option(help="Column of subject ids; without one every row is a subject of its own.")
+]
+Group = Annotated[
+    str | None, typer.Option(help="Column of group labels: every group is audited by itself too.")
+]
+Level = Annotated[float, typer.Option(help="Level of the intervals.")]
+Cards = Annotated[
+    list[Path] | None, typer.Option(help="Write the audit card: .json, .md or .html (repeatable).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+
+
+@audit_app.command(hidden=True)
+def file(
+    scores: Table,
+    tolerance: Annotated[float, typer.Option(help="The fixed tolerance δ for every task pair.")],
+    task: Task = None,
+    subject: Subject = None,
+    group: Group = None,
+    versus: Annotated[
+        Path | None, typer.Option(help="A second table of the same samples: the paired difference.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="exact, or sampled as the released implementation does.")
+    ] = "exact",
+    pair_seed: Annotated[int, typer.Option(help="Seed of the sampled protocol.")] = 42,
+    level: Level = 0.95,
+    tolerance_source: Annotated[
+        str | None, typer.Option(help="Which data and rule set the tolerance; goes on the card.")
+    ] = None,
+    card: Cards = None,
+    as_json: AsJson = False,
+) -> None:
+    """Audit a table of scores at a fixed tolerance."""
+    from relif_core.audit import audit as audit_scores
+    from relif_core.audit import audit_card, compare
+    from relif_core.audit.card import checked_card_path
+    from relif_core.score_tables import read_score_table
+
+    for path in card or []:
+        checked_card_path(path)
+
+    def audited(path: Path) -> "AuditResult":
+        table = read_score_table(path, task or (), subject, group)
+        _tell(path, table)
+        return audit_scores(
+            table.scores,
+            tolerance,
+            subjects=table.subjects,
+            groups=table.groups,
+            protocol=protocol,
+            pair_seed=pair_seed,
+            context={"tolerance_source": tolerance_source},
+        )
+
+    result = audited(scores)
+    found = None if versus is None else compare(result, audited(versus), level)
+    for path in card or []:
+        audit_card(result, model=scores.name, level=level).save(path)
+    if as_json:
+        content = result.as_dict()
+        if found is not None:
+            content = {"result": content, "difference": vars(found)}
+        _print_json(content)
+        return
+    for line in _result_lines(result, level):
+        typer.echo(line)
+    if found is not None and versus is not None:
+        low, high = found.interval
+        kind = (
+            "not paired"
+            if not found.paired
+            else "paired by subject"
+            if subject
+            else "paired by row, in file order"
+        )
+        typer.echo(f"Bias minus {versus.name}: {found.difference:+.4f} ({low:+.4f} to {high:+.4f}; {kind})")
+
+
+@audit_app.command()
+def calibrate(
+    reference: Annotated[Path, typer.Argument(help="Table of the reference model's outputs and embeddings.")],
+    embedding: Annotated[
+        list[str], typer.Option(help="Embedding columns: a name or a pattern such as 'z*' (repeatable).")
+    ],
+    output: Output,
+    score: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="TASK=RULE: sigmoid, identity, quantile:.1:.9, max_softmax:PATTERN, max_sigmoid:PATTERN (repeatable)."
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A column that is a score already (repeatable).")
+    ] = None,
+    subject: Subject = None,
+    alpha: Annotated[float, typer.Option(help="Chance that a new pair's distance exceeds δ.")] = 0.1,
+    matchings: Annotated[int, typer.Option(help="Random matchings that show the spread of δ.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the matching that sets δ.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit the score map and the tolerance on a reference model, and write both as a ruler."""
+    import fnmatch
+
+    import numpy as np
+
+    from relif_core.audit import ScoreMap
+    from relif_core.audit import calibrate as make_ruler
+    from relif_core.files import atomic_file
+    from relif_core.score_tables import read_table
+
+    rules: dict[str, Any] = dict.fromkeys(task or [], "identity")
+    for text in score or []:
+        name, equals, rule = text.partition("=")
+        if not equals or not name or name in rules:
+            raise InputError(f"--score {text!r}: write TASK=RULE, each task once")
+        kind, *arguments = rule.split(":")
+        rules[name] = (kind, *arguments)
+    if len(rules) < 2:
+        raise InputError("a ruler is for at least two tasks; name them with --score or --task")
+    table = read_table(reference)
+    names = [name for name in table.columns if any(fnmatch.fnmatchcase(name, one) for one in embedding)]
+    for pattern in embedding:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in table.columns):
+            raise InputError(f"{reference} has no column {pattern!r}; it has {', '.join(table.columns[:8])}")
+    if subject is not None and subject not in table.columns:
+        raise InputError(f"{reference} has no column {subject!r}; it has {', '.join(table.columns[:8])}")
+    for name in names:
+        if not table.get_column(name).dtype.is_numeric() or table.get_column(name).null_count():
+            raise InputError(f"{reference}: embedding column {name!r} holds cells that are no numbers")
+    ruler = make_ruler(
+        np.ascontiguousarray(table.select(names).to_numpy(), dtype=np.float64),
+        ScoreMap(**rules).fit(table),
+        subject=None if subject is None else table.get_column(subject),
+        alpha=alpha,
+        matchings=matchings,
+        seed=seed,
+        reference=reference.name,
+    )
+    with atomic_file(output) as stream:
+        stream.write(ruler.to_json().encode() + b"\n")
+    if as_json:
+        typer.echo(ruler.to_json())
+    else:
+        typer.echo(f"{output}: δ = {ruler.tolerance:.4f}, {ruler.describe()}")
+
+
+@audit_app.command()
+def run(
+    outputs: Annotated[Path, typer.Argument(help="Table of the audited model's outputs.")],
+    ruler: Annotated[Path, typer.Option(help="Ruler made by `relif audit calibrate`.")],
+    subject: Subject = None,
+    group: Group = None,
+    meta: Annotated[
+        Path | None,
+        typer.Option(help="TOML file: name, dataset, split, and tables utility and controller for the card."),
+    ] = None,
+    level: Level = 0.95,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Audit file to write (.json).")
+    ] = None,
+    keep_influences: Annotated[
+        bool,
+        typer.Option(
+            help="Keep one row per subject in the audit file, so that `compare` can pair by subject."
+        ),
+    ] = False,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(help="The model's own embedding columns: its induced tolerances, for --certificate."),
+    ] = None,
+    histogram: Annotated[
+        Path | None, typer.Option(help="Write counts per bin and task, which `merge` adds up over sites.")
+    ] = None,
+    hide: Annotated[int, typer.Option(help="Hide histogram cells of fewer samples.")] = 1,
+    card: Cards = None,
+    as_json: AsJson = False,
+) -> None:
+    """Audit a model's outputs with a ruler; write the audit file and the card."""
+    from relif_core.audit import Audit, HistogramSketch
+    from relif_core.audit.card import checked_card_path
+    from relif_core.audit.pools import checked_scores
+    from relif_core.files import atomic_file
+    from relif_core.score_tables import read_table
+
+    for path in card or []:
+        checked_card_path(path)
+    facts = _facts(meta)
+    measure = _ruler(ruler)
+    table = read_table(outputs)
+    scores = measure.scores(table)
+    found = Audit(
+        scores,
+        measure,
+        subject=range(len(table)) if subject is None else subject,
+        group=group,
+        name=facts.get("name", outputs.stem),
+        dataset=facts.get("dataset"),
+        split=facts.get("split"),
+        level=level,
+    )
+    if embedding:
+        found.induce(_embeddings(outputs, table, embedding, scores))
+    if output is not None:
+        found.save(output, include_influences=keep_influences)
+    if histogram is not None:
+        sketch = HistogramSketch.of(
+            checked_scores(scores), score_definition=f"score map {measure.score_map.digest[:16]}"
+        )
+        with atomic_file(histogram) as stream:
+            stream.write(sketch.hide(hide).to_json().encode() + b"\n")
+    for path in card or []:
+        found.card(utility=facts.get("utility"), controller=facts.get("controller")).save(path)
+    if as_json:
+        _print_json(found.result.as_dict())
+        return
+    for line in found.summary().splitlines():
+        typer.echo(line)
+
+
+@audit_app.command()
+def compare(
+    audits: Annotated[
+        list[Path], typer.Argument(help="Audit files of `run`: the first minus each other one.")
+    ],
+    certificate: Annotated[
+        bool,
+        typer.Option("--certificate", help="Tell whether each order survives the models' own tolerances."),
+    ] = False,
+    adjust: Annotated[str, typer.Option(help="holm, or none.")] = "holm",
+    as_json: AsJson = False,
+) -> None:
+    """Compare models that were audited with one ruler."""
+    if len(audits) < 2:
+        raise InputError("name two audit files or more")
+    first, *others = (_audit_file(path) for path in audits)
+    found = first.compare(*others, adjust=adjust)  # type: ignore[arg-type]
+    orders = [first.certificate(other) for other in others] if certificate else [None] * len(others)
+    if as_json:
+        _print_json(
+            [
+                {"a": one.a, "b": one.b, **vars(one.comparison), "adjusted_p_value": one.adjusted_p_value,
+                 "certificate": None if order is None else vars(order)}
+                for one, order in zip(found, orders, strict=True)
+            ]
+        )  # fmt: skip
+        return
+    for one, order in zip(found, orders, strict=True):
+        (low, high), kind = one.comparison.interval, "paired" if one.comparison.paired else "not paired"
+        typer.echo(
+            f"{one.a} minus {one.b}: Bias {one.comparison.difference:+.4f} ({low:+.4f} to {high:+.4f}; {kind}), "
+            f"adjusted p {one.adjusted_p_value:.3g}"
+        )
+        if order is not None:
+            word = "certified" if order.certified else "not certified (which does not mean that it flips)"
+            typer.echo(
+                f"  order under own tolerances: {word}; margin {order.margin:.4f}, budget {order.budget:.4f}"
+            )
+
+
+@audit_app.command()
+def curve(
+    audit_file: Annotated[Path, typer.Argument(help="Audit file of `run`.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="SVG file to write.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw or print Bias and violation rate over the tolerance."""
+    from relif_core.audit.card import curve_svg
+    from relif_core.files import atomic_file
+
+    found = _audit_file(audit_file)
+    line = {name: getattr(found.curve(), name).tolist() for name in ("tolerances", "bias", "violation_rate")}
+    if output is not None:
+        if output.suffix != ".svg":
+            raise InputError(f"{output}: a curve is written as .svg; use --json for numbers")
+        with atomic_file(output) as stream:
+            stream.write(curve_svg(**line, held=found.ruler.tolerance).encode() + b"\n")
+    if as_json:
+        _print_json(line)
+    elif output is None:
+        for delta, bias, rate in zip(*line.values(), strict=True):
+            typer.echo(f"δ {delta:.2f}  Bias {bias:.4f}  violation rate {rate:.4f}")
+
+
+@audit_app.command()
+def check(
+    audit_file: Annotated[Path, typer.Argument(help="Audit file of `run`.")],
+    bias_below: Annotated[float | None, typer.Option(help="Limit of Bias.")] = None,
+    rate_below: Annotated[float | None, typer.Option(help="Limit of the violation rate.")] = None,
+    use: Annotated[
+        str, typer.Option(help="upper: the interval decides; estimate: the estimate alone.")
+    ] = "upper",
+    worst_group: Annotated[bool, typer.Option("--worst-group", help="Every group must pass too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hold an audit against limits: status 0 passed, 1 shown to fail, 3 undecided, 2 bad input."""
+    state, lines = _audit_file(audit_file).check(
+        bias_below=bias_below,
+        rate_below=rate_below,
+        use=use,  # type: ignore[arg-type]
+        worst_group=worst_group,
+    )
+    if as_json:
+        _print_json({"verdict": state, "parts": lines})
+    else:
+        for line in [*lines, f"verdict: {state}"]:
+            typer.echo(line)
+    raise typer.Exit({"pass": 0, "fail": 1, "undecided": 3}[state])
+
+
+@audit_app.command()
+def merge(
+    histograms: Annotated[
+        list[Path], typer.Argument(help="Histogram files of `run --histogram`, one per site.")
+    ],
+    ruler: Annotated[Path | None, typer.Option(help="Ruler whose tolerance holds.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="The tolerance, if there is no ruler.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Merged histogram to write.")] = None,
+    level: Level = 0.95,
+    as_json: AsJson = False,
+) -> None:
+    """Audit several sites from their histograms, without any score leaving a site."""
+    from functools import reduce
+    from operator import add
+
+    from relif_core.audit import HistogramSketch
+    from relif_core.errors import ReliFError
+    from relif_core.files import atomic_file
+
+    if (ruler is None) == (tolerance is None):
+        raise InputError("name either --ruler or --tolerance")
+    sketches = []
+    for path in histograms:
+        try:
+            sketches.append(HistogramSketch.from_json(_text(path)))
+        except ReliFError as error:
+            raise type(error)(f"{path}: {error}") from error
+    merged = reduce(add, sketches)
+    held = _ruler(ruler).tolerance if ruler is not None else tolerance
+    found = merged.audit(held)  # type: ignore[arg-type]
+    if output is not None:
+        with atomic_file(output) as stream:
+            stream.write(merged.to_json().encode() + b"\n")
+    (low, high), (rate_low, rate_high) = found.bias_interval(level), found.violation_rate_interval(level)
+    if as_json:
+        _print_json(
+            {"sites": len(histograms), "samples": found.samples, "hidden": found.hidden, "tolerance": held,
+             "bias": found.bias, "bias_range": found.bias_range, "bias_interval": (low, high),
+             "violation_rate": found.violation_rate, "violation_rate_range": found.violation_rate_range,
+             "violation_rate_interval": (rate_low, rate_high), "level": level}
+        )  # fmt: skip
+        return
+    typer.echo(f"{len(histograms)} sites, {sum(found.samples.values()):,} scores, δ = {held:.4f}")
+    for title, value, (least, most), ends in (
+        ("Bias          ", found.bias, found.bias_range, (low, high)),
+        ("Violation rate", found.violation_rate, found.violation_rate_range, (rate_low, rate_high)),
+    ):
+        typer.echo(
+            f"{title} {value:.4f}, proven {least:.4f} to {most:.4f}; {100 * level:g} % interval {ends[0]:.4f} to {ends[1]:.4f}"
+        )
+    typer.echo(
+        "Intervals take every score as independent; subjects with several scores make them too narrow."
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _ruler(path: Path) -> "Ruler":
+    from relif_core.audit import Ruler
+    from relif_core.errors import RecordError
+
+    try:
+        return Ruler.from_json(_text(path))
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
+
+
+def _audit_file(path: Path) -> "Audit":
+    from relif_core.audit import Audit
+
+    return Audit.load(path)
+
+
+def _facts(path: Path | None) -> dict[str, Any]:
+    """Read what a card says beside the numbers."""
+    if path is None:
+        return {}
+    try:
+        facts = tomllib.loads(_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is no TOML: {error}") from error
+    known = {"name": str, "dataset": str, "split": str, "utility": dict, "controller": dict}
+    for key, value in facts.items():
+        if key not in known or not isinstance(value, known[key]):
+            raise InputError(
+                f"{path}: {key!r} is not understood; a card takes the texts name, dataset, split and the tables utility, controller"
+            )
+    return facts
+
+
+def _embeddings(
+    path: Path, table: "polars.DataFrame", patterns: Sequence[str], scores: dict[str, Any]
+) -> dict[str, Any]:
+    import fnmatch
+
+    names = [name for name in table.columns if any(fnmatch.fnmatchcase(name, one) for one in patterns)]
+    if not names:
+        raise InputError(f"{path} has no column {patterns[0]!r}; it has {', '.join(table.columns[:8])}")
+    return dict.fromkeys(scores, table.select(names).to_numpy())
+
+
+def _tell(path: Path, table: "ScoreTable") -> None:
+    for note in table.notes:
+        typer.echo(f"{path}: {note}", err=True)
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, ensure_ascii=False, indent=1, default=str))
+
+
+def _result_lines(result: "AuditResult", level: float) -> list[str]:
+    """Return the result in a few aligned lines: overall, per task pair, then per group."""
+    lines = _audit_lines(result, level)
+    for name, part in result.groups.items():
+        lines += [f"group {name}:", *(f"  {line}" for line in _audit_lines(part, level))]
+    lines += [f"group {name}: left out, {reason}" for name, reason in result.groups_left_out.items()]
+    return [*lines, *(f"note: {note}" for note in result.notes)]
+
+
+def _audit_lines(result: "AuditResult", level: float) -> list[str]:
+    (low, high), (rate_low, rate_high) = result.bias_interval(level), result.violation_rate_interval(level)
+    width = max(len(" – ".join(row.tasks)) for row in result.per_pair)
+    lines = [
+        f"Bias           {result.bias:.4f} ({low:.4f} to {high:.4f})",
+        f"Violation rate {result.violation_rate:.4f} ({rate_low:.4f} to {rate_high:.4f})",
+        f"{100 * level:g}% intervals from {result.clusters:,} independent {result.clustered_by}s; {result.protocol} protocol",
+    ]
+    for row in result.per_pair:
+        pair = " – ".join(row.tasks).ljust(width)
+        lines.append(
+            f"{pair}  δ {row.tolerance:.4f}  Bias {row.bias:.4f}  violation rate {row.violation_rate:.4f}"
+        )
+    return lines

@@ -1,0 +1,288 @@
+"""Ruler, audit and verdict: one score map for all models, comparisons only under one ruler, and nothing that a file cannot hold."""
+
+import json
+from typing import Any
+
+import jsonschema
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relif_core.audit import (
+    CARD_SCHEMA,
+    Audit,
+    MappedScores,
+    Ruler,
+    ScoreMap,
+    audit,
+    calibrate,
+    compare,
+    conformal_tolerance,
+    lipschitz_limit,
+    reference_distances,
+    similar_pair_audit,
+)
+from relif_core.audit.workflow import holm
+from relif_core.errors import ComparabilityError, InputError, RecordError
+
+GENERATOR = np.random.default_rng(0)
+ROWS = 120
+IDS = np.arange(ROWS) // 2
+SEXES = np.where(IDS % 2 == 0, "F", "M")
+
+
+def outputs(shift: float = 0.0) -> dict[str, Any]:
+    latent = np.repeat(GENERATOR.normal(size=ROWS // 2), 2)
+    return {
+        "mortality": latent - 1 + shift,
+        "stay": GENERATOR.normal(size=(ROWS, 5)),
+        "depth": np.exp(latent + shift),
+        "patient": IDS,
+        "sex": SEXES,
+    }
+
+
+REFERENCE = outputs()
+SCORES = ScoreMap(mortality="sigmoid", stay="max_softmax", depth=("quantile", 0.1, 0.9)).fit(REFERENCE)
+EMBEDDINGS = GENERATOR.normal(size=(ROWS, 4))
+RULER = calibrate(EMBEDDINGS, SCORES, subject=IDS, alpha=0.4, matchings=30, reference="ERM, validation")
+
+
+def measured(name: str, shift: float = 0.0, ruler: Ruler = RULER) -> Audit:
+    found = outputs(shift)
+    return Audit(
+        ruler.scores(found), ruler, subject="patient", group="sex", name=name, dataset="d", split="test"
+    )
+
+
+FIRST, SECOND, THIRD = measured("a"), measured("b", 0.5), measured("c", 1.0)
+
+
+def test_rules_are_those_of_their_formulas() -> None:
+    found = SCORES.scores(REFERENCE)
+    low, high = np.quantile(REFERENCE["depth"], [0.1, 0.9])
+    softmax = np.exp(REFERENCE["stay"]) / np.exp(REFERENCE["stay"]).sum(axis=1, keepdims=True)
+    assert found["mortality"] == pytest.approx(1 / (1 + np.exp(-REFERENCE["mortality"])))
+    assert found["stay"] == pytest.approx(softmax.max(axis=1))
+    assert found["depth"] == pytest.approx(np.clip((REFERENCE["depth"] - low) / (high - low), 0, 1))
+    assert ScoreMap(p="max_sigmoid").scores({"p": [[-1.0, 2.0]]})["p"] == pytest.approx(
+        [1 / (1 + np.exp(-2))]
+    )
+    assert isinstance(found, MappedScores)
+    assert list(found.rest) == ["patient", "sex"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(logits=st.lists(st.lists(st.floats(-1e308, 1e308), min_size=3, max_size=3), min_size=1, max_size=20))
+def test_scores_of_any_finite_logits_lie_in_the_unit_interval(logits: list[list[float]]) -> None:
+    with np.errstate(over="ignore"):
+        for rule in ("max_softmax", "max_sigmoid"):
+            found = ScoreMap(a=rule).scores({"a": logits})["a"]
+            assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_the_map_is_fitted_on_the_reference_and_applied_to_others() -> None:
+    other = outputs(2.0)
+    assert not np.allclose(
+        SCORES.scores(other)["depth"],
+        ScoreMap(depth=("quantile", 0.1, 0.9)).fit(other).scores(other)["depth"],
+    )
+    with pytest.raises(InputError, match="task 'depth': the score map is not fitted"):
+        ScoreMap(depth=("quantile", 0.1, 0.9)).scores(other)
+
+
+@pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
+def test_frames_give_the_same_audit(library: Any) -> None:
+    raw = outputs()
+    table = library.DataFrame(
+        {"patient": raw["patient"], "sex": raw["sex"], "mortality": raw["mortality"], "depth": raw["depth"],
+         **{f"los_{k}": raw["stay"][:, k] for k in range(5)}}
+    )  # fmt: skip
+    rules = ScoreMap(mortality="sigmoid", stay=("max_softmax", "los_*"), depth=("quantile", 0.1, 0.9))
+    ruler = calibrate(EMBEDDINGS, rules.fit(table), subject=IDS, alpha=0.4, matchings=2)
+    found = Audit(ruler.scores(table), ruler, subject="patient", group="sex")
+    plain = ruler.scores({**{name: table[name] for name in table.columns}})
+    again = Audit({task: plain[task] for task in plain}, ruler, subject=IDS, group=SEXES)
+    assert found.result == again.result
+    frame = library.DataFrame(
+        {**{task: np.asarray(plain[task]) for task in plain}, "patient": IDS, "sex": SEXES}
+    )
+    assert Audit(frame, ruler, subject="patient", group="sex").result == found.result
+
+
+def test_an_output_of_nan_is_in_no_pool() -> None:
+    raw = outputs()
+    raw["mortality"][[3, 5]] = np.nan
+    result = Audit(RULER.scores(raw), RULER, subject="patient").result
+    assert result.samples == {"mortality": ROWS - 2, "stay": ROWS, "depth": ROWS}
+
+
+def test_the_tolerance_is_that_of_its_seed_and_the_spread_that_of_all() -> None:
+    every = [conformal_tolerance(reference_distances(EMBEDDINGS, IDS, seed), 0.4) for seed in range(30)]
+    assert RULER.tolerance == every[0]
+    assert RULER.spread == pytest.approx(
+        {
+            "low": min(every),
+            "median": np.median(every),
+            "high": max(every),
+            "deviation": np.std(every, ddof=1),
+        }
+    )
+    assert RULER.pairs == 30
+
+
+def test_a_ruler_survives_json_and_betrays_changes() -> None:
+    found = Ruler.from_json(RULER.to_json())
+    assert found.sha256 == RULER.sha256
+    assert found.scores(REFERENCE)["depth"].tolist() == RULER.scores(REFERENCE)["depth"].tolist()
+    content = json.loads(RULER.to_json())
+    content["tolerance"] /= 2
+    with pytest.raises(RecordError, match="changed after it was made"):
+        Ruler.from_json(json.dumps(content))
+    with pytest.raises(RecordError, match="this is no ruler"):
+        Ruler.from_json("{}")
+
+
+def test_comparisons_are_those_of_the_audits_and_adjusted_together() -> None:
+    found = FIRST.compare(SECOND, THIRD)
+    assert [one.comparison for one in found] == [
+        compare(FIRST.result, other.result) for other in (SECOND, THIRD)
+    ]
+    assert [one.adjusted_p_value for one in found] == holm([one.comparison.p_value for one in found])
+    plain = FIRST.compare(SECOND, THIRD, adjust="none")
+    assert [one.adjusted_p_value for one in plain] == [one.comparison.p_value for one in found]
+    # A level of 1 − p is where the interval touches 0.
+    exact = compare(FIRST.result, THIRD.result, 1 - found[1].comparison.p_value)
+    assert min(np.abs(exact.interval)) == pytest.approx(0, abs=1e-6)
+
+
+def test_another_ruler_or_map_is_refused() -> None:
+    for other in (
+        calibrate(EMBEDDINGS, SCORES, subject=IDS, alpha=0.4, matchings=30, seed=1),
+        calibrate(EMBEDDINGS, SCORES.fit(outputs(1.0)), subject=IDS, alpha=0.4, matchings=30),
+    ):
+        with pytest.raises(ComparabilityError, match="different rulers"):
+            FIRST.compare(measured("other", ruler=other))
+
+
+def test_difference_of_groups_is_that_of_independent_subjects() -> None:
+    found = FIRST.group_difference("F", "M")
+    women, men = FIRST.result.groups["F"], FIRST.result.groups["M"]
+    assert found.difference == women.bias - men.bias
+    assert found.standard_error == pytest.approx(np.hypot(women.bias_se, men.bias_se), rel=1e-12)
+    with pytest.raises(InputError, match="group 'X' was not audited; there are F, M"):
+        FIRST.group_difference("F", "X")
+
+
+def test_certificate_needs_both_models_own_tolerances() -> None:
+    pairs = list(FIRST.result.tolerances)
+    far, near = (dict.fromkeys(pairs, RULER.tolerance - shift) for shift in (0.2, 0.0))
+    assert not FIRST.certificate(SECOND, {"a": far, "b": far}).certified
+    assert FIRST.certificate(SECOND, {"a": near, "b": near}).certified
+    with pytest.raises(InputError, match="a: induced tolerances are missing"):
+        FIRST.certificate(SECOND)
+
+
+def test_similar_pairs_are_those_of_the_function() -> None:
+    inputs = {task: EMBEDDINGS for task in SCORES.rules}
+    scores = dict(RULER.scores(REFERENCE))
+    ids = {task: IDS for task in scores}
+    limits = lipschitz_limit(scores, inputs, 0.3, subjects=ids, k=3)
+    found = Audit(RULER.scores(REFERENCE), RULER, subject="patient").similar_pairs(
+        inputs, k=3, lipschitz=limits
+    )
+    assert found == similar_pair_audit(scores, inputs, limits, subjects=ids, k=3)
+
+
+def test_a_file_holds_results_and_no_scores() -> None:
+    text = FIRST.to_json(include_influences=True)
+    found = Audit.from_json(text)
+    assert found.result == FIRST.result
+    assert found.compare(SECOND)[0].comparison == FIRST.compare(SECOND)[0].comparison
+    assert found.curve().bias.tolist() == FIRST.curve().bias.tolist()
+    assert found.summary() == FIRST.summary()
+    assert 'influences": null' in FIRST.to_json()
+    with pytest.raises(InputError, match="need the scores"):
+        found.induce({})
+
+
+def test_card_shows_ruler_curve_groups_and_date() -> None:
+    card = FIRST.card(utility={"Worst": 0.8})
+    jsonschema.validate(json.loads(json.dumps(card)), CARD_SCHEMA)
+    assert card["tolerance"]["ruler"]["sha256"] == RULER.sha256
+    assert card["results"]["per_pair"][0]["bias"]["interval"] == list(
+        FIRST.result.per_pair[0].bias_interval()
+    )
+    assert card["made"]["date"]
+    page = card._repr_html_()
+    assert "<svg" in page
+    assert "<title>Bias falls from" in page
+    assert "Group F" in page
+
+
+def test_table_and_plot() -> None:
+    mpl.use("Agg")
+    rows = FIRST.table()
+    assert [row["of"] for row in rows] == ["all", "pair", "pair", "pair", "group", "group"]
+    assert rows[0]["bias"] == FIRST.result.bias
+    assert len(FIRST.curve().plot().lines) == 2
+    mpl.pyplot.close("all")
+
+
+@settings(max_examples=100, deadline=None)
+@given(values=st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_controls_as_bonferroni_does_and_is_no_weaker(values: list[float]) -> None:
+    adjusted = holm(values)
+    for own, value in zip(adjusted, values, strict=True):
+        assert value <= own <= min(1.0, len(values) * value)
+    order = np.argsort(values, kind="stable")
+    assert (np.diff(np.array(adjusted)[order]) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ScoreMap(a="cube"), "score rule 'cube' is unknown"),
+        (lambda: ScoreMap(a=("quantile", 0.9, 0.1)), "quantiles must rise"),
+        (lambda: ScoreMap(a=("quantile", 0.1)), "quantile takes two numbers"),
+        (lambda: ScoreMap(a=("sigmoid", "x*")), "sigmoid takes no argument"),
+        (lambda: ScoreMap(a="sigmoid").scores({"b": [0.1]}), "outputs have no 'a'; they have b"),
+        (lambda: ScoreMap(a="max_softmax").scores({"a": [0.1]}), r"max_softmax needs \[n, K\]"),
+        (lambda: ScoreMap(a="sigmoid").scores({"a": ["x"]}), "must be numbers"),
+        (lambda: ScoreMap(a=("quantile", 0.1, 0.9)).fit({"a": [1.0, 1.0]}), "coincide at 1"),
+        (lambda: calibrate(EMBEDDINGS, {}, subject=IDS), "must be a fitted ScoreMap"),
+        (lambda: calibrate(EMBEDDINGS, ScoreMap(a=("quantile", 0.1, 0.9))), "is not fitted"),
+        (
+            lambda: calibrate(EMBEDDINGS, SCORES, subject=IDS[1:]),
+            "embeddings have 120 rows, and there are 119 subjects",
+        ),
+        (lambda: calibrate(EMBEDDINGS, SCORES, alpha=10), "alpha must lie between 0 and 1"),
+        (lambda: Audit({}, 0.2), "ruler must be a Ruler"),
+        (lambda: Audit({"depth": [0.1]}, RULER), "scores lack the ruler's tasks mortality, stay"),
+        (lambda: Audit(RULER.scores(REFERENCE), RULER, subject="person"), "subject 'person' is no column"),
+        (lambda: FIRST.compare(), "compare needs other audits"),
+        (lambda: FIRST.check(), "needs a limit"),
+        (
+            lambda: Audit(RULER.scores(REFERENCE), RULER).check(bias_below=0.1, worst_group=True),
+            "no groups were audited",
+        ),
+    ],
+)
+def test_bad_input_is_named(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_the_workflow_is_the_plain_audit_with_the_rulers_tolerance() -> None:
+    scores = dict(RULER.scores(REFERENCE))
+    plain = audit(scores, RULER.tolerance, subjects=dict.fromkeys(scores, IDS))
+    found = Audit(RULER.scores(REFERENCE), RULER, subject="patient").result
+    assert (found.bias, found.bias_se, found.pool_fingerprint) == (
+        plain.bias,
+        plain.bias_se,
+        plain.pool_fingerprint,
+    )

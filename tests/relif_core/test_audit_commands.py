@@ -1,0 +1,220 @@
+"""``relif audit`` from a reference model's table to a verdict: what each verb prints, writes and ends with."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import polars as pl
+import pytest
+
+from relif_core import cli
+from relif_core.audit import CARD_SCHEMA, Audit, Ruler
+
+Shell = Callable[..., str]
+
+
+def outputs(seed: int, shift: float = 0.0, people: int = 120) -> pl.DataFrame:
+    """Two rows a person; one latent severity moves logits, depth and embedding."""
+    generator = np.random.default_rng(seed)
+    severity = np.repeat(generator.normal(size=people), 2)
+    noise = generator.normal(size=(8, 2 * people))
+    return pl.DataFrame(
+        {
+            "patient": [f"p{k // 2}" for k in range(2 * people)],
+            "sex": ["F" if k // 2 % 2 else "M" for k in range(2 * people)],
+            "mortality": 1.2 * severity - 1 + shift,
+            "los_short": noise[0],
+            "los_long": noise[1] + severity,
+            "depth": np.exp(severity + 0.3 * noise[2] + shift),
+            **{f"z{k}": noise[3 + k] + severity for k in range(4)},
+        }
+    )
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    def call(*arguments: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["relif", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        streams = capsys.readouterr()
+        assert (ended.value.code or 0) == code, streams.out + streams.err
+        assert "Traceback" not in streams.err
+        return streams.out + streams.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ruler and two audits, made by the commands."""
+    where = tmp_path_factory.mktemp("audits")
+    outputs(1).write_parquet(where / "reference.parquet")
+    outputs(2).write_parquet(where / "erm.parquet")
+    outputs(2, 0.6).write_csv(where / "relif.csv")
+    (where / "card.toml").write_text(
+        'name = "net v1"\ndataset = "mine 1.0"\nsplit = "test"\n[utility]\nWorst = 0.8\n'
+    )
+    relif = [sys.executable, "-m", "relif_core.cli", "audit"]
+    commands = [
+        ["calibrate", "reference.parquet", "--embedding", "z*", "--score", "mortality=sigmoid",
+         "--score", "stay=max_softmax:los_*", "--score", "depth=quantile:.1:.9", "--subject", "patient",
+         "--alpha", "0.4", "--matchings", "20", "-o", "ruler.json"],
+        *(
+            ["run", table, "--ruler", "ruler.json", "--subject", "patient", "--group", "sex",
+             "--embedding", "z*", "--keep-influences", "--histogram", f"{name}.hist.json", "-o", f"{name}.audit.json"]
+            for name, table in (("erm", "erm.parquet"), ("relif", "relif.csv"))
+        ),
+    ]  # fmt: skip
+    for command in commands:
+        done = subprocess.run([*relif, *command], cwd=where, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return where
+
+
+def test_the_ruler_carries_map_tolerance_and_spread(folder: Path) -> None:
+    ruler = Ruler.from_json((folder / "ruler.json").read_text())
+    assert ruler.pairs == 60
+    assert ruler.spread["low"] <= ruler.tolerance <= ruler.spread["high"]
+    assert ruler.score_map.rules["depth"]["range"] is not None
+    scores = ruler.scores(outputs(1))
+    assert np.mean(scores["depth"] == 0) == pytest.approx(0.1, abs=0.01)
+
+
+def test_an_audit_becomes_a_card_in_three_forms(folder: Path, shell: Shell) -> None:
+    cards = [folder / f"card.{kind}" for kind in ("json", "md", "html")]
+    output = shell(
+        "audit", "run", folder / "erm.parquet", "--ruler", folder / "ruler.json", "--subject", "patient",
+        "--meta", folder / "card.toml", *(word for path in cards for word in ("--card", path)),
+    )  # fmt: skip
+    assert output.startswith("net v1: Bias")
+    card = json.loads(cards[0].read_text())
+    jsonschema.validate(card, CARD_SCHEMA)
+    assert card["audited"]["dataset"] == "mine 1.0"
+    assert card["utility"] == {"Worst": 0.8}
+    assert card["tolerance"]["ruler"]["sha256"] == json.loads((folder / "ruler.json").read_text())["sha256"]
+    page, text = cards[2].read_text(), cards[1].read_text()
+    assert "<svg" in page
+    assert "Spread over matchings" in page
+    assert "Spread over matchings" in text
+
+
+def test_models_are_compared_by_subject_and_certified(folder: Path, shell: Shell) -> None:
+    files = folder / "erm.audit.json", folder / "relif.audit.json"
+    output = shell("audit", "compare", *files, "--certificate")
+    assert "erm minus relif: Bias" in output
+    assert "paired), adjusted p" in output
+    assert "order under own tolerances" in output
+    (row,) = json.loads(shell("audit", "compare", *files, "--json"))
+    first, second = map(Audit.load, files)
+    assert row["difference"] == first.result.bias - second.result.bias
+    assert row["adjusted_p_value"] == row["p_value"]
+
+
+def test_another_ruler_is_refused(folder: Path, shell: Shell, tmp_path: Path) -> None:
+    content = json.loads((folder / "relif.audit.json").read_text())
+    ruler = Ruler.from_json(json.dumps(content["ruler"]))
+    other = Ruler(**{**vars(ruler), "seed": 1})
+    content["ruler"] = json.loads(other.to_json())
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    output = shell("audit", "compare", folder / "erm.audit.json", tmp_path / "other.json", code=2)
+    assert "measured with different rulers" in output
+    content["ruler"]["tolerance"] = 0.9
+    (tmp_path / "changed.json").write_text(json.dumps(content["ruler"]))
+    assert "was changed after it was made" in shell(
+        "audit", "run", folder / "erm.parquet", "--ruler", tmp_path / "changed.json", code=2
+    )
+
+
+def test_a_check_passes_fails_or_stays_undecided(folder: Path, shell: Shell) -> None:
+    path = folder / "erm.audit.json"
+    low, high = Audit.load(path).result.bias_interval()
+    assert "verdict: pass" in shell("audit", "check", path, "--bias-below", high + 1e-6)
+    assert "verdict: fail" in shell("audit", "check", path, "--bias-below", low - 1e-6, code=1)
+    assert "verdict: undecided" in shell("audit", "check", path, "--bias-below", (low + high) / 2, code=3)
+    value = Audit.load(path).result.bias
+    assert "verdict: pass" in shell("audit", "check", path, "--bias-below", value + 1e-6, "--use", "estimate")
+    groups = shell("audit", "check", path, "--bias-below", high + 1e-6, "--worst-group", "--json", code=3)
+    assert json.loads(groups)["verdict"] == "undecided"
+    assert "a check needs a limit" in shell("audit", "check", path, code=2)
+    assert "between 0 and 1" in shell("audit", "check", path, "--bias-below", 10, code=2)
+
+
+def test_the_curve_is_drawn_and_printed(folder: Path, shell: Shell, tmp_path: Path) -> None:
+    shell("audit", "curve", folder / "erm.audit.json", "-o", tmp_path / "curve.svg")
+    assert (tmp_path / "curve.svg").read_text().startswith("<svg")
+    curve = json.loads(shell("audit", "curve", folder / "erm.audit.json", "--json"))
+    assert np.all(np.diff(curve["bias"]) <= 0)
+    assert "written as .svg" in shell("audit", "curve", folder / "erm.audit.json", "-o", "curve.png", code=2)
+
+
+def test_sites_merge_to_the_pooled_audit(folder: Path, shell: Shell) -> None:
+    sites = [folder / f"{name}.hist.json" for name in ("erm", "relif")]
+    found = json.loads(shell("audit", "merge", *sites, "--ruler", folder / "ruler.json", "--json"))
+    ruler = Ruler.from_json((folder / "ruler.json").read_text())
+    both = pl.concat([outputs(2), outputs(2, 0.6)])
+    low, high = found["bias_range"]
+    assert low <= Audit(ruler.scores(both), ruler).result.bias <= high
+    assert "name either --ruler or --tolerance" in shell("audit", "merge", *sites, code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["calibrate", "reference.parquet", "--embedding", "y*", "--task", "a", "--task", "b", "-o", "r"], "no column 'y*'"),
+        (["calibrate", "reference.parquet", "--embedding", "z*", "--score", "depth", "-o", "r"], "write TASK=RULE"),
+        (["calibrate", "reference.parquet", "--embedding", "z*", "--score", "depth=cube", "--task", "b", "-o", "r"],
+         "score rule 'cube' is unknown"),
+        (["calibrate", "reference.parquet", "--embedding", "z*", "--task", "depth", "-o", "r"], "at least two tasks"),
+        (["run", "erm.parquet", "--ruler", "absent.json"], "absent.json cannot be read"),
+        (["run", "erm.parquet", "--ruler", "card.toml"], "this is no ruler"),
+        (["run", "reference.parquet", "--ruler", "ruler.json", "--subject", "id"], "subject 'id' is no column"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "--meta", "ruler.json"], "is no TOML"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "--card", "card.pdf"], "written as .json, .md or .html"),
+        (["compare", "erm.audit.json"], "name two audit files"),
+        (["compare", "erm.audit.json", "ruler.json"], "this is no audit file"),
+        (["compare", "erm.audit.json", "relif.audit.json", "--adjust", "no"], "adjust 'no' is unknown"),
+        (["merge", "ruler.json", "--tolerance", "0.2"], "ruler.json: histogram is damaged"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_with_status_2(
+    folder: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(folder)
+    assert message in shell("audit", *arguments, code=2)
+
+
+def test_a_first_word_that_is_a_verb_is_the_verb(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scores.csv").write_text("a,b\n0.1,0.4\n0.9,0.3\n")
+    for words in (
+        ["scores.csv", "--tolerance", "0.1"],
+        ["--tolerance", "0.1", "scores.csv"],
+        ["file", "scores.csv", "--tolerance", "0.1"],
+    ):
+        assert "Bias           0.3000" in shell("audit", *words)
+    (tmp_path / "run").write_text("")
+    assert "a table of kind without an ending" in shell("audit", "./run", "--tolerance", "0.1", code=2)
+    text = shell("audit", "./scores.csv", "--tolerance", "0.1", "--task", "a", "--task", "b", "--json")
+    assert json.loads(text)["bias"] == pytest.approx(0.3)
+
+
+def test_status_of_the_command_itself(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shell("--version").startswith("relif-core ")
+    assert "calibrate" in shell("audit", "-h")
+    assert "No such option" in shell("audit", "check", "--nonsense", code=2)
+
+    def crash(path: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Audit, "load", crash)
+    monkeypatch.setattr(sys, "argv", ["relif", "audit", "check", "x.json", "--bias-below", "0.1"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 70
