@@ -80,7 +80,7 @@ def test_run_leaves_a_record_and_names_mistakes(tensors: Path, tmp_path: Path) -
     assert "no setting 'epoch'" in relif(
         "run", "--data", tensors, "--target", tmp_path / "x", "--set", "training.epoch=3", code=2
     )
-    assert "unknown balancer 'adam'" in relif(
+    assert "no method is called 'adam'" in relif(
         "run", "--data", tensors, "--target", tmp_path / "x", "--method", "adam", code=2
     )
     assert "no manifest.json" in relif("run", "--data", tmp_path, "--target", tmp_path / "x", code=2)

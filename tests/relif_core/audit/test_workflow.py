@@ -25,6 +25,7 @@ from relif_core.audit import (
     lipschitz_limit,
     reference_distances,
     similar_pair_audit,
+    similar_pairs,
 )
 from relif_core.audit.workflow import holm
 from relif_core.errors import ComparabilityError, InputError, RecordError
@@ -191,11 +192,12 @@ def test_similar_pairs_are_those_of_the_function() -> None:
     inputs = {task: EMBEDDINGS for task in SCORES.rules}
     scores = dict(RULER.scores(REFERENCE))
     ids = {task: IDS for task in scores}
-    limits = lipschitz_limit(scores, inputs, 0.3, subjects=ids, k=3)
+    pairs = similar_pairs(inputs, subjects=ids, k=3)
+    limits = lipschitz_limit(scores, pairs, 0.3)
     found = Audit(RULER.scores(REFERENCE), RULER, subject="patient").similar_pairs(
-        inputs, k=3, lipschitz=limits
+        EMBEDDINGS, k=3, lipschitz=limits
     )
-    assert found == similar_pair_audit(scores, inputs, limits, subjects=ids, k=3)
+    assert found == similar_pair_audit(scores, pairs, limits)
 
 
 def test_a_file_holds_results_and_no_scores() -> None:
