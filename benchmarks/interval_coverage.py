@@ -110,7 +110,12 @@ SCENARIOS = [
         for subjects in (30, 100)
     ),
     *(
-        Scenario("rare: 1 % of the scores stand out", subjects, "rare", note="differences conservative: few or no subjects tell the two apart")
+        Scenario(
+            "rare: 1 % of the scores stand out",
+            subjects,
+            "rare",
+            note="differences conservative: few or no subjects tell the two apart",
+        )
         for subjects in (20, 100, 400)
     ),
     *(Scenario("wide table, tasks negatively dependent", subjects, "negative") for subjects in (20, 200)),
