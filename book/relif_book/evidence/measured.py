@@ -169,7 +169,7 @@ def _subject_error(
         records = [
             record
             for record in _records(results, method)
-            if record.seed in seeds[method] and f"subject/test/{record.tasks[0]}" in record.arrays
+            if record.seed in seeds[method] and (record.has("") or record.logits("test"))
         ]
         if not records:
             return math.nan

@@ -118,8 +118,8 @@ def record_card(record: Record, tolerance: ReferenceTolerance | float, split: st
 class MethodSummary:
     """One method over its seeds at one fixed tolerance; lists hold one entry per seed, in the order of ``seeds``.
 
-    ``rows`` are the records' places in the audit table, ``induced`` the mean induced tolerance over task pairs, ``budget`` the
-    drift budget against the fixed tolerance.
+    ``rows`` are the records' places in the audit table, ``induced`` the mean induced tolerance over task pairs on the table's
+    split and ``induced_validation`` on the validation split, ``budget`` the drift budget against the fixed tolerance.
     """
 
     method: str
@@ -129,6 +129,7 @@ class MethodSummary:
     task_scores: dict[str, list[float | None]]
     rows: list[int]
     induced: list[float]
+    induced_validation: list[float]
     budget: list[float]
     table: AuditTable = field(repr=False)
 
@@ -176,6 +177,7 @@ class MethodSummary:
             task_scores={task: [scores[i] for i in places] for task, scores in self.task_scores.items()},
             rows=[self.rows[i] for i in places],
             induced=[self.induced[i] for i in places],
+            induced_validation=[self.induced_validation[i] for i in places],
             budget=[self.budget[i] for i in places],
         )
 
@@ -208,7 +210,7 @@ class MethodComparison:
     """Method b minus method a over the seeds that both have; all lists hold one entry per such seed.
 
     ``differences`` in Bias, ``rate_differences`` in the violation rate, ``raw_differences`` in Bias at the runs' own tolerances,
-    ``induced_differences`` in the mean induced tolerance; ``interval`` and ``rate_interval`` of the mean difference in Bias and in
+    ``induced_differences`` in the mean tolerance that the validation split induces; ``interval`` and ``rate_interval`` of the mean difference in Bias and in
     violation rate over the draw of test subjects, paired by subject; ``certificate`` of theorem B.2 from mean Bias and mean
     drift budgets.
     """
@@ -250,7 +252,7 @@ def compare_methods(a: MethodSummary, b: MethodSummary, level: float = 0.95) -> 
         rate_differences=minus(b.violation_rate, a.violation_rate),
         rate_interval=a.table.interval(weights, "violation_rate", level),
         raw_differences=minus(b.raw_bias, a.raw_bias),
-        induced_differences=minus(b.induced, a.induced),
+        induced_differences=minus(b.induced_validation, a.induced_validation),
         worst_differences=minus(b.worst, a.worst),
         macro_differences=minus(b.macro, a.macro),
         certificate=ranking_certificate(
@@ -279,6 +281,9 @@ def _summary(records: Sequence[Record], table: AuditTable) -> MethodSummary:
         task_scores={task: [item["tasks"][task]["score"] for item in found] for task in records[0].tasks},
         rows=[table.keys.index(record.key) for record in records],
         induced=[float(np.mean(list(own.values()))) for own in induced],
+        induced_validation=[
+            float(np.mean(list(record.induced_tolerances("validation").values()))) for record in records
+        ],
         budget=[drift_budget(table.tolerance, own) for own in induced],
         table=table,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from relif_book.evidence.audit_table import AuditTable, audit_table
+from relif_book.evidence.audit_table import AUDITS, AuditTable, audit_table
 from relif_book.evidence.publishing import read_published
 from relif_book.evidence.reporting import (
     MethodSummary,
@@ -166,22 +166,38 @@ def published(page: "Page", folder: str) -> ResultSet:
 
 
 def published_sets(
-    page: "Page", dataset: str, published_records: str, methods: Sequence[str]
+    page: "Page",
+    dataset: str,
+    published_records: str,
+    methods: Sequence[str],
+    study: str = "",
+    needs: Sequence[str] | None = None,
 ) -> list[ResultSet]:
-    """Return the published methods studies of one or more data sets (names separated by commas), narrowed to ``methods``.
+    """Return the published studies of one or more data sets (names separated by commas), narrowed to ``methods``.
 
-    ``published_records`` names another folder to read instead of ``data/records/<dataset>_methods``.
+    ``study`` names one of the analysis plan; the older ``<dataset>_methods`` stands in until that is published with the
+    methods ``needs`` (all ``methods`` if None). ``published_records`` names another folder of the checkout to read instead.
 
     Raises ``RecordError`` for a data set of which nothing is published.
     """
     if published_records:
-        folders = [published_records]
+        found = [published(page, published_records)]
     else:
-        folders = [f"data/records/{_published_name(name.strip())}_methods" for name in dataset.split(",")]
-    found = [published(page, folder).narrowed(methods) for folder in folders]
+        asked = set(methods if needs is None else needs)
+        found = [_study_of(page, name.strip(), study, asked) for name in dataset.split(",")]
     for results in found:
         page.uses_data(results.dataset["title"], licence=results.dataset["licence"])
-    return found
+    return [results.narrowed(methods) for results in found]
+
+
+def _study_of(page: "Page", dataset: str, study: str, needs: set[str]) -> ResultSet:
+    """Return the planned study of a data set, or its methods where that is not published or lacks some."""
+    planned = f"data/records/{dataset}_{study}"
+    if study and (project_root() / planned / AUDITS).is_file():
+        results = published(page, planned)
+        if needs <= set(results.summaries):
+            return results
+    return published(page, f"data/records/{_published_name(dataset)}_methods")
 
 
 def _published_name(dataset: str) -> str:
@@ -229,22 +245,26 @@ def audit_rows(results: ResultSet) -> list[dict[str, str | int]]:
 
 
 def induced_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str | int]]:
-    """Mean induced tolerance per method, its difference and ratio to one method over common seeds, and the drift budget."""
+    """Mean tolerance per method that the validation split induces, its difference and ratio to one method over common seeds.
+
+    That of the test split and the drift budget there, which bears on the test audit, stand beside it.
+    """
     name = title_of(compared_with)
     return [
         {
             **_head(results, method),
-            "Induced tolerance": mean_sd(summary.induced),
+            "Validation": mean_sd(summary.induced_validation),
             f"Difference to {name}": _induced_difference(results, method, compared_with),
             f"Ratio to {name}": _induced_ratio(results, method, compared_with),
-            "Drift budget": mean_sd(summary.budget),
+            "Test": mean_sd(summary.induced),
+            "Drift budget, test": mean_sd(summary.budget),
         }
         for method, summary in results.summaries.items()
     ]
 
 
 def induced_comparison_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
-    """Induced tolerance of each method minus that of one, paired by seed: spread, t interval over seeds, and ratio of the means."""
+    """Validation-induced tolerance of each method minus that of one, paired by seed: spread, t interval, ratio of the means."""
     rows = []
     for _, method in comparable_pairs(results, [(compared_with, name) for name in results.summaries]):
         found = compare_methods(results.summaries[compared_with], results.summaries[method])
@@ -547,8 +567,8 @@ def _induced_ratio(results: ResultSet, method: str, compared_with: str) -> str:
         return MISSING
     a, b = results.summaries[compared_with], results.summaries[method]
     seeds = common_seeds(a, b)
-    base = float(np.mean(a.of_seeds(seeds).induced))
-    return f"{np.mean(b.of_seeds(seeds).induced) / base:.2f}" if base > 0 else MISSING
+    base = float(np.mean(a.of_seeds(seeds).induced_validation))
+    return f"{np.mean(b.of_seeds(seeds).induced_validation) / base:.2f}" if base > 0 else MISSING
 
 
 def _mean_sd_of_defined(scores: Sequence[float | None]) -> str:

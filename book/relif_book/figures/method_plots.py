@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 LEAST_BIAS = 1e-3
 
 
-def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
-    """Draw every method's mean over the seeds that all have, these as faint points, labelled beside it; the preferred corner is marked."""
+def draw_worst_against_bias(
+    axes: "Axes", results: ResultSet, untrained: Sequence[tuple[float, float, str]] = ()
+) -> None:
+    """Draw every method's mean over the seeds that all have, these as faint points, labelled beside it; the preferred corner is marked.
+
+    ``untrained`` holds Bias, Worst and name of rows beside the methods, drawn as grey crosses.
+    """
     places = []
     for method, summary in results.shared.summaries.items():
         look = look_of(method)
@@ -32,6 +37,9 @@ def draw_worst_against_bias(axes: "Axes", results: ResultSet) -> None:
             markersize=10 if look.marker == "*" else 8,
         )
         places.append((x, y, look.title))
+    for x, y, title in untrained:
+        axes.plot(x, y, "x", color="#6b6b6b", markersize=8, markeredgewidth=1.8)
+        places.append((x, y, title))
     axes.margins(x=0.08, y=0.12)
     axes.set_xlim(left=max(axes.get_xlim()[0], -0.04 * axes.get_xlim()[1]))
     label_apart(axes, places)

@@ -1,0 +1,164 @@
+"""Rows that any table of utility and Bias must beat: a constant, the oracle, ERM shrunk to the winner's Bias, ERM temperature-scaled.
+
+A constant predicts the training base rate of a binary task and the most frequent training class of a binned one, so its audit scores are that
+rate and that frequency, and every AUROC and (κ + 1)/2 is 0.5. The oracle's binary scores are the labels, its top labels have probability 1. Both
+need only label counts. Shrinking, p ↦ (1 − ε)p + εc, takes Bias to (1 − ε)·B(δ/(1 − ε)) and leaves every rank and argmax (theorem T2).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from relif_book.evidence.results import ResultSet, title_of
+from relif_book.figures.tables import MISSING
+from relif_book.project import project_root
+
+CONSTANT_UTILITY = 0.5
+
+
+@dataclass(frozen=True)
+class TrivialRow:
+    """A row without training of its own: its name, Worst, Macro and exact Bias as a function of the tolerance."""
+
+    title: str
+    worst: float
+    macro: float
+    bias: Callable[[float], float]
+
+    def cells(self, columns: list[str], tolerance: float) -> dict[str, str | int]:
+        """Return the row for a table with these columns; what it does not have is a dash."""
+        known = {
+            "Method": self.title,
+            "Worst": f"{self.worst:.3f}",
+            "Macro": f"{self.macro:.3f}",
+            "Bias": f"{self.bias(tolerance):.4f}",
+            **{
+                column: f"{self.bias(float(column.removeprefix('δ = '))):.4f}"
+                for column in columns
+                if column.startswith("δ = ")
+            },
+        }
+        return {column: known.get(column, MISSING) for column in columns}
+
+
+def trivial_rows(results: ResultSet) -> list[TrivialRow]:
+    """Return the trivial rows that the records and the published label counts of their data set allow."""
+    rows = []
+    counts = _label_counts(results)
+    if counts is not None:
+        constant = [_constant_score(task["kind"], task["splits"]["train"]["counts"]) for task in counts]
+        rows.append(TrivialRow("Constant", CONSTANT_UTILITY, CONSTANT_UTILITY, _bias_of_points(constant)))
+        if all(
+            task["kind"] == "binned" or (task["kind"], task["level"]) == ("binary", "stay") for task in counts
+        ):
+            rows.append(TrivialRow("Oracle", 1.0, 1.0, _oracle_bias(counts)))
+    if "erm" in results.summaries:
+        rows += [row for row in (_shrunk(results), _calibrated(results)) if row is not None]
+    return rows
+
+
+def with_trivial(results: ResultSet, rows: list[dict[str, str | int]]) -> list[dict[str, str | int]]:
+    """Return a table's rows with the trivial ones beneath them."""
+    return rows + [row.cells(list(rows[0]), results.reference.tolerance) for row in trivial_rows(results)]
+
+
+def untrained_points(results: ResultSet) -> list[tuple[float, float, str]]:
+    """Return Bias, Worst and name of the trivial rows for a figure of utility against Bias; the oracle lies far above it."""
+    tolerance = results.reference.tolerance
+    return [
+        (row.bias(tolerance), row.worst, row.title) for row in trivial_rows(results) if row.title != "Oracle"
+    ]
+
+
+def below_constant(results: ResultSet) -> str:
+    """Name the methods whose mean score of some task lies below the constant's."""
+    found = [
+        f"{title_of(method)} ({results.task_titles[task]})"
+        for method, summary in results.summaries.items()
+        for task, scores in summary.task_scores.items()
+        if (known := [score for score in scores if score is not None]) and np.mean(known) < CONSTANT_UTILITY
+    ]
+    data = results.dataset["title"]
+    if not found:
+        return f"on {data} no method lies below a constant in any task"
+    return f"on {data} below a constant: {', '.join(found)}"
+
+
+def shrinkage(bias: Callable[[float], float], tolerance: float, wanted: float) -> float:
+    """Return the ε at which shrinking scores with this Bias curve has Bias ``wanted`` at ``tolerance``; 0 where they have less."""
+    low, high = 0.0, 1.0 - 1e-9
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = (1 - middle) * bias(tolerance / (1 - middle)) > wanted
+        low, high = (middle, high) if above else (low, middle)
+    return low
+
+
+def _label_counts(results: ResultSet) -> list[dict[str, Any]] | None:
+    """Return the published label counts of the data set's tasks, or None."""
+    for path in sorted((project_root() / "data" / "records" / "clinical_data").glob("*.json")):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if summary["fingerprint"] == results.dataset["fingerprint"]:
+            known = {task["name"]: task for task in summary["tasks"]}
+            return [known[name] for name in results.task_titles]
+    return None
+
+
+def _constant_score(kind: str, counts: list[int | None]) -> float:
+    known = [count or 0 for count in counts]
+    return known[1] / sum(known) if kind == "binary" else max(known) / sum(known)
+
+
+def _bias_of_points(scores: list[float]) -> Callable[[float], float]:
+    gaps = np.array([abs(a - b) for place, a in enumerate(scores) for b in scores[place + 1 :]])
+    return lambda tolerance: float(np.mean(np.maximum(gaps - tolerance, 0)))
+
+
+def _oracle_bias(counts: list[dict[str, Any]]) -> Callable[[float], float]:
+    """Bias of scores that are 1 but for the share of negatives of binary tasks."""
+    zeros = [
+        task["splits"]["test"]["counts"][0] / task["splits"]["test"]["labels"]
+        if task["kind"] == "binary"
+        else 0.0
+        for task in counts
+    ]
+    differ = [a * (1 - b) + b * (1 - a) for place, a in enumerate(zeros) for b in zeros[place + 1 :]]
+    return lambda tolerance: float(np.mean(differ)) * max(0.0, 1 - tolerance)
+
+
+def _shrunk(results: ResultSet) -> TrivialRow | None:
+    """ERM shrunk to the Bias of the method with the lowest mean; None where that is ERM."""
+    means = {method: float(np.mean(summary.bias)) for method, summary in results.shared.summaries.items()}
+    winner = min(means, key=lambda method: means[method])
+    if winner == "erm":
+        return None
+    erm = results.summaries["erm"]
+    curve = erm.table.bias_curve[erm.rows].mean(axis=0)
+
+    def bias(tolerance: float) -> float:
+        return float(np.interp(tolerance, erm.table.curve_tolerances, curve, right=0.0))
+
+    epsilon = shrinkage(bias, results.reference.tolerance, float(np.mean(results.summaries[winner].bias)))
+    return TrivialRow(
+        f"ERM shrunk to {title_of(winner)} (ε = {epsilon:.2f})",
+        float(np.mean(erm.worst)),
+        float(np.mean(erm.macro)),
+        lambda tolerance: (1 - epsilon) * bias(tolerance / (1 - epsilon)),
+    )
+
+
+def _calibrated(results: ResultSet) -> TrivialRow | None:
+    """ERM with one temperature per task; None where the records hold no calibrated scores."""
+    erm = results.summaries["erm"]
+    if "calibrated_bias" not in erm.table.kinds:
+        return None
+    curve = erm.table.calibrated_bias_curve[erm.rows].mean(axis=0)
+    return TrivialRow(
+        "ERM, temperature-scaled",
+        float(np.mean(erm.worst)),
+        float(np.mean(erm.macro)),
+        lambda tolerance: float(np.interp(tolerance, erm.table.curve_tolerances, curve)),
+    )

@@ -1,0 +1,72 @@
+"""Rows that train nothing: their Bias is that of an audit of their scores, and they turn with the records."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relif_book.evidence.publishing import read_published
+from relif_book.evidence.results import ResultSet, result_set, tolerance_rows, trade_off_rows
+from relif_book.evidence.trivial import below_constant, shrinkage, trivial_rows, with_trivial
+from relif_core.audit import audit
+from relif_core.audit.marginals import shrunk
+
+ROOT = Path(__file__).resolve().parents[2]
+DELTA = 0.3
+
+
+@pytest.fixture(scope="module")
+def kept() -> ResultSet:
+    folder = ROOT / "data" / "records" / "physionet2012_methods"
+    return result_set("kept", *read_published(folder)).narrowed(("erm", "gradnorm", "cats_as_released"))
+
+
+def test_the_constant_has_the_training_rates_as_its_scores(kept: ResultSet) -> None:
+    """440 of 3,200 die; the most frequent classes have 1,064 of 3,151, 862 of 3,043 and 901 of 3,080."""
+    scores = {"a": 440 / 3200, "b": 1064 / 3151, "c": 862 / 3043, "d": 901 / 3080}
+    constant = trivial_rows(kept)[0]
+    expected = audit({task: np.full(3, value) for task, value in scores.items()}, 0.1)
+    assert constant.bias(0.1) == pytest.approx(expected.bias)
+    assert (constant.title, constant.worst, constant.macro) == ("Constant", 0.5, 0.5)
+
+
+def test_the_oracle_is_an_audit_of_the_labels(kept: ResultSet) -> None:
+    """568 of 4,000 test stays die; every top label has probability 1."""
+    deaths = np.zeros(4000)
+    deaths[:568] = 1
+    expected = audit({"mortality": deaths, **{task: np.ones(50) for task in "abc"}}, DELTA)
+    assert trivial_rows(kept)[1].bias(DELTA) == pytest.approx(expected.bias)
+
+
+def test_shrinking_reaches_the_winner_and_is_an_audit_of_shrunk_scores(kept: ResultSet) -> None:
+    row = next(row for row in trivial_rows(kept) if "shrunk" in row.title)
+    assert "CATS" in row.title
+    delta = kept.reference.tolerance
+    assert row.bias(delta) == pytest.approx(np.mean(kept.summaries["cats_as_released"].bias), abs=1e-9)
+    assert row.worst == pytest.approx(np.mean(kept.summaries["erm"].worst))
+    epsilon = float(row.title.partition("ε = ")[2].rstrip(")"))
+    erm = [record for record in kept.records if record.method == "erm"]
+    audits = [audit(shrunk(record.scores(), epsilon, 0.4), delta).bias for record in erm]
+    assert row.bias(delta) == pytest.approx(np.mean(audits), abs=1e-3)
+
+
+def test_nothing_is_shrunk_where_bias_is_already_lower() -> None:
+    assert shrinkage(lambda delta: max(0.0, 0.5 - delta), 0.3, 0.4) == pytest.approx(0, abs=1e-9)
+
+
+def test_tables_carry_the_rows_beneath_the_methods(kept: ResultSet) -> None:
+    rows = with_trivial(kept, trade_off_rows(kept))
+    assert [row["Method"] for row in rows[3:5]] == ["Constant", "Oracle"]
+    assert all(list(row) == list(rows[0]) for row in rows)
+    assert rows[3]["Raw rank"] == "–"
+    five = with_trivial(kept, tolerance_rows(kept, (0.1, 0.5)))
+    assert five[4]["δ = 0.1"] == f"{trivial_rows(kept)[1].bias(0.1):.4f}"
+
+
+def test_a_method_below_the_constant_is_named(kept: ResultSet) -> None:
+    assert below_constant(kept).endswith("no method lies below a constant in any task")
+    erm = kept.summaries["erm"]
+    low = replace(erm, task_scores={**erm.task_scores, "los": [0.49] * 5})
+    found = below_constant(replace(kept, summaries={**kept.summaries, "erm": low}))
+    assert found.endswith("below a constant: ERM (Length of stay)")
