@@ -206,7 +206,12 @@ def _at(results: ResultSet, tolerance: float) -> AuditTable:
     rows = [old.keys.index(record.key) for record in results.records]
     audits = [audit_record(record, tolerance) for record in results.records]
     kinds: tuple[Kind, ...] = ("bias", "violation_rate")
-    shares = {kind: influences(audits, kind) for kind in kinds}
+    shares: dict[str, np.ndarray] = {kind: influences(audits, kind) for kind in kinds}
+    values: dict[str, Any] = {
+        name: np.array([getattr(found, name) for found in audits])
+        for kind in kinds
+        for name in (kind, f"{kind}_freedom")
+    }
     return replace(
         old,
         tolerance=tolerance,
@@ -217,12 +222,9 @@ def _at(results: ResultSet, tolerance: float) -> AuditTable:
         violation_rate_curve=old.violation_rate_curve[rows],
         more={},
         shares=shares,
-        **{
-            name: np.array([getattr(found, name) for found in audits])
-            for kind in kinds
-            for name in (kind, f"{kind}_freedom")
-        },
-        **{f"{kind}_covariance": rows @ rows.T for kind, rows in shares.items()},
+        **values,
+        bias_covariance=shares["bias"] @ shares["bias"].T,
+        violation_rate_covariance=shares["violation_rate"] @ shares["violation_rate"].T,
     )
 
 
