@@ -52,6 +52,7 @@ Subject = Annotated[
 Group = Annotated[
     str | None, typer.Option(help="Column of group labels: every group is audited by itself too.")
 ]
+Weight = Annotated[str | None, typer.Option(help="Column of sample weights.")]
 Level = Annotated[float, typer.Option(help="Level of the intervals.")]
 Cards = Annotated[
     list[Path] | None, typer.Option(help="Write the audit card: .json, .md or .html (repeatable).")
@@ -67,6 +68,7 @@ def file(
     task: Task = None,
     subject: Subject = None,
     group: Group = None,
+    weight: Weight = None,
     versus: Annotated[
         Path | None, typer.Option(help="A second table of the same samples: the paired difference.")
     ] = None,
@@ -91,13 +93,14 @@ def file(
         checked_card_path(path)
 
     def audited(path: Path) -> "AuditResult":
-        table = read_score_table(path, task or (), subject, group)
+        table = read_score_table(path, task or (), subject, group, weight)
         _tell(path, table)
         return audit_scores(
             table.scores,
             tolerance,
             subjects=table.subjects,
             groups=table.groups,
+            weights=table.weights,
             protocol=protocol,
             pair_seed=pair_seed,
             context={"tolerance_source": tolerance_source},
@@ -201,6 +204,7 @@ def run(
     ruler: Annotated[Path, typer.Option(help="Ruler made by `relif audit calibrate`.")],
     subject: Subject = None,
     group: Group = None,
+    weight: Weight = None,
     meta: Annotated[
         Path | None,
         typer.Option(help="TOML file: name, dataset, split, and tables utility and controller for the card."),
@@ -244,6 +248,7 @@ def run(
         measure,
         subject=range(len(table)) if subject is None else subject,
         group=group,
+        weight=weight,
         name=facts.get("name", outputs.stem),
         dataset=facts.get("dataset"),
         split=facts.get("split"),

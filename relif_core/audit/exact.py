@@ -14,8 +14,10 @@ from relif_core.audit.pools import (
     checked_numbers,
     checked_scores,
     checked_tolerance,
+    checked_weights,
     sorted_pool,
     task_pairs,
+    weighted_pool,
 )
 from relif_core.errors import InputError
 
@@ -58,6 +60,8 @@ def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
     and the means over x are Bias and violation rate. Gap and comparison are those of float64 arithmetic:
     a pair counts exactly when ``abs(x - y) > tolerance`` is true.
     """
+    if first.weights is not None and second.weights is not None:
+        return _weighted_terms(first, second, tolerance)
     bias_first, count_first = np.empty(first.size), np.empty(first.size, dtype=np.int64)
     bias_second, count_second = np.empty(second.size), np.empty(second.size, dtype=np.int64)
     cross, sample_terms = compiled.loaded() or (_cross, _sample_terms)
@@ -74,6 +78,34 @@ def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
         rate_first=count_first / second.size,
         rate_second=count_second / first.size,
     )
+
+
+def _weighted_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
+    """As :func:`pair_terms` with every count and every sum weighted: x and y are drawn in proportion to their weights."""
+    bias_first, rate_first = _weighted_means(first.values, second, tolerance)
+    bias_second, rate_second = _weighted_means(second.values, first, tolerance)
+    rate = float(first.weights @ rate_first)
+    return PairTerms(
+        bias=max(0.0, float(first.weights @ bias_first)) if rate > 0 else 0.0,
+        violation_rate=min(1.0, rate),
+        bias_first=bias_first,
+        bias_second=bias_second,
+        rate_first=rate_first,
+        rate_second=rate_second,
+    )
+
+
+def _weighted_means(values: np.ndarray, other: Pool, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return E_y[(|x − y| − δ)_+] and P_y(|x − y| > δ) for each x, y weighted."""
+    weights = np.concatenate(([0.0], np.cumsum(other.weights)))
+    sums = np.concatenate(([0.0], np.cumsum(other.weights * other.values)))
+    inside = np.searchsorted(other.values, reach(values, tolerance), "right")
+    under = np.searchsorted(reach(other.values, tolerance), values, "left")
+    above, below = weights[-1] - weights[inside], weights[under]
+    excess = (
+        sums[-1] - sums[inside] - above * (values + tolerance) + below * (values - tolerance) - sums[under]
+    )
+    return excess, above + below
 
 
 def _sample_terms(
@@ -195,12 +227,18 @@ class BiasCurve:
         return axes
 
 
-def bias_curve(scores: Mapping[str, Any], tolerances: Sequence[float] | np.ndarray) -> BiasCurve:
+def bias_curve(
+    scores: Mapping[str, Any],
+    tolerances: Sequence[float] | np.ndarray,
+    *,
+    weights: Mapping[str, Any] | None = None,
+) -> BiasCurve:
     """Return exact Bias and violation rate at every given tolerance, with one sort for all of them.
 
     Args:
         scores: task name to one-dimensional scores in [0, 1]; at least two tasks.
         tolerances: [D] tolerances, at least 0, in any order; each holds for every task pair.
+        weights: task name to weights aligned with the scores, at least 0; without, all samples weigh the same.
 
     One linear merge per tolerance and task pair, and memory linear in the pools.
 
@@ -215,7 +253,14 @@ def bias_curve(scores: Mapping[str, Any], tolerances: Sequence[float] | np.ndarr
         raise InputError("tolerances must be a non-empty list of numbers")
     for position, value in enumerate(deltas):
         checked_tolerance(value, f"tolerance at position {position}")
-    pools = {task: sorted_pool(values) for task, values in checked_scores(scores).items()}
+    checked = checked_scores(scores)
+    if weights is None:
+        pools = {task: sorted_pool(values) for task, values in checked.items()}
+    else:
+        held = checked_weights(weights, checked)
+        pools = {
+            task: weighted_pool(own, held[task], np.arange(len(own)))[0] for task, own in checked.items()
+        }
     per_pair = {(i, j): _pair_curve(pools[i], pools[j], deltas) for i, j in task_pairs(list(pools))}
     return BiasCurve(
         tolerances=deltas,
@@ -226,6 +271,9 @@ def bias_curve(scores: Mapping[str, Any], tolerances: Sequence[float] | np.ndarr
 
 
 def _pair_curve(first: Pool, second: Pool, deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if first.weights is not None:
+        found = [pair_terms(first, second, delta) for delta in deltas.tolist()]
+        return np.array([one.bias for one in found]), np.array([one.violation_rate for one in found])
     bias, rate = np.zeros(len(deltas)), np.zeros(len(deltas))
     excess, count = np.empty(first.size), np.empty(first.size, dtype=np.int64)
     cross, sample_terms = compiled.loaded(len(deltas) * (first.size + second.size)) or (_cross, _sample_terms)

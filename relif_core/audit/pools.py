@@ -29,10 +29,11 @@ _LOWER_HALF = np.uint64(2**32 - 1)
 class Pool:
     """The scores of one task in ascending order; every exact quantity is read from this.
 
-    ``values`` is float64 [n], ascending, without negative zeros.
+    ``values`` is float64 [n], ascending, without negative zeros; ``weights`` [n], where samples are weighted, sum to 1.
     """
 
     values: np.ndarray
+    weights: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -315,6 +316,39 @@ def checked_fraction(value: Any, name: str) -> float:
 def sorted_pool(values: np.ndarray) -> Pool:
     """Sort one task's scores, once."""
     return _pool(np.sort(values))
+
+
+def weighted_pool(values: np.ndarray, weights: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
+    """Sort one task's scores and carry each score's weight and subject code along."""
+    order = sorting_order(values)
+    pool = _pool(values[order])
+    return Pool(pool.values, weights[order] / weights.sum()), codes[order]
+
+
+def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return one weight per score for every task, or say what is wrong with them.
+
+    Raises:
+        InputError: a task without weights, misaligned, missing, negative or infinite weights, or none above 0.
+    """
+    if not isinstance(weights, Mapping):
+        raise InputError("weights must map task names to arrays aligned with the scores")
+    checked = {}
+    for task in scores:
+        if task not in weights:
+            raise InputError(f"task {task!r}: weights are missing; give one per score")
+        array = aligned(weights[task], task, scores, "weights")
+        if array.ndim != 1 or array.dtype.kind not in "fiu":
+            raise InputError(f"task {task!r}: weights must be real numbers, got an array of {array.dtype}")
+        array = array.astype(np.float64)
+        wrong = int(np.count_nonzero(~np.isfinite(array) | (array < 0)))
+        if wrong or not 0 < array.sum() < math.inf:
+            raise InputError(
+                f"task {task!r}: {wrong} of {len(array)} weights are negative or infinite; weights are at least 0 and "
+                "some are above"
+            )
+        checked[task] = array
+    return checked
 
 
 def sorted_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:

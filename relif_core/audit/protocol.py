@@ -19,9 +19,11 @@ from relif_core.audit.pools import (
     checked_labels,
     checked_scores,
     checked_tolerances,
+    checked_weights,
     sorted_pool,
     sorted_pool_with_codes,
     task_pairs,
+    weighted_pool,
 )
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
 from relif_core.audit.sampled import SampledPair, sampled_pairs, sampled_pools
@@ -40,6 +42,7 @@ def audit(
     pool_size: int = 256,
     pairs: int = 4096,
     groups: Any = None,
+    weights: Any = None,
     context: AuditContext | Mapping[str, Any] | None = None,
 ) -> AuditResult:
     """Measure Bias and violation rate of a multi-task model at fixed tolerances.
@@ -47,7 +50,7 @@ def audit(
     Args:
         scores: task name to one-dimensional audit scores in [0, 1], one per valid sample; at least two tasks. Arrays,
             lists, pandas and polars Series, torch tensors. Masked samples are in no pool. Or a data frame: each column
-            that ``subjects`` and ``groups`` do not name is a task, and an empty cell is in no pool.
+            that ``subjects``, ``groups`` and ``weights`` do not name is a task, and an empty cell is in no pool.
         tolerance: δ, one number for every task pair or a mapping (task_i, task_j) to number.
         subjects: task name to subject ids (integers or text) aligned with the scores. Samples of one subject, in
             whichever pools, count as one independent unit; without ids every sample does. Two pandas Series are
@@ -58,6 +61,8 @@ def audit(
         pair_seed, pool_size, pairs: settings of the sampled protocol; the exact one ignores them.
         groups: task name to group labels aligned with the scores (or as ``subjects``); every group is audited by
             itself as well.
+        weights: task name to weights aligned with the scores (or as ``subjects``), at least 0: a pool's samples are drawn
+            in proportion to them, and a subject's share is that of its weights. The exact protocol alone has them.
         context: what the numbers belong to (:class:`AuditContext`); checked when results are compared.
 
     For a task pair i < j with x and y drawn independently from pools i and j,
@@ -78,7 +83,7 @@ def audit(
     (0.2, 0.5)
     """
     if is_frame(scores):
-        scores, subjects, groups = _from_frame(scores, subjects, groups)
+        scores, subjects, groups, weights = _from_frame(scores, subjects, groups, weights)
     checked = checked_scores(scores)
     tasks = tuple(checked)
     tolerances = checked_tolerances(tolerance, tasks)
@@ -91,17 +96,20 @@ def audit(
         raise InputError(f"protocol {protocol!r} is unknown; use 'exact' or 'sampled'")
     sampling = _Sampling(pair_seed, pool_size, pairs) if protocol == "sampled" else None
     ids = checked_labels(subjects, checked, "subjects") if subjects is not None else None
-    result = replace(_audit(checked, tolerances, ids, sampling, stated), notes=tuple(notes))
+    if weights is not None and sampling is not None:
+        raise InputError("the sampled protocol has no weights; use protocol='exact'")
+    held = checked_weights(weights, checked) if weights is not None else None
+    result = replace(_audit(checked, tolerances, ids, sampling, stated, held), notes=tuple(notes))
     if groups is None:
         return result
     labels = checked_labels(groups, checked, "groups")
-    parts, left_out = _audit_groups(checked, tolerances, ids, sampling, stated, labels)
+    parts, left_out = _audit_groups(checked, tolerances, ids, sampling, stated, held, labels)
     return replace(result, groups=parts, groups_left_out=left_out)
 
 
-def _from_frame(frame: Any, subjects: Any, groups: Any) -> tuple[Any, Any, Any]:
+def _from_frame(frame: Any, subjects: Any, groups: Any, weights: Any) -> tuple[Any, Any, Any, Any]:
     """Split a data frame into its task columns, and spread what belongs to its rows over the tasks."""
-    named = tuple(name for name in (subjects, groups) if isinstance(name, str))
+    named = tuple(name for name in (subjects, groups, weights) if isinstance(name, str))
     tasks = list(columns(frame, named))
 
     def of_rows(labels: Any) -> Any:
@@ -110,7 +118,7 @@ def _from_frame(frame: Any, subjects: Any, groups: Any) -> tuple[Any, Any, Any]:
         return dict.fromkeys(tasks, frame[labels] if isinstance(labels, str) else labels)
 
     rows = np.arange(len(frame)) if subjects is None else subjects
-    return frame[tasks], of_rows(rows), of_rows(groups)
+    return frame[tasks], of_rows(rows), of_rows(groups), of_rows(weights)
 
 
 @dataclass(frozen=True)
@@ -138,12 +146,16 @@ def _audit(
     subjects: dict[str, np.ndarray] | None,
     sampling: _Sampling | None,
     context: AuditContext,
+    weights: dict[str, np.ndarray] | None,
 ) -> AuditResult:
     clusters = _Clusters(*subject_codes(subjects)) if subjects is not None else None
     used, codes, draws = scores, clusters.codes if clusters else None, None
     if sampling:
         used, codes, draws = _sample(scores, codes, tolerances, sampling)
-    pools, spread = _sorted(used, codes, clusters, len(tolerances))
+    if weights is None:
+        pools, spread = _sorted(used, codes, clusters, len(tolerances))
+    else:
+        pools, spread = _weighted(used, weights, clusters, len(tolerances))
     compiled.loaded((len(pools) - 1) * sum(pool.size for pool in pools.values()))
     rows, draw_variance = [], np.zeros(2)
     for pair in task_pairs(list(pools)):
@@ -161,7 +173,7 @@ def _audit(
         pool_size=int(sampling.pool_size) if sampling else None,
         pairs=int(sampling.pairs) if sampling else None,
         samples={task: len(values) for task, values in scores.items()},
-        pool_fingerprint=_fingerprint(scores, clusters, ordered=sampling is not None),
+        pool_fingerprint=_fingerprint(scores, clusters, weights, ordered=sampling is not None),
         clustered_by="subject" if clusters else "sample",
         clusters=found.units,
         freedom=found.freedom,
@@ -174,7 +186,7 @@ def _audit(
         violation_rate_se=rate_se,
         draw_errors=(math.sqrt(draw_variance[0]), math.sqrt(draw_variance[1])),
         per_pair=tuple(rows),
-        influences=spread.influences() if isinstance(spread, SubjectSpread) else None,
+        influences=spread.influences() if isinstance(spread, SubjectSpread) and clusters else None,
         draws=np.array([[d.violations, d.violated] for d in draws.values()]) if draws else None,
     )
 
@@ -210,6 +222,21 @@ def _sorted(
     pools = {task: pool for task, (pool, _) in carried.items()}
     ordered_codes = {task: ordered for task, (_, ordered) in carried.items()}
     return pools, SubjectSpread(pools, ordered_codes, clusters.ids, pairs)
+
+
+def _weighted(
+    scores: dict[str, np.ndarray], weights: dict[str, np.ndarray], clusters: _Clusters | None, pairs: int
+) -> tuple[dict[str, Pool], SubjectSpread]:
+    """As ``_sorted`` with weights; without subjects every sample is a subject of its own."""
+    if clusters is None:
+        ends = np.cumsum([len(values) for values in scores.values()]).tolist()
+        codes = {
+            task: np.arange(end - len(scores[task]), end) for task, end in zip(scores, ends, strict=True)
+        }
+        clusters = _Clusters(np.arange(ends[-1]), codes)
+    carried = {task: weighted_pool(scores[task], weights[task], clusters.codes[task]) for task in scores}
+    pools = {task: pool for task, (pool, _) in carried.items()}
+    return pools, SubjectSpread(pools, {task: own for task, (_, own) in carried.items()}, clusters.ids, pairs)
 
 
 def _audit_pair(
@@ -253,10 +280,16 @@ def _estimates(terms: PairTerms, draws: SampledPair | None) -> tuple[float, floa
     return float(violations.mean()), float(draws.violated.mean()), variance
 
 
-def _fingerprint(scores: dict[str, np.ndarray], clusters: _Clusters | None, *, ordered: bool) -> str:
-    """Hash which subjects lie in which pool how often; sampled pools depend on the order too.
+def _fingerprint(
+    scores: dict[str, np.ndarray],
+    clusters: _Clusters | None,
+    weights: dict[str, np.ndarray] | None,
+    *,
+    ordered: bool,
+) -> str:
+    """Hash which subjects lie in which pool how often, and with which weight; sampled pools depend on the order too.
 
-    Without subject ids only the sizes are known.
+    Without subject ids only the sizes and the weights are known.
     """
     digest = hashlib.sha256()
     for task, values in scores.items():
@@ -270,6 +303,9 @@ def _fingerprint(scores: dict[str, np.ndarray], clusters: _Clusters | None, *, o
             digest.update(
                 (codes if ordered else np.bincount(codes, minlength=len(ids))).astype(np.int64).tobytes()
             )
+    for task, own in (weights or {}).items():
+        held = np.sort(own) if clusters is None else np.bincount(clusters.codes[task], own, len(clusters.ids))
+        digest.update(np.round(held / own.sum(), 12).tobytes())
     return digest.hexdigest()[:32]
 
 
@@ -279,6 +315,7 @@ def _audit_groups(
     subjects: dict[str, np.ndarray] | None,
     sampling: _Sampling | None,
     context: AuditContext,
+    weights: dict[str, np.ndarray] | None,
     labels: dict[str, np.ndarray],
 ) -> tuple[dict[str, AuditResult], dict[str, str]]:
     """Audit every group by itself: labels are encoded once, samples sorted by group once, and groups are slices."""
@@ -288,6 +325,7 @@ def _audit_groups(
     ends = {task: np.cumsum(number).tolist() for task, number in numbers.items()}
     ordered = {task: values[order[task]] for task, values in scores.items()}
     ids = {task: subjects[task][order[task]] for task in scores} if subjects else None
+    held = {task: own[order[task]] for task, own in weights.items()} if weights else None
     results: dict[str, AuditResult] = {}
     left_out: dict[str, str] = {}
     for group, label in enumerate(names.tolist()):
@@ -298,5 +336,9 @@ def _audit_groups(
         part = {task: slice(end[group] - numbers[task][group], end[group]) for task, end in ends.items()}
         own = {task: ordered[task][place] for task, place in part.items()}
         own_ids = {task: ids[task][place] for task, place in part.items()} if ids else None
-        results[str(label)] = _audit(own, tolerances, own_ids, sampling, context)
+        own_weights = {task: held[task][place] for task, place in part.items()} if held else None
+        if own_weights and any(one.sum() == 0 for one in own_weights.values()):
+            left_out[str(label)] = "no sample of some pool has a weight above 0"
+            continue
+        results[str(label)] = _audit(own, tolerances, own_ids, sampling, context, own_weights)
     return results, left_out

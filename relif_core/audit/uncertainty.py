@@ -83,17 +83,22 @@ class SubjectSpread:
     the same share of every pool this is G/(G − 1) · Σ_s z_s². The effective number of subjects is the smallest over
     the pools of n² / Σ_s n_s² (Kish 1965), which is G for equal subjects; the degrees of freedom are at most that
     minus 1, and fewer where few subjects make up the variance (:func:`combined_error`). The violation rate is
-    treated the same way with kernel 1[|x − y| > δ].
+    treated the same way with kernel 1[|x − y| > δ]. Where samples are weighted, weights that sum to 1 take the
+    place of 1/n_i everywhere.
     """
 
     def __init__(
         self, pools: Mapping[str, Pool], codes: Mapping[str, np.ndarray], ids: np.ndarray, pairs: int
     ) -> None:
         self._pools, self._codes, self._ids, self._pairs = pools, codes, ids, pairs
-        counts = {task: np.bincount(codes[task], minlength=len(ids)) for task in pools}
-        self._shares = {task: own / pools[task].size for task, own in counts.items()}
+        counts = {task: np.bincount(codes[task], pool.weights, len(ids)) for task, pool in pools.items()}
+        self._shares = {
+            task: own / pools[task].size if pools[task].weights is None else own
+            for task, own in counts.items()
+        }
         self._effective = {
-            task: pools[task].size ** 2 / float(np.square(own, dtype=np.float64).sum())
+            task: (pools[task].size ** 2 if pools[task].weights is None else 1)
+            / float(np.square(own, dtype=np.float64).sum())
             for task, own in counts.items()
         }
         self._total = np.zeros((2, len(ids)))
@@ -119,8 +124,8 @@ class SubjectSpread:
         return Spread(errors, freedoms, int(np.count_nonzero(present)), effective - 1, effective / 2)
 
     def _summed(self, task: str, means: np.ndarray, centre: float) -> np.ndarray:
-        centred = means - centre
-        centred /= len(means)
+        centred, weights = means - centre, self._pools[task].weights
+        centred *= 1 / len(means) if weights is None else weights
         return np.bincount(self._codes[task], centred, len(self._ids))
 
     def total(self) -> Spread:

@@ -48,6 +48,7 @@ class Audit:
         subject: ids: the name of a column of the outputs or frame, an array for all tasks, or a mapping task → array. Without,
             a row of a frame is a subject, and a score of a mapping an independent sample.
         group: group labels, given in the same ways.
+        weight: sample weights, given in the same ways.
         name: of the model.
         dataset: name and version of the data.
         split: of the data.
@@ -64,6 +65,7 @@ class Audit:
         *,
         subject: Any = None,
         group: Any = None,
+        weight: Any = None,
         name: str = "model",
         dataset: str | None = None,
         split: str | None = None,
@@ -77,11 +79,13 @@ class Audit:
         tasks, rest = _split(scores, ruler)
         self._subjects = _of_tasks(subject, tasks, rest, "subject")
         self._scores: Any = tasks
+        self._weights = _of_tasks(weight, tasks, rest, "weight")
         self.result = audit(
             tasks,
             ruler.tolerance,
             subjects=self._subjects,
             groups=_of_tasks(group, tasks, rest, "group"),
+            weights=self._weights,
             context=AuditContext(
                 dataset=dataset,
                 split=split,
@@ -138,7 +142,7 @@ class Audit:
     def curve(self) -> BiasCurve:
         """Return exact Bias and violation rate over the tolerances from 0 to 1."""
         if self._curve is None:
-            self._curve = bias_curve(self._held("the curve"), CURVE_TOLERANCES)
+            self._curve = bias_curve(self._held("the curve"), CURVE_TOLERANCES, weights=self._weights)
         return self._curve
 
     def compare(self, *others: "Audit", adjust: Literal["holm", "none"] = "holm") -> list[NamedComparison]:
@@ -308,7 +312,7 @@ class Audit:
             found._curve = BiasCurve(
                 **{name: np.array(values) for name, values in content["curve"].items()}, per_pair={}
             )
-            found._scores = found._subjects = None
+            found._scores = found._subjects = found._weights = None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
