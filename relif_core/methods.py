@@ -79,12 +79,15 @@ TARGETS = (0.05, 0.1, 0.3, 0.5)
 #: The step size of the target sweep: at the default 0.001 the weight hardly moves in a short run, whatever the target.
 TARGET_STEP_SIZE = 0.1
 #: δ* of PhysioNet 2012 (data/records/physionet2012/reference.json), and the target of its violation rate: half of what an
-#: exploratory ERM run has on validation (data/analysis_plan.md). On other data set ``surrogate.tolerance`` and the target.
+#: exploratory ERM run has on validation (data/analysis_plan.md). Elsewhere set
+#: ``surrogate.tolerance`` and ``controller.target``.
 AUDIT_PENALTY = {
     "surrogate": {"kind": "audit", "tolerance": 0.6271688831030655},
     "controller": {"target": 0.14},
 }
-SIMILAR_PAIRS = {"surrogate": {"kind": "similar_pairs", "slope": 0.1}}
+#: L: about the median |Δp| ÷ d over the neighbours of an exploratory ERM run on PhysioNet 2012, validation
+#: (0.17 after 12 epochs, 0.19 after 16).
+SIMILAR_PAIRS = {"surrogate": {"kind": "similar_pairs", "slope": 0.2}}
 
 
 def _steered(**controller: Any) -> dict[str, Any]:
