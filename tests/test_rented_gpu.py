@@ -1,0 +1,127 @@
+"""The rented-GPU package, rehearsed: packed, carried, run on a bare machine, and its records brought back."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from relif_core.record import Record
+from relif_data.nyuv2 import COLOUR_CAMERA, OFFICIAL_SIZE
+from relif_data.nyuv2_travel import write_travel_form
+from relif_data.synthetic_rooms import Camera, prepare, render, sample_camera, sample_room
+
+ROOT = Path(__file__).parents[1]
+SIZE = (32, 48)
+#: What a rented machine is promised to have, and what these packages themselves import.
+BARE = {
+    *("torch", "torchvision", "numpy", "scipy", "sklearn", "safetensors", "h5py", "PIL"),
+    *("typing_extensions", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec", "filelock"),
+    *("joblib", "threadpoolctl", "cloudpickle", "triton", "cuda", "torchgen", "functorch"),
+}
+GUARD = f"""
+import sys
+class Guard:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        found = self.finder.find_spec(name, path, target)
+        installed = found is not None and path is None and "site-packages" in str(found.origin)
+        return None if installed and name not in {BARE!r} else found
+sys.meta_path[:] = map(Guard, sys.meta_path)
+"""
+
+
+def call(*arguments: object, **options: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.rented_gpu", *map(str, arguments)],
+        text=True,
+        capture_output=True,
+        **options,  # type: ignore[call-overload]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def form(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The travelling form of a few rendered rooms under official numbers."""
+    folder = tmp_path_factory.mktemp("form")
+    camera = COLOUR_CAMERA.resized(OFFICIAL_SIZE, SIZE)
+    for number in range(1, 21):
+        generator = np.random.default_rng(number)
+        room = sample_room(generator)
+        view = sample_camera(room, generator, camera)
+        frame = render(room, Camera(view.position, view.yaw, view.pitch, camera), *SIZE)
+        part = folder / "source" / ("test" if number % 5 == 0 else "train")
+        kinds = {
+            "image": frame.image.transpose(1, 2, 0),
+            "label": frame.labels,
+            "depth": np.rint(frame.depth * 1000).astype(np.uint16),
+        }
+        for kind, array in kinds.items():
+            (part / kind).mkdir(parents=True, exist_ok=True)
+            # Numbers with gaps: every frame is a room of its own.
+            Image.fromarray(array).save(part / kind / f"{2 * number:04d}.png")
+    return write_travel_form(folder / "source", folder / "form", height=SIZE[0], width=SIZE[1])
+
+
+def test_the_package_runs_where_only_the_promised_packages_are(
+    form: Path, icu_folder: Path, tmp_path: Path
+) -> None:
+    rooms = prepare(None, tmp_path / "rooms", frames=16, views=1, height=SIZE[0], width=SIZE[1])
+    package = tmp_path / "package"
+    call(
+        "pack", form, package, "--large", rooms, "--clinical", icu_folder, "--piece", 0.1, "--rehearsal",
+        cwd=ROOT,
+    )  # fmt: skip
+    pieces = sorted(package.glob("*.tar.xz.*"))
+    assert len(pieces) > 1
+    assert max(piece.stat().st_size for piece in pieces) <= 0.1 * 2**20
+    sums = dict(line.split()[::-1] for line in (package / "SHA256SUMS").read_text().splitlines())
+    assert sums == {piece.name: hashlib.sha256(piece.read_bytes()).hexdigest() for piece in pieces}
+    subprocess.run(f"cat {package}/*.tar.xz.* | tar xJ", shell=True, check=True, cwd=tmp_path)
+    tree = tmp_path / "relif" / "tree"
+    assert not [*tree.glob("data/records"), *tree.glob("notebooks"), *tree.glob("tests")]
+
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
+    bare = {**os.environ, "PYTHONPATH": f"{tmp_path / 'guard'}:{tree}"}
+    bare["GIT_CEILING_DIRECTORIES"] = str(tmp_path)
+    options = ("--rehearsal", "--device", "cpu", "--try-workers", 1, "--reserve", 1)
+    back = tmp_path / "back"
+    call(
+        "run", *options, "--back", back, "--scratch", tmp_path / "memory", "--minutes", 20, cwd=tree, env=bare
+    )
+    diary = json.loads((back / "rented.json").read_text())
+    assert [block.get("made") for block in diary["blocks"]] == [2, 1, 0, 2, 2]
+    assert not any(block["failed"] or block["paused"] for block in diary["blocks"])
+    assert set(diary["measured"]) == {"nyuv2", "nyuv2_large", "clinical"}
+    assert diary["records"] == 7
+    assert not diary["did_not_fit"]
+    with tarfile.open(back / "records-0.tar") as tar:
+        tar.extractall(tmp_path / "home", filter="data")
+    records = [Record.load(path.parent) for path in (tmp_path / "home").glob("*/*/record.json")]
+    assert len(records) == 7
+    stamp = json.loads((tree / "relif_core" / "source_stamp.json").read_text())
+    assert {record.content["made"]["source"] for record in records} == {stamp["source"]}
+    assert {record.content["made"]["commit"] for record in records} == {stamp["commit"]}
+    assert {record.settings.method for record in records} == {"erm", "relif", "uncertainty"}
+
+    # Called again it finds what it made; without time it begins nothing and still packs; what was rehearsed is not unpacked.
+    call(
+        "run", *options, "--back", back, "--scratch", tmp_path / "memory", "--minutes", 0, cwd=tree, env=bare
+    )
+    diary = json.loads((back / "rented.json").read_text())
+    assert all(block["not_begun"] == "the time is used up" for block in diary["blocks"])
+    assert diary["records"] == 7
+    with pytest.raises(AssertionError, match="modified sources"):
+        call("unpack", back, tmp_path / "published", cwd=ROOT)
