@@ -1,0 +1,127 @@
+"""An ERM epoch on clinical tensors against the plain loop: ``python -m benchmarks.clinical_epoch TENSORS [TENSORS ...]``.
+
+The plain loop is what this project ran before: ``nn.LSTM`` over the padded batch with its own dropout, Bernoulli dropout on every
+state, AdamW one parameter at a time, validation in float32. Both make the steps of one epoch in turn, batch by batch, and evaluate the
+validation split; model of Table 5 (two layers of width 256, batch 64), one thread, processor time, medians over the batches.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.machine import machine
+from relif_core.models.clinical import ClinicalModel, ClinicalOutputs, Dropout
+from relif_core.problems.clinical import ClinicalProblem
+from relif_core.provenance import processor_instructions
+from relif_core.settings import ModelSettings, method_settings
+from relif_core.tensors.clinical import ClinicalTensors
+from relif_core.training import TrainingLoop
+
+BATCHES = 16
+RESULT = Path(__file__).parent / "results" / "clinical_epoch.md"
+
+
+class PlainModel(ClinicalModel):
+    """Every hour of every padded stay, and dropout wherever a head might read."""
+
+    def forward(self, batch: Mapping[str, Tensor]) -> ClinicalOutputs:
+        """Return what ``ClinicalModel`` returns."""
+        states, _ = self.encoder(batch["inputs"])
+        last, stays = batch["lengths"] - 1, torch.arange(len(states))
+        dropped = self.dropout(states)
+        logits = {}
+        for task in self.tasks:
+            hour = last if task.horizon_hours is None else last.clamp(max=task.horizon_hours - 1)
+            read = dropped if task.level == "hourly" else dropped[stays, hour]
+            logits[task.name] = self.heads[task.name](read)
+        return ClinicalOutputs(states[stays, last], logits)
+
+
+class PlainProblem(ClinicalProblem):
+    """The same batches with the plain model."""
+
+    def build_model(self, settings: ModelSettings) -> ClinicalModel:
+        """Return a plain model, its dropout PyTorch's."""
+        model = PlainModel(self.tensors.inputs, self.tensors.tasks, settings)
+        for module in list(model.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, Dropout):
+                    setattr(module, name, nn.Dropout(child.p))
+        return model
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Processor time of a call."""
+    before = time.process_time()
+    call()
+    return time.process_time() - before
+
+
+def measure(folder: Path) -> list[str]:
+    """Return the table rows of one data set."""
+    tensors = ClinicalTensors.open(folder)
+    settings = method_settings("erm")
+    loops = {}
+    for name, problem in (("plain", PlainProblem(tensors)), ("ours", ClinicalProblem(tensors))):
+        loops[name] = TrainingLoop(settings, problem)
+    groups = [dict(group) for group in loops["plain"].optimizer.param_groups]
+    loops["plain"].optimizer = torch.optim.AdamW(
+        [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in groups],
+        lr=settings.training.learning_rate,
+        foreach=False,
+    )
+    steps: dict[str, list[float]] = {name: [] for name in loops}
+    checks: dict[str, list[float]] = {name: [] for name in loops}
+    batches = list(loops["ours"].problem.training_batches(64, 0, 0))
+    for turn, batch in enumerate(batches[: BATCHES + 1]):
+        for name, loop in loops.items():
+            loop.model.train()
+            spent = seconds(lambda loop=loop, batch=batch: loop.step(batch))
+            if turn:  # the first turn warms up
+                steps[name].append(spent)
+    for _ in range(3):
+        for name, loop in loops.items():
+            checks[name].append(seconds(lambda loop=loop: loop.problem.evaluate(loop.model, "validation")))
+    valid = sum(int(batch["lengths"].sum()) for batch in batches)
+    padded = sum(batch["inputs"].shape[0] * batch["inputs"].shape[1] for batch in batches)
+    rows = []
+    step = {name: statistics.median(times) for name, times in steps.items()}
+    check = {name: statistics.median(times) for name, times in checks.items()}
+    epoch = {name: len(batches) * step[name] + check[name] for name in loops}
+    for what, cost, unit, scale in (
+        ("step", step, "ms", 1e3),
+        ("validation", check, "ms", 1e3),
+        ("epoch", epoch, "s", 1),
+    ):
+        rows.append(
+            f"| {tensors.manifest['dataset']} | {padded / valid:.2f} | {what}, {unit} | {cost['plain'] * scale:.1f} | "
+            f"{cost['ours'] * scale:.1f} | {cost['plain'] / cost['ours']:.2f} |"
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure every data set named on the command line and keep the table."""
+    torch.set_num_threads(1)
+    lines = [
+        "# An ERM epoch against the plain loop",
+        "",
+        f"{machine()}; instructions {processor_instructions()}; PyTorch {torch.__version__}; float32 on both sides; other programs ran on "
+        f"the machine. Medians of {BATCHES} steps.",
+        "",
+        "| data | padded ÷ true hours | what | plain loop | this project | ratio |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for folder in sys.argv[1:]:
+        lines += measure(Path(folder))
+    RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
