@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT / "data"))
 
 from relif_core.errors import DataError, InputError  # noqa: E402
 from relif_core.files import atomic_file, sha256_of, write_json  # noqa: E402
-from relif_core.problems.opening import open_problem  # noqa: E402
+from relif_core.problems import open_problem  # noqa: E402
 from relif_core.provenance import STAMP, sources  # noqa: E402
 from relif_core.record import Record  # noqa: E402
 from relif_core.settings import RunSettings, changed, dense_settings  # noqa: E402

@@ -44,7 +44,8 @@ class Record:
     ``calibration/distances`` and ``trace/violation_rate``. Under ``calibrated/``, ``last/`` and ``last_calibrated/`` stand the scores of
     the other :data:`VIEWS`; ``logit/`` and ``last_logit/`` (float16 [rows, classes]), ``label/`` and ``rows/`` (labelled hours of
     each sample, where a sample has several) are what they were made of. ``epoch/<split>/<quantity>`` [epochs, ...] follows
-    ``epoch/<split>/epoch``; its curves [epochs, D] belong to ``epoch/tolerances``. ``histogram/<view>/<split>/<task>`` stands in
+    ``epoch/<split>/epoch``; its curves [epochs, D] belong to ``epoch/tolerances``. ``raw/<split>/<task>`` of dense runs
+    holds scores before scale and clipping (segmentation: [n, 8], by temperature). ``histogram/<view>/<split>/<task>`` stands in
     published records for scores that were left out, ``merged_histogram/...`` [2, bins] (upper edges, counts) where no bin may hold
     fewer than ten.
     """

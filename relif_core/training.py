@@ -26,6 +26,7 @@ from relif_core.audit import induced_tolerances
 from relif_core.audit.tolerance import reference_distances
 from relif_core.balancers import make_balancer
 from relif_core.controller import Controller, controller_of
+from relif_core.device_controller import DeviceController
 from relif_core.epochs import TEST_EVERY, EpochAudits, calibrated_scores
 from relif_core.errors import DataError, DivergenceError, InputError, RecordError, RunBusy, RunPaused
 from relif_core.files import atomic_file, write_json
@@ -158,6 +159,7 @@ class TrainingLoop:
         ).to(problem.device)
         self.surrogate = make_penalty(settings.surrogate).to(problem.device)
         self.controller = make_controller(settings.controller)
+        self.steering = self._steering()
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": list(self.model.parameters()), "weight_decay": training.weight_decay},
@@ -209,11 +211,13 @@ class TrainingLoop:
         for batch in itertools.islice(self._batches(), self.steps, None):
             if STOP.is_set():
                 self.epoch -= 1
+                self._settle()
                 self.seconds += time.perf_counter() - began
                 return False
             self.total += self.step(batch)
             self.steps += 1
         self.steps = 0
+        self._settle()
         self.schedule.step()
         sums, counts = self.total.tolist()
         if not all(math.isfinite(value) for value in sums):
@@ -244,17 +248,15 @@ class TrainingLoop:
                 else outputs.embedding
             )
             found = self.surrogate(reads, self.model.scores(outputs, batch))
-            # The one scalar that leaves the device: λ is steered on the host.
-            rate = found.violation_rate.item()
-            weight = self.controller.update(rate)
+            weight: float | Tensor
+            if self.steering is not None:
+                weight = self.steering.update(found.violation_rate).to(found.loss.dtype)
+            else:
+                rate = found.violation_rate.item()
+                weight = self.controller.update(rate)
+                self._note_step(weight, rate, self._smoothed_rate())
             penalty = found.loss
             seen, counted = penalty.detach().view(1), found.valid.view(1)
-            for name, value in (
-                ("weight", weight),
-                ("violation_rate", rate),
-                ("smoothed_rate", self._smoothed_rate()),
-            ):
-                self.trace[name].append(value)
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(losses, None if penalty is None else weight * penalty)
         clip = training.gradient_clip if self.balancer.gradient_clip is None else self.balancer.gradient_clip
@@ -325,6 +327,11 @@ class TrainingLoop:
         self.audits.add("test", self.epoch, found["last"], self.last_temperatures)
         return found
 
+    def raw_scores(self, split: str) -> dict[str, np.ndarray]:
+        """Return the problem's raw scores of the model as it is."""
+        with self._precision():
+            return self.problem.raw_scores(self.model, split)
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next epoch depends on."""
         state: dict[str, Any] = {
@@ -342,6 +349,7 @@ class TrainingLoop:
         """Continue from a saved state."""
         for name in ("model", "balancer", "surrogate", "controller", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
+        self.steering = self._steering()
         for name in _PLAIN_STATE:
             setattr(self, name, state[name])
         self.audits.readings = state["audits"]
@@ -389,7 +397,7 @@ class TrainingLoop:
             rows.append(torch.cat([gradient.flatten() for gradient in gradients[: len(shared)]]))
             heads.append(gradients[len(shared) :])
         matrix = torch.stack(rows)
-        gram = matrix @ matrix.T
+        gram = _gram(matrix)
         if self.balancer.gradient_scope == "all":
             # Heads of different tasks share no parameter, so they add to the diagonal only.
             gram += torch.diag(
@@ -418,9 +426,34 @@ class TrainingLoop:
         enabled = self.settings.training.precision == "bfloat16"
         return torch.autocast(self.problem.device.type, torch.bfloat16, enabled=enabled)
 
+    def _steering(self) -> DeviceController | None:
+        """On a GPU λ stays there, and the host learns of it once an epoch."""
+        on_gpu = self.problem.device.type == "cuda"
+        return DeviceController(self.controller, self.problem.device) if on_gpu else None
+
+    def _settle(self) -> None:
+        """Bring the device's λ and its trace to the host."""
+        for step in self.steering.settle() if self.steering is not None else ():
+            self._note_step(*step)
+
+    def _note_step(self, weight: float, rate: float, smoothed: float) -> None:
+        for name, value in (("weight", weight), ("violation_rate", rate), ("smoothed_rate", smoothed)):
+            self.trace[name].append(value)
+
     def _smoothed_rate(self) -> float:
         rate = self.controller.smoothed_rate if self.settings.penalty else None
         return math.nan if rate is None else rate
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Return the inner products [T, T] of rows [T, n]; on a GPU one dot product a pair, which a GEMM this thin cannot match."""
+    if rows.device.type == "cpu":
+        return rows @ rows.T
+    gram = rows.new_empty(len(rows), len(rows))
+    for i, row in enumerate(rows):
+        for j in range(i + 1):
+            gram[i, j] = gram[j, i] = torch.dot(row, rows[j])
+    return gram
 
 
 def machine(device: torch.device, precision: str) -> dict[str, Any]:
@@ -460,6 +493,7 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
             arrays[f"sample/{split}/{task}"] = evaluation.samples[task].astype(np.int32)
             arrays[f"subject/{split}/{task}"] = problem.subjects(evaluation.samples[task])
         arrays |= _outputs("", split, evaluation, loop.best_temperatures)
+        arrays |= {f"raw/{split}/{task}": values for task, values in loop.raw_scores(split).items()}
         embeddings = {task: evaluation.embeddings_of(task) for task in pools}
         # A run of one task has no pair of tasks, and nothing to audit.
         induced = (

@@ -71,6 +71,9 @@ class Problem(Protocol):
     def evaluate(self, model: Any, split: str) -> Evaluation:
         """Run a model over "validation" or "test"."""
 
+    def raw_scores(self, model: Any, split: str) -> dict[str, np.ndarray]:
+        """Return per task, for the samples of its pool, what audits under other calibrations need and scores and logits do not hold."""
+
     def calibrate_scores(self, model: Any, found: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """Put the audit scores of a model on the scale that all methods share; return what the record says of it.
 

@@ -227,5 +227,9 @@ class ClinicalProblem:
             logits=found_logits,
         )
 
+    def raw_scores(self, model: ClinicalModel, split: str) -> dict[str, np.ndarray]:
+        """Return nothing: logits, which records keep, hold all."""
+        return {}
+
     def calibrate_scores(self, model: ClinicalModel, found: Mapping[str, Any] | None = None) -> None:
         """Change nothing: clinical audit scores are probabilities."""

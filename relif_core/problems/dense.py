@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from relif_core.errors import DataError, InputError, RecordError
 from relif_core.files import sha256_of
-from relif_core.models.vision import DOWNLOAD, TASKS, DenseModel, calibration_quantiles
+from relif_core.models.vision import DOWNLOAD, TASKS, DenseModel, calibration_quantiles, valid_pixels
 from relif_core.problems import is_reference
 from relif_core.problems.base import Evaluation
 from relif_core.problems.dense_utility import DenseMeter
@@ -21,6 +21,8 @@ from relif_core.settings import DenseModelSettings, RunSettings
 from relif_core.tensors.dense import FRAME_ARRAYS, IGNORE, NORMAL_SCALE, SPLITS, DenseTensors
 
 EVALUATION_BATCH = 16
+#: Temperatures at which a record keeps the confidence of segmentation.
+TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 #: Zoom factors of the "flip_scale" augmentation, as published with MTAN (Liu et al. 2019).
 SCALES = (1.0, 1.2, 1.5)
 Augmentation = Literal["none", "flip", "flip_scale"]
@@ -247,6 +249,32 @@ class DenseProblem:
             order=frames,
             on_scale=any(quantiles != (0.0, 1.0) for quantiles in model.calibration.values()),
         )
+
+    @torch.no_grad()
+    def raw_scores(self, model: DenseModel, split: str) -> dict[str, np.ndarray]:
+        """Return per task what an audit under another calibration reads, for the images of its pool [n], float32.
+
+        Depth and normals: the score before it is put on the common scale and clipped. Segmentation: the score at each of
+        ``TEMPERATURES`` [n, 8].
+        """
+        model.eval()
+        frames = self._frames(split)
+        found: dict[str, list[Tensor]] = {task: [] for task in model.task_names}
+        for start in range(0, len(frames), EVALUATION_BATCH):
+            batch = self.batch(frames[start : start + EVALUATION_BATCH])
+            outputs = model(batch)
+            rows = model.raw_scores(outputs, batch)
+            if "segmentation" in rows:
+                logits = outputs.predictions["segmentation"].float()
+                valid = valid_pixels(batch)["segmentation"].float()
+                heated = [
+                    ((logits / temperature).softmax(1).amax(1) * valid).sum((1, 2))
+                    for temperature in TEMPERATURES
+                ]
+                rows["segmentation"] = torch.stack(heated, 1) / valid.sum((1, 2)).clamp(min=1)[:, None]
+            for task, carried in model.carries(batch).items():
+                found[task].append(rows[task][carried])
+        return {task: torch.cat(parts).cpu().numpy() for task, parts in found.items()}
 
     @torch.no_grad()
     def measure_calibration(

@@ -32,8 +32,8 @@ class SegmentationMeter:
         predicted = logits.argmax(dim=1)
         truth = labels.long()
         valid = (truth >= 0) & (truth < self.classes) & (truth != IGNORE)
-        pairs = truth[valid] * self.classes + predicted[valid]
-        self.confusion += torch.bincount(pairs, minlength=self.classes**2).view(self.classes, self.classes)
+        pairs = torch.where(valid, truth * self.classes + predicted, 0)
+        self.confusion.view(-1).index_add_(0, pairs.flatten(), valid.flatten().to(torch.int64))
 
     def intersection_over_union(self) -> Tensor:
         """Return IoU per class [classes] (float64), NaN for a class that neither labels nor predictions contain."""
@@ -61,11 +61,11 @@ class DepthMeter:
     def add(self, predicted: Tensor, depth: Tensor) -> None:
         """Add a batch of depth maps of equal shape; a true depth of 0 is left out."""
         valid = depth > 0
-        truth = depth[valid].double()
-        error = predicted[valid].double() - truth
+        truth = torch.where(valid, depth, 1).double()
+        error = torch.where(valid, predicted.double() - truth, 0.0)
         self.sums += torch.stack(
             [
-                torch.tensor(float(truth.numel()), dtype=torch.float64, device=truth.device),
+                valid.sum().double(),
                 error.square().sum(),
                 error.abs().sum(),
                 (error.abs() / truth).sum(),
@@ -96,11 +96,12 @@ class NormalsMeter:
         """Add a batch of normals [B, 3, H, W] of any length; a true normal of zero is left out."""
         truth = normals.float()
         valid = (truth != 0).any(dim=1)
-        cosine = functional.cosine_similarity(predicted.float(), truth, dim=1)[valid].double().clamp(-1, 1)
-        angle = torch.rad2deg(torch.arccos(cosine))
-        self.total += angle.sum()
-        self.within += torch.stack([(angle < limit).sum() for limit in ANGLES])
-        self.counts += torch.bincount((angle / BIN_DEGREES).long(), minlength=len(self.counts))
+        cosine = functional.cosine_similarity(predicted.float(), truth, dim=1).double()
+        angle = torch.rad2deg(torch.arccos(torch.where(valid, cosine, 1.0).nan_to_num(0.0).clamp(-1, 1)))
+        self.total += angle.sum()  # 0 where there is no true normal
+        self.within += torch.stack([((angle < limit) & valid).sum() for limit in ANGLES])
+        bins = (angle / BIN_DEGREES).long()
+        self.counts.index_add_(0, bins.flatten(), valid.flatten().to(torch.int64))
 
     def utility(self) -> TaskUtility:
         """Return 1 − mean angle / 180° as the score, with mean, median (to 0.01°) and the shares within 11.25°, 22.5° and 30°."""
@@ -131,19 +132,26 @@ class DenseMeter:
             "normals": NormalsMeter(device),
         }
         self.meters = {task: meters[task] for task in tasks}
+        self.finite = {task: torch.ones((), dtype=torch.bool, device=device) for task in tasks}
 
     @torch.no_grad()
     def add(self, predictions: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
-        """Add a batch of predictions (as of ``DenseModel``) and its stored targets; ``InputError`` for predictions that are not finite."""
+        """Add a batch of predictions (as of ``DenseModel``) and its stored targets; nothing waits for the device."""
         for task, predicted in predictions.items():
-            if not predicted.isfinite().all():
-                raise InputError(f"predictions for {task} are not finite; the model has diverged")
+            self.finite[task] = self.finite[task] & predicted.isfinite().all()
         targets = {"segmentation": "labels", "depth": "depth", "normals": "normals"}
         for task, meter in self.meters.items():
             meter.add(predictions[task], batch[targets[task]])
 
     def utility(self) -> Utility:
-        """Return the utility of the tasks; its ``worst`` and ``macro`` are over the defined scores."""
+        """Return the utility of the tasks; its ``worst`` and ``macro`` are over the defined scores.
+
+        Raises:
+            InputError: Predictions were not finite.
+        """
+        for task, finite in self.finite.items():
+            if not finite:
+                raise InputError(f"predictions for {task} are not finite; the model has diverged")
         return Utility({task: meter.utility() for task, meter in self.meters.items()})
 
 

@@ -115,8 +115,10 @@ def test_missing_targets_give_a_reason_not_a_number() -> None:
 def test_diverged_predictions_are_refused() -> None:
     predictions, batch = next(random_batches(1))
     predictions["depth"][0, 0, 0] = float("nan")
+    meter = DenseMeter(13)
+    meter.add(predictions, batch)
     with pytest.raises(InputError, match="predictions for depth are not finite"):
-        DenseMeter(13).add(predictions, batch)
+        meter.utility()
 
 
 def test_relative_change_by_hand() -> None:

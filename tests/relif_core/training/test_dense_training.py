@@ -11,7 +11,7 @@ from relif_book.evidence.audit_table import audit_record
 from relif_book.evidence.publishing import publish, read_published, read_single_task
 from relif_core.errors import DataError, InputError, RecordError
 from relif_core.problems import open_problem
-from relif_core.problems.dense import DenseProblem, find_reference, is_reference
+from relif_core.problems.dense import TEMPERATURES, DenseProblem, find_reference, is_reference
 from relif_core.record import Record, load_records, run_key
 from relif_core.settings import (
     DENSE_DEFAULTS,
@@ -78,6 +78,23 @@ def test_one_calibration_serves_every_method(records: Path) -> None:
         assert scores.max() == 1
 
 
+@pytest.mark.parametrize("method", ["erm", "relif"])
+def test_scores_follow_from_raw_scores(records: Path, method: str) -> None:
+    """Scale and clip of the calibration, temperature 1 of segmentation; a higher temperature is less confident."""
+    record = of(records, method)
+    quantiles = record.result["score_calibration"]["quantiles"]
+    for split in ("validation", "test"):
+        for task, scores in record.scores(split).items():
+            raw = record.arrays[f"raw/{split}/{task}"]
+            if task == "segmentation":
+                assert raw.shape == (len(scores), len(TEMPERATURES))
+                assert (np.diff(raw, axis=1) < 0).all()
+                np.testing.assert_allclose(raw[:, TEMPERATURES.index(1.0)], scores, atol=1e-6)
+            else:
+                low, high = quantiles[task]
+                np.testing.assert_allclose(np.clip((raw - low) / (high - low), 0, 1), scores, atol=1e-4)
+
+
 def test_the_record_tells_a_dense_run(records: Path, problem: DenseProblem) -> None:
     record = of(records, "relif")
     assert record.settings == small("relif")
@@ -95,7 +112,11 @@ def test_the_record_tells_a_dense_run(records: Path, problem: DenseProblem) -> N
     assert len(record.arrays["calibration/distances"]) == len(problem.tensors.frames_of("validation")) // 2
 
 
-def test_interrupted_equals_uninterrupted(records: Path, problem: DenseProblem, tmp_path: Path) -> None:
+def test_interrupted_equals_uninterrupted(
+    records: Path, problem: DenseProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relif_core.training.CHECKPOINT_SECONDS", 0.0)
+
     def stop(report: EpochReport) -> None:
         raise KeyboardInterrupt
 

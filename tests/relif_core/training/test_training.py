@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from relif_core import training
+from relif_core.device_controller import DeviceController
 from relif_core.errors import DivergenceError, RecordError, RunPaused
 from relif_core.methods import balancer_keys
 from relif_core.problems.clinical import ClinicalProblem
@@ -82,6 +83,16 @@ def test_stopped_within_an_epoch_equals_uninterrupted(
     resumed = run(small(method), icu, tmp_path / "stopped")
     assert resumed.digest() == whole.digest()
     assert len(steps) == len(whole.trace("violation_rate"))  # no step was made twice
+
+
+def test_weight_kept_on_the_device_gives_the_same_record(
+    icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = run(small(), icu, tmp_path / "host")
+    monkeypatch.setattr(
+        TrainingLoop, "_steering", lambda loop: DeviceController(loop.controller, torch.device("cpu"))
+    )
+    assert run(small(), icu, tmp_path / "device").digest() == host.digest()
 
 
 def test_checkpoints_wait_for_their_age(
