@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import tarfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from relif_core.record import Record
@@ -19,12 +22,29 @@ from relif_data.synthetic_rooms import Camera, prepare, render, sample_camera, s
 
 ROOT = Path(__file__).parents[1]
 SIZE = (32, 48)
-#: What a rented machine is promised to have, and what these packages themselves import.
-BARE = {
-    *("torch", "torchvision", "numpy", "scipy", "sklearn", "safetensors", "h5py", "PIL"),
-    *("typing_extensions", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec", "filelock"),
-    *("joblib", "threadpoolctl", "cloudpickle", "triton", "cuda", "torchgen", "functorch"),
-}
+#: What a rented machine is promised to have.
+PROMISED = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "h5py", "pillow")
+
+
+def bare() -> set[str]:
+    """Return the top-level modules of the promised packages and of what these require."""
+    found: set[str] = set()
+    waiting = list(PROMISED)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name not in found:
+            found.add(name)
+            needs = map(Requirement, metadata.requires(name) or ())
+            waiting += [
+                need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})
+            ]
+    return {
+        module
+        for module, packages in metadata.packages_distributions().items()
+        if found & set(map(canonicalize_name, packages))
+    }
+
+
 GUARD = f"""
 import sys
 class Guard:
@@ -35,7 +55,7 @@ class Guard:
     def find_spec(self, name, path=None, target=None):
         found = self.finder.find_spec(name, path, target)
         installed = found is not None and path is None and "site-packages" in str(found.origin)
-        return None if installed and name not in {BARE!r} else found
+        return None if installed and name not in {bare()!r} else found
 sys.meta_path[:] = map(Guard, sys.meta_path)
 """
 
