@@ -1,11 +1,14 @@
 """What the book says of a dense tensor folder: shares and histograms over whole splits, and how fitted normals compare with published ones."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from relif_core.files import write_json
+from relif_core.problems.dense_utility import DenseMeter
 from relif_core.tensors.dense import IGNORE, SPLITS, DenseTensors, decode_normals
 from relif_data.nyuv2 import COLOUR_CAMERA, OFFICIAL_SIZE, nearest
 from relif_data.surface_normals import angles, find_axis_order, normals_from_depth
@@ -66,6 +69,66 @@ def summarise_dense(tensors: DenseTensors) -> dict[str, Any]:
         "upward_edges": UPWARD_EDGES.tolist(),
         "splits": splits,
     }
+
+
+@torch.no_grad()
+def constant_predictors(tensors: DenseTensors) -> dict[str, Any]:
+    """Return the test utility of what looks at no image, fitted to the training frames: one value everywhere, and one per pixel.
+
+    The first predicts the most frequent class, the median depth and the mean normal; the second each pixel's most frequent class, mean
+    depth and mean normal.
+    """
+    classes = len(tensors.class_names)
+    counts = np.zeros((classes, *tensors.size))
+    depths, known = np.zeros(tensors.size), np.zeros(tensors.size)
+    normals = np.zeros((3, *tensors.size))
+    values = []
+    for frame in tensors.frames_of("train"):
+        labels = tensors.arrays["labels"][frame]
+        for number in range(classes):
+            counts[number] += labels == number
+        depth = np.asarray(tensors.arrays["depth"][frame], dtype=np.float64)
+        depths += depth
+        known += depth > 0
+        values.append(np.asarray(depth[depth > 0], dtype=np.float32))
+        normals += decode_normals(tensors.arrays["normals"][frame])
+    flat = np.ones(tensors.size)
+    rows = {
+        "Constant": (
+            counts.sum((1, 2))[:, None, None] * flat,
+            float(np.median(np.concatenate(values))) * flat,
+            normals.sum((1, 2))[:, None, None] * flat,
+        ),
+        "Constant per pixel": (counts, depths / np.maximum(known, 1), normals),
+    }
+    meters = {title: DenseMeter(classes) for title in rows}
+    for frame in tensors.frames_of("test"):
+        stored = tensors.batch([frame])
+        batch = {name: torch.from_numpy(stored[name].astype(np.float32)) for name in ("labels", "depth")}
+        batch["normals"] = torch.from_numpy(decode_normals(stored["normals"][0]))[None]
+        for title, parts in rows.items():
+            predictions = [
+                torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))[None] for part in parts
+            ]
+            predictions[1] = predictions[1].reshape(batch["depth"].shape)
+            meters[title].add(dict(zip(meters[title].meters, predictions, strict=True)), batch)
+    manifest = tensors.manifest
+    return {
+        "dataset": tensors.dataset,
+        "fingerprint": tensors.fingerprint,
+        "height": manifest["height"],
+        "width": manifest["width"],
+        "rows": [{"title": title, **meter.utility().as_json()} for title, meter in meters.items()],
+    }
+
+
+def write_constant_predictors(tensors: Path, target: Path) -> Path:
+    """Add the constant predictors of a tensor folder to ``constants.json`` in ``target``, which holds those of every size."""
+    path = target / "constants.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    own = constant_predictors(DenseTensors.open(tensors))
+    write_json(path, [*(item for item in before if item["fingerprint"] != own["fingerprint"]), own])
+    return path
 
 
 def compare_with_published_normals(source: Path) -> list[dict[str, Any]]:

@@ -69,4 +69,4 @@ def test_a_method_below_the_constant_is_named(kept: ResultSet) -> None:
     erm = kept.summaries["erm"]
     low = replace(erm, task_scores={**erm.task_scores, "los": [0.49] * 5})
     found = below_constant(replace(kept, summaries={**kept.summaries, "erm": low}))
-    assert found.endswith("below a constant: ERM (Length of stay)")
+    assert found.endswith("below a constant in Length of stay: ERM")

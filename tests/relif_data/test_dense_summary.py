@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relif_core.tensors.dense import DenseTensors
+from relif_core.tensors.dense import IGNORE, DenseTensors
 from relif_data.dense_summary import (
     compare_with_published_normals,
+    constant_predictors,
     summarise_dense,
+    write_constant_predictors,
     write_dense_summary,
 )
 from relif_data.synthetic_rooms import prepare
@@ -57,3 +59,26 @@ def test_published_normals_are_close_to_fitted_ones(data_folder: Path) -> None:
     assert second["median"] < 14.5
     assert first["channels"] != second["channels"]
     assert 0.97 < sum(first["histogram"]) <= 1 + 1e-4  # the rest is beyond 90 degrees
+
+
+def test_constants_have_the_error_that_their_training_frames_give_them(rooms: Path, tmp_path: Path) -> None:
+    """The root of the mean squared distance of every test depth to the training median, by hand; a file keeps every size once."""
+    tensors = DenseTensors.open(rooms)
+    found = constant_predictors(tensors)
+    train, test = (
+        np.asarray(tensors.arrays["depth"][tensors.frames_of(split)], dtype=np.float64)
+        for split in ("train", "test")
+    )
+    everywhere, per_pixel = found["rows"]
+    rmse = np.sqrt(np.mean((test - np.median(train)) ** 2))
+    assert everywhere["tasks"]["depth"]["metrics"]["rmse"] == pytest.approx(rmse, rel=1e-4)
+    rmse = np.sqrt(np.mean((test - train.mean(axis=0)) ** 2))
+    assert per_pixel["tasks"]["depth"]["metrics"]["rmse"] == pytest.approx(rmse, rel=1e-4)
+    labels = tensors.arrays["labels"]
+    common = np.bincount(labels[tensors.frames_of("train")].ravel(), minlength=256)[:13].argmax()
+    seen = labels[tensors.frames_of("test")]
+    accuracy = (seen == common).sum() / (seen != IGNORE).sum()
+    assert everywhere["tasks"]["segmentation"]["metrics"]["pixel_accuracy"] == pytest.approx(accuracy)
+    for _ in range(2):
+        path = write_constant_predictors(rooms, tmp_path)
+    assert [item["fingerprint"] for item in json.loads(path.read_text())] == [tensors.fingerprint]

@@ -55,11 +55,14 @@ def contrast(results: "ResultSet", weights: Mapping[str, float], kind: str) -> D
     seeds = sorted(set.intersection(*(set(own) for own in values.values())))
     subjects = _subjects(results)
     if len(seeds) < 2 and len(weights) == 2:
-        first, second = (
-            [weights[method] * value for value in own.values()] for method, own in values.items()
+        (a, first), (b, second) = values.items()
+        error = _subject_error(results, weights, {a: list(first), b: list(second)}, kind)
+        return unpaired(
+            [weights[a] * value for value in first.values()],
+            [-weights[b] * value for value in second.values()],
+            error,
+            subjects,
         )
-        every = {method: list(own) for method, own in values.items()}
-        return unpaired(first, np.negative(second), _subject_error(results, weights, every, kind), subjects)
     rows = [sum(weight * values[method][seed] for method, weight in weights.items()) for seed in seeds]
     error = _subject_error(results, weights, dict.fromkeys(weights, seeds), kind)
     return paired(rows, error, subjects)

@@ -6,8 +6,8 @@ need only label counts. Shrinking, p ↦ (1 − ε)p + εc, takes Bias to (1 −
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,30 +17,43 @@ from relif_book.figures.tables import MISSING
 from relif_book.project import project_root
 
 CONSTANT_UTILITY = 0.5
+#: Columns of dense tables and where a utility holds them.
+DENSE_METRICS = {
+    "mIoU": ("segmentation", "miou"),
+    "Depth RMSE, m": ("depth", "rmse"),
+    "Normals mean, °": ("normals", "mean_angle"),
+}
 
 
 @dataclass(frozen=True)
 class TrivialRow:
-    """A row without training of its own: its name, Worst, Macro and exact Bias as a function of the tolerance."""
+    """A row without training of its own: its name, Worst, Macro, and Bias and violation rate as functions of the tolerance.
+
+    ``metrics`` are those of dense tasks; a dense constant has no audit scores, so it has no Bias.
+    """
 
     title: str
     worst: float
     macro: float
-    bias: Callable[[float], float]
+    bias: Callable[[float], float] | None = None
+    rate: Callable[[float], float] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def cells(self, columns: list[str], tolerance: float) -> dict[str, str | int]:
         """Return the row for a table with these columns; what it does not have is a dash."""
-        known = {
-            "Method": self.title,
-            "Worst": f"{self.worst:.3f}",
-            "Macro": f"{self.macro:.3f}",
-            "Bias": f"{self.bias(tolerance):.4f}",
-            **{
-                column: f"{self.bias(float(column.removeprefix('δ = '))):.4f}"
-                for column in columns
-                if column.startswith("δ = ")
-            },
+        known = {"Method": self.title, "Worst": f"{self.worst:.3f}", "Macro": f"{self.macro:.3f}"}
+        known |= {
+            name: f"{value:.1f}" if "°" in name else f"{value:.3f}" for name, value in self.metrics.items()
         }
+        if self.rate is not None:
+            known["Violation rate"] = f"{self.rate(tolerance):.3f}"
+        if self.bias is not None:
+            known["Bias"] = f"{self.bias(tolerance):.4f}"
+            known |= {
+                column: f"{self.bias(float(column.partition('δ = ')[2])):.4f}"
+                for column in columns
+                if "δ = " in column
+            }
         return {column: known.get(column, MISSING) for column in columns}
 
 
@@ -55,6 +68,7 @@ def trivial_rows(results: ResultSet) -> list[TrivialRow]:
             task["kind"] == "binned" or (task["kind"], task["level"]) == ("binary", "stay") for task in counts
         ):
             rows.append(TrivialRow("Oracle", 1.0, 1.0, _oracle_bias(counts)))
+    rows += _dense_constants(results)
     if "erm" in results.summaries:
         rows += [row for row in (_shrunk(results), _calibrated(results)) if row is not None]
     return rows
@@ -69,22 +83,37 @@ def untrained_points(results: ResultSet) -> list[tuple[float, float, str]]:
     """Return Bias, Worst and name of the trivial rows for a figure of utility against Bias; the oracle lies far above it."""
     tolerance = results.reference.tolerance
     return [
-        (row.bias(tolerance), row.worst, row.title) for row in trivial_rows(results) if row.title != "Oracle"
+        (row.bias(tolerance), row.worst, row.title)
+        for row in trivial_rows(results)
+        if row.bias is not None and row.title != "Oracle"
     ]
 
 
 def below_constant(results: ResultSet) -> str:
     """Name the methods whose mean score of some task lies below the constant's."""
-    found = [
-        f"{title_of(method)} ({results.task_titles[task]})"
-        for method, summary in results.summaries.items()
-        for task, scores in summary.task_scores.items()
-        if (known := [score for score in scores if score is not None]) and np.mean(known) < CONSTANT_UTILITY
-    ]
+    below = []
+    for task, floor in _floors(results).items():
+        scores = {
+            method: [score for score in summary.task_scores[task] if score is not None]
+            for method, summary in results.summaries.items()
+        }
+        named = [title_of(method) for method, known in scores.items() if known and np.mean(known) < floor]
+        if named:
+            which = "every method" if len(named) == len(scores) else ", ".join(named)
+            below.append(f"{results.task_titles[task]}: {which}")
     data = results.dataset["title"]
-    if not found:
+    if not below:
         return f"on {data} no method lies below a constant in any task"
-    return f"on {data} below a constant: {', '.join(found)}"
+    return f"on {data} below a constant in {'; '.join(below)}"
+
+
+def _floors(results: ResultSet) -> dict[str, float]:
+    """Return the score of the first constant in every task."""
+    if "segmentation" not in results.task_titles:
+        return dict.fromkeys(results.task_titles, CONSTANT_UTILITY)
+    dense = _constants_of(results)
+    tasks = {} if dense is None else dense["rows"][0]["tasks"]
+    return {task: tasks[task]["score"] if tasks else 0.0 for task in results.task_titles}
 
 
 def shrinkage(bias: Callable[[float], float], tolerance: float, wanted: float) -> float:
@@ -105,6 +134,33 @@ def _label_counts(results: ResultSet) -> list[dict[str, Any]] | None:
             known = {task["name"]: task for task in summary["tasks"]}
             return [known[name] for name in results.task_titles]
     return None
+
+
+def _dense_constants(results: ResultSet) -> list[TrivialRow]:
+    """Return the predictors that look at no image, of these images or else of the same data at another size."""
+    item = _constants_of(results)
+    if item is None:
+        return []
+    same = item["fingerprint"] == results.dataset["fingerprint"]
+    return [
+        TrivialRow(
+            row["title"] + ("" if same else f" (at {item['height']} × {item['width']})"),
+            row["worst"],
+            row["macro"],
+            metrics={
+                title: row["tasks"][task]["metrics"][name] for title, (task, name) in DENSE_METRICS.items()
+            },
+        )
+        for row in item["rows"]
+    ]
+
+
+def _constants_of(results: ResultSet) -> dict[str, Any] | None:
+    path = project_root() / "data" / "records" / "nyuv2_data" / "constants.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    known = [item for item in known if item["dataset"] == results.dataset["dataset"]]
+    known.sort(key=lambda item: item["fingerprint"] != results.dataset["fingerprint"])
+    return known[0] if known else None
 
 
 def _constant_score(kind: str, counts: list[int | None]) -> float:
@@ -138,8 +194,13 @@ def _shrunk(results: ResultSet) -> TrivialRow | None:
     erm = results.summaries["erm"]
     curve = erm.table.bias_curve[erm.rows].mean(axis=0)
 
+    rates = erm.table.violation_rate_curve[erm.rows].mean(axis=0)
+
     def bias(tolerance: float) -> float:
         return float(np.interp(tolerance, erm.table.curve_tolerances, curve, right=0.0))
+
+    def rate(tolerance: float) -> float:
+        return float(np.interp(tolerance, erm.table.curve_tolerances, rates, right=0.0))
 
     epsilon = shrinkage(bias, results.reference.tolerance, float(np.mean(results.summaries[winner].bias)))
     return TrivialRow(
@@ -147,7 +208,22 @@ def _shrunk(results: ResultSet) -> TrivialRow | None:
         float(np.mean(erm.worst)),
         float(np.mean(erm.macro)),
         lambda tolerance: (1 - epsilon) * bias(tolerance / (1 - epsilon)),
+        lambda tolerance: rate(tolerance / (1 - epsilon)),
+        _erm_metrics(results),
     )
+
+
+def _erm_metrics(results: ResultSet) -> dict[str, float]:
+    """Return ERM's mean dense metrics, which shrinking leaves; none for clinical tasks."""
+    if "segmentation" not in results.task_titles:
+        return {}
+    tasks = [
+        record.result["utility"]["test"]["tasks"] for record in results.records if record.method == "erm"
+    ]
+    return {
+        title: float(np.mean([found[task]["metrics"][name] for found in tasks]))
+        for title, (task, name) in DENSE_METRICS.items()
+    }
 
 
 def _calibrated(results: ResultSet) -> TrivialRow | None:
