@@ -1,0 +1,134 @@
+"""Records as one tidy frame: a row is one number, which pages filter, group and hand to seaborn; nothing in it is formatted.
+
+Columns: ``method``, ``seed``, ``split`` ("train", "validation", "test"), ``task`` (a task, a pair "a – b", or missing for what
+belongs to no task), ``epoch`` (missing for the whole run), ``tolerance`` (missing where none is part of it), ``quantity``, ``value``.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from relif_book.evidence.audit_table import AuditTable
+from relif_core.record import Record
+
+COLUMNS = ("method", "seed", "split", "task", "epoch", "tolerance", "quantity", "value")
+#: What the history of a run holds, with the split that it belongs to; lists of lists have one entry per task.
+_HISTORY = {
+    "losses": ("train", "loss"),
+    "penalty": ("train", "penalty"),
+    "weight": ("train", "weight"),
+    "smoothed_rate": ("train", "smoothed_rate"),
+    "worst": ("validation", "worst"),
+    "macro": ("validation", "macro"),
+    "scores": ("validation", "score"),
+}
+#: The same in the readings of every epoch, which hold test as well.
+_READINGS = {"worst": "worst", "macro": "macro", "scores": "score"}
+
+
+def final_frame(records: Sequence[Record], table: AuditTable | None = None) -> pd.DataFrame:
+    """Return what finished runs reached: utilities, induced tolerances and temperatures, and the audits of ``table``.
+
+    ``worst``, ``macro`` and ``score`` (per task) stand at the selected epoch and, where the record has it, at the last one
+    (``last_worst`` …). Audits have the names of the table's kinds; ``pair_bias`` is per pair.
+    """
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        result = record.result
+        base = {"method": record.method, "seed": record.seed}
+        last = result.get("last", {})
+        for prefix, epoch, utility in (
+            ("", result["best_epoch"], result["utility"]),
+            ("last_", last.get("epoch"), last.get("utility", {})),
+        ):
+            for split, found in utility.items():
+                at = {**base, "split": split, "epoch": epoch}
+                rows += [
+                    {**at, "quantity": prefix + name, "value": found[name]} for name in ("worst", "macro")
+                ]
+                rows += [
+                    {**at, "task": task, "quantity": f"{prefix}score", "value": item["score"]}
+                    for task, item in found["tasks"].items()
+                ]
+        for split, pairs in result["induced_tolerances"].items():
+            at = {**base, "split": split, "epoch": result["best_epoch"], "quantity": "induced_tolerance"}
+            rows += [{**at, "task": " – ".join(pair["tasks"]), "value": pair["tolerance"]} for pair in pairs]
+        for task, temperature in result.get("temperatures", {}).items():
+            at = {**base, "split": "validation", "epoch": result["best_epoch"], "quantity": "temperature"}
+            rows.append({**at, "task": task, "value": temperature})
+        if table is not None:
+            rows += [{**base, **row} for row in _audits(record, table)]
+    return _framed(rows)
+
+
+def _audits(record: Record, table: AuditTable) -> list[dict[str, Any]]:
+    place = table.keys.index(record.key)
+    rows = []
+    for kind in table.kinds:
+        if not kind.endswith(("worst", "macro")):
+            last = kind.startswith("last")
+            rows.append(
+                {
+                    "split": table.split,
+                    "epoch": record.result["last"]["epoch"] if last else record.result["best_epoch"],
+                    "tolerance": None if kind == "raw_bias" else table.tolerance,
+                    "quantity": kind,
+                    "value": getattr(table, kind)[place],
+                }
+            )
+    for pair, value in zip(table.pairs, table.pair_bias[place], strict=True):
+        at = {"split": table.split, "epoch": record.result["best_epoch"], "tolerance": table.tolerance}
+        rows.append({**at, "task": " – ".join(pair), "quantity": "pair_bias", "value": value})
+    return rows
+
+
+def epoch_frame(records: Sequence[Record], quantities: Sequence[str] = ()) -> pd.DataFrame:
+    """Return what runs did epoch by epoch: losses, λ, validation utilities and, where records have them, the audits of every epoch.
+
+    Audited quantities (``bias``, ``violation_rate``, ``calibrated_…``) have a row per tolerance of the records' grid; ``mean``,
+    ``spread`` (raw and ``calibrated_…``) and ``temperature`` have one per task. ``quantities`` keeps these alone.
+    """
+    frames = []
+    for record in records:
+        base = {"method": record.method, "seed": record.seed}
+        history = record.result["history"]
+        for name, (split, quantity) in _HISTORY.items():
+            if _wanted(quantity, quantities) and name in history:
+                values = np.array(history[name], dtype=float)
+                epochs = np.arange(1, len(values) + 1)
+                frames.append(_blocks({**base, "split": split, "quantity": quantity}, values, epochs, record))
+        for name, values in record.arrays.items():
+            parts = name.split("/")
+            if parts[0] != "epoch" or len(parts) != 3 or parts[2] == "epoch":
+                continue
+            split, quantity = parts[1], _READINGS.get(parts[2], parts[2])
+            if _wanted(quantity, quantities) and not (split == "validation" and parts[2] in _READINGS):
+                epochs = record.arrays[f"epoch/{split}/epoch"]
+                frames.append(_blocks({**base, "split": split, "quantity": quantity}, values, epochs, record))
+    return pd.concat(frames, ignore_index=True) if frames else _framed([])
+
+
+def _wanted(quantity: str, quantities: Sequence[str]) -> bool:
+    return not quantities or quantity in quantities
+
+
+def _blocks(base: Mapping[str, Any], values: np.ndarray, epochs: np.ndarray, record: Record) -> pd.DataFrame:
+    """Return one quantity [epochs], [epochs, tasks] or [epochs, tolerances] as rows."""
+    values = np.asarray(values, dtype=float)
+    width = values.shape[1] if values.ndim > 1 else 1
+    column: dict[str, Any] = {}
+    if values.ndim > 1 and width == len(record.tasks):
+        column["task"] = np.tile(np.array(record.tasks, dtype=object), len(values))
+    elif values.ndim > 1:
+        column["tolerance"] = np.tile(record.arrays["epoch/tolerances"], len(values))
+    return _framed({**base, "epoch": np.repeat(epochs, width), "value": values.reshape(-1), **column})
+
+
+def _framed(rows: Any) -> pd.DataFrame:
+    """Return a frame with all columns, in order and of their types; a value that is missing is NaN."""
+    frame = pd.DataFrame(rows)
+    frame = frame.reindex(columns=list(COLUMNS))
+    kinds = {"seed": "Int64", "epoch": "Int64", "tolerance": float, "value": float, "task": object}
+    return frame.astype(kinds)
