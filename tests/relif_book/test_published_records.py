@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 
 from relif_book.evidence.audit_table import AuditTable, audit_table
-from relif_book.evidence.publishing import publish, read_published
-from relif_core.record import Record, run_key
+from relif_book.evidence.live import QUICK_STAYS
+from relif_book.evidence.publishing import device_type, publish, read_published
+from relif_core.problems.opening import open_problem
+from relif_core.record import Record
+from relif_core.settings import REVISION
 from relif_core.studies.grid import grid, run_study
 from relif_core.tensors.folder import read_manifest
+from relif_core.training import TrainingLoop
 from relif_data import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,28 +56,39 @@ def disagreements(
     return found
 
 
-@pytest.mark.parametrize(
-    ("folder", "source", "data", "method"),
-    [
-        ("eicu_demo_methods", "eicu", "eicu_demo", "erm"),
-        ("physionet2012_methods", "physionet2012", "physionet2012", "relif"),
-    ],
-)
-def test_a_published_record_is_made_again(
-    data_folder: Path, tmp_path: Path, folder: str, source: str, data: str, method: str
-) -> None:
-    """The run of a method with the lowest published seed, whatever its settings."""
-    if not (data_folder / data).is_dir():
-        pytest.skip(f"RELIF_DATA holds no folder {data}")
-    records, reference, table = read_published(ROOT / "data" / "records" / folder)
-    before = min((record for record in records if record.method == method), key=lambda record: record.seed)
-    if before.key != run_key(before.settings, before.content["dataset"]["fingerprint"], "cpu"):
-        pytest.skip("the record was made on a GPU")
-    tensors = prepare(source, data_folder / data, tmp_path / "tensors")
+def test_a_published_record_is_made_again(tmp_path: Path) -> None:
+    """The cheapest run that is published, on simulated stays: whole, and equal to the last bit where the processor is the same."""
+    records, reference, table = read_published(ROOT / "data" / "records" / "synthetic_methods")
+    before = min(records, key=lambda record: record.content["made"]["training_seconds"])
+    assert before.settings.revision == REVISION, "make the simulated runs again: relif study clinical"
+    tensors = prepare("synthetic_icu", None, tmp_path / "tensors", stays=QUICK_STAYS, seed=0)
     assert read_manifest(tensors)["fingerprint"] == before.content["dataset"]["fingerprint"]
     (now,) = run_study([before.settings], tensors, tmp_path / "runs").records
     assert now.key == before.key
     assert disagreements(now, before, records, reference.tolerance, table) == []
+
+
+def test_the_first_epochs_of_a_published_run_come_again(data_folder: Path, tmp_path: Path) -> None:
+    """The cheapest published run of this revision on PhysioNet 2012: losses and validation utilities of two epochs."""
+    if not (data_folder / "physionet2012").is_dir():
+        pytest.skip("RELIF_DATA holds no folder physionet2012")
+    folders = sorted((ROOT / "data" / "records").glob("physionet2012_*/runs.npz"))
+    found = [record for path in folders for record in read_published(path.parent)[0]]
+    fit = [
+        record for record in found if record.settings.revision == REVISION and device_type(record) == "cpu"
+    ]
+    if not fit:
+        pytest.skip(f"no run of revision {REVISION} on PhysioNet 2012 is published yet")
+    before = min(fit, key=lambda record: record.content["made"]["training_seconds"])
+    tensors = prepare("physionet2012", data_folder / "physionet2012", tmp_path / "tensors")
+    assert read_manifest(tensors)["fingerprint"] == before.content["dataset"]["fingerprint"]
+    loop = TrainingLoop(before.settings, open_problem(tensors, "cpu", before.settings))
+    history = before.result["history"]
+    for epoch in range(2):
+        loop.train_epoch()
+        loop.select()
+        for name in ("losses", "penalty", "worst", "macro"):
+            np.testing.assert_allclose(loop.history[name][epoch], history[name][epoch], atol=TOLERANCE)
 
 
 def test_the_comparison_lets_nothing_pass_but_the_same_run(icu_folder: Path, tmp_path: Path) -> None:
