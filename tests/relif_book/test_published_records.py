@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from relif_core.problems.opening import open_problem
 
 from relif_book.evidence.audit_table import AuditTable, audit_table
 from relif_book.evidence.live import QUICK_STAYS
 from relif_book.evidence.publishing import device_type, publish, read_published
-from relif_core.problems.opening import open_problem
 from relif_core.record import Record
 from relif_core.settings import REVISION
 from relif_core.studies.grid import grid, run_study
@@ -95,7 +95,7 @@ def test_the_comparison_lets_nothing_pass_but_the_same_run(icu_folder: Path, tmp
     """A small study, published and made again: equal to the last bit; a record with other numbers is told apart."""
     runs = grid(
         ["erm"], [0, 1], model={"hidden": 8, "head_width": 8},
-        training={"epochs": 1, "batch_size": 32, "precision": "bfloat16"},
+        training={"epochs": 1, "batch_size": 32},
     )  # fmt: skip
     publish(run_study(runs, icu_folder, tmp_path / "first").records, tmp_path / "published", exploratory=True)
     records, reference, table = read_published(tmp_path / "published")
