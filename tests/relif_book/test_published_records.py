@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from relif_core.problems.opening import open_problem
 
 from relif_book.evidence.audit_table import AuditTable, audit_table
 from relif_book.evidence.live import QUICK_STAYS
 from relif_book.evidence.publishing import device_type, publish, read_published
+from relif_core.problems import open_problem
 from relif_core.record import Record
 from relif_core.settings import REVISION
 from relif_core.studies.grid import grid, run_study
