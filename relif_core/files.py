@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from relif_core.errors import InputError, StorageError
+from relif_core.errors import DataError, InputError, StorageError
 
 #: What the system says where a file cannot be written, and what would mend it.
 UNWRITABLE = {
@@ -132,6 +132,14 @@ def _named_faults(path: Path) -> Iterator[None]:
         if error.errno not in UNWRITABLE:
             raise
         raise StorageError(f"{path} cannot be written: {UNWRITABLE[error.errno]}") from error
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return ``folder / name``; ``DataError`` where that leaves the folder, by its name or through a symbolic link."""
+    path = Path(folder) / name
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise DataError(f"{folder}: {name!r} leads out of the folder; refused")
+    return path
 
 
 def refuse_inside(target: Path, folder: Path) -> None:

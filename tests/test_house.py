@@ -199,3 +199,28 @@ def test_nothing_loads_code_from_data() -> None:
         if word in line.replace(".eval(", "").replace("literal_eval(", "")
     ]
     assert found == []
+
+
+def test_no_reader_takes_a_name_for_a_pattern() -> None:
+    """Polars reads ``scores[1].csv`` as a pattern unless it is told not to; what lies in memory is no path."""
+    patterned = {
+        "read_csv",
+        "scan_csv",
+        "read_parquet",
+        "scan_parquet",
+        "scan_ndjson",
+        "read_ipc",
+        "scan_ipc",
+    }
+    found = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            told = any(
+                item.arg == "glob" and isinstance(item.value, ast.Constant) and item.value.value is False
+                for item in node.keywords
+            )
+            if node.func.attr in patterned and not told and "BytesIO" not in ast.unparse(node):
+                found.append(f"{name}:{node.lineno}")
+    assert found == []

@@ -1,17 +1,20 @@
 """Reading the files of an archive or folder into memory, refusing whatever does not stay inside."""
 
+import functools
 import gzip
 import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from relif_core.errors import DataError
+from relif_core.files import inside
 
 ARCHIVE_SUFFIXES = (".tar.xz", ".tar.gz", ".tgz", ".zip")
-LARGEST_CONTENT = 4 * 2**30
+#: A set of the challenge unpacks to some 40 MB.
+LARGEST_CONTENT = 2**28
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError)
 
@@ -26,23 +29,24 @@ def read_members(path: Path, largest: int = LARGEST_CONTENT) -> Iterator[tuple[s
     path = Path(path)
     total = 0
     try:
-        for name, content in _members(path):
-            total += len(content)
+        for name, size, read in _members(path):
+            total += size
             if total > largest:
                 raise DataError(
                     f"{path}: unpacks to more than {largest} bytes; this is not the expected archive"
                 )
-            yield name, content
+            yield name, read()
     except _BROKEN as error:
         raise DataError(f"{path}: broken or incomplete archive ({error}); download it again") from error
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """Yield name, size and reader of every file; no reader gives more bytes than the size says."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             name = file.relative_to(path).as_posix()
             if file.is_file() and not _hidden(name):
-                yield name, file.read_bytes()
+                yield name, file.stat().st_size, inside(path, name).read_bytes
     elif path.name.endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
@@ -50,7 +54,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 if (entry.external_attr >> 16) & 0o170000 == 0o120000:
                     raise DataError(f"{path}: member {entry.filename!r} is a link; refused")
                 if not entry.is_dir() and not _hidden(entry.filename):
-                    yield entry.filename, archive.read(entry)
+                    yield entry.filename, entry.file_size, functools.partial(archive.read, entry)
     elif path.name.endswith(ARCHIVE_SUFFIXES):
         with (
             lzma.open(path) if path.name.endswith(".xz") else gzip.open(path) as content,
@@ -62,7 +66,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                     raise DataError(f"{path}: member {member.name!r} is a link or device; refused")
                 stream = archive.extractfile(member) if member.isfile() else None
                 if stream is not None and not _hidden(member.name):
-                    yield member.name, stream.read()
+                    yield member.name, member.size, stream.read
             # The checksum stands at the very end, which the archive's reader does not reach by itself.
             while content.read(2**20):
                 pass

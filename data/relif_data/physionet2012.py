@@ -269,6 +269,7 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
     try:
         table = pl.read_csv(
             io.BytesIO(text),
+            glob=False,
             has_header=False,
             schema={"time": pl.String, "parameter": pl.String, "value": pl.String},
             quote_char=None,
@@ -321,7 +322,7 @@ def _minute(text: str) -> int:
 def _read_outcomes(path: Path) -> dict[str, np.ndarray]:
     """Read an Outcomes file into int64 columns in the order of the record ids."""
     try:
-        table = pl.read_csv(path, infer_schema=False, quote_char=None)
+        table = pl.read_csv(path, glob=False, infer_schema=False, quote_char=None)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
             f"{path}: cannot be parsed ({str(error).splitlines()[0]}); download it again"

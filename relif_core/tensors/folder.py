@@ -15,7 +15,7 @@ import numpy as np
 
 from relif_core import __version__
 from relif_core.errors import DataError
-from relif_core.files import atomic_folder, sha256_of, write_json
+from relif_core.files import atomic_folder, inside, sha256_of, write_json
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation", "test")
@@ -139,7 +139,7 @@ def open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarr
     """Memory-map every array that the manifest names, keyed without suffix; shapes and types are checked."""
     arrays = {}
     for name, expected in manifest["files"].items():
-        path = Path(folder) / name
+        path = inside(folder, name)
         if not path.is_file():
             raise DataError(f"{path} is missing; make the tensors again")
         try:

@@ -1,6 +1,7 @@
 """Reading archives: the same members from every packing, and nothing that leaves the archive."""
 
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -76,3 +77,21 @@ def test_other_files_are_no_archives(tmp_path):
     (tmp_path / "x.rar").write_bytes(b"")
     with pytest.raises(DataError, match="neither a folder"):
         list(read_members(tmp_path / "x.rar"))
+
+
+def test_a_small_archive_that_unpacks_to_much_fills_no_memory(tmp_path, pack):
+    path = pack(tmp_path / "x.zip", {"1.txt": b"0" * 2**26})
+    assert path.stat().st_size < 2**17
+    tracemalloc.start()
+    with pytest.raises(DataError, match="more than 1000000 bytes"):
+        list(read_members(path, largest=10**6))
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_links_out_of_a_folder_are_refused(tmp_path):
+    (tmp_path / "secret").write_bytes(b"x")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "1.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match="leads out of the folder"):
+        list(read_members(tmp_path / "set"))

@@ -184,7 +184,7 @@ def _read_task(folder: Path) -> _Task:
         if not path.is_file():
             raise DataError(f"{path} is missing; the hourly layout has {', '.join(TASKS)} with dyn and outc")
         try:
-            frames[name] = pl.read_parquet(path)
+            frames[name] = pl.read_parquet(path, glob=False)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
                 f"{path} is truncated or no parquet file ({str(error).splitlines()[0]})"

@@ -133,6 +133,7 @@ class TableStream:
         try:
             frame = pl.read_csv(
                 ",".join(header).encode() + b"\n" + block,
+                glob=False,
                 infer_schema_length=0,
                 columns=wanted,
                 truncate_ragged_lines=True,

@@ -127,7 +127,7 @@ def _read_lists(folder: Path) -> pl.DataFrame:
         if not path.is_file():
             raise DataError(f"{path} is missing; make the benchmark's folders again or take the task away")
         try:
-            frame = pl.read_csv(path, infer_schema=False)
+            frame = pl.read_csv(path, glob=False, infer_schema=False)
         except READ_ERRORS as error:
             raise unreadable(path, error) from error
         place = "test" if code == 2 else "train"
@@ -249,7 +249,7 @@ def _read_series(stays: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     names = [channel.name for channel in channels()]
     try:
         wide = (
-            pl.scan_csv(paths, infer_schema=False, include_file_paths="path")
+            pl.scan_csv(paths, glob=False, infer_schema=False, include_file_paths="path")
             .select("path", pl.col("Hours").cast(pl.Float64).alias("hours"), *names)
             .collect(engine="streaming")
         )

@@ -62,7 +62,7 @@ def scan_events(
             stamp.unlink(missing_ok=True)
             _scan_table(tables[name], number, cohort, target, groups, report)
             _stamp(stamp, key, (target, groups))
-        group = pl.read_parquet(groups)
+        group = pl.read_parquet(groups, glob=False)
         rows[name] = int(group["len"].sum())
         report(f"{name}: {rows[name]:,} rows in {time.perf_counter() - started:.1f} s")
         files.append(target)

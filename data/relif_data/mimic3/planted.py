@@ -115,7 +115,7 @@ def _read(folder: Path, table: str) -> pl.DataFrame:
         raise DataError(
             f"{path} is missing; write the simulated tables in upper case and without compression"
         )
-    return pl.read_csv(path, infer_schema_length=0).with_columns(touched=pl.lit(False))
+    return pl.read_csv(path, glob=False, infer_schema_length=0).with_columns(touched=pl.lit(False))
 
 
 def _write(folder: Path, table: str, frame: pl.DataFrame) -> None:

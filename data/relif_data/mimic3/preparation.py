@@ -164,7 +164,7 @@ def read_diagnoses(tables: dict[str, Table], repairs: frozenset[str]) -> pl.Data
 
 def buckets(extraction: Extraction) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """Yield the cohort's stays in runs of whole subjects together with their mapped rows, a bounded number of rows at a time."""
-    lazy = pl.scan_parquet(list(extraction.events.files))
+    lazy = pl.scan_parquet(list(extraction.events.files), glob=False)
     per_stay = lazy.group_by("stay").len().collect(engine="streaming")
     stays = extraction.cohort.stays.join(per_stay, on="stay", how="left", maintain_order="left")
     rows = stays.group_by("subject", maintain_order=True).agg(pl.col("len").fill_null(0).sum().cast(pl.Int64))

@@ -136,7 +136,7 @@ def scan(table: Table, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -
     """Return a lazy scan of some columns of a table, names in lower case, with the given types."""
     written = {column.lower(): column for column in table.header}
     schema = {name: columns.get(name.lower(), pl.String) for name in table.header}
-    return pl.scan_csv(table.path, schema=schema, encoding="utf8-lossy").select(
+    return pl.scan_csv(table.path, glob=False, schema=schema, encoding="utf8-lossy").select(
         pl.col(written[column]).alias(column) for column in columns
     )
 

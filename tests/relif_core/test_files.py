@@ -1,0 +1,95 @@
+"""A file is whole or absent, readable by whom the umask lets, and a place that cannot be written is named."""
+
+import fcntl
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relif_core.errors import DataError, InputError, StorageError
+from relif_core.files import UNWRITABLE, atomic_file, atomic_folder, inside, refuse_inside, sweep, write_json
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_the_umask_is_respected(tmp_path: Path, umask: None) -> None:
+    write_json(tmp_path / "a.json", {})
+    with atomic_folder(tmp_path / "b") as folder:
+        (folder / "c").write_bytes(b"")
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o700
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    def half(error: BaseException) -> None:
+        with atomic_file(tmp_path / "a.json") as stream:
+            stream.write(b"half")
+            raise error
+
+    write_json(tmp_path / "a.json", 1)
+    for error in (ValueError(), KeyboardInterrupt(), PermissionError(13, "of another file")):
+        with pytest.raises(type(error)):
+            half(error)
+    assert (tmp_path / "a.json").read_text() == "1\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal; from pathlib import Path; from relif_core.files import UNWRITABLE, atomic_file\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "with atomic_file(Path('x')) as stream: stream.write(bytes(100_000))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "StorageError: x cannot be written: it would be larger than a file may be here" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", UNWRITABLE)
+def test_every_reason_against_writing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(
+        StorageError, match=rf"a.json cannot be written: {re.escape(UNWRITABLE[number][:20])}"
+    ):
+        write_json(tmp_path / "a.json", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_dead_writers_left_is_swept_and_what_is_written_stays(tmp_path: Path) -> None:
+    dead, living, young, other = (tmp_path / f".{name}.partial" for name in ("a.1", "a.2", "a.3", "b.4"))
+    for path in (dead, living, young, other):
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+    os.utime(young)
+    with open(living) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sweep(tmp_path / "a")
+    assert sorted(tmp_path.iterdir()) == sorted([living, young, other])
+
+
+def test_names_that_lead_out_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to(tmp_path)
+    assert inside(tmp_path / "folder", "a/b") == tmp_path / "folder" / "a" / "b"
+    for name in ("../x", "/etc/passwd", "link/x"):
+        with pytest.raises(DataError, match="leads out of the folder"):
+            inside(tmp_path / "folder", name)
+    with pytest.raises(InputError, match="inside the data folder"):
+        refuse_inside(tmp_path / "folder" / "link" / "folder" / "runs", tmp_path / "folder")
