@@ -36,7 +36,9 @@ app.add_typer(audit_app, name="audit")
 EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "sklearn", "safetensors", "scipy"), "train"),
     **dict.fromkeys(("pyarrow", "h5py", "PIL"), "data"),
-    **dict.fromkeys(("jupytext", "matplotlib", "nbclient", "nbformat", "pandas", "papermill", "seaborn"), "book"),
+    **dict.fromkeys(
+        ("jupytext", "matplotlib", "nbclient", "nbformat", "pandas", "papermill", "seaborn"), "book"
+    ),
 }
 
 Data = Annotated[Path, typer.Option(help="Tensor folder made by `relif data`.")]
