@@ -19,6 +19,7 @@ FLOORS = [
         "surrogate",
         "penalties",
         "controller",
+        "device_controller",
         "balancers",
         "settings",
         "tensors",
