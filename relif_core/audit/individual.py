@@ -217,7 +217,7 @@ def similar_pair_audit(
     Returns:
         One row per task, and their mean. Two pairs that share a subject are dependent: the variance is the sum of the
         products of all such pairs' deviations (Aronow, Samii and Assenova 2015). Where the expected gap varies with the
-        place in input space the errors come out a little too large (10 to 20 % in a simulation).
+        place in input space the errors come out a little too large (10 to 22 % in a simulation).
 
     Raises:
         InputError: scores that :func:`audit` refuses, a task without pairs or with pairs of another number of samples,
