@@ -259,9 +259,7 @@ def run(
     if output is not None:
         found.save(output, include_influences=keep_influences)
     if histogram is not None:
-        sketch = HistogramSketch.of(
-            checked_scores(scores), score_definition=f"score map {measure.score_map.digest[:16]}"
-        )
+        sketch = HistogramSketch.of(checked_scores(scores), score_definition=measure.score_definition)
         with atomic_file(histogram) as stream:
             stream.write(sketch.hide(hide).to_json().encode() + b"\n")
     for path in card or []:
@@ -391,7 +389,12 @@ def merge(
         except ReliFError as error:
             raise type(error)(f"{path}: {error}") from error
     merged = reduce(add, sketches)
-    held = _ruler(ruler).tolerance if ruler is not None else tolerance
+    measure = _ruler(ruler) if ruler is not None else None
+    if measure is not None and merged.score_definition != measure.score_definition:
+        raise InputError(
+            f"{ruler}: the histograms were made with another score map; use the ruler that made them"
+        )
+    held = measure.tolerance if measure is not None else tolerance
     found = merged.audit(held)  # type: ignore[arg-type]
     if output is not None:
         with atomic_file(output) as stream:

@@ -186,6 +186,11 @@ class Ruler:
         """Return the digest that tells rulers apart."""
         return _digest(self._content())
 
+    @property
+    def score_definition(self) -> str:
+        """Return what identifies the score map in audits and histograms."""
+        return f"score map {self.score_map.digest[:16]}"
+
     def describe(self) -> str:
         """Return where the tolerance comes from, in one sentence."""
         return (

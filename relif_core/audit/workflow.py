@@ -89,7 +89,7 @@ class Audit:
             context=AuditContext(
                 dataset=dataset,
                 split=split,
-                score_definition=f"score map {ruler.score_map.digest[:16]}",
+                score_definition=ruler.score_definition,
                 tolerance_source=ruler.describe(),
             ),
         )

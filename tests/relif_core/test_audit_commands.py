@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from relif_core import cli
-from relif_core.audit import CARD_SCHEMA, Audit, Ruler
+from relif_core.audit import CARD_SCHEMA, Audit, Ruler, ScoreMap
 
 Shell = Callable[..., str]
 
@@ -159,6 +159,9 @@ def test_sites_merge_to_the_pooled_audit(folder: Path, shell: Shell) -> None:
     both = pl.concat([outputs(2), outputs(2, 0.6)])
     low, high = found["bias_range"]
     assert low <= Audit(ruler.scores(both), ruler).result.bias <= high
+    other = Ruler(**{**vars(ruler), "score_map": ScoreMap(mortality="sigmoid")})
+    (folder / "other.json").write_text(other.to_json())
+    assert "another score map" in shell("audit", "merge", *sites, "--ruler", folder / "other.json", code=2)
     assert "name either --ruler or --tolerance" in shell("audit", "merge", *sites, code=2)
 
 
