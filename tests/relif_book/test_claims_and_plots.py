@@ -1,11 +1,13 @@
 """Many methods side by side: crossings, ranks, sweeps and the verdicts on claims, on runs that train in a moment."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from relif_book.evidence.claims import Evidence
+from relif_book.evidence import measured
+from relif_book.evidence.claims import ENDPOINTS, Evidence
 from relif_book.evidence.ledger import Study, judge_all
 from relif_book.evidence.live import training_digest
 from relif_book.evidence.publishing import publish, read_published
@@ -89,6 +91,29 @@ def test_a_statement_and_its_opposite_cannot_both_hold(results: ResultSet) -> No
     for a, b in (("erm", "relif"), ("relif", "pcgrad_as_released")):
         assert evidence.bias_below(a, b).state == opposite[evidence.bias_below(b, a).state]
         assert evidence.worst_above(a, b).state == opposite[evidence.worst_above(b, a).state]
+
+
+def test_every_endpoint_is_read_from_a_published_study(
+    results: ResultSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packed study gives the differences and errors that its runs gave, matched pairs included."""
+    publish(results.records, tmp_path, "study", exploratory=True)
+    again = result_set("again", *read_published(tmp_path))
+    for endpoint in ENDPOINTS[:3]:
+        before, after = (
+            Evidence(found, endpoint).bias_below("relif", "erm").difference for found in (results, again)
+        )
+        assert before is not None
+        assert after is not None
+        assert after.known
+        assert after.estimate == pytest.approx(before.estimate, abs=1e-6)
+        assert after.error == pytest.approx(before.error, rel=1e-3)
+        assert Evidence(again, endpoint).worst_above("relif", "erm").difference.known  # type: ignore[union-attr]
+    # Two epochs of tiny models are seldom within 0.01 of each other, and the epochs' grid holds no calibrated tolerance.
+    monkeypatch.setattr(measured, "APART", 1.0)
+    coarse = [replace(found, reference=replace(found.reference, tolerance=0.3)) for found in (results, again)]
+    read = [Evidence(found, ENDPOINTS[3]).bias_below("relif", "erm").difference for found in coarse]
+    assert read[0].estimate == pytest.approx(read[1].estimate, abs=1e-3)  # type: ignore[union-attr]
 
 
 def test_claims_without_their_methods_are_not_asked(results: ResultSet) -> None:
