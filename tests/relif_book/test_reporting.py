@@ -168,7 +168,7 @@ def test_a_study_that_grows_has_the_table_of_one_published_at_once(
         np.testing.assert_allclose(getattr(grown, kind)[order], getattr(whole, kind), rtol=1e-6)
         errors = np.sqrt(np.diag(whole.covariance(kind)))
         difference = grown.covariance(kind)[np.ix_(order, order)] - whole.covariance(kind)
-        assert (np.abs(difference) <= 5e-3 * np.outer(errors, errors)).all()
+        assert (np.abs(difference) <= 3e-2 * np.outer(errors, errors)).all()
     folders = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("whole", "parts")]
     assert folders[0] == folders[1]
     assert publish(records, tmp_path / "parts", "study", exploratory=True).keys == grown.keys

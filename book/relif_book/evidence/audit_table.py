@@ -36,7 +36,7 @@ _PLAIN = ("tolerance", "split", "keys", "subjects", "pairs")
 _FREEDOM = ("bias_freedom", "violation_rate_freedom")
 _CORRELATION = 32767
 #: Steps of a published influence to either side of 0.
-_STEPS = 63
+_STEPS = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,7 +362,7 @@ def joined(table: AuditTable, records: Sequence[Record], later: AuditTable) -> A
 
 
 def packed_shares(table: AuditTable, key: str) -> dict[str, np.ndarray]:
-    """Return what a published record keeps of its shares, so that later runs can be compared with it: 7 bits and a scale.
+    """Return what a published record keeps of its shares, so that later runs can be compared with it: 5 bits and a scale.
 
     Rounding adds less than a hundredth to a variance. The effect of calibration is the difference of two others.
     """
