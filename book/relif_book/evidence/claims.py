@@ -1,7 +1,7 @@
-"""The paper's claims as parts that records decide, judged by the analysis plan (``data/analysis_plan.md``, SPEC sections 12 and 16).
+"""The paper's claims as parts that records decide, by ``data/analysis_plan.md`` (SPEC sections 12 and 16).
 
-A claim is read at several endpoints: the headline is raw Bias at the selected epoch, as in the paper; calibrated Bias, the last epoch and
-matched utility stand beside it, each with a verdict of its own.
+A claim is read at several endpoints: the headline is raw Bias at the selected epoch, as in the paper;
+calibrated Bias, the last epoch and matched utility stand beside it, each with a verdict of its own.
 """
 
 import itertools
@@ -109,10 +109,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: the paper's words, in short for the matrix, the data it was made on, its page, and its parts.
+    """One claim: the paper's words, short words for the matrix, its data, its page, and its parts.
 
-    ``study`` is the plan's study that decides it, ``needs`` are the methods without which it cannot be asked, ``kinds`` the kinds of data that it is asked of, ``endpoints``
-    those at which it reads Bias, the headline first.
+    ``study`` is the plan's study that decides it, ``needs`` are the methods without which it cannot be asked,
+    ``kinds`` the kinds of data that it is asked of, ``endpoints`` those at which it reads Bias, the headline
+    first.
     """
 
     number: str
@@ -262,8 +263,9 @@ def _step_and_target(evidence: Evidence) -> list[Part]:
 CLAIMS = (
     Claim(
         "1",
-        "ReLiF has the highest mean Worst and the highest mean Macro; utility differences are small across several "
-        "baselines; its Bias at both tolerances is substantially below the strongest other method",
+        "ReLiF has the highest mean Worst and the highest mean Macro; utility differences are small "
+        "across several baselines; its Bias at both tolerances is substantially below the strongest other "
+        "method",
         "ReLiF leads in utility, far below all in Bias",
         "NYUv2",
         "table-1",
@@ -275,8 +277,8 @@ CLAIMS = (
     ),
     Claim(
         "2",
-        "GradNorm has the lowest Bias and a lower Worst than ReLiF and FairGrad; FairGrad has the strongest utility; "
-        "ReLiF has lower Bias than FairGrad and higher Worst than GradNorm",
+        "GradNorm has the lowest Bias and a lower Worst than ReLiF and FairGrad; FairGrad has the "
+        "strongest utility; ReLiF has lower Bias than FairGrad and higher Worst than GradNorm",
         "GradNorm lowest in Bias, FairGrad first in utility, ReLiF between",
         "MIMIC-III",
         "table-3",
@@ -286,7 +288,8 @@ CLAIMS = (
     ),
     Claim(
         "3",
-        "ReLiF has the highest Worst and not the lowest Bias; several methods change rank between raw and fixed audit",
+        "ReLiF has the highest Worst and not the lowest Bias; several methods change rank between raw and "
+        "fixed audit",
         "ReLiF highest in Worst, not lowest in Bias; ranks change",
         "eICU",
         "table-3",
@@ -296,7 +299,8 @@ CLAIMS = (
     ),
     Claim(
         "4",
-        "Tolerances induced on the validation split span a wide range across ReLiF, GradNorm, FairGrad and Uncertainty",
+        "Tolerances induced on the validation split span a wide range across ReLiF, GradNorm, FairGrad "
+        "and Uncertainty",
         "Induced tolerances span a wide range",
         "MIMIC-III",
         "table-2",
@@ -307,8 +311,9 @@ CLAIMS = (
     ),
     Claim(
         "5",
-        "Without the penalty Bias rises and Worst stays essentially unchanged; without alignment Bias rises similarly; "
-        "the static grid, aggregated over its five values and all seeds, has lower Worst and higher Bias",
+        "Without the penalty Bias rises and Worst stays essentially unchanged; without alignment Bias "
+        "rises similarly; the static grid, aggregated over its five values and all seeds, has lower Worst "
+        "and higher Bias",
         "Penalty, alignment and feedback each pay",
         "MIMIC-III",
         "table-4",
@@ -318,7 +323,8 @@ CLAIMS = (
     ),
     Claim(
         "6",
-        "The pattern is stable over tolerances: GradNorm stays the lower-bias method, ReLiF keeps a higher Worst",
+        "The pattern is stable over tolerances: GradNorm stays the lower-bias method, ReLiF keeps a "
+        "higher Worst",
         "GradNorm below ReLiF at every tolerance",
         "MIMIC-III",
         "table-6",
@@ -328,8 +334,8 @@ CLAIMS = (
     ),
     Claim(
         "7",
-        "Every run completes; a large step size moves ReLiF to a less favourable point; over the targets Worst, Macro "
-        "and Bias stay in the same range, and larger targets touch λ_min more often",
+        "Every run completes; a large step size moves ReLiF to a less favourable point; over the targets "
+        "Worst, Macro and Bias stay in the same range, and larger targets touch λ_min more often",
         "A large step size costs, the target hardly matters",
         "MIMIC-III",
         "appendix-b3",
@@ -339,7 +345,8 @@ CLAIMS = (
     ),
     Claim(
         "8",
-        "The violation rate shows the same separation as Bias: the others stay high at both tolerances, ReLiF drops",
+        "The violation rate shows the same separation as Bias: the others stay high at both tolerances, "
+        "ReLiF drops",
         "Violation rates separate ReLiF as Bias does",
         "NYUv2",
         "table-7",
@@ -432,7 +439,7 @@ PRIMARY = (
 
 
 def beside_primary(results: ResultSet) -> list[Part]:
-    """Return the row beside the fourth contrast: ReLiF as released is like plain training, raw and calibrated."""
+    """Return the row beside the fourth contrast: ReLiF as released is like plain training."""
     calibrated = contrast(results, {"relif": 1.0, "erm": -1.0}, "calibrated_bias")
     return [
         Evidence(results).same_bias("relif", "erm", LIKE_PLAIN),

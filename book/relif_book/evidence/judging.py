@@ -36,8 +36,8 @@ class Difference:
 
     ``spread`` is s in the seeds' share s²/``seeds`` of the variance, ``subject_error`` the standard error
     over the draw of test subjects at the seeds held as they are, ``freedom`` Satterthwaite's degrees of the
-    sum (below seven seeds: those of the seeds alone). All is conditional on one training set and one δ. A subject error that nothing
-    shows is NaN, and then no test decides.
+    sum (below seven seeds: those of the seeds alone). All is conditional on one training set and one δ. A
+    subject error that nothing shows is NaN, and then no test decides.
     """
 
     estimate: float
@@ -100,8 +100,8 @@ def unpaired(
 class Part:
     """One statement of a claim with the p-values of its holding and of its failing.
 
-    A part about a difference keeps it and its kind ("lower": below ``margin``; "higher": above it; "equal": within
-    ± ``margin``); a part made of others keeps those.
+    A part about a difference keeps it and its kind ("lower": below ``margin``; "higher": above it; "equal":
+    within ± ``margin``); a part made of others keeps those.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""The ledger of claims: studies that judge them, verdicts at every endpoint, and their rows, cells and sentences."""
+"""The ledger of claims: studies that judge them, verdicts at every endpoint, rows, cells and sentences."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from relif_book.page import Page
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not testable here"]
-#: The folders of the plan's studies and their names there; the older, exploratory ones stand in until those are published.
+#: The folders of the plan's studies and their names there; the older, exploratory ones stand in until those
+#: are published.
 PLANNED_FOLDERS = {
     "physionet2012_table3": "table3",
     "physionet2012_power": "power",
@@ -68,7 +69,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim on one study: its verdict and parts at the headline, verdicts at its other endpoints, and why not more."""
+    """A claim on one study: its verdict and parts at the headline, its other verdicts, and why not more."""
 
     claim: Claim
     study: Study
@@ -101,7 +102,7 @@ class Judged:
 
 
 def judge_claim(claim: Claim, study: Study) -> Judged | None:
-    """Return a claim judged on a study at every endpoint that its records allow; None where it cannot be asked."""
+    """Return a claim judged on a study at every endpoint of its records; None where it cannot be asked."""
     if not can_decide(claim, study.results):
         return None
     try:
@@ -126,7 +127,7 @@ def judge_all(studies: Sequence[Study], claims: Sequence[Claim] = CLAIMS) -> lis
 
 
 def judge_primary(study: Study) -> list[Judged]:
-    """Return the primary contrasts on a study; a support that does not survive Holm over the four is inconclusive."""
+    """Return the primary contrasts on a study; what Holm over the four does not support is inconclusive."""
     found = judge_all([study], PRIMARY)
     largest = {item.claim.number: max((part.p_for for part in item.parts), default=1.0) for item in found}
     surviving: set[str] = set()
@@ -145,7 +146,7 @@ def judge_primary(study: Study) -> list[Judged]:
 
 
 def published_studies(page: "Page", folders: str = "") -> list[Study]:
-    """Return the studies of some folders below ``data/records``, or the plan's with exploratory ones for data that it has none of.
+    """Return the studies of some folders below ``data/records``, or the plan's and what it cannot decide yet.
 
     Raises:
         RecordError: A folder is not published.
@@ -174,7 +175,7 @@ def _published_study(page: "Page", folder: str) -> Study:
 
 
 def finding(judged: Sequence[Judged]) -> tuple[str, str]:
-    """Return two sentences: the verdicts on the data set with the most of them, and what kind of evidence that is."""
+    """Return two sentences: the verdicts on the data set with the most of them, and what evidence that is."""
     data = Counter(item.study.data for item in judged if item.parts).most_common(1)[0][0]
     counts = verdict_counts(judged, data)
     shown = [
@@ -211,8 +212,11 @@ def summary_rows(claims: Sequence[Claim], judged: Sequence[Judged]) -> list[dict
 
 
 def matrix_rows(judged: Sequence[Judged], claims: Sequence[Claim] = CLAIMS) -> list[dict[str, str]]:
-    """Return one row per claim and one column per data set, the paper's own first; a cell is the verdict of the plan's study,
-    else of another planned one, else of an exploratory one."""
+    """Return one row per claim and one column per data set, the paper's own first.
+
+    A cell is the verdict of the plan's study for the claim, else of another planned one, else of an
+    exploratory one.
+    """
     datasets = dict.fromkeys(item.study.data for item in judged)
     columns = [data for data in datasets if data not in {claim.made_on for claim in claims}]
     rows = []
@@ -236,7 +240,7 @@ def matrix_rows(judged: Sequence[Judged], claims: Sequence[Claim] = CLAIMS) -> l
 def verdict_counts(
     judged: Sequence[Judged], data: str, claims: Sequence[Claim] = CLAIMS
 ) -> dict[Verdict, list[str]]:
-    """Return the numbers of the claims by their verdict on one data set; those that cannot be asked there are left out."""
+    """Return the numbers of the claims by their verdict on one data set, where they can be asked of it."""
     found: dict[Verdict, list[str]] = {}
     for claim in claims:
         own = _preferred(claim, [item for item in judged if item.claim is claim and item.study.data == data])
@@ -260,7 +264,7 @@ def _leaves(part: Part) -> list[Part]:
 
 
 def part_rows(parts: Sequence[Part]) -> list[dict[str, str | int]]:
-    """Return one row per part, those of a compound part beneath it: effect, interval, seeds, power, seeds needed, verdict."""
+    """Return one row per part, with those of a compound part beneath it."""
     wrong = {id(part) for part in failing(parts)}
     rows: list[dict[str, str | int]] = []
     for part in parts:

@@ -1,8 +1,8 @@
-"""Differences between methods as the analysis plan measures them: from the records of a study to a judged difference.
+"""Differences between methods as the analysis plan measures them, from the records of a study.
 
-A quantity is named by its kind: those of an audit table ("bias", "raw_bias", "calibrated_bias", "last_worst", …), "worst", "macro", "induced"
-(mean induced tolerance on the validation split), "floor" (share of the steps after the warm-up with λ at its minimum), and "bias@δ" and
-"calibrated_bias@δ".
+A quantity is named by its kind: those of an audit table ("bias", "raw_bias", "calibrated_bias", "last_worst",
+…), "worst", "macro", "induced" (mean induced tolerance on the validation split), "floor" (share of the steps
+after the warm-up with λ at its minimum), and "bias@δ" and "calibrated_bias@δ".
 """
 
 import math
@@ -46,7 +46,7 @@ def seed_values(results: "ResultSet", method: str, kind: str) -> dict[int, float
 
 
 def contrast(results: "ResultSet", weights: Mapping[str, float], kind: str) -> Difference:
-    """Return Σ w_m · mean of method m, over the seeds that all methods have; two methods that share fewer than two, by Welch.
+    """Return Σ w_m · mean of method m over the seeds that all have; two without common seeds by Welch.
 
     Raises:
         InputError: A method has fewer than two seeds, whose spread nothing shows.
@@ -69,7 +69,9 @@ def contrast(results: "ResultSet", weights: Mapping[str, float], kind: str) -> D
 
 
 def between_kinds(results: "ResultSet", terms: Mapping[tuple[str, str], float]) -> Difference:
-    """Return Σ w · mean over methods and kinds, as :func:`contrast`; errors over subjects of two kinds are added (no more is known).
+    """Return Σ w · mean over methods and kinds, as :func:`contrast`.
+
+    Errors over subjects of two kinds are added, for nothing shows how they go together.
 
     Raises:
         InputError: As :func:`contrast`.
@@ -87,11 +89,11 @@ def between_kinds(results: "ResultSet", terms: Mapping[tuple[str, str], float]) 
 def matched(
     results: "ResultSet", method: str, other: str, share: float = 1.0
 ) -> tuple[Difference, tuple[int, int]]:
-    """Return Bias of ``method`` − ``share`` · Bias of ``other`` at matched utility, and how many pairs were matched of how many.
+    """Return Bias of ``method`` − ``share`` · Bias of ``other`` at matched utility; pairs matched, pairs.
 
-    For every seed u is the lower of the two runs' best validation Worst; each run is read at its first epoch among those audited on the
-    test split whose validation Worst reaches u − 0.005. Pairs whose two values differ by more than 0.01 are left out. The error over
-    subjects is that at the selected epochs.
+    For every seed u is the lower of the two runs' best validation Worst; each run is read at its first epoch
+    among those audited on the test split whose validation Worst reaches u − 0.005. Pairs whose two values
+    differ by more than 0.01 are left out. The error over subjects is that at the selected epochs.
 
     Raises:
         InputError: The records hold no epochs, or fewer than two pairs are matched.
@@ -145,8 +147,8 @@ def _subject_error(
 ) -> float:
     """Return the standard error over subjects of Σ w_m · mean over seeds; NaN where nothing shows it.
 
-    Induced tolerances and shares of steps have none. Records of PhysioNet 2012 without logits have the plan's bounds of
-    Worst and Macro, which were measured on the same test stays.
+    Induced tolerances and shares of steps have none. Records of PhysioNet 2012 without logits have the plan's
+    bounds of Worst and Macro, which were measured on the same test stays.
     """
     summaries = results.summaries
     if kind in ("induced", "floor"):
@@ -181,12 +183,12 @@ def _subject_error(
 
 
 def _subjects(results: "ResultSet") -> int:
-    """Return how many subjects the error is worth: one more than the fewest degrees of freedom of an audit."""
+    """Return how many subjects an error is worth: one more than the fewest degrees of freedom."""
     return int(next(iter(results.summaries.values())).table.bias_freedom.min()) + 1
 
 
 def _shares(record: "Record", kind: str) -> np.ndarray:
-    """Influences per subject [G] of a record's Bias at a tolerance of its own or of the kind's; audited once."""
+    """Influences per subject [G] of a record's Bias at its own or the kind's tolerance; audited once."""
     if (record.key, kind) not in _audited:
         name, _, at = kind.partition("@")
         view = name.removesuffix("bias").rstrip("_") if at else ""
@@ -214,7 +216,7 @@ def _best_worst(record: "Record") -> float:
 
 
 def _first_reaching(record: "Record", worst: float, tolerance: float) -> tuple[float, float]:
-    """Return validation Worst and test Bias at the first epoch audited on the test split that reaches ``worst``."""
+    """Return validation Worst and test Bias at the first test-audited epoch that reaches ``worst``."""
     column = _column(record.arrays["epoch/tolerances"], tolerance)
     history = record.result["history"]["worst"]
     for epoch, curve in zip(record.arrays["epoch/test/epoch"], record.arrays["epoch/test/bias"], strict=True):

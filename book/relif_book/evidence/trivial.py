@@ -1,8 +1,9 @@
-"""Rows that any table of utility and Bias must beat: a constant, the oracle, ERM shrunk to the winner's Bias, ERM temperature-scaled.
+"""Rows that train nothing: a constant, the oracle, ERM shrunk to the winner's Bias, ERM temperature-scaled.
 
-A constant predicts the training base rate of a binary task and the most frequent training class of a binned one, so its audit scores are that
-rate and that frequency, and every AUROC and (κ + 1)/2 is 0.5. The oracle's binary scores are the labels, its top labels have probability 1. Both
-need only label counts. Shrinking, p ↦ (1 − ε)p + εc, takes Bias to (1 − ε)·B(δ/(1 − ε)) and leaves every rank and argmax (theorem T2).
+A constant predicts the training base rate of a binary task and the most frequent training class of a binned
+one, so its audit scores are that rate and that frequency, and every AUROC and (κ + 1)/2 is 0.5. The oracle's
+binary scores are the labels, its top labels have probability 1. Both need only label counts. Shrinking, p ↦
+(1 − ε)p + εc, takes Bias to (1 − ε)·B(δ/(1 − ε)) and leaves every rank and argmax (theorem T2).
 """
 
 import json
@@ -27,7 +28,7 @@ DENSE_METRICS = {
 
 @dataclass(frozen=True)
 class TrivialRow:
-    """A row without training of its own: its name, Worst, Macro, and Bias and violation rate as functions of the tolerance.
+    """A row without training of its own: name, Worst, Macro, Bias and violation rate as functions of δ.
 
     ``metrics`` are those of dense tasks; a dense constant has no audit scores, so it has no Bias.
     """
@@ -80,7 +81,7 @@ def with_trivial(results: ResultSet, rows: list[dict[str, str | int]]) -> list[d
 
 
 def untrained_points(results: ResultSet) -> list[tuple[float, float, str]]:
-    """Return Bias, Worst and name of the trivial rows for a figure of utility against Bias; the oracle lies far above it."""
+    """Return Bias, Worst and name of the trivial rows for a figure; the oracle lies far above it."""
     tolerance = results.reference.tolerance
     return [
         (row.bias(tolerance), row.worst, row.title)
@@ -117,7 +118,7 @@ def _floors(results: ResultSet) -> dict[str, float]:
 
 
 def shrinkage(bias: Callable[[float], float], tolerance: float, wanted: float) -> float:
-    """Return the ε at which shrinking scores with this Bias curve has Bias ``wanted`` at ``tolerance``; 0 where they have less."""
+    """Return the ε at which shrunk scores have Bias ``wanted`` at ``tolerance``; 0 where theirs is less."""
     low, high = 0.0, 1.0 - 1e-9
     for _ in range(60):
         middle = (low + high) / 2
@@ -137,7 +138,7 @@ def _label_counts(results: ResultSet) -> list[dict[str, Any]] | None:
 
 
 def _dense_constants(results: ResultSet) -> list[TrivialRow]:
-    """Return the predictors that look at no image, of these images or else of the same data at another size."""
+    """Return the predictors that look at no image, of these images or else at another size."""
     item = _constants_of(results)
     if item is None:
         return []
