@@ -165,8 +165,9 @@ def test_nan_in_the_gram_matrix_is_named(icu: ClinicalProblem, small: Small, met
 
 @pytest.mark.parametrize("method", ["audit_penalty", "similar_pairs_penalty"])
 def test_other_penalties_train_and_resume(
-    icu: ClinicalProblem, small: Small, tmp_path: Path, method: str
+    icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
+    monkeypatch.setattr("relif_core.training.CHECKPOINT_SECONDS", 0.0)
     settings = small(method, surrogate={"tolerance": 0.05, "slope": 0.01})
     whole = run(settings, icu, tmp_path / "whole")
 
@@ -175,7 +176,9 @@ def test_other_penalties_train_and_resume(
 
     with pytest.raises(KeyboardInterrupt):
         run(settings, icu, tmp_path / "broken", progress=stop)
-    assert run(settings, icu, tmp_path / "broken").digest() == whole.digest()
+    resumed = run(settings, icu, tmp_path / "broken")
+    assert resumed.content["made"]["resumed"]
+    assert resumed.digest() == whole.digest()
     plain = run(small("erm"), icu, tmp_path / "erm")
     assert not np.array_equal(plain.scores()["los"], whole.scores()["los"])
     rates = whole.trace("violation_rate")
