@@ -97,8 +97,9 @@ def _weighted_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
 
 def _weighted_means(values: np.ndarray, other: Pool, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
     """Return E_y[(|x − y| − δ)_+] and P_y(|x − y| > δ) for each x, y weighted."""
-    weights = np.concatenate(([0.0], np.cumsum(other.weights)))
-    sums = np.concatenate(([0.0], np.cumsum(other.weights * other.values)))
+    own: np.ndarray = other.weights  # type: ignore[assignment]  # only weighted pools come here
+    weights: np.ndarray = np.concatenate(([0.0], np.cumsum(own)))
+    sums = np.concatenate(([0.0], np.cumsum(own * other.values)))
     inside = np.searchsorted(other.values, reach(values, tolerance), "right")
     under = np.searchsorted(reach(other.values, tolerance), values, "left")
     above, below = weights[-1] - weights[inside], weights[under]

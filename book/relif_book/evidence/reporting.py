@@ -20,6 +20,7 @@ from relif_core.audit import (
     drift_budget,
     ranking_certificate,
 )
+from relif_core.audit.card import Card
 from relif_core.audit.uncertainty import interval
 from relif_core.errors import InputError, RecordError
 from relif_core.record import Record
@@ -88,7 +89,7 @@ def choose_reference_tolerance(
     )
 
 
-def record_card(record: Record, tolerance: ReferenceTolerance | float, split: str = "test") -> dict[str, Any]:
+def record_card(record: Record, tolerance: ReferenceTolerance | float, split: str = "test") -> Card:
     """Return the audit card of a record at a reference tolerance, or at a number that the user answers for."""
     chosen = tolerance if isinstance(tolerance, ReferenceTolerance) else None
     delta = chosen.tolerance if chosen else float(tolerance)  # type: ignore[arg-type]
