@@ -55,7 +55,7 @@ def clean(
     if "flagged_errors" in repairs:
         rows = _dropped(rows, pl.col("flagged"), "flagged_errors", counts)
     triples = ["itemid", "value", "unit"]
-    meaning = _meanings(rows.group_by(triples).len(), repairs, counts)
+    meaning = meanings(rows.group_by(triples).len(), repairs, counts)
     numbers = meaning.select("channel", "key", "text_key", "number").unique()
     return rows.join(meaning, on=triples).select("stay", "time", "channel", "key", "text_key"), numbers
 
@@ -82,7 +82,7 @@ def _dropped(rows: pl.DataFrame, condition: pl.Expr, reason: str, counts: Counte
     return kept
 
 
-def _meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]) -> pl.DataFrame:
+def meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]) -> pl.DataFrame:
     """Return the usable (item, value, unit) triples with channel, number and keys; count the others by reason."""
     known = items()
     if "fio2_set_item" not in repairs:
@@ -90,9 +90,10 @@ def _meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[st
     else:
         counts["fio2_set_item"] += int(triples.filter(pl.col("itemid") == FIO2_SET_ITEM)["len"].sum())
     frame = triples.join(known, on="itemid")
-    frame = frame.with_columns(pl.col("value").str.strip_chars().alias("stripped"))
+    stripped = pl.col("value").str.strip_chars()
+    frame = frame.with_columns(stripped.alias("stripped"), text=stripped if repairs else pl.col("value"))
     frame = _dropped_triples(
-        frame, pl.col("value").is_null() | pl.col("value").is_in(MISSING_TEXTS), "empty_value", counts
+        frame, pl.col("text").is_null() | pl.col("text").is_in(MISSING_TEXTS), "empty_value", counts
     )
     if "blood_only" in repairs:
         frame = _dropped_triples(frame, pl.col("body_fluid"), "blood_only", counts)
@@ -151,9 +152,9 @@ def _raw_number() -> pl.Expr:
     """The number that a value's text stands for before any unit rule; null where it stands for none."""
     number = pl.col("stripped").cast(pl.Float64, strict=False)
     slash = r"^(\d+)/(\d+)$"
-    pressure = pl.when(pl.col("value").str.contains("/", literal=True))
-    decimal = pl.col("value").str.contains(r"^(\d+(\.\d*)?|\.\d+)$")
-    whole = pl.col("value")
+    whole = pl.col("text")
+    pressure = pl.when(whole.str.contains("/", literal=True))
+    decimal = whole.str.contains(r"^(\d+(\.\d*)?|\.\d+)$")
     return (
         pl.when(_is(SYSTOLIC))
         .then(pressure.then(whole.str.extract(slash, 1).cast(pl.Float64, strict=False)).otherwise(number))
@@ -174,7 +175,7 @@ def _category() -> pl.Expr:
     expression = pl.lit(None, dtype=pl.Float64)
     for code in COMA:
         positions = {text: float(place) for place, text in enumerate(channels()[code].categories)}
-        found = pl.col("value").replace_strict(positions, default=None, return_dtype=pl.Float64)
+        found = pl.col("text").replace_strict(positions, default=None, return_dtype=pl.Float64)
         expression = pl.when(_is(code)).then(found).otherwise(expression)
     return expression
 

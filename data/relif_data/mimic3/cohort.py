@@ -22,7 +22,7 @@ ETHNICITY_CODES = {
     "MIDDLE EASTERN": 4,
     "PORTUGUESE": 4,
 }
-GENDER_CODES = {"F": 1, "M": 2, "": 0}
+GENDER_CODES = {"F": 1, "FEMALE": 1, "M": 2, "MALE": 2, "": 0}
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
             (pl.col("hospital_expire_flag") == 1).fill_null(False).alias("expire_flag"),
             pl.col("gender")
             .fill_null("")
+            .str.to_uppercase()
             .replace_strict(GENDER_CODES, default=3, return_dtype=pl.Int64)
             .alias("gender_code"),
             _ethnicity_code().alias("ethnicity_code"),
@@ -170,6 +171,6 @@ def _died_within(start: str, end: str) -> pl.Expr:
 
 def _ethnicity_code() -> pl.Expr:
     """Code of the text before " - " and "/", with " OR " read as "/"."""
-    head = pl.col("ethnicity").fill_null("").str.replace_all(" OR ", "/", literal=True)
-    head = head.str.split(" - ").list.first().str.split("/").list.first()
+    head = pl.col("ethnicity").fill_null("").str.to_uppercase().str.replace_all(" OR ", "/", literal=True)
+    head = head.str.split(" - ").list.first().str.split("/").list.first().str.strip_chars()
     return head.replace_strict(ETHNICITY_CODES, default=0, return_dtype=pl.Int64)

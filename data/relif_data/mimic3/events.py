@@ -20,10 +20,10 @@ import polars as pl
 from relif_core.errors import DataError
 from relif_data.mimic3.channels import items
 from relif_data.mimic3.cohort import Cohort
-from relif_data.mimic3.sources import READ_ERRORS, TIME_FORMAT, Table, scan, unreadable
+from relif_data.mimic3.sources import READ_ERRORS, Table, scan, time_of, unreadable
 
 EVENT_TABLES = ("chartevents", "labevents", "outputevents")
-PASS_VERSION = 1
+PASS_VERSION = 2
 _KEYS = ("subject_id", "hadm_id", "icustay_id")
 _COMPACT_ROWS = 2_000_000
 _REPORT_ROWS = 5_000_000
@@ -85,23 +85,27 @@ def _scan_table(
     if mapped:
         types |= {"itemid": pl.Int32, **dict.fromkeys(("charttime", "value", "valueuom"), pl.String)}
         types |= {"error": pl.String} if table.name == "chartevents" else {}
-    counter = _GroupCounter(table.name, items()["itemid"].to_list() if mapped else None, report)
-    lazy = scan(table, types)
-    if "icustay_id" not in types:
-        lazy = lazy.with_columns(pl.lit(None, dtype=pl.Int64).alias("icustay_id"))
-    kept = _mapped_rows(lazy.map_batches(counter, streamable=True), types, number, cohort)
     partial = target.with_suffix(".partial")
     try:
         with open(table.path, "rb"):
             pass
     except OSError as error:
         raise unreadable(table.path, error) from error
-    try:
-        kept.sink_parquet(partial, compression="lz4", engine="streaming")
-        counter.total().write_parquet(groups)
-        os.replace(partial, target)
-    except READ_ERRORS as error:
-        raise _failure(table, partial, error) from error
+    for by_text in (False, True):
+        counter = _GroupCounter(table.name, items()["itemid"].to_list() if mapped else None, report)
+        lazy = scan(table, types, by_text=by_text)
+        if "icustay_id" not in types:
+            lazy = lazy.with_columns(pl.lit(None, dtype=pl.Int64).alias("icustay_id"))
+        kept = _mapped_rows(lazy.map_batches(counter, streamable=True), types, number, cohort)
+        try:
+            kept.sink_parquet(partial, compression="lz4", engine="streaming")
+            counter.total().write_parquet(groups)
+            os.replace(partial, target)
+            return
+        except READ_ERRORS as error:
+            # Padded numbers and 145834.0 are read the second time, by way of their texts.
+            if by_text or "could not parse" not in str(error):
+                raise _failure(table, partial, error) from error
 
 
 def _failure(table: Table, target: Path, error: BaseException) -> DataError:
@@ -180,13 +184,10 @@ def _mapped_rows(lazy: pl.LazyFrame, types: Mapping[str, Any], number: int, coho
             pl.coalesce("admission_stay", "own_stay").alias("stay"),
             recovered.alias("recovered"),
             column("itemid", pl.Int32).alias("itemid"),
-            column("charttime", pl.String)
-            .str.to_datetime(TIME_FORMAT, strict=False, time_unit="us")
-            .dt.epoch("s")
-            .alias("time"),
+            time_of(column("charttime", pl.String)).dt.epoch("s").alias("time"),
             column("value", pl.String).alias("value"),
-            column("valueuom", pl.String).fill_null("").str.to_lowercase().alias("unit"),
-            (column("error", pl.String) == "1").fill_null(False).alias("flagged"),
+            column("valueuom", pl.String).fill_null("").str.strip_chars().str.to_lowercase().alias("unit"),
+            column("error", pl.String).str.contains(r"^\s*1(\.0+)?\s*$").fill_null(False).alias("flagged"),
         )
     )
 

@@ -20,14 +20,15 @@ from relif_data.labels import age_band, split_by_subject
 from relif_data.mimic3.channels import channels, tensor_channels, value_columns
 from relif_data.mimic3.cleaning import clean
 from relif_data.mimic3.cohort import Cohort, select_cohort
+from relif_data.mimic3.diagnoses import read_diagnoses
 from relif_data.mimic3.events import MappedEvents, full_disk, scan_events
+from relif_data.mimic3.losses import refuse_losses
 from relif_data.mimic3.repairs import REPAIRS, chosen_repairs
 from relif_data.mimic3.series import bins_of, hourly_grid, time_series, within_stay
-from relif_data.mimic3.sources import Table, find_tables, read
+from relif_data.mimic3.sources import Table, find_tables
 from relif_data.mimic3.tasks import label_stays, phenotype_labels, tensor_tasks
 
 BUCKET_ROWS = 4_000_000
-UNREADABLE_TIME_SHARE = 0.01
 AGE_BANDS = ("18-44", "45-64", "65-79", "80+")
 SEXES = ("unknown", "female", "male", "other")
 ETHNICITIES = ("other or unknown", "Asian", "Black", "Hispanic", "White")
@@ -148,18 +149,10 @@ def extract(
         ) from error
     cohort = select_cohort(tables)
     report(f"cohort: {cohort.stays.height} of {cohort.steps[0].stays} stays")
+    diagnoses = read_diagnoses(tables, repairs)
     events = scan_events(tables, cohort, work, report)
-    return Extraction(cohort, events, read_diagnoses(tables, repairs), repairs)
-
-
-def read_diagnoses(tables: dict[str, Table], repairs: frozenset[str]) -> pl.DataFrame:
-    """Return the diagnosis rows that count: those whose code is in the dictionary table, or all of them if so repaired."""
-    ids = {"subject_id": pl.Int64, "hadm_id": pl.Int64, "icd9_code": pl.String}
-    diagnoses = read(tables["diagnoses_icd"], ids).drop_nulls("icd9_code")
-    if "all_diagnosis_codes" in repairs:
-        return diagnoses
-    dictionary = read(tables["d_icd_diagnoses"], {"icd9_code": pl.String})
-    return diagnoses.join(dictionary, on="icd9_code", how="semi")
+    refuse_losses(tables, cohort, events, repairs)
+    return Extraction(cohort, events, diagnoses, repairs)
 
 
 def buckets(extraction: Extraction) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
@@ -213,12 +206,6 @@ def _assemble(
         seen.append(described)
         used = end
         report(f"hourly grid: {used:,} stay-hours")
-    mapped = int(sum(extraction.events.rows.values()))
-    if counts["unreadable_time"] > UNREADABLE_TIME_SHARE * max(mapped, 1):
-        raise DataError(
-            f"{counts['unreadable_time']} of the events have no chart time of the form YYYY-MM-DD HH:MM:SS; "
-            "the event tables were altered, fetch them again"
-        )
     stays, steps = pl.concat(kept), _exclusions(pl.concat(seen))
     if not stays.height:
         raise DataError(

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 """The tables that are read and the columns that each must have; other tables and columns are ignored."""
 
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+NULL_TEXTS = ("NULL", "\\N")
+"""What mysql, hive and postgres write for a missing cell."""
 READ_ERRORS = (pl.exceptions.PolarsError, OSError, EOFError, zlib.error)
 
 
@@ -126,35 +129,70 @@ def _refuse_cut_off(path: Path, columns: int) -> None:
 
 def unreadable(path: Path, error: BaseException) -> DataError:
     """Return the ``DataError`` for a file that could not be read through."""
+    if found := re.search(r"(?:at|failed in) column '([^']+)'", str(error)):
+        return DataError(
+            f"{path} cannot be read: a cell of column {found[1].upper()} is no number; mend that row or fetch the file again"
+        )
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return DataError(
         f"{path} cannot be read: {reason}; compare its size and sha256 with the official ones and fetch it again"
     )
 
 
-def scan(table: Table, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.LazyFrame:
-    """Return a lazy scan of some columns of a table, names in lower case, with the given types."""
+def scan(
+    table: Table, columns: Mapping[str, pl.DataType | type[pl.DataType]], *, by_text: bool = False
+) -> pl.LazyFrame:
+    """Return a lazy scan of some columns of a table, names in lower case, with the given types.
+
+    Args:
+        table: The table.
+        columns: Type by name in lower case.
+        by_text: Read numbers by way of their texts: slower, but padded ones and whole numbers written as ``145834.0`` are read.
+    """
     written = {column.lower(): column for column in table.header}
-    schema = {name: columns.get(name.lower(), pl.String) for name in table.header}
-    return pl.scan_csv(table.path, glob=False, schema=schema, encoding="utf8-lossy").select(
-        pl.col(written[column]).alias(column) for column in columns
+    schema = {name: pl.String if by_text else columns.get(name.lower(), pl.String) for name in table.header}
+    lazy = pl.scan_csv(
+        table.path, glob=False, schema=schema, encoding="utf8-lossy", null_values=[*NULL_TEXTS]
     )
+    return lazy.select(
+        (_typed(written[column], kind) if by_text and kind != pl.String else pl.col(written[column])).alias(
+            column
+        )
+        for column, kind in columns.items()
+    )
+
+
+def _typed(column: str, kind: pl.DataType | type[pl.DataType]) -> pl.Expr:
+    text = pl.col(column).str.strip_chars().replace(["", *NULL_TEXTS], None)
+    return (text.str.replace(r"\.0+$", "") if kind != pl.Float64 else text).cast(kind)
+
+
+def time_of(column: pl.Expr) -> pl.Expr:
+    """Return the time that a text states, null where it states none.
+
+    ``YYYY-MM-DD HH:MM:SS``, also with T for the space, a fraction of zeros, and UTC, Z or an offset of zero behind it.
+    """
+    text = column.str.strip_chars()
+    plain = text.str.slice(19).str.contains(r"^(\.0+)?( ?UTC|Z|[+-]00(:?00)?)?$")
+    head = text.str.slice(0, 19).str.replace("T", " ", literal=True)
+    return pl.when(plain).then(head).str.to_datetime(TIME_FORMAT, strict=False, time_unit="us")
 
 
 def read(table: Table, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
     """Read some columns of a (small) table whole; ``DataError`` where it is damaged."""
     try:
-        return scan(table, columns).collect()
+        return (
+            scan(table, columns, by_text=True)
+            .with_columns(pl.selectors.string().str.strip_chars().replace(["", *NULL_TEXTS], None))
+            .collect()
+        )
     except READ_ERRORS as error:
         raise unreadable(table.path, error) from error
 
 
 def parse_times(frame: pl.DataFrame, columns: tuple[str, ...], table: Table, key: str) -> pl.DataFrame:
     """Turn text columns into datetimes; empty text is null, anything else unreadable raises ``DataError`` naming the row."""
-    parsed = frame.with_columns(
-        pl.col(column).str.to_datetime(TIME_FORMAT, strict=False, time_unit="us").alias(f"{column} parsed")
-        for column in columns
-    )
+    parsed = frame.with_columns(time_of(pl.col(column)).alias(f"{column} parsed") for column in columns)
     for column in columns:
         bad = parsed.filter(
             pl.col(f"{column} parsed").is_null() & (pl.col(column).fill_null("").str.len_bytes() > 0)

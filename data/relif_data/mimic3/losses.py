@@ -1,0 +1,86 @@
+"""Ceilings on what cannot be read, per table and cause, relative to the rows that are wanted: above, an error; below, a count."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import polars as pl
+
+from relif_core.errors import DataError
+from relif_data.mimic3.channels import channels, items
+from relif_data.mimic3.cleaning import meanings
+from relif_data.mimic3.cohort import Cohort
+from relif_data.mimic3.events import EVENT_TABLES, MappedEvents
+from relif_data.mimic3.sources import Table, scan, time_of
+
+FEW = 10
+TIME_SHARE, VALUE_SHARE = 0.01, 0.5
+CAUSES = {
+    "empty_value": "no value; export the table again with its VALUE column",
+    "unreadable_value": "a value that cannot be read; export the table again, with a point for the decimal comma",
+    "unknown_units": "a unit that no rule knows; export the table again with its VALUEUOM column",
+}
+
+
+def refuse_losses(
+    tables: Mapping[str, Table], cohort: Cohort, events: MappedEvents, repairs: frozenset[str]
+) -> None:
+    """Raise ``DataError`` where too many wanted rows of an event table are lost to one cause.
+
+    Wanted are the rows of mapped items that belong to stays of the cohort. Times may be unreadable in 1 % of a table's; a value, or its
+    unit, in half of a channel's rows of a table. Ten rows or fewer are no reason to refuse.
+    """
+    triples = ["itemid", "value", "unit"]
+    # Rows with an admission id that the cohort lacks never come here, so these are the wanted ones.
+    rows = (
+        pl.scan_parquet(list(events.files), glob=False)
+        .join(items().lazy().select("itemid", "channel"), on="itemid")
+        .group_by("table", "channel", *triples)
+        .agg(pl.len(), lost=pl.col("time").is_null().sum())
+        .collect(engine="streaming")
+    )
+    for code, name in enumerate(EVENT_TABLES):
+        part, table = rows.filter(pl.col("table") == code), tables[name]
+        wanted, lost = int(part["len"].sum()), int(part["lost"].sum())
+        if lost > max(TIME_SHARE * wanted, FEW):
+            mapped = scan(
+                table, {"subject_id": pl.Int64, "itemid": pl.Int32, "charttime": pl.String}, by_text=True
+            )
+            own = pl.col("subject_id").is_in(cohort.stays["subject_id"].unique().implode())
+            first = _first(
+                mapped,
+                own
+                & pl.col("itemid").is_in(items()["itemid"].implode())
+                & time_of(pl.col("charttime")).is_null(),
+            )
+            raise DataError(
+                f"{table.path}: {lost:,} of {wanted:,} wanted rows have a CHARTTIME that cannot be read (first: data row {first}); "
+                "expected YYYY-MM-DD HH:MM:SS; export the table again"
+            )
+        for (channel,), own_rows in part.group_by("channel"):
+            _refuse_values(table, str(channels()[channel].name), own_rows.select(*triples, "len"), repairs)
+
+
+def _refuse_values(table: Table, channel: str, triples: pl.DataFrame, repairs: frozenset[str]) -> None:
+    """Raise where half of a channel's rows of a table are lost to one cause."""
+    counts: Counter[str] = Counter()
+    wanted = int(triples["len"].sum())
+    if wanted <= FEW:
+        return
+    kept = meanings(triples, repairs, counts)
+    for cause, mend in CAUSES.items():
+        if counts[cause] > max(VALUE_SHARE * wanted, FEW):
+            lost = triples.join(kept, on=["itemid", "value", "unit"], how="anti", nulls_equal=True)
+            cells = scan(table, {"itemid": pl.Int32, "value": pl.String}, by_text=True)
+            place = _first(
+                cells,
+                pl.struct("itemid", "value").is_in(lost.select("itemid", "value").to_struct().implode()),
+            )
+            raise DataError(
+                f"{table.path}: {counts[cause]:,} of {wanted:,} wanted rows of {channel} have (first: data row {place}) {mend}"
+            )
+
+
+def _first(rows: pl.LazyFrame, condition: pl.Expr) -> int:
+    """The number of the first data row that meets a condition, counted from 1."""
+    found = rows.with_row_index("place", offset=1).filter(condition).select("place").head(1).collect()
+    return int(found["place"][0])

@@ -1,0 +1,193 @@
+"""Tables as databases and spreadsheets export them give the tensors of the tables as PhysioNet delivers them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from relif_core.errors import DataError
+from relif_core.tensors.clinical import ClinicalTensors, check_tensors
+from relif_data.mimic3 import prepare
+
+TIMED = ("intime", "outtime", "admittime", "dischtime", "deathtime", "dob", "dod", "charttime")
+IDS = ("subject_id", "hadm_id", "icustay_id", "itemid", "first_wardid", "last_wardid", "hospital_expire_flag")
+
+
+def with_events(tables: Any) -> Any:
+    """Give two stays numbers, words and laboratory values with a unit."""
+    for hour in range(1, 20):
+        tables.event(1, 211, hour, str(60 + hour), "bpm")
+        tables.event(2, 184, hour, "4 Spontaneously")
+        tables.event(2, 50931, hour, f"{90 + hour}", "mg/dL", table="labevents")
+    return tables
+
+
+def changed(tables: Any, columns: tuple[str, ...], change: Callable[[Any], Any], only: str = "") -> None:
+    """Change cells of some columns in all tables, or in one."""
+    for name, rows in tables.rows.items():
+        for row in rows:
+            if only in ("", name):
+                row.update({key: change(row[key]) for key in columns if key in row})
+
+
+def tensors(tables: Any, folder: Path, **options: Any) -> ClinicalTensors:
+    """Prepare and verify."""
+    return check_tensors(prepare(tables.write(folder / "raw"), folder / "tensors", **options))
+
+
+def same(found: ClinicalTensors, expected: ClinicalTensors) -> None:
+    """Every array is equal."""
+    assert found.arrays.keys() == expected.arrays.keys()
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
+
+
+def written(form: str) -> Callable[[Any], Any]:
+    """Turn a time into text of a form."""
+    return lambda time: time and time.strftime(form)
+
+
+EXPORTS = {
+    "T": (TIMED, written("%Y-%m-%dT%H:%M:%S")),
+    "UTC": (TIMED, written("%Y-%m-%d %H:%M:%S UTC")),
+    "fraction": (TIMED, written("%Y-%m-%d %H:%M:%S.000")),
+    "offset": (TIMED, written("%Y-%m-%d %H:%M:%S+00:00")),
+    "T, fraction and Z": (TIMED, written("%Y-%m-%dT%H:%M:%S.000Z")),
+    "floats": (IDS, lambda value: f"{value}.0"),
+    "NULL": (
+        ("value", "valueuom", "error", "deathtime", "dod"),
+        lambda cell: "NULL" if cell is None else cell,
+    ),
+    "backslash N": (("value", "valueuom", "deathtime", "dod"), lambda cell: "\\N" if cell is None else cell),
+    "padded": (
+        (*IDS, "value", "valueuom", "gender", "ethnicity", "first_careunit", "last_careunit", "icd9_code"),
+        lambda cell: cell if cell is None else f"{cell}".ljust(24),
+    ),
+    "words for sex": (("gender",), {"F": "Female", "M": "Male"}.get),
+    "lower case": (("ethnicity",), str.lower),
+    "capitals": (("ethnicity",), str.title),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_exports_are_read_as_delivered(two_stays: Any, tmp_path: Path, name: str) -> None:
+    """Other notations of time, number, missing cell, sex and ethnicity change no array."""
+    tables = with_events(two_stays)
+    tables.rows["patients"][1]["gender"] = "M"
+    expected = tensors(tables, tmp_path / "expected")
+    assert expected.arrays["groups/sex"].tolist() == [1, 2]
+    assert expected.arrays["groups/ethnicity"].tolist() == [4, 4]
+    tables.event(1, 50931, 3.0, None, table="labevents")
+    tables.event(1, 211, 3.5, None)
+    changed(tables, *EXPORTS[name])
+    same(tensors(tables, tmp_path / "found"), expected)
+
+
+def test_a_time_with_another_offset_is_not_guessed(two_stays: Any, tmp_path: Path) -> None:
+    """An hour's shift, a fraction that is not zero or text behind a time makes it unreadable, not another time."""
+    tables = with_events(two_stays)
+    for tail in ("+01:00", ".500", " PM"):
+        tables.event(1, 211, 2.0, "200", charttime=f"2150-03-01 12:30:00{tail}")
+    found = tensors(tables, tmp_path)
+    assert found.manifest["options"]["counts"]["unreadable_time"] == 3
+    assert found.arrays["values"][:, found.columns.index("Heart Rate")].max() == 80
+
+
+def test_times_of_one_table_are_judged_by_its_wanted_rows(two_stays: Any, tmp_path: Path) -> None:
+    """All times of a small table are lost: an error, however many rows the other tables and other patients have."""
+    tables = with_events(two_stays)
+    for minute in range(2000):
+        tables.event(1, 211, minute / 60, "80")
+    changed(tables, ("charttime",), lambda time: time.strftime("%d.%m.%Y %H:%M"), only="labevents")
+    with pytest.raises(
+        DataError, match=r"LABEVENTS\.csv: 19 of 19 wanted rows .* \(first: data row 1\); expected YYYY"
+    ):
+        prepare(tables.write(tmp_path / "raw"), tmp_path / "tensors")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "words"),
+    [
+        ("value", "7,35", "have .* a value that cannot be read"),
+        ("value", None, "have .* no value"),
+        ("valueuom", "grains", "have .* a unit that no rule knows"),
+    ],
+)
+def test_a_channel_that_is_lost_is_named(
+    two_stays: Any, tmp_path: Path, column: str, cell: str | None, words: str
+) -> None:
+    """More than half of a channel's wanted rows lost to one cause is an error with file, count and first row; fewer are counted."""
+    tables = with_events(two_stays)
+    rows = tables.rows["labevents"]
+    for row in rows[4:]:
+        row[column] = cell
+        row["itemid"] = 50931 if column == "value" else 51478
+    if column == "valueuom":
+        for row in tables.rows["chartevents"]:
+            if row["itemid"] == 184:
+                row.update(itemid=763, value="70", valueuom=cell)
+    with pytest.raises(DataError, match=rf"\.csv: \d+ of \d+ wanted rows of \w+ {words}"):
+        prepare(tables.write(tmp_path / "raw"), tmp_path / "tensors")
+
+
+CODES = ("4019", "0389", "0039", "V3000", "5849", "E8889", "00845", "486", "25000")
+NOTATIONS = {
+    "floats": lambda code: f"{code}.0" if code.isdigit() else code,
+    "points": lambda code: (
+        f"{code[:4]}.{code[4:]}" if code[0] == "E" else f"{code[:3]}.{code[3:]}".rstrip(".")
+    ),
+    "lower case": str.lower,
+    "no leading zeros": lambda code: code.lstrip("0"),
+    "floats without zeros": lambda code: f"{int(code)}.0" if code.isdigit() else code,
+}
+
+
+def diagnosed(tables: Any) -> Any:
+    """Give the first stay one diagnosis of each code, and the dictionary all of them."""
+    for code in CODES:
+        tables.add("diagnoses_icd", subject_id=1, hadm_id=1001, seq_num=2, icd9_code=code)
+        tables.add("d_icd_diagnoses", icd9_code=code)
+    return tables
+
+
+@pytest.mark.parametrize("options", [{}, {"compatibility": "benchmark"}])
+@pytest.mark.parametrize("name", NOTATIONS)
+def test_notations_of_codes_keep_the_phenotypes(
+    two_stays: Any, tmp_path: Path, name: str, options: dict[str, str]
+) -> None:
+    """Floats, points, lower case and lost zeros give the phenotypes of the codes as delivered."""
+    tables = diagnosed(two_stays)
+    expected = tensors(tables, tmp_path / "expected", **options)
+    assert expected.arrays["labels/phenotypes"].sum(axis=1).tolist() == [5, 1]
+    changed(tables, ("icd9_code",), NOTATIONS[name], only="diagnoses_icd")
+    same(tensors(tables, tmp_path / "found", **options), expected)
+
+
+def test_codes_that_cannot_be_known_are_refused(two_stays: Any, tmp_path: Path) -> None:
+    """ICD-10, a zero lost from one of two possible codes, and a dictionary without zeros are errors by name."""
+    tables = diagnosed(two_stays)
+    changed(tables, ("icd9_code",), lambda code: code.lstrip("0"), only="diagnoses_icd")
+    # 410.1 and 041.01, an infarction and a streptococcus, are both 4101 without the zero.
+    tables.add("diagnoses_icd", subject_id=1, hadm_id=1001, seq_num=2, icd9_code="41011")
+    tables.add("d_icd_diagnoses", icd9_code="4101")
+    tables.add("d_icd_diagnoses", icd9_code="04101")
+    prepare(tables.write(tmp_path / "a"), tmp_path / "tensors_a")
+    tables.add("diagnoses_icd", subject_id=1, hadm_id=1001, seq_num=2, icd9_code="4101")
+    with pytest.raises(
+        DataError, match=r"1 of 13 rows could be either of two codes .* \(first: data row 13\)"
+    ):
+        prepare(tables.write(tmp_path / "b"), tmp_path / "tensors_b")
+    changed(tables, ("icd9_code",), lambda code: code.lstrip("0"), only="d_icd_diagnoses")
+    tables.add("d_icd_diagnoses", icd9_code="10")
+    with pytest.raises(
+        DataError, match=r"DIAGNOSES_ICD\.csv, D_ICD.* lost their leading zeros; export them again"
+    ):
+        prepare(tables.write(tmp_path / "c"), tmp_path / "tensors_c")
+    changed(tables, ("icd9_code",), lambda code: "I10" if code == "4019" else code, only="diagnoses_icd")
+    tables.rows["d_icd_diagnoses"].clear()
+    tables.add("d_icd_diagnoses", icd9_code="0389")
+    tables.rows["diagnoses_icd"][-1]["icd9_code"] = "5849"
+    with pytest.raises(DataError, match=r"1 of 13 rows is a code of ICD-10 \(first: data row 3\)"):
+        prepare(tables.write(tmp_path / "d"), tmp_path / "tensors_d")
