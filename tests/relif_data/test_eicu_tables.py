@@ -115,6 +115,22 @@ def cell(tensors: ClinicalTensors, stay: int, hour: int, channel: str) -> tuple[
     return float(tensors.arrays["values"][row, column]), int(tensors.arrays["observed"][row, column])
 
 
+def test_whole_numbers_written_as_floats_are_read(tmp_path: Path) -> None:
+    """Ids and offsets such as 12.0 give the same arrays; offsets that are no whole numbers are refused with their count."""
+    expected = made(tmp_path, small_tables(), "expected")
+    tables = small_tables()
+    for row in tables["vitalAperiodic"]:
+        row.update({key: f"{row[key]}.0" for key in ("patientunitstayid", "observationoffset")})
+    for row in tables["patient"]:
+        row.update({key: f"{row[key]}.0" for key in ("patientunitstayid", "unitdischargeoffset")})
+    found = made(tmp_path, tables, "found")
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
+    tables["vitalAperiodic"] += [pressure(1, 60, 120) | {"observationoffset": "01:00"} for _ in range(11)]
+    with pytest.raises(DataError, match=r"11 of 19 rows .* observationoffset that is no whole number"):
+        made(tmp_path, tables, "lost")
+
+
 def test_the_last_value_of_an_hour_counts_and_gaps_carry_forward(tmp_path: Path) -> None:
     tables = small_tables()
     tables["vitalAperiodic"] += [

@@ -9,7 +9,7 @@ import polars as pl
 
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import CohortStep, Group
-from relif_data.eicu.stream import ReadFile, TableStream
+from relif_data.eicu.stream import ReadFile, TableStream, whole_numbers
 from relif_data.labels import age_band
 
 PATIENT_COLUMNS = (
@@ -78,7 +78,7 @@ def read_patients(path: Path) -> Patients:
     text = stream.read().with_columns(pl.all().str.strip_chars().replace("", None))
     if not text.height:
         raise DataError(f"{path}: table patient has no rows")
-    stay = text["patientunitstayid"].cast(pl.Int64, strict=False)
+    stay = whole_numbers(text["patientunitstayid"])
     if stay.null_count():
         place = int(stay.is_null().arg_true()[0])
         raise DataError(

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from relif_core.errors import DataError
 from relif_data.eicu.channels import CHANNELS, INDEX, EventTable, Item
 from relif_data.eicu.grid import HourlyGrid
-from relif_data.eicu.stream import ReadFile, TableStream
+from relif_data.eicu.stream import ReadFile, TableStream, whole_numbers
 
 STAY = "patientunitstayid"
 REFILL = {
@@ -24,6 +25,7 @@ REFILL = {
 KILOGRAMS_PER_POUND = 0.45359237
 LOWEST_FAHRENHEIT = 79.0
 REPORT_ROWS = 5_000_000
+LOST_SHARE, FEW = 0.01, 10
 
 
 @dataclass
@@ -33,6 +35,8 @@ class TableCount:
     table: str
     rows: int = 0
     without_time: int = 0
+    wanted: int = 0
+    lost: int = 0
     other_stays: int = 0
     outside: int = 0
     no_number: int = 0
@@ -83,6 +87,11 @@ def read_events(
             reported = count.rows
             progress(f"{table.name}: {count.rows:,} rows read")
     progress(f"{table.name}: {count.rows:,} rows, {count.used:,} values")
+    if count.lost > max(LOST_SHARE * count.wanted, FEW):
+        raise DataError(
+            f"{path}: {count.lost:,} of {count.wanted:,} rows that may belong to the cohort have a {STAY} or {table.time} that is no whole number; "
+            "export the table again"
+        )
     assert stream.file is not None
     return count, stream.file
 
@@ -131,11 +140,13 @@ def _locate(
     table: EventTable, frame: pl.DataFrame, grid: HourlyGrid, count: TableCount
 ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
     """Keep the rows inside the cohort's stays; return them with their grid row and minute."""
-    stay = frame[STAY].str.strip_chars().cast(pl.Int64, strict=False)
-    minute = frame[table.time].str.strip_chars().cast(pl.Int64, strict=False)
+    stay, minute = whole_numbers(frame[STAY]), whole_numbers(frame[table.time])
     readable = (stay.is_not_null() & minute.is_not_null()).to_numpy()
     known, row = grid.locate(stay.fill_null(-1).to_numpy(), minute.fill_null(-1).to_numpy())
     count.without_time += int((~readable).sum())
+    count.wanted += int(known.sum())
+    lost = (known | stay.is_null().to_numpy()) & ~readable
+    count.lost += int(lost.sum())
     count.other_stays += int((readable & ~known).sum())
     count.outside += int((readable & known & (row < 0)).sum())
     inside = readable & (row >= 0)

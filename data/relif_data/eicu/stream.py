@@ -163,6 +163,11 @@ class TableStream:
             )
 
 
+def whole_numbers(text: pl.Series) -> pl.Series:
+    """Return texts as whole numbers, also those written as 12.0; null where a text is none."""
+    return text.str.strip_chars().str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
+
+
 class _HashingReader(io.RawIOBase):
     """A binary file that hashes every byte which passes."""
 

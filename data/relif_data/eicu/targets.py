@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.tensors.clinical import Task
-from relif_data.eicu.stream import ReadFile, TableStream
+from relif_data.eicu.stream import ReadFile, TableStream, whole_numbers
 from relif_data.labels import LENGTH_OF_STAY_CLASSES, length_of_stay_class
 
 DECOMPENSATION_HOURS = 24
@@ -116,12 +116,7 @@ def diagnosis_groups(frame: pl.DataFrame, path: Path) -> tuple[Target, ReadFile,
     unknown = 0
     code = {name: index for index, name in enumerate(DIAGNOSIS_GROUPS)}
     for block in stream.frames():
-        stay = (
-            block["patientunitstayid"]
-            .cast(pl.Int64, strict=False)
-            .fill_null(np.iinfo(np.int64).min)
-            .to_numpy()
-        )
+        stay = whole_numbers(block["patientunitstayid"]).fill_null(np.iinfo(np.int64).min).to_numpy()
         place = np.minimum(np.searchsorted(stays, stay, sorter=order), len(stays) - 1)
         index = order[place]
         inside = stays[index] == stay

@@ -164,7 +164,23 @@ def _samples(lists: dict[str, pl.DataFrame], root: Path) -> dict[str, pl.DataFra
         raise DataError(
             f"{root}: a list file has other columns than the benchmark writes ({error})"
         ) from error
+    for task, frame in samples.items():
+        _refuse_unlabelled(task, frame, root)
     return samples
+
+
+def _refuse_unlabelled(task: str, frame: pl.DataFrame, root: Path) -> None:
+    """Raise where a row has no label, no hour, or a label that the task does not have."""
+    numbers = frame.select(pl.exclude("file").cast(pl.Float64))
+    good = pl.all_horizontal(pl.all().is_not_null() & pl.all().is_finite())
+    own = pl.all_horizontal(pl.exclude("hour").is_in([0.0, 1.0])) if task != "los" else pl.col("label") >= 0
+    bad = numbers.with_columns(good=(good & own).fill_null(False)).with_row_index("place", offset=1)
+    bad = bad.filter(~pl.col("good"))
+    if bad.height:
+        raise DataError(
+            f"{root / FOLDERS[task]}: {bad.height:,} of {frame.height:,} labels are missing or no label of this task (first: row {bad['place'][0]} "
+            "of its lists, train before test); make the folder again, or take these rows out of the list"
+        )
 
 
 def _multitask_samples(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:

@@ -22,6 +22,7 @@ ETHNICITY_CODES = {
     "MIDDLE EASTERN": 4,
     "PORTUGUESE": 4,
 }
+OTHER_LENGTH_SHARE = 0.1
 GENDER_CODES = {"F": 1, "FEMALE": 1, "M": 2, "MALE": 2, "": 0}
 
 
@@ -116,7 +117,21 @@ def _read_stays(tables: Mapping[str, Table]) -> pl.DataFrame:
         table, {**dict.fromkeys(ids, pl.Int64), **dict.fromkeys(texts, pl.String), "los": pl.Float64}
     )
     _refuse_repeats(frame, "icustay_id", table)
-    return parse_times(frame, ("intime", "outtime"), table, "icustay_id").rename({"los": "los_days"})
+    frame = parse_times(frame, ("intime", "outtime"), table, "icustay_id").rename({"los": "los_days"})
+    _refuse_other_lengths(frame, table)
+    return frame
+
+
+def _refuse_other_lengths(stays: pl.DataFrame, table: Table) -> None:
+    """Raise where LOS is in another unit than days: a tenth of the stays disagree with OUTTIME - INTIME by more than an hour."""
+    days = _seconds("intime", "outtime") / 86_400
+    known = stays.with_row_index("place", offset=1).with_columns(days=days).drop_nulls(["days", "los_days"])
+    wrong = known.filter((pl.col("los_days") - pl.col("days")).abs() > 1 / 24)
+    if wrong.height > OTHER_LENGTH_SHARE * known.height:
+        raise DataError(
+            f"{table.path}: LOS of {wrong.height:,} of {known.height:,} stays is not OUTTIME - INTIME in days (first: data row {wrong['place'][0]}; "
+            f"the middle ratio is {(wrong['los_days'] / wrong['days']).median():.5g}); give LOS in days"
+        )
 
 
 def _read_admissions(tables: Mapping[str, Table]) -> pl.DataFrame:

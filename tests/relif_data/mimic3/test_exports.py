@@ -191,3 +191,18 @@ def test_codes_that_cannot_be_known_are_refused(two_stays: Any, tmp_path: Path) 
     tables.rows["diagnoses_icd"][-1]["icd9_code"] = "5849"
     with pytest.raises(DataError, match=r"1 of 13 rows is a code of ICD-10 \(first: data row 3\)"):
         prepare(tables.write(tmp_path / "d"), tmp_path / "tensors_d")
+
+
+def test_lengths_in_another_unit_are_refused(raw_tables: Any, tmp_path: Path) -> None:
+    """LOS in minutes contradicts OUTTIME - INTIME and is refused; one wrong stay of twenty is not."""
+    tables = raw_tables()
+    for stay in range(1, 21):
+        tables.stay(stay)
+    tables.rows["icustays"][6]["los"] = -0.5
+    assert len(tensors(tables, tmp_path / "a").arrays["stays"]) == 19
+    changed(tables, ("los",), lambda days: days * 1440, only="icustays")
+    with pytest.raises(
+        DataError,
+        match=r"ICUSTAYS\.csv: LOS of 20 of 20 stays .* the middle ratio is 1440\); give LOS in days",
+    ):
+        prepare(tables.write(tmp_path / "b"), tmp_path / "tensors")

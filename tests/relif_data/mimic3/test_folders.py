@@ -206,6 +206,24 @@ def test_faulty_folders_are_named(folders: Path, tmp_path: Path) -> None:
         prepare(root, tmp_path / "tensors")
 
 
+@pytest.mark.parametrize("label", ["", "NaN", "2"])
+def test_a_missing_label_is_not_a_survivor(folders: Path, tmp_path: Path, label: str) -> None:
+    """A label that is empty, NaN or of no class is an error with task, count and row, never label 0."""
+    task = tmp_path / "folders" / "in-hospital-mortality"
+    for split in ("train", "test"):
+        (task / split).mkdir(parents=True)
+        for file in (folders / "in-hospital-mortality" / split).iterdir():
+            (task / split / file.name).write_bytes(file.read_bytes())
+    path = task / "train" / "listfile.csv"
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].rpartition(",")[0] + f",{label}"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(
+        DataError, match=r"in-hospital-mortality: 1 of \d+ labels are missing .* \(first: row 2 of"
+    ):
+        prepare(task.parent, tmp_path / "tensors")
+
+
 def test_options_of_the_other_kind_of_source_are_refused(folders: Path, raw: Path, tmp_path: Path) -> None:
     """What a source fixes cannot be asked of it: the refusal names the option and writes nothing."""
     with pytest.raises(InputError, match=r"compatibility, test_share: .* task folders"):
