@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from relif_data.mimic3.cleaning import clean
-from relif_data.mimic3.preparation import Extraction, buckets, extract, read_diagnoses, with_outcomes
+from relif_data.mimic3.diagnoses import read_diagnoses
+from relif_data.mimic3.preparation import Extraction, buckets, extract, with_outcomes
 from relif_data.mimic3.repairs import REPAIRS
 from relif_data.mimic3.series import Grid, bins_of, hourly_grid, time_series, within_stay
 from relif_data.mimic3.sources import find_tables

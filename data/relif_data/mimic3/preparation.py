@@ -97,7 +97,7 @@ def prepare_raw(
         shares=(validation_share, test_share),
         seed=seed,
     )
-    licence = _licence(Path(source))
+    licence = _licence(tables["icustays"].path.parent)
     contents: dict[str, Any] = dict(
         dataset=dataset,
         title="MIMIC-III" + licence["suffix"],

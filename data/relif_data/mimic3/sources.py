@@ -54,6 +54,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 """The tables that are read and the columns that each must have; other tables and columns are ignored."""
 
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+LEVELS, MOST_FOLDERS = 4, 1000
 NULL_TEXTS = ("NULL", "\\N")
 """What mysql, hive and postgres write for a missing cell."""
 READ_ERRORS = (pl.exceptions.PolarsError, OSError, EOFError, zlib.error)
@@ -73,25 +74,77 @@ class Table:
 
 
 def find_tables(source: Path) -> dict[str, Table]:
-    """Return the tables of ``TABLES`` found in a folder, headers checked.
+    """Return the tables of ``TABLES`` found in a folder, or in the one folder up to four levels below that holds some; headers checked.
 
-    A plain file is preferred to a compressed one of the same table. Raises ``DataError`` naming every missing table or column.
+    A plain file is preferred to a compressed one of the same table. Raises ``DataError`` naming every missing table or column, a plain
+    file of another size than its compressed twin's content, and what the folder holds instead.
     """
-    source = Path(source)
+    source = _located(Path(source))
     if not source.is_dir():
         raise DataError(f"{source} is not a folder; name the folder that holds the MIMIC-III CSV files")
     files: dict[str, Path] = {}
     for path in sorted(source.iterdir(), key=lambda entry: entry.suffix.lower() != ".csv"):
-        name = path.name.lower()
-        stem = name.removesuffix(".gz").removesuffix(".csv")
-        if stem in TABLES and name in (f"{stem}.csv", f"{stem}.csv.gz"):
-            files.setdefault(stem, path)
+        if (stem := _table_name(path)) in TABLES and files.setdefault(stem, path) != path:
+            _refuse_half_unpacked(files[stem], path)
     missing = sorted(name.upper() for name in TABLES.keys() - files.keys())
     if missing:
         raise DataError(
             f"{source}: no CSV or CSV.gz file for {', '.join(missing)}; copy the missing MIMIC-III tables there"
         )
     return {name: _open(name, files[name]) for name in TABLES}
+
+
+def _table_name(path: Path) -> str:
+    return re.sub(r"\.csv(\.gz)?$", "", path.name.lower()) if ".csv" in path.name.lower() else ""
+
+
+def _located(source: Path) -> Path:
+    """Return the folder with the tables: ``source``, or the only one below it; ``DataError`` names what lies there instead."""
+    if not source.is_dir() or any(_table_name(path) in TABLES for path in source.iterdir()):
+        return source
+    below = [source]
+    for folder in below:
+        if len(folder.relative_to(source).parts) < LEVELS and len(below) < MOST_FOLDERS:
+            below += sorted(
+                path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+            )
+    holders = [
+        folder
+        for folder in below
+        if len({_table_name(path) for path in folder.iterdir()} & TABLES.keys()) > 5
+    ]
+    if len(holders) == 1:
+        return holders[0]
+    around = [
+        folder for folder in (source.parent, source.parent.parent) if (folder / "ICUSTAYS.csv.gz").is_file()
+    ]
+    entries = {path.name.lower() for folder in below[:MOST_FOLDERS] for path in folder.iterdir()}
+    stems = {name.split(".")[0] for name in entries}
+    if holders or around:
+        found = ", ".join(str(folder) for folder in (holders or around)[:5])
+        reason = f"MIMIC-III tables lie in {found}; name that folder"
+    elif {"hosp", "icu"} <= entries:
+        reason = "these are the tables of MIMIC-IV, which is not read; fetch MIMIC-III 1.4"
+    elif {"patient", "vitalperiodic"} <= stems or {"patient", "vitalaperiodic"} <= stems:
+        reason = "these are the tables of eICU: relif data eicu"
+    elif any(name.endswith(".parquet") for name in entries):
+        reason = "it holds parquet files; write the tables as CSV or CSV.gz"
+    elif any(name.endswith((".db", ".sqlite", ".sqlite3", ".duckdb")) for name in entries):
+        reason = "it holds a database file; export its tables as CSV or CSV.gz"
+    else:
+        return source
+    raise DataError(f"{source}: no MIMIC-III table is there: {reason}")
+
+
+def _refuse_half_unpacked(plain: Path, packed: Path) -> None:
+    """Raise where a plain file has another size than its compressed twin's end states."""
+    with open(packed, "rb") as stream:
+        stream.seek(max(0, stream.seek(0, 2) - 4))
+        stated = int.from_bytes(stream.read(4), "little")
+    if stated != plain.stat().st_size % 2**32:
+        raise DataError(
+            f"{plain} is not the content of {packed.name} beside it: one of the two is not whole; remove that one"
+        )
 
 
 def _open(name: str, path: Path) -> Table:
@@ -104,6 +157,8 @@ def _open(name: str, path: Path) -> Table:
         raise unreadable(path, error) from error
     lower = [column.lower() for column in header]
     absent = [column.upper() for column in TABLES[name] if column not in lower]
+    if absent and "stay_id" in lower:
+        raise DataError(f"{path} is a table of MIMIC-IV, which is not read; fetch MIMIC-III 1.4")
     if absent:
         raise DataError(
             f"{path}: column {', '.join(absent)} missing (found {', '.join(header)}); "

@@ -1,5 +1,6 @@
 """Tables as databases and spreadsheets export them give the tensors of the tables as PhysioNet delivers them."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,47 @@ def test_lengths_in_another_unit_are_refused(raw_tables: Any, tmp_path: Path) ->
         match=r"ICUSTAYS\.csv: LOS of 20 of 20 stays .* the middle ratio is 1440\); give LOS in days",
     ):
         prepare(tables.write(tmp_path / "b"), tmp_path / "tensors")
+
+
+def test_tables_below_the_named_folder_are_found(two_stays: Any, tmp_path: Path) -> None:
+    """The top folder of a download is enough where one folder below holds the tables; two such folders are named."""
+    expected = tensors(two_stays, tmp_path / "expected")
+    top = tmp_path / "top"
+    two_stays.write(top / "physionet.org" / "files" / "mimiciii" / "1.4")
+    same(check_tensors(prepare(top, tmp_path / "found")), expected)
+    two_stays.write(top / "copy")
+    with pytest.raises(DataError, match=r"tables lie in .*copy, .*1\.4; name that folder"):
+        prepare(top, tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("hosp/patients.csv.gz", "icu/icustays.csv.gz"), "MIMIC-IV"),
+        (("patient.csv.gz", "vitalPeriodic.csv.gz"), "eICU: relif data eicu"),
+        (("ICUSTAYS.parquet",), "parquet files; write"),
+        (("mimic3.db",), "database file; export"),
+    ],
+)
+def test_other_sources_are_recognised(tmp_path: Path, files: tuple[str, ...], words: str) -> None:
+    """A folder without the tables is called what it is."""
+    for file in files:
+        (tmp_path / "raw" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "raw" / file).write_bytes(b"")
+    with pytest.raises(DataError, match=words):
+        prepare(tmp_path / "raw", tmp_path / "tensors")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_half_unpacked_table_beside_the_whole_one(two_stays: Any, tmp_path: Path, share: float) -> None:
+    """A plain file cut at a line's end, or with its header only, beside its whole .gz is refused; the whole one is not."""
+    tables = with_events(two_stays)
+    raw = tables.write(tmp_path / "raw")
+    plain = raw / "CHARTEVENTS.csv"
+    content = plain.read_bytes()
+    (raw / "CHARTEVENTS.csv.gz").write_bytes(gzip.compress(content, 1))
+    check_tensors(prepare(raw, tmp_path / "whole"))
+    lines = content.splitlines(keepends=True)
+    plain.write_bytes(b"".join(lines[: 1 + int(share * len(lines))]))
+    with pytest.raises(DataError, match=r"CHARTEVENTS\.csv is not the content of CHARTEVENTS\.csv\.gz"):
+        prepare(raw, tmp_path / "tensors")
