@@ -55,10 +55,11 @@ class EpochAudits:
                 found[prefix + name] = [
                     float(of(filled[task])) if task in filled else np.nan for task in self.tasks
                 ]
-            if len(filled) > 1 and evaluation.on_scale:
-                curve = bias_curve(filled, TOLERANCES)
-                found[f"{prefix}bias"] = curve.bias.tolist()
-                found[f"{prefix}violation_rate"] = curve.violation_rate.tolist()
+            # Scores whose scale is set at the end of training have no curve before, and keep their place in the list.
+            curve = bias_curve(filled, TOLERANCES) if len(filled) > 1 and evaluation.on_scale else None
+            for kind in ("bias", "violation_rate"):
+                missing = [np.nan] * len(TOLERANCES)
+                found[prefix + kind] = missing if curve is None else getattr(curve, kind).tolist()
         return found
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -67,8 +68,9 @@ class EpochAudits:
         for split, rows in self.readings.items():
             order = np.argsort(rows.get("epoch", []))
             for name, values in rows.items():
-                kind = np.int32 if name == "epoch" else np.float32
-                found[f"epoch/{split}/{name}"] = np.array(values, dtype=kind)[order]
+                read = np.array(values, dtype=np.int32 if name == "epoch" else np.float32)[order]
+                if not name.endswith(("bias", "violation_rate")) or not np.isnan(read).all():
+                    found[f"epoch/{split}/{name}"] = read
         return found
 
 

@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from relif_core import provenance
 from relif_core.audit import bias_curve
-from relif_core.epochs import TOLERANCES
+from relif_core.epochs import TOLERANCES, EpochAudits
 from relif_core.errors import InputError
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
@@ -129,3 +130,22 @@ def test_a_stamp_stands_in_for_git(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert states() == ("abc", modified)
     finally:
         provenance.sources.cache_clear()
+
+
+def test_curves_that_come_late_keep_their_epoch() -> None:
+    """The scale of a dense ERM run's scores is set when training ends: earlier epochs have no curve."""
+    scores = {"depth": np.array([0.1, 0.9], dtype=np.float32), "normals": np.array([0.5], dtype=np.float32)}
+    audits = EpochAudits(("depth", "normals"))
+    for epoch, on_scale in ((5, False), (8, True), (7, True)):
+        utility = SimpleNamespace(
+            worst=0.5, macro=0.5, tasks={task: SimpleNamespace(score=0.5) for task in scores}
+        )
+        audits.add(
+            "test", epoch, SimpleNamespace(scores=scores, logits={}, utility=utility, on_scale=on_scale)
+        )  # type: ignore[arg-type]
+    arrays = audits.arrays()
+    assert arrays["epoch/test/epoch"].tolist() == [5, 7, 8]
+    assert np.isnan(arrays["epoch/test/bias"][0]).all()
+    np.testing.assert_allclose(
+        arrays["epoch/test/bias"][1:], [bias_curve(scores, TOLERANCES).bias] * 2, rtol=1e-6
+    )
