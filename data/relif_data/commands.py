@@ -35,6 +35,7 @@ def data(
     """Turn raw tables into tensors, verify a tensor folder, or list the sources."""
     from relif_core.problems import check_folder
     from relif_data import REGISTRY, prepare
+    from relif_data.closing import closing_lines
 
     if source == "list":
         for name, entry in REGISTRY.items():
@@ -59,6 +60,8 @@ def data(
             source, None if place == "-" else place, target, progress=_say, **text_options(option or [])
         )
         typer.echo(f"{made} is ready")
+        for line in closing_lines(made):
+            typer.echo(line)
 
 
 def _say(line: str) -> None:

@@ -12,6 +12,7 @@ from relif_book.figures.style import new_figure
 from relif_core.errors import InputError
 from relif_core.tensors.clinical import ClinicalTensors
 from relif_data import prepare
+from relif_data.closing import closing_lines
 from relif_data.summary import (
     SMALL_CELL,
     guarded_effects,
@@ -131,3 +132,14 @@ def test_repair_effects_hide_few_stays_and_labels() -> None:
     assert (found["los_labels"], found["mortality_labels"], found["all_cells"]) == (0, None, 900)
     (kept,) = guarded_effects([row | {"stays": 12, "los_labels": 30}], SMALL_CELL)
     assert (kept["value_cells"], kept["los_labels"]) == (40, 30)
+
+
+def test_the_closing_summary_names_cohort_and_classes(tensors: ClinicalTensors) -> None:
+    """``relif data`` ends with the cohort's flow, the groups and the classes of each task and split."""
+    lines = closing_lines(tensors.folder)
+    found = summarise_tensors(tensors)
+    assert lines[0] == f"cohort: {found['cohort'][0]['rule']}: 80 stays left, 0 removed"
+    task = next(task for task in found["tasks"] if task["kind"] == "binary")
+    train = task["splits"]["train"]
+    no, yes = train["counts"]
+    assert f"{task['title']}, train: {train['labels']:,} labels; no {no:,}, yes {yes:,}" in lines

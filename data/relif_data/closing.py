@@ -1,0 +1,52 @@
+"""What ``relif data`` says at its end: cohort, drops and classes, so that a wrong reading is seen before it is used."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from relif_core.tensors.clinical import FORMAT, ClinicalTensors
+from relif_core.tensors.folder import read_manifest
+from relif_data.summary import Count, summarise_tensors
+
+MOST_CLASSES = 12
+
+
+def closing_lines(folder: Path) -> list[str]:
+    """Return the closing summary of a tensor folder, small cells hidden as in ``summarise_tensors``; empty for image tensors."""
+    if read_manifest(folder)["format"] != FORMAT:
+        return []
+    tensors = ClinicalTensors.open(folder)
+    found = summarise_tensors(tensors)
+    least = found["least_count"]
+    lines = [
+        f"cohort: {step['rule']}: {_said(step['stays'], least)} stays left, {_said(step['removed'], least)} removed"
+        for step in found["cohort"]
+    ]
+    drops = tensors.manifest["options"].get("counts", {})
+    lines += [
+        f"rows: {name}: {_said(count if count >= least else None, least)}"
+        for name, count in drops.items()
+        if count
+    ]
+    lines += [
+        f"{group['name']}: {_levels(group['levels'], group['stays'])}"
+        for group in found["groups"]
+        if group["stays"]
+    ]
+    for task in found["tasks"]:
+        names = task["class_names"] or ["no", "yes"]
+        for split, part in task["splits"].items():
+            head = f"{task['title']}, {split}: {_said(part['labels'], least)} labels"
+            shown = len(names) <= MOST_CLASSES
+            lines.append(f"{head}; {_levels(names, part['counts'])}" if shown else head)
+    return lines
+
+
+def _said(count: Count, least: int) -> str:
+    return f"hidden (fewer than {least})" if count is None else f"{count:,}"
+
+
+def _levels(names: Sequence[str], counts: Sequence[Count]) -> str:
+    return ", ".join(
+        f"{name} {'hidden' if count is None else f'{count:,}'}"
+        for name, count in zip(names, counts, strict=True)
+    )
