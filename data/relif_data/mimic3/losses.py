@@ -29,6 +29,8 @@ def refuse_losses(
     Wanted are the rows of mapped items that belong to stays of the cohort. Times may be unreadable in 1 % of a table's; a value, or its
     unit, in half of a channel's rows of a table. Ten rows or fewer are no reason to refuse.
     """
+    if not events.rows["chartevents"]:
+        raise DataError(f"{tables['chartevents'].path} has no row under its header; fetch the file again")
     triples = ["itemid", "value", "unit"]
     # Rows with an admission id that the cohort lacks never come here, so these are the wanted ones.
     rows = (

@@ -141,9 +141,13 @@ def test_ids_that_are_no_numbers(two_stays: Any, tmp_path: Path) -> None:
 
 def test_no_stay_is_left(two_stays: Any, tmp_path: Path) -> None:
     """An empty cohort and a cohort without events are errors, not empty tensors."""
-    two_stays.rows["chartevents"].clear()
+    for row in two_stays.rows["chartevents"]:
+        row["itemid"] = 1
     with pytest.raises(DataError, match="no stay of the cohort has events"):
         prepare(two_stays.write(tmp_path / "a"), tmp_path / "tensors")
+    two_stays.rows["chartevents"].clear()
+    with pytest.raises(DataError, match=r"CHARTEVENTS\.csv has no row under its header"):
+        prepare(two_stays.write(tmp_path / "header"), tmp_path / "tensors")
     two_stays.rows["admissions"].clear()
     with pytest.raises(DataError, match="no stay passes the cohort rules"):
         prepare(two_stays.write(tmp_path / "b"), tmp_path / "tensors")
