@@ -83,7 +83,7 @@ def test_run_leaves_a_record_and_names_mistakes(tensors: Path, tmp_path: Path) -
     assert "no method is called 'adam'" in relif(
         "run", "--data", tensors, "--target", tmp_path / "x", "--method", "adam", code=2
     )
-    assert "no manifest.json" in relif("run", "--data", tmp_path, "--target", tmp_path / "x", code=2)
+    assert "no manifest.json" in relif("run", "--data", tmp_path / "run", "--target", tmp_path / "x", code=2)
 
 
 def test_scores_of_any_model_are_audited(tmp_path: Path) -> None:

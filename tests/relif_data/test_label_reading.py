@@ -19,9 +19,9 @@ HOUR = 12
 
 @pytest.fixture(scope="module")
 def tensors(tmp_path_factory: pytest.TempPathFactory) -> ClinicalTensors:
-    """Return 60 simulated stays."""
+    """Return 90 simulated stays, enough for both classes of every task."""
     target = tmp_path_factory.mktemp("icu") / "tensors"
-    return ClinicalTensors.open(prepare("synthetic_icu", None, target, stays=60, seed=3))
+    return ClinicalTensors.open(prepare("synthetic_icu", None, target, stays=90, seed=3))
 
 
 def test_hourly_labels_are_those_of_the_hour(tensors: ClinicalTensors) -> None:

@@ -48,7 +48,7 @@ def test_options_reach_torchjd() -> None:
 
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
-    with pytest.raises(InputError, match="UPGrad is not available"):
+    with pytest.raises(InputError, match="UPGrad: is not available here"):
         make_balancer("upgrad", 3)
 
 

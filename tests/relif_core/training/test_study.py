@@ -268,7 +268,7 @@ def test_the_settings_of_the_planned_studies() -> None:
 
 def test_names_that_there_are_not_list_those_that_there_are() -> None:
     assert [(run.method, run.seed) for run in named_study("erm,pcgrad", [0])] == [("erm", 0), ("pcgrad", 0)]
-    with pytest.raises(InputError, match=r"'nosuch'; studies are table3, power, .*fairgrad"):
+    with pytest.raises(InputError, match=r"'nosuch' \(studies are table3, power, .*fairgrad"):
         named_study("nosuch")
     with pytest.raises(InputError, match="blocks 1 to 3, not 4"):
         named_study("power", block=4)
