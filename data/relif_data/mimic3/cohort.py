@@ -6,6 +6,7 @@ Rules (Harutyunyan et al. 2019): first and last ward and care unit agree; the ad
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError
@@ -128,9 +129,10 @@ def _refuse_other_lengths(stays: pl.DataFrame, table: Table) -> None:
     known = stays.with_row_index("place", offset=1).with_columns(days=days).drop_nulls(["days", "los_days"])
     wrong = known.filter((pl.col("los_days") - pl.col("days")).abs() > 1 / 24)
     if wrong.height > OTHER_LENGTH_SHARE * known.height:
+        ratio = float(np.median((wrong["los_days"] / wrong["days"]).to_numpy()))
         raise DataError(
             f"{table.path}: LOS of {wrong.height:,} of {known.height:,} stays is not OUTTIME - INTIME in days (first: data row {wrong['place'][0]}; "
-            f"the middle ratio is {(wrong['los_days'] / wrong['days']).median():.5g}); give LOS in days"
+            f"the middle ratio is {ratio:.5g}); give LOS in days"
         )
 
 
