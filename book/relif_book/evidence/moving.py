@@ -18,7 +18,7 @@ def methods_data(results: ResultSet) -> dict[str, Any]:
         methods.append(
             {
                 "title": title_of(method),
-                "colour": colour_of(title_of(method).split(" (")[0]),
+                "colour": colour_of(method),
                 "worst": float(np.mean(summary.worst)),
                 "bias": bias,
                 "violation_rate": rate,
