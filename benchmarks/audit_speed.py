@@ -1,9 +1,10 @@
 """Exact audit against sorting its pools: ``nice python -m benchmarks.audit_speed [SAMPLES]``.
 
-Both are timed in turn in one process, best of five, in processor time (neither uses more than one thread); the reference is
-``np.sort`` of both pools in the dtype given. Every audit returns Bias, violation rate and both standard errors of all n² pairs.
-Memory is the peak that NumPy allocates during the audit beyond its inputs, as a multiple of the size of the two pools. Where
-numba is installed, everything is measured once more with the compiled passes, already loaded.
+Both are timed in turn in one process, best of five, in processor time (neither uses more than one thread);
+the reference is ``np.sort`` of both pools in the dtype given. Every audit returns Bias, violation rate and
+both standard errors of all n² pairs. Memory is the peak that NumPy allocates during the audit beyond its
+inputs, as a multiple of the size of the two pools. Where numba is installed, everything is measured once more
+with the compiled passes, already loaded.
 """
 
 import importlib.util
@@ -68,15 +69,17 @@ def against_sorting(samples: int, passes: str) -> list[str]:
                 peak = tracemalloc.get_traced_memory()[1] / sum(values.nbytes for values in scores.values())
                 tracemalloc.stop()
                 lines.append(
-                    f"| {passes} | {size:,} | {np.dtype(dtype).name} | {kind} | {sorting * 1e3:.1f} | {auditing * 1e3:.1f} "
-                    f"| {auditing / sorting:.2f} | {peak:.1f} |"
+                    f"| {passes} | {size:,} | {np.dtype(dtype).name} | {kind} | {sorting * 1e3:.1f} |"
+                    f" {auditing * 1e3:.1f} | {auditing / sorting:.2f} | {peak:.1f} |"
                 )
                 print(lines[-1], flush=True)
     return lines
 
 
 def other_shapes(samples: int, passes: str) -> list[str]:
-    """Return the rows of the second table: a curve, many tasks, many groups, each beside one audit of the same scores."""
+    """Return the rows of the second table: a curve, many tasks, many groups, each beside one audit of the
+    same scores.
+    """
     generator = np.random.default_rng(1)
     scores = {"a": generator.random(samples), "b": generator.beta(2, 5, samples)}
     groups = {task: generator.integers(0, 5000, samples) for task in scores}
@@ -110,9 +113,15 @@ def main() -> None:
     text = "\n".join(
         [
             "# Exact audit against sorting\n",
-            "Made by `nice python -m benchmarks.audit_speed`. Processor time; a ratio of 1 is what sorting alone takes.",
+            (
+                "Made by `nice python -m benchmarks.audit_speed`. Processor time; a ratio of 1 is what"
+                " sorting alone takes."
+            ),
             f"{samples:,} samples per pool are {samples**2:.0e} pairs.\n",
-            "| passes | samples per pool | scores | subject ids | np.sort of both, ms | exact audit, ms | ratio | peak memory / pools |",
+            (
+                "| passes | samples per pool | scores | subject ids | np.sort of both, ms | exact audit, ms |"
+                " ratio | peak memory / pools |"
+            ),
             "| --- | ---: | --- | --- | ---: | ---: | ---: | ---: |",
             *first,
             f"\nOther shapes, beside one audit of two pools of {samples:,} (float64, no ids):\n",

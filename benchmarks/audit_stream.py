@@ -1,7 +1,8 @@
 """Audit of a file larger than memory: ``nice python -m benchmarks.audit_stream [SCORES]``.
 
-Writes Parquet files of two tasks (float32) and reads each in a process of its own, which reports its peak resident memory,
-the file's pages that the system maps into it included. The file is removed afterwards; it takes 4 bytes a score.
+Writes Parquet files of two tasks (float32) and reads each in a process of its own, which reports its peak
+resident memory, the file's pages that the system maps into it included. The file is removed afterwards; it
+takes 4 bytes a score.
 """
 
 import json
@@ -58,15 +59,13 @@ def main() -> None:
             )
             wall, used, peak, bias, low, high = json.loads(answer.stdout)
             lines.append(
-                f"| {size:,} | {path.stat().st_size / 2**30:.2f} | {wall:.1f} | {used:.1f} | {peak:.2f} | {bias:.6f} "
-                f"| {low:.6f} to {high:.6f} |"
+                f"| {size:,} | {path.stat().st_size / 2**30:.2f} | {wall:.1f} | {used:.1f} | {peak:.2f} |"
+                f" {bias:.6f} | {low:.6f} to {high:.6f} |"
             )
             print(lines[-1], flush=True)
     text = (
-        "# Audit of files larger than memory\n\n"
-        "Made by `nice python -m benchmarks.audit_stream`: one Parquet file, two tasks, 4,096 bins, δ = 0.275.\n\n"
-        + "\n".join(lines)
-        + f"\n\n{machine()}.\n"
+        "# Audit of files larger than memory\n\nMade by `nice python -m benchmarks.audit_stream`: one Parquet"
+        " file, two tasks, 4,096 bins, δ = 0.275.\n\n" + "\n".join(lines) + f"\n\n{machine()}.\n"
     )
     (Path(__file__).parent / "results" / "audit_stream.md").write_text(text)
 

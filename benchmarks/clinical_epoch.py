@@ -1,8 +1,10 @@
-"""An ERM epoch on clinical tensors against the plain loop: ``python -m benchmarks.clinical_epoch TENSORS [TENSORS ...]``.
+"""An ERM epoch on clinical tensors against the plain loop: ``python -m benchmarks.clinical_epoch TENSORS
+[TENSORS ...]``.
 
-The plain loop is what this project ran before: ``nn.LSTM`` over the padded batch with its own dropout, Bernoulli dropout on every
-state, AdamW one parameter at a time, validation in float32. Both make the steps of one epoch in turn, batch by batch, and evaluate the
-validation split; model of Table 5 (two layers of width 256, batch 64), one thread, processor time, medians over the batches.
+The plain loop is what this project ran before: ``nn.LSTM`` over the padded batch with its own dropout,
+Bernoulli dropout on every state, AdamW one parameter at a time, validation in float32. Both make the steps of
+one epoch in turn, batch by batch, and evaluate the validation split; model of Table 5 (two layers of width
+256, batch 64), one thread, processor time, medians over the batches.
 """
 
 import statistics
@@ -63,7 +65,9 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def floor(inputs: int, model: ModelSettings, rows: int) -> str:
-    """Say how long the matrix products of the LSTM alone take at the processor's float32 rate, measured on one of them."""
+    """Say how long the matrix products of the LSTM alone take at the processor's float32 rate, measured on
+    one of them.
+    """
     forward = inputs + 2 * model.hidden * model.layers - model.hidden
     back = 2 * model.hidden * model.layers - model.hidden
     count = 2 * rows * 4 * model.hidden * (2 * forward + back)
@@ -71,8 +75,9 @@ def floor(inputs: int, model: ModelSettings, rows: int) -> str:
     spent = min(seconds(lambda: left @ right) for _ in range(20))
     rate = 2 * rows * model.hidden * 4 * model.hidden / spent
     return (
-        f"A step on {rows:,} hours multiplies {count / 1e9:.1f} GFLOP in the LSTM. At {rate / 1e9:.0f} GFLOP/s, the best that a product "
-        f"of its size reaches here in float32, that is {1e3 * count / rate:.0f} ms: no float32 loop over as many hours is faster."
+        f"A step on {rows:,} hours multiplies {count / 1e9:.1f} GFLOP in the LSTM. At {rate / 1e9:.0f}"
+        " GFLOP/s, the best that a product of its size reaches here in float32, that is"
+        f" {1e3 * count / rate:.0f} ms: no float32 loop over as many hours is faster."
     )
 
 
@@ -113,8 +118,9 @@ def measure(folder: Path) -> list[str]:
         ("epoch", epoch, "s", 1),
     ):
         rows.append(
-            f"| {tensors.manifest['dataset']} | {padded / valid:.2f} | {what}, {unit} | {cost['plain'] * scale:.1f} | "
-            f"{cost['ours'] * scale:.1f} | {cost['plain'] / cost['ours']:.2f} |"
+            f"| {tensors.manifest['dataset']} | {padded / valid:.2f} | {what}, {unit} |"
+            f" {cost['plain'] * scale:.1f} | {cost['ours'] * scale:.1f} |"
+            f" {cost['plain'] / cost['ours']:.2f} |"
         )
     return rows
 
@@ -125,8 +131,10 @@ def main() -> None:
     lines = [
         "# An ERM epoch against the plain loop",
         "",
-        f"{machine()}; instructions {processor_instructions()}; PyTorch {torch.__version__}; float32 on both sides; other programs ran on "
-        f"the machine. Medians of {BATCHES} steps.",
+        (
+            f"{machine()}; instructions {processor_instructions()}; PyTorch {torch.__version__}; float32 on"
+            f" both sides; other programs ran on the machine. Medians of {BATCHES} steps."
+        ),
         "",
         "| data | padded ÷ true hours | what | plain loop | this project | ratio |",
         "| --- | ---: | --- | ---: | ---: | ---: |",

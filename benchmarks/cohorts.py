@@ -1,4 +1,6 @@
-"""Simulated cohorts whose true Bias and violation rate are known: subjects, several stays each, correlated tasks."""
+"""Simulated cohorts whose true Bias and violation rate are known: subjects, several stays each, correlated
+tasks.
+"""
 
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -25,10 +27,11 @@ class Cohort:
 
 
 def draw_cohort(subjects: int, generator: np.random.Generator, shift: float = 0.4) -> Cohort:
-    """Draw a cohort: a logit is mean + spread · (severity of the subject, of the stay and noise, unit variance).
+    """Draw a cohort: a logit is mean + spread · (severity of the subject, of the stay and noise, unit
+    variance).
 
-    Stays per subject are 1 + Poisson(1); a stay carries a task's label with the task's own probability. The second
-    method adds ``shift`` to every logit and shares nine tenths of the first one's noise.
+    Stays per subject are 1 + Poisson(1); a stay carries a task's label with the task's own probability. The
+    second method adds ``shift`` to every logit and shares nine tenths of the first one's noise.
     """
     stays = 1 + generator.poisson(1.0, subjects)
     subject = np.repeat(np.arange(subjects), stays)

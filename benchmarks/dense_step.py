@@ -1,8 +1,10 @@
-"""Dense training: ReLiF's step against ERM's, and the project's epoch against a plain DataLoader: ``python -m benchmarks.dense_step``.
+"""Dense training: ReLiF's step against ERM's, and the project's epoch against a plain DataLoader: ``python -m
+benchmarks.dense_step``.
 
-Steps of both methods are timed in turn on the same batches. The plain loop is what a reader would write: one .npy file per frame
-and kind, a map-style dataset, ``torch.utils.data.DataLoader``, the same model and AdamW. On a CPU times are processor time of one thread (other
-programs may share the machine), on a GPU wall time with the device's queue emptied.
+Steps of both methods are timed in turn on the same batches. The plain loop is what a reader would write: one
+.npy file per frame and kind, a map-style dataset, ``torch.utils.data.DataLoader``, the same model and AdamW.
+On a CPU times are processor time of one thread (other programs may share the machine), on a GPU wall time
+with the device's queue emptied.
 """
 
 import argparse
@@ -115,24 +117,36 @@ def main() -> None:
             epoch[name] = min(epoch[name], spent / images)
     made = machine(device)
     lines = [
-        f"Device: {made['device']}; {precision}; {given.encoder}; {size['height']} × {size['width']}, batch {BATCH}; "
-        f"{'processor time of one thread' if device.type == 'cpu' else 'wall time'}.",
+        (
+            f"Device: {made['device']}; {precision}; {given.encoder}; {size['height']} × {size['width']},"
+            f" batch {BATCH}; {'processor time of one thread' if device.type == 'cpu' else 'wall time'}."
+        ),
         "",
         "| what | ERM | ReLiF | ratio |",
         "| --- | ---: | ---: | ---: |",
-        f"| training step, ms (median of {given.repeats}) | {cost['erm'] * 1e3:.1f} | {cost['relif'] * 1e3:.1f} | {cost['relif'] / cost['erm']:.3f} |",
+        (
+            f"| training step, ms (median of {given.repeats}) | {cost['erm'] * 1e3:.1f} |"
+            f" {cost['relif'] * 1e3:.1f} | {cost['relif'] / cost['erm']:.3f} |"
+        ),
         "",
         "| what | this project | DataLoader and .npy files | ratio |",
         "| --- | ---: | ---: | ---: |",
-        f"| making an epoch's batches, ms per image | {feed['this project'] * 1e3:.3f} | {feed['DataLoader'] * 1e3:.3f} "
-        f"| {feed['DataLoader'] / feed['this project']:.1f} |",
-        f"| training, images per second | {1 / epoch['this project']:.1f} | {1 / epoch['DataLoader']:.1f} "
-        f"| {epoch['DataLoader'] / epoch['this project']:.2f} |",
+        (
+            f"| making an epoch's batches, ms per image | {feed['this project'] * 1e3:.3f} |"
+            f" {feed['DataLoader'] * 1e3:.3f} | {feed['DataLoader'] / feed['this project']:.1f} |"
+        ),
+        (
+            f"| training, images per second | {1 / epoch['this project']:.1f} | {1 / epoch['DataLoader']:.1f}"
+            f" | {epoch['DataLoader'] / epoch['this project']:.2f} |"
+        ),
     ]
     if device.type == "cpu":
         lines += [
             "",
-            "No GPU was at hand: on a CPU the model's arithmetic decides, and how batches are made hardly shows.",
+            (
+                "No GPU was at hand: on a CPU the model's arithmetic decides, and how batches are made hardly"
+                " shows."
+            ),
         ]
     text = "\n".join(lines)
     print(text)

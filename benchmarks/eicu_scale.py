@@ -2,9 +2,10 @@
 
 Usage: python benchmarks/eicu_scale.py FOLDER [--copies 1 2 4]
 
-Writes made-up tables (no patient data) of 200,859 unit stays to FOLDER, `vitalPeriodic` and `nurseCharting` in as many copies of
-2.5 million rows each as stated, prepares them in a fresh process each time, and prints a table with rows, seconds and peak
-memory (processor seconds too, since other work may share the machine), and the line through the points extrapolated to the rows of eICU 2.0.
+Writes made-up tables (no patient data) of 200,859 unit stays to FOLDER, `vitalPeriodic` and `nurseCharting`
+in as many copies of 2.5 million rows each as stated, prepares them in a fresh process each time, and prints a
+table with rows, seconds and peak memory (processor seconds too, since other work may share the machine), and
+the line through the points extrapolated to the rows of eICU 2.0.
 """
 
 import argparse
@@ -34,7 +35,9 @@ print(json.dumps([time.perf_counter() - start, use.ru_utime + use.ru_stime, use.
 
 
 def write_small_tables(folder: Path, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Write `patient` with eICU's distribution of lengths (median 1.6, mean 2.7 days); return stay ids and minutes."""
+    """Write `patient` with eICU's distribution of lengths (median 1.6, mean 2.7 days); return stay ids and
+    minutes.
+    """
     stays = np.sort(rng.choice(np.arange(141_000, 3_354_000), STAYS, replace=False))
     minutes = np.minimum(rng.lognormal(np.log(2300), 1.0, STAYS), 60_000).astype(np.int64)
     died = np.where(rng.random(STAYS) < 0.09, "Expired", "Alive")
@@ -147,7 +150,8 @@ def main() -> None:
         slope, start = np.polyfit(rows, seconds, 1)
         print(f"\n{slope * 1e6:.2f} processor seconds per million rows + {start:.1f}")
         print(
-            f"extrapolated to the {FULL_ROWS:,} rows of eICU 2.0: {(start + slope * FULL_ROWS) / 60:.1f} minutes"
+            f"extrapolated to the {FULL_ROWS:,} rows of eICU 2.0: {(start + slope * FULL_ROWS) / 60:.1f}"
+            " minutes"
         )
 
 

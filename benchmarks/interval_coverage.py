@@ -1,9 +1,9 @@
 """How often 95 % intervals cover the truth: ``python -m benchmarks.interval_coverage [COHORTS]``.
 
-Each row simulates cohorts and counts how often an interval of level 0.95 covers the Bias or violation rate of the
-generating distribution, and of the paired difference of two methods. The number of a subject's stays is independent of
-its scores, so the truth is that of the scores' marginal distribution. A row passes between 92 and 98 %, or above with
-its reason.
+Each row simulates cohorts and counts how often an interval of level 0.95 covers the Bias or violation rate of
+the generating distribution, and of the paired difference of two methods. The number of a subject's stays is
+independent of its scores, so the truth is that of the scores' marginal distribution. A row passes between 92
+and 98 %, or above with its reason.
 """
 
 import sys
@@ -71,7 +71,9 @@ def _cohort(latent: np.ndarray, generator: np.random.Generator, sizes: np.ndarra
 
 @dataclass(frozen=True)
 class Scenario:
-    """A kind of cohort: its name, how many subjects, the law of the scores, stays per subject, δ, and why its intervals may be conservative."""
+    """A kind of cohort: its name, how many subjects, the law of the scores, stays per subject, δ, and why its
+    intervals may be conservative.
+    """
 
     name: str
     subjects: int
@@ -170,8 +172,9 @@ def main() -> None:
             f"{found[name]:.1%}" for name in ("bias", "rate", "difference", "rate_difference")
         )
         lines.append(
-            f"| {scenario.name} | {scenario.subjects} | {scenario.tolerance} | {cohorts} | {found['true_bias']:.4f} | "
-            f"{found['true_rate']:.4f} | {shares} | {found['error_ratio']:.2f} | {scenario.note} |"
+            f"| {scenario.name} | {scenario.subjects} | {scenario.tolerance} | {cohorts} |"
+            f" {found['true_bias']:.4f} | {found['true_rate']:.4f} | {shares} | {found['error_ratio']:.2f} |"
+            f" {scenario.note} |"
         )
         print(lines[-1], flush=True)
     text = (

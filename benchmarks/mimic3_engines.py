@@ -2,9 +2,10 @@
 
     python benchmarks/mimic3_engines.py CHARTEVENTS.csv.gz
 
-The scan: nine of fifteen columns, rows of the mapped items only, times parsed, and rows counted by subject, admission and
-stay on the way. Each engine runs in a process of its own; processor time tells them apart on a busy machine, too. An engine that is
-not installed is left out. DuckDB reads the file twice, since one query has one result; the others read it once.
+The scan: nine of fifteen columns, rows of the mapped items only, times parsed, and rows counted by subject,
+admission and stay on the way. Each engine runs in a process of its own; processor time tells them apart on a
+busy machine, too. An engine that is not installed is left out. DuckDB reads the file twice, since one query
+has one result; the others read it once.
 """
 
 import argparse
@@ -32,7 +33,8 @@ peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM
 print(json.dumps([kept, groups, time.perf_counter() - start, time.process_time(), int(peak.split()[1]) / 1024]))
 """
 ENGINES = {
-    "polars": """
+    "polars": (
+        """
 import tempfile
 from pathlib import Path
 import polars as pl
@@ -48,8 +50,10 @@ with tempfile.TemporaryDirectory() as folder:
     lazy.sink_parquet(Path(folder) / "kept.parquet", compression="lz4", engine="streaming")
     kept = pl.scan_parquet(Path(folder) / "kept.parquet").select(pl.len()).collect().item()
 groups = counter.total().height
-""",
-    "duckdb": """
+"""
+    ),
+    "duckdb": (
+        """
 import tempfile
 from pathlib import Path
 import duckdb
@@ -68,8 +72,10 @@ with tempfile.TemporaryDirectory() as folder:
 groups = connection.execute(
     f"select count(*) from (select 1 from {read} group by subject_id, hadm_id, icustay_id)"
 ).fetchone()[0]
-""",
-    "pyarrow": """
+"""
+    ),
+    "pyarrow": (
+        """
 import pyarrow as pa, pyarrow.csv, pyarrow.compute as pc
 names = ["row_id", "subject_id", "hadm_id", "icustay_id", "itemid", "charttime", "value", "valueuom", "error"]
 first = pa.csv.open_csv(path).schema.names
@@ -84,7 +90,8 @@ for batch in pa.csv.open_csv(path, convert_options=options):
     counted.append(table.group_by(keys).aggregate([([], "count_all")]))
     kept += table.filter(pc.is_in(table[written["itemid"]], members)).num_rows
 groups = pa.concat_tables(counted).group_by(keys).aggregate([]).num_rows
-""",
+"""
+    ),
 }
 
 

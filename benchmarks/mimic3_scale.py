@@ -1,11 +1,13 @@
-"""Time and memory of preparing MIMIC-III against the number of CHARTEVENTS rows, on the demo replicated with shifted ids.
+"""Time and memory of preparing MIMIC-III against the number of CHARTEVENTS rows, on the demo replicated with
+shifted ids.
 
     python benchmarks/mimic3_scale.py --source $RELIF_DATA/mimic3_demo --rows 4e6 15e6 30e6 60e6
 
-Each copy of the demo gets its own subject, admission, stay and row ids, so that cohort, events and tensors grow with the rows. Every
-size is prepared in a process of its own; peak memory is that process's largest resident set. The last lines extrapolate the
-processor time to full MIMIC-III v1.4 by a straight line through the measured sizes; wall time also shows what else the machine did. The replicated files (about 13 bytes a row) lie in a
-temporary folder and are removed at the end.
+Each copy of the demo gets its own subject, admission, stay and row ids, so that cohort, events and tensors
+grow with the rows. Every size is prepared in a process of its own; peak memory is that process's largest
+resident set. The last lines extrapolate the processor time to full MIMIC-III v1.4 by a straight line through
+the measured sizes; wall time also shows what else the machine did. The replicated files (about 13 bytes a
+row) lie in a temporary folder and are removed at the end.
 """
 
 import argparse
@@ -84,7 +86,8 @@ def main() -> None:
             stay_hours = np.load(target / "values.npy", mmap_mode="r").shape[0]
             measured.append((made * demo_rows, stay_hours, seconds, processor, memory))
             print(
-                f"{measured[-1][0]:,} rows: {seconds:.1f} s ({processor:.1f} s of processor time), {memory:.0f} MiB",
+                f"{measured[-1][0]:,} rows: {seconds:.1f} s ({processor:.1f} s of processor time),"
+                f" {memory:.0f} MiB",
                 flush=True,
             )
     write_table(measured)

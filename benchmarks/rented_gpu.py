@@ -1,18 +1,24 @@
-"""The GPU part of the paper on a machine rented by the minute: one package there, one command there, a few small files back.
+"""The GPU part of the paper on a machine rented by the minute: one package there, one command there, a few
+small files back.
 
-At home, from a clean checkout (``FORM`` is a travelling form of NYUv2, ``CLINICAL`` a clinical tensor folder)::
+At home, from a clean checkout (``FORM`` is a travelling form of NYUv2, ``CLINICAL`` a clinical tensor
+folder)::
 
-    python -m benchmarks.rented_gpu pack FORM PACKAGE --weights WEIGHTS [--large LARGE_FORM] [--clinical CLINICAL]
+    python -m benchmarks.rented_gpu pack FORM PACKAGE --weights WEIGHTS \\
+        [--large LARGE_FORM] [--clinical CLINICAL]
 
-writes ``PACKAGE/relif.tar.xz.00``, ``.01``, ... of at most ``--piece`` MiB each, with SHA256SUMS. There, with all pieces side by side::
+writes ``PACKAGE/relif.tar.xz.00``, ``.01``, ... of at most ``--piece`` MiB each, with SHA256SUMS. There, with
+all pieces side by side::
 
-    sha256sum -c SHA256SUMS && cat relif.tar.xz.* | tar xJ && cd relif/tree && python -m benchmarks.rented_gpu run --minutes 14 --back BACK
+    sha256sum -c SHA256SUMS && cat relif.tar.xz.* | tar xJ && cd relif/tree
+    python -m benchmarks.rented_gpu run --minutes 14 --back BACK
 
-needs torch, torchvision, NumPy, SciPy, scikit-learn, safetensors, h5py and Pillow. Runs and their checkpoints live in ``--scratch``
-(memory). The blocks stand in the order of their value; a block is not begun where what a step and an evaluation were measured to take
-says that its first run cannot end, and the study begins no run that would not end. After every block all finished records lie in
-``BACK/records-0.tar`` ... (at most ``--files`` of ``--piece`` MiB) beside ``BACK/rented.json``, which says what was measured,
-made and left out, so that whatever interrupts the rent costs one block at most.
+needs torch, torchvision, NumPy, SciPy, scikit-learn, safetensors, h5py and Pillow. Runs and their checkpoints
+live in ``--scratch`` (memory). The blocks stand in the order of their value; a block is not begun where what
+a step and an evaluation were measured to take says that its first run cannot end, and the study begins no run
+that would not end. After every block all finished records lie in ``BACK/records-0.tar`` ... (at most
+``--files`` of ``--piece`` MiB) beside ``BACK/rented.json``, which says what was measured, made and left out,
+so that whatever interrupts the rent costs one block at most.
 """
 
 import argparse
@@ -63,7 +69,8 @@ class Block:
 
 
 def blocks_of(weights: str | None, rehearsal: bool) -> tuple[Block, ...]:
-    """Return the blocks by falling value: sizes and seeds of ``nyuv2`` and ``table3`` in data/analysis_plan.md.
+    """Return the blocks by falling value: sizes and seeds of ``nyuv2`` and ``table3`` in
+    data/analysis_plan.md.
 
     In a rehearsal every block has two methods, one seed and one epoch of small models.
     """
@@ -207,11 +214,12 @@ def measure(
     tries: Sequence[int],
     repeats: int,
 ) -> dict[str, float]:
-    """Measure ERM's and ReLiF's step and an evaluation, then steps per second of several workers; choose their number.
+    """Measure ERM's and ReLiF's step and an evaluation, then steps per second of several workers; choose
+    their number.
 
     Returns:
-        Milliseconds of a step of both, their ratio, ``run_seconds`` of an ERM run that shares the device as the workers will, and
-        ``steps_per_second`` of every number of workers tried.
+        Milliseconds of a step of both, their ratio, ``run_seconds`` of an ERM run that shares the device as
+        the workers will, and ``steps_per_second`` of every number of workers tried.
     """
     problem = open_problem(folder, device, settings, weights)
     where = torch.device(device)

@@ -1,8 +1,8 @@
 """What the Lipschitz surrogate costs: ``python -m benchmarks.surrogate_speed``.
 
-One step, forward and backward, in milliseconds of processor time on one thread (median), of the batched surrogate and of a plain loop over the
-pairs, which computes the same numbers the way the definition reads; and what the surrogate adds to a training
-step of a two-layer LSTM of width 256 on 48 hours of 76 inputs.
+One step, forward and backward, in milliseconds of processor time on one thread (median), of the batched
+surrogate and of a plain loop over the pairs, which computes the same numbers the way the definition reads;
+and what the surrogate adds to a training step of a two-layer LSTM of width 256 on 48 hours of 76 inputs.
 """
 
 import itertools

@@ -1,6 +1,7 @@
 """``relif audit``: from a table of scores to a verdict, on files; no torch needed.
 
-The verbs end with status 0 for done or passed, 1 for shown to fail (``check`` alone), 3 for undecided, 2 for bad input.
+The verbs end with status 0 for done or passed, 1 for shown to fail (``check`` alone), 3 for undecided, 2 for
+bad input.
 """
 
 import json
@@ -33,14 +34,19 @@ class _VerbOrFile(TyperGroup):
 audit_app = typer.Typer(
     cls=_VerbOrFile,
     no_args_is_help=True,
-    help="Audit scores of any model: calibrate a ruler, run, compare, draw the curve, check limits, merge sites. "
-    "`relif audit FILE --tolerance δ` audits a table at once; ./run is a file called run.",
+    help=(
+        "Audit scores of any model: calibrate a ruler, run, compare, draw the curve, check limits, merge"
+        " sites. `relif audit FILE --tolerance δ` audits a table at once; ./run is a file called run."
+    ),
 )
 
 Table = Annotated[
     Path,
     typer.Argument(
-        help="CSV, TSV, Parquet or JSON lines (- for CSV on standard input): one column per task, or columns task and score."
+        help=(
+            "CSV, TSV, Parquet or JSON lines (- for CSV on standard input): one column per task, or columns"
+            " task and score."
+        )
     ),
 ]
 Task = Annotated[
@@ -140,7 +146,10 @@ def calibrate(
     score: Annotated[
         list[str] | None,
         typer.Option(
-            help="TASK=RULE: sigmoid, identity, quantile:.1:.9, max_softmax:PATTERN, max_sigmoid:PATTERN (repeatable)."
+            help=(
+                "TASK=RULE: sigmoid, identity, quantile:.1:.9, max_softmax:PATTERN, max_sigmoid:PATTERN"
+                " (repeatable)."
+            )
         ),
     ] = None,
     task: Annotated[
@@ -301,8 +310,8 @@ def compare(
     for one, order in zip(found, orders, strict=True):
         (low, high), kind = one.comparison.interval, "paired" if one.comparison.paired else "not paired"
         typer.echo(
-            f"{one.a} minus {one.b}: Bias {one.comparison.difference:+.4f} ({low:+.4f} to {high:+.4f}; {kind}), "
-            f"adjusted p {one.adjusted_p_value:.3g}"
+            f"{one.a} minus {one.b}: Bias {one.comparison.difference:+.4f} ({low:+.4f} to {high:+.4f};"
+            f" {kind}), adjusted p {one.adjusted_p_value:.3g}"
         )
         if order is not None:
             word = "certified" if order.certified else "not certified (which does not mean that it flips)"
@@ -414,7 +423,8 @@ def merge(
         ("Violation rate", found.violation_rate, found.violation_rate_range, (rate_low, rate_high)),
     ):
         typer.echo(
-            f"{title} {value:.4f}, proven {least:.4f} to {most:.4f}; {100 * level:g} % interval {ends[0]:.4f} to {ends[1]:.4f}"
+            f"{title} {value:.4f}, proven {least:.4f} to {most:.4f}; {100 * level:g} % interval {ends[0]:.4f}"
+            f" to {ends[1]:.4f}"
         )
     typer.echo(
         "Intervals take every score as independent; subjects with several scores make them too narrow."
@@ -456,7 +466,8 @@ def _facts(path: Path | None) -> dict[str, Any]:
     for key, value in facts.items():
         if key not in known or not isinstance(value, known[key]):
             raise InputError(
-                f"{path}: {key!r} is not understood; a card takes the texts name, dataset, split and the tables utility, controller"
+                f"{path}: {key!r} is not understood; a card takes the texts name, dataset, split and the"
+                " tables utility, controller"
             )
     return facts
 
@@ -496,7 +507,10 @@ def _audit_lines(result: "AuditResult", level: float) -> list[str]:
     lines = [
         f"Bias           {result.bias:.4f} ({low:.4f} to {high:.4f})",
         f"Violation rate {result.violation_rate:.4f} ({rate_low:.4f} to {rate_high:.4f})",
-        f"{100 * level:g}% intervals from {result.clusters:,} independent {result.clustered_by}s; {result.protocol} protocol",
+        (
+            f"{100 * level:g}% intervals from {result.clusters:,} independent {result.clustered_by}s;"
+            f" {result.protocol} protocol"
+        ),
     ]
     for row in result.per_pair:
         pair = " – ".join(row.tasks).ljust(width)

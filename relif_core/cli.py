@@ -77,8 +77,8 @@ def _options(
 def main() -> None:
     """Run the command line: exit status 2 for bad input, 70 for what failed or crashed, 130 when interrupted.
 
-    1 only ever means that a check of an audit was shown to fail. Other packages add commands by an entry point of the group
-    ``relif.commands``: a function that takes the application.
+    1 only ever means that a check of an audit was shown to fail. Other packages add commands by an entry
+    point of the group ``relif.commands``: a function that takes the application.
     """
     for entry in entry_points(group="relif.commands"):
         entry.load()(app)
@@ -117,7 +117,10 @@ def run(
     method: Annotated[
         str | None,
         typer.Option(
-            help="A balancer, relif or one of its ablations, or <balancer>+relif; relif, or the --balancer, if not given."
+            help=(
+                "A balancer, relif or one of its ablations, or <balancer>+relif; relif, or the --balancer, if"
+                " not given."
+            )
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, batch order and dropout.")] = 0,
@@ -166,7 +169,10 @@ def study(
     seeds: Annotated[
         str | None,
         typer.Option(
-            help="Seeds and ranges such as 100-129 or 100,103,110-112, or a number of seeds; the study's own if not given."
+            help=(
+                "Seeds and ranges such as 100-129 or 100,103,110-112, or a number of seeds; the study's own"
+                " if not given."
+            )
         ),
     ] = None,
     block: Annotated[
@@ -231,9 +237,9 @@ def study(
         for line in cost_lines(summary.records):
             typer.echo(line)
         typer.echo(
-            f"{len(summary.records)} of {len(runs)} records ({summary.found} found, {summary.made} made) "
-            f"in {summary.seconds / 60:.1f} min; {len(summary.paused)} to go on with, {len(summary.busy)} busy, "
-            f"{len(summary.failed)} failed"
+            f"{len(summary.records)} of {len(runs)} records ({summary.found} found, {summary.made} made) in"
+            f" {summary.seconds / 60:.1f} min; {len(summary.paused)} to go on with, {len(summary.busy)} busy,"
+            f" {len(summary.failed)} failed"
         )
     if summary.failed:
         raise typer.Exit(70)
@@ -307,7 +313,9 @@ def read_changes(pairs: list[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the block within two seconds, and the command with a message and the signal's exit status."""
+    """Let Ctrl-C and SIGTERM end the block within two seconds, and the command with a message and the
+    signal's exit status.
+    """
     from relif_core.errors import RunPaused
     from relif_core.stopping import StopRequest, stop_on_signals
 

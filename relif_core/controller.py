@@ -1,7 +1,8 @@
 """Feedback on the penalty weight: what the observed violation rate does to λ.
 
-Every controller has the same small surface: ``update(violation_rate) -> weight``, ``weight``, ``smoothed_rate``,
-``updates``, ``state_dict()`` and ``load_state_dict()``. Plain Python floats; no model, no tensor.
+Every controller has the same small surface: ``update(violation_rate) -> weight``, ``weight``,
+``smoothed_rate``, ``updates``, ``state_dict()`` and ``load_state_dict()``. Plain Python floats; no model, no
+tensor.
 """
 
 import math
@@ -91,8 +92,8 @@ class Controller:
         """
         if set(state) != set(self.state_dict()):
             raise RecordError(
-                f"{type(self).__name__}: state has the keys {sorted(state)}, expected {sorted(self.state_dict())}; "
-                "was it saved by another kind of controller?"
+                f"{type(self).__name__}: state has the keys {sorted(state)}, expected"
+                f" {sorted(self.state_dict())}; was it saved by another kind of controller?"
             )
         weight, rate, updates = state["weight"], state["smoothed_rate"], state["updates"]
         if weight is None or not (math.isfinite(weight) and weight >= 0):
@@ -172,8 +173,8 @@ class ViolationController(_BoundedController):
     :math:`\eta` this is :math:`\log\lambda \leftarrow \log\lambda + \eta(\bar r - \rho^*)`, the recursion of
     Theorem B.5.
 
-    Initial state: weight ``initial``, no smoothed rate, no updates. During the first ``warmup`` updates the rate
-    is smoothed and the weight stays. A skipped step (None, NaN) changes nothing.
+    Initial state: weight ``initial``, no smoothed rate, no updates. During the first ``warmup`` updates the
+    rate is smoothed and the weight stays. A skipped step (None, NaN) changes nothing.
 
     With the default step size the weight changes by at most 0.084 % in a step, so a factor of ten takes
     thousands of steps.
@@ -210,14 +211,16 @@ class ViolationController(_BoundedController):
 
 
 class ProportionalIntegralController(_BoundedController):
-    r"""Proportional-integral feedback on log λ: an extension that answers faster without giving up the target.
+    r"""Proportional-integral feedback on log λ: an extension that answers faster without giving up the
+    target.
 
     With the error :math:`e = \bar r - \rho^*` and the integral term :math:`I`, 0 at first,
 
     .. math::
         I \leftarrow \operatorname{clip}\bigl(I + K_I\,e,\ \log\tfrac{\lambda_{\min}}{\lambda_0},\
         \log\tfrac{\lambda_{\max}}{\lambda_0}\bigr), \qquad
-        \lambda \leftarrow \operatorname{clip}\bigl(\lambda_0 e^{I + K_P e}, \lambda_{\min}, \lambda_{\max}\bigr) .
+        \lambda \leftarrow \operatorname{clip}\bigl(\lambda_0 e^{I + K_P e}, \lambda_{\min},
+        \lambda_{\max}\bigr) .
 
     The clip of the integral term is the anti-windup: however long the weight sits at a bound, it leaves the
     bound with the first errors of the other sign. With :math:`K_P = 0` this is exactly the projected
@@ -234,9 +237,9 @@ class ProportionalIntegralController(_BoundedController):
         InputError: a setting is outside its range.
 
     Source: Åström and Hägglund, Advanced PID Control (2006), chapter 3, for proportional-integral control and
-    windup; Sohrabi et al., On PI controllers for updating Lagrange multipliers in constrained optimization (ICML
-    2024), use the same family (there on the multiplier, here on its logarithm). The published method has no
-    proportional term.
+    windup; Sohrabi et al., On PI controllers for updating Lagrange multipliers in constrained optimization
+    (ICML 2024), use the same family (there on the multiplier, here on its logarithm). The published method
+    has no proportional term.
     """
 
     def __init__(

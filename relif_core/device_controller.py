@@ -15,10 +15,12 @@ from relif_core.errors import InputError
 
 
 class DeviceController:
-    """Steers λ on a device as ``controller`` would on the host, in float64 and in the same order of operations.
+    """Steers λ on a device as ``controller`` would on the host, in float64 and in the same order of
+    operations.
 
     The weights of :class:`ConstantWeight` and :class:`ViolationController` are the host's exactly; those of
-    :class:`ProportionalIntegralController` differ where the device's exponential does. ``settle`` hands the state back.
+    :class:`ProportionalIntegralController` differ where the device's exponential does. ``settle`` hands the
+    state back.
 
     Args:
         controller: The rule and the state to start from.
@@ -40,7 +42,9 @@ class DeviceController:
         self._trace: list[Tensor] = []
 
     def update(self, violation_rate: Tensor) -> Tensor:
-        """Take in one step's rate (NaN: a skipped step) and return the weight for its loss, both scalar tensors."""
+        """Take in one step's rate (NaN: a skipped step) and return the weight for its loss, both scalar
+        tensors.
+        """
         rule, state = self.controller, self._state
         rate = violation_rate.double()
         valid = ~rate.isnan()
@@ -63,7 +67,8 @@ class DeviceController:
         return state["weight"]
 
     def settle(self) -> list[list[float]]:
-        """Give the host's controller this state; return weight, rate and smoothed rate of every step since the last call.
+        """Give the host's controller this state; return weight, rate and smoothed rate of every step since
+        the last call.
 
         Raises:
             InputError: A rate was outside [0, 1].

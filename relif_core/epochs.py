@@ -1,6 +1,8 @@
-"""What every epoch of a run leaves beside its losses and utilities: the audit on a fixed grid of tolerances, raw and calibrated.
+"""What every epoch of a run leaves beside its losses and utilities: the audit on a fixed grid of tolerances,
+raw and calibrated.
 
-Validation is read after every epoch, test after every fifth, the selected and the last one. Nothing here steers training.
+Validation is read after every epoch, test after every fifth, the selected and the last one. Nothing here
+steers training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,9 @@ TEST_EVERY = 5
 
 
 class EpochAudits:
-    """The readings of a run so far: lists of plain numbers per split and quantity, which a checkpoint carries."""
+    """The readings of a run so far: lists of plain numbers per split and quantity, which a checkpoint
+    carries.
+    """
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = tuple(tasks)
@@ -29,7 +33,9 @@ class EpochAudits:
     def add(
         self, split: str, epoch: int, evaluation: Evaluation, temperatures: Mapping[str, float] | None = None
     ) -> dict[str, float]:
-        """Read one epoch of a split once; return the temperatures, fitted on this evaluation unless they are given."""
+        """Read one epoch of a split once; return the temperatures, fitted on this evaluation unless they are
+        given.
+        """
         fitted = temperatures_of(evaluation.logits) if temperatures is None else dict(temperatures)
         rows = self.readings[split]
         if epoch not in rows.get("epoch", []):
@@ -55,7 +61,8 @@ class EpochAudits:
                 found[prefix + name] = [
                     float(of(filled[task])) if task in filled else np.nan for task in self.tasks
                 ]
-            # Scores whose scale is set at the end of training have no curve before, and keep their place in the list.
+            # Scores whose scale is set at the end of training have no curve before, and keep their place in
+            # the list.
             curve = bias_curve(filled, TOLERANCES) if len(filled) > 1 and evaluation.on_scale else None
             for kind in ("bias", "violation_rate"):
                 missing = [np.nan] * len(TOLERANCES)
@@ -63,7 +70,9 @@ class EpochAudits:
         return found
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return ``epoch/<split>/<quantity>`` [epochs read, ...] float32 by rising epoch, and ``epoch/tolerances``."""
+        """Return ``epoch/<split>/<quantity>`` [epochs read, ...] float32 by rising epoch, and
+        ``epoch/tolerances``.
+        """
         found = {"epoch/tolerances": np.array(TOLERANCES)}
         for split, rows in self.readings.items():
             order = np.argsort(rows.get("epoch", []))

@@ -21,7 +21,9 @@ from relif_core.errors import DataError, InputError, StorageError
 UNWRITABLE = {
     errno.ENOSPC: "the disk is full; free some space and start again",
     errno.EDQUOT: "the disk quota is used up; free some space and start again",
-    errno.EFBIG: "it would be larger than a file may be here (ulimit -f, or the file system); raise that limit",
+    errno.EFBIG: (
+        "it would be larger than a file may be here (ulimit -f, or the file system); raise that limit"
+    ),
     errno.EROFS: "the file system is read-only; choose another place",
     errno.EACCES: "writing there is not permitted; choose another place or mend its permissions",
     errno.EPERM: "writing there is not permitted; choose another place or mend its permissions",
@@ -45,7 +47,8 @@ class _Noting(io.FileIO):
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary neighbour of ``path`` for binary writing; it takes the name ``path`` only if the block succeeds.
+    """Open a temporary neighbour of ``path`` for binary writing; it takes the name ``path`` only if the block
+    succeeds.
 
     Raises ``StorageError`` where the place cannot be written: no space, read-only, not permitted.
     """
@@ -135,7 +138,9 @@ def _named_faults(path: Path) -> Iterator[None]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return ``folder / name``; ``DataError`` where that leaves the folder, by its name or through a symbolic link."""
+    """Return ``folder / name``; ``DataError`` where that leaves the folder, by its name or through a symbolic
+    link.
+    """
     path = Path(folder) / name
     if not path.resolve().is_relative_to(Path(folder).resolve()):
         raise DataError(f"{folder}: {name!r} leads out of the folder; refused")

@@ -1,9 +1,10 @@
 """The one table of methods: key → title, colour, marker and what a run of it changes.
 
-Everything that names methods reads it: settings, studies, the command, figures and tables. A new balancer is one file with a
-subclass of :class:`~relif_core.balancers.base.Balancer` and one entry in ``_BALANCERS``; from outside the package it is
-the file alone (:func:`add_balancer`, ``--balancer path/to/file.py:Class``, or the environment variable ``RELIF_BALANCERS``,
-which worker processes and notebook kernels inherit; several are separated by ``;``).
+Everything that names methods reads it: settings, studies, the command, figures and tables. A new balancer is
+one file with a subclass of :class:`~relif_core.balancers.base.Balancer` and one entry in ``_BALANCERS``; from
+outside the package it is the file alone (:func:`add_balancer`, ``--balancer path/to/file.py:Class``, or the
+environment variable ``RELIF_BALANCERS``, which worker processes and notebook kernels inherit; several are
+separated by ``;``).
 
 This module imports the standard library alone; balancer classes are loaded where they are used.
 """
@@ -31,10 +32,10 @@ MARKERS = ("X", "h", "<", ">", "p", "d", "8", "H")
 class Method:
     """One method.
 
-    ``balancer`` is the key of the balancer that a run of it uses; ``source`` ("module:Class" within relif_core.balancers, or
-    "path/to/file.py:Class") stands where the method *is* a balancer. ``changes`` are settings that differ from
-    ``RunSettings``, ``dense`` marks a method of dense prediction only. Figures draw a ``hollow`` mark for another version of
-    the method whose colour it has.
+    ``balancer`` is the key of the balancer that a run of it uses; ``source`` ("module:Class" within
+    relif_core.balancers, or "path/to/file.py:Class") stands where the method *is* a balancer. ``changes`` are
+    settings that differ from ``RunSettings``, ``dense`` marks a method of dense prediction only. Figures draw
+    a ``hollow`` mark for another version of the method whose colour it has.
     """
 
     key: str
@@ -170,14 +171,15 @@ def method_of(key: str) -> Method:
         own = METHODS[balancer]
         return replace(own, key=key, title=f"{own.title} + ReLiF", penalty=True, source="", hollow=True)
     raise InputError(
-        f"no method is called {key!r}; there are the balancers {', '.join(balancer_keys())} (each also with +relif), "
-        f"{', '.join(name for name, method in METHODS.items() if not method.source)}; add your own with "
-        "--balancer path/to/file.py:Class"
+        f"no method is called {key!r}; there are the balancers {', '.join(balancer_keys())} (each also with"
+        f" +relif), {', '.join(name for name, method in METHODS.items() if not method.source)}; add your own"
+        " with --balancer path/to/file.py:Class"
     )
 
 
 def look_of(key: str) -> Method:
-    """Return a method's entry for readers: as :func:`method_of`, and a plain one for a method that is not known here.
+    """Return a method's entry for readers: as :func:`method_of`, and a plain one for a method that is not
+    known here.
 
     Records may be of a balancer that somebody added; their pages are read without its file.
     """
@@ -211,8 +213,9 @@ def added_balancers() -> list[str]:
 def add_balancer(reference: str) -> Method:
     """Add a balancer from a file outside the package, here and in every process that is started from now on.
 
-    Its key is the class's name in small letters with underscores, its title the class attribute ``title`` (else the class's name).
-    Records name the balancer with the first digits of its file's sha256, so another version of the file is another run.
+    Its key is the class's name in small letters with underscores, its title the class attribute ``title``
+    (else the class's name). Records name the balancer with the first digits of its file's sha256, so another
+    version of the file is another run.
 
     Args:
         reference: "path/to/file.py:Class", a subclass of ``relif_core.balancers.base.Balancer``.

@@ -1,7 +1,8 @@
-"""Other training penalties than the surrogate, for comparison: the audit itself, and similar pairs within one task.
+"""Other training penalties than the surrogate, for comparison: the audit itself, and similar pairs within one
+task.
 
-Both take the place of :class:`~relif_core.surrogate.LipschitzSurrogate` in a run: the same controller weighs them and reads
-their violation rate. They keep no state.
+Both take the place of :class:`~relif_core.surrogate.LipschitzSurrogate` in a run: the same controller weighs
+them and reads their violation rate. They keep no state.
 """
 
 from collections.abc import Mapping
@@ -21,8 +22,8 @@ class AuditPenalty(nn.Module):
     .. math:: R = \text{mean}_{i<j}\; \text{mean}_{a, b}\, (|p_i(a) - p_j(b)| - \delta)_+ , \qquad
         r = \text{mean}_{i<j}\; \text{mean}_{a, b}\, 1[|p_i(a) - p_j(b)| > \delta],
 
-    over all samples a, b of the batch that carry a label of task i, of task j: every pair of tasks weighs the same, as in
-    the audit. A step in which no two tasks have a label is skipped.
+    over all samples a, b of the batch that carry a label of task i, of task j: every pair of tasks weighs the
+    same, as in the audit. A step in which no two tasks have a label is skipped.
 
     Args:
         tolerance: :math:`\delta` in [0, 1].
@@ -58,19 +59,20 @@ class AuditPenalty(nn.Module):
 class SimilarPairsPenalty(nn.Module):
     r"""Individual fairness within each task: similar samples of a batch get similar scores.
 
-    For every sample a with a label of task i and its ``neighbours`` nearest such samples b of the batch (fewer where there
-    are fewer; ties in any order), by an external distance d that no training moves,
+    For every sample a with a label of task i and its ``neighbours`` nearest such samples b of the batch
+    (fewer where there are fewer; ties in any order), by an external distance d that no training moves,
 
     .. math:: R = \text{mean}_i\; \text{mean}_{a, b}\, (|p_i(a) - p_i(b)| - L\,d(a, b))_+ , \qquad
         r = \text{mean}_i\; \text{mean}_{a, b}\, 1[|p_i(a) - p_i(b)| > L\,d(a, b)].
 
-    d is the root mean square difference of the samples' ``features``: for a clinical stay the mean of its standardised
-    inputs over its valid hours, for an image its 8 × 8 thumbnail.
+    d is the root mean square difference of the samples' ``features``: for a clinical stay the mean of its
+    standardised inputs over its valid hours, for an image its 8 × 8 thumbnail.
 
-    Simplified against SenSeI: that method searches, by an inner maximisation, for the transport of the samples that
-    changes the output most while the inputs move little under a *fair metric* learned from data. Here the pairs are the
-    neighbours that the batch happens to hold, the metric is a fixed one with no sensitive direction removed, and the output
-    distance is that of the audit scores; L takes the place of the transport's budget.
+    Simplified against SenSeI: that method searches, by an inner maximisation, for the transport of the
+    samples that changes the output most while the inputs move little under a *fair metric* learned from data.
+    Here the pairs are the neighbours that the batch happens to hold, the metric is a fixed one with no
+    sensitive direction removed, and the output distance is that of the audit scores; L takes the place of the
+    transport's budget.
 
     Args:
         slope: :math:`L \ge 0`.
@@ -79,7 +81,8 @@ class SimilarPairsPenalty(nn.Module):
     Raises:
         InputError: a setting is outside its range.
 
-    Source: after Yurochkin and Sun, SenSeI: sensitive set invariance for enforcing individual fairness, ICLR 2021.
+    Source: after Yurochkin and Sun, SenSeI: sensitive set invariance for enforcing individual fairness, ICLR
+        2021.
     """
 
     needs_features = True

@@ -20,10 +20,11 @@ _FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
 @functools.cache
 def sources() -> dict[str, Any]:
-    """Return ``commit`` and ``modified`` of the imported package, and ``source``, the digest of its Python files.
+    """Return ``commit`` and ``modified`` of the imported package, and ``source``, the digest of its Python
+    files.
 
-    Without git they come from :data:`STAMP`; without both, commit and modified are None. Asked once per process, since a
-    checkout may change while one runs.
+    Without git they come from :data:`STAMP`; without both, commit and modified are None. Asked once per
+    process, since a checkout may change while one runs.
     """
     digest = package_digest()
     commit, modified = _from_git() or _from_stamp(digest) or (None, None)
@@ -39,7 +40,8 @@ def write_stamp(package: Path = PACKAGE) -> Path:
 
 
 def command(arguments: list[str] | None = None) -> str | None:
-    """Return the program and its arguments, every absolute path reduced to its name; None inside a Ray worker.
+    """Return the program and its arguments, every absolute path reduced to its name; None inside a Ray
+    worker.
 
     >>> command(["/home/me/bin/relif", "run", "/data/icu", "--target=/tmp/out", "--seed", "3"])
     'relif run icu --target=out --seed 3'

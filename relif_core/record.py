@@ -1,8 +1,9 @@
 """What a finished run leaves: a folder with ``record.json`` and ``arrays.npz``, readable without torch.
 
-``record.json`` holds the key, settings, data set, result and circumstances; ``arrays.npz`` the audit scores per split and
-task, the calibration distances, the step trace and the readings of every epoch. ``result`` and the arrays are determined by the
-key on one kind of processor; ``made`` (times, machine, sources, versions) is not. Fields that came later are optional.
+``record.json`` holds the key, settings, data set, result and circumstances; ``arrays.npz`` the audit scores
+per split and task, the calibration distances, the step trace and the readings of every epoch. ``result`` and
+the arrays are determined by the key on one kind of processor; ``made`` (times, machine, sources, versions) is
+not. Fields that came later are optional.
 """
 
 import hashlib
@@ -30,7 +31,9 @@ VIEWS = {"": "score", "calibrated": "calibrated", "last": "last", "last_calibrat
 
 
 def run_key(settings: RunSettings, data_fingerprint: str, device: str) -> str:
-    """Return the sha256 of what determines a run: its settings, its data and the kind of device ("cpu" or "cuda")."""
+    """Return the sha256 of what determines a run: its settings, its data and the kind of device ("cpu" or
+    "cuda").
+    """
     content = {"format": FORMAT, "settings": as_json(settings), "data": data_fingerprint, "device": device}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -39,15 +42,16 @@ def run_key(settings: RunSettings, data_fingerprint: str, device: str) -> str:
 class Record:
     """A finished run.
 
-    ``content`` is record.json. ``arrays`` maps ``score/<split>/<task>`` (float32, one per sample with a label), and under
-    the same name ``sample/...`` (its row in the data set) and ``subject/...`` (its subject's number), to arrays, besides
-    ``calibration/distances`` and ``trace/violation_rate``. Under ``calibrated/``, ``last/`` and ``last_calibrated/`` stand the scores of
-    the other :data:`VIEWS`; ``logit/`` and ``last_logit/`` (float16 [rows, classes]), ``label/`` and ``rows/`` (labelled hours of
-    each sample, where a sample has several) are what they were made of. ``epoch/<split>/<quantity>`` [epochs, ...] follows
-    ``epoch/<split>/epoch``; its curves [epochs, D] belong to ``epoch/tolerances``. ``raw/<split>/<task>`` of dense runs
-    holds scores before scale and clipping (segmentation: [n, 8], by temperature). ``histogram/<view>/<split>/<task>`` stands in
-    published records for scores that were left out, ``merged_histogram/...`` [2, bins] (upper edges, counts) where no bin may hold
-    fewer than ten.
+    ``content`` is record.json. ``arrays`` maps ``score/<split>/<task>`` (float32, one per sample with a
+    label), and under the same name ``sample/...`` (its row in the data set) and ``subject/...`` (its
+    subject's number), to arrays, besides ``calibration/distances`` and ``trace/violation_rate``. Under
+    ``calibrated/``, ``last/`` and ``last_calibrated/`` stand the scores of the other :data:`VIEWS`;
+    ``logit/`` and ``last_logit/`` (float16 [rows, classes]), ``label/`` and ``rows/`` (labelled hours of each
+    sample, where a sample has several) are what they were made of. ``epoch/<split>/<quantity>`` [epochs, ...]
+    follows ``epoch/<split>/epoch``; its curves [epochs, D] belong to ``epoch/tolerances``.
+    ``raw/<split>/<task>`` of dense runs holds scores before scale and clipping (segmentation: [n, 8], by
+    temperature). ``histogram/<view>/<split>/<task>`` stands in published records for scores that were left
+    out, ``merged_histogram/...`` [2, bins] (upper edges, counts) where no bin may hold fewer than ten.
     """
 
     content: dict[str, Any]
@@ -106,7 +110,9 @@ class Record:
         )
 
     def logits(self, split: str = "test", *, last: bool = False) -> dict[str, LabelledLogits]:
-        """Return the logits and labels of a split at the selected or the last epoch; empty where the record keeps none."""
+        """Return the logits and labels of a split at the selected or the last epoch; empty where the record
+        keeps none.
+        """
         kinds = {task["name"]: task.get("kind", "") for task in self.content["dataset"]["tasks"]}
         found = {}
         for task in self.tasks:
@@ -129,7 +135,8 @@ class Record:
     def trace(self, name: str) -> np.ndarray:
         """Return a step trace: ``weight``, ``violation_rate`` or ``smoothed_rate`` [steps].
 
-        Records keep the rates; weights and smoothed rates are what the controller makes of them, to the last bit.
+        Records keep the rates; weights and smoothed rates are what the controller makes of them, to the last
+        bit.
         """
         if f"trace/{name}" in self.arrays:
             return self.arrays[f"trace/{name}"]
@@ -190,7 +197,8 @@ class Record:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         if found != FORMAT:
             raise RecordError(
-                f"{folder} has format {found!r}, this version reads {FORMAT!r}; remove the folder and run again"
+                f"{folder} has format {found!r}, this version reads {FORMAT!r}; remove the folder and run"
+                " again"
             )
         try:
             packed = (folder / "arrays.npz").read_bytes()
@@ -218,7 +226,9 @@ class Record:
 
 
 def load_records(folder: Path, **wanted: Any) -> list[Record]:
-    """Load every finished record below ``folder``, sorted by method and seed; ``wanted`` filters by method or seed."""
+    """Load every finished record below ``folder``, sorted by method and seed; ``wanted`` filters by method or
+    seed.
+    """
     records = [Record.load(path.parent) for path in sorted(Path(folder).rglob("record.json"))]
     for name, value in wanted.items():
         records = [record for record in records if getattr(record, name) == value]

@@ -1,4 +1,6 @@
-"""Audit scores from a file: CSV, TSV, Parquet or JSON lines, wide (one column per task) or long (one row per score)."""
+"""Audit scores from a file: CSV, TSV, Parquet or JSON lines, wide (one column per task) or long (one row per
+score).
+"""
 
 import io
 import sys
@@ -25,7 +27,9 @@ INDEX_NAMES = ("", "index", "Unnamed: 0", "__index_level_0__", "rownames")
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores, subject ids, group labels and weights of a file, each task → array; ``notes`` tell what was taken and left."""
+    """Scores, subject ids, group labels and weights of a file, each task → array; ``notes`` tell what was
+    taken and left.
+    """
 
     scores: Scores
     subjects: Scores | None
@@ -43,14 +47,15 @@ def read_score_table(
 ) -> ScoreTable:
     """Read a table of audit scores; ``-`` reads CSV from standard input.
 
-    Wide: one row is one sample, one column one task; an empty cell, NA or nan means that the sample is not in that task's pool.
-    ``tasks`` are the score columns. If none are named they are all number columns but ``subject``, ``group`` and ``weight``,
-    row numbers and columns of 0 and 1 alone, which could be labels; the notes say what was taken and what was left. Without a
-    ``subject`` the row is the subject. Long: columns ``task`` and ``score`` instead, one row per score.
+    Wide: one row is one sample, one column one task; an empty cell, NA or nan means that the sample is not in
+    that task's pool. ``tasks`` are the score columns. If none are named they are all number columns but
+    ``subject``, ``group`` and ``weight``, row numbers and columns of 0 and 1 alone, which could be labels;
+    the notes say what was taken and what was left. Without a ``subject`` the row is the subject. Long:
+    columns ``task`` and ``score`` instead, one row per score.
 
     Raises:
-        InputError: a file that is missing, of an unknown kind or broken, a column that is missing, there twice or not numeric,
-            a missing subject, group or weight.
+        InputError: a file that is missing, of an unknown kind or broken, a column that is missing, there
+            twice or not numeric, a missing subject, group or weight.
     """
     table = read_table(path)
     for wanted in (*tasks, *(name for name in (subject, group, weight) if name is not None)):
@@ -94,7 +99,8 @@ def _score_columns(
             names.append(name)
     if len(names) < 2 and left:
         raise InputError(
-            f"{path}: fewer than two score columns; left out {_listed(left)}. Name the score columns with --task"
+            f"{path}: fewer than two score columns; left out {_listed(left)}. Name the score columns with"
+            " --task"
         )
     notes = [f"scores: {', '.join(names)}"]
     if left:
@@ -139,8 +145,8 @@ def _long(
 def _numbers(path: Path | str, column: "polars.Series") -> "polars.Series":
     if not column.dtype.is_numeric():
         raise InputError(
-            f"{path}: column {column.name!r} is {column.dtype}, not a score; name the score columns with --task, "
-            "and ids with --subject or --group"
+            f"{path}: column {column.name!r} is {column.dtype}, not a score; name the score columns with"
+            " --task, and ids with --subject or --group"
         )
     return column.fill_nan(None) if column.dtype.is_float() else column
 

@@ -1,8 +1,9 @@
 """Every setting of a run in one place, with the defaults that the paper's released configuration states.
 
-Settings are frozen dataclasses of plain values: they print as Table 5, travel in records as JSON, and their hash is part of
-a record's key. ``settings_from`` reads them back and refuses unknown names and wrong types. A setting that was added after
-records had been made is marked ``ADDED``: its JSON form names it only where it is not at its default, so that earlier keys stand.
+Settings are frozen dataclasses of plain values: they print as Table 5, travel in records as JSON, and their
+hash is part of a record's key. ``settings_from`` reads them back and refuses unknown names and wrong types. A
+setting that was added after records had been made is marked ``ADDED``: its JSON form names it only where it
+is not at its default, so that earlier keys stand.
 """
 
 import dataclasses
@@ -100,11 +101,12 @@ class ModelSettings(Checked):
 class DenseModelSettings(Checked):
     """The dense model and how its images are used.
 
-    ``weights`` names the encoder's start: None (random), "download" (torchvision's ImageNet weights), or the sha256 of a weights
-    file, whose place on this machine is given beside the settings. ``augmentation`` of training images: the paper states none;
-    "flip" mirrors, "flip_scale" also zooms. ``protocol`` "as_released" trains on the validation part too, and selects, calibrates
-    and reports on the same test images, as the released implementation does. ``task`` None trains the decoders of all three tasks;
-    a name trains the encoder with that task's decoder alone, against which Δm measures the others.
+    ``weights`` names the encoder's start: None (random), "download" (torchvision's ImageNet weights), or the
+    sha256 of a weights file, whose place on this machine is given beside the settings. ``augmentation`` of
+    training images: the paper states none; "flip" mirrors, "flip_scale" also zooms. ``protocol``
+    "as_released" trains on the validation part too, and selects, calibrates and reports on the same test
+    images, as the released implementation does. ``task`` None trains the decoders of all three tasks; a name
+    trains the encoder with that task's decoder alone, against which Δm measures the others.
     """
 
     encoder: str = "resnet50"
@@ -119,7 +121,8 @@ class DenseModelSettings(Checked):
 class TrainingSettings(Checked):
     """Optimisation and checkpoint selection.
 
-    ``precision`` is the autocast type of the device that trains. ``gradient_clip`` 0 clips nothing, as in the release.
+    ``precision`` is the autocast type of the device that trains. ``gradient_clip`` 0 clips nothing, as in the
+    release.
     """
 
     ranges: ClassVar = {
@@ -148,9 +151,9 @@ class TrainingSettings(Checked):
 class SurrogateSettings(Checked):
     """The training penalty: the huberised Lipschitz surrogate R (Algorithm 2), or one of two others.
 
-    ``kind`` "audit" is the audit's own Bias over the batch at ``tolerance`` δ; "similar_pairs" compares every sample with its
-    ``neighbours`` nearest in the batch and allows a gap of ``slope`` times their distance (relif_core.penalties). Each kind reads
-    only what it needs.
+    ``kind`` "audit" is the audit's own Bias over the batch at ``tolerance`` δ; "similar_pairs" compares every
+    sample with its ``neighbours`` nearest in the batch and allows a gap of ``slope`` times their distance
+    (relif_core.penalties). Each kind reads only what it needs.
     """
 
     ranges: ClassVar = {
@@ -187,8 +190,9 @@ class SurrogateSettings(Checked):
 class ControllerSettings(Checked):
     """The feedback on the penalty weight λ.
 
-    ``constant`` keeps λ at ``initial`` (an ablation). ``proportional_integral`` (an extension) reads ``step_size`` as its
-    integral gain and is the only kind that reads ``proportional_gain``. The other two keep λ within its bounds, ``initial`` too.
+    ``constant`` keeps λ at ``initial`` (an ablation). ``proportional_integral`` (an extension) reads
+    ``step_size`` as its integral gain and is the only kind that reads ``proportional_gain``. The other two
+    keep λ within its bounds, ``initial`` too.
     """
 
     ranges: ClassVar = {
@@ -296,15 +300,17 @@ def dense_changes(**changes: Any) -> dict[str, Any]:
 
 
 def dense_settings(method: str, **changes: Any) -> RunSettings:
-    """Return the settings of a named method on dense prediction: ``method_settings`` on top of ``DENSE_DEFAULTS``."""
+    """Return the settings of a named method on dense prediction: ``method_settings`` on top of
+    ``DENSE_DEFAULTS``.
+    """
     return method_settings(method, **dense_changes(**changes))
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     """Return a copy of ``settings`` with ``changes`` applied; nested settings take mappings.
 
-    A mapping for a field of several kinds of settings belongs to the present kind if that knows all its names, else to the one
-    that does.
+    A mapping for a field of several kinds of settings belongs to the present kind if that knows all its
+    names, else to the one that does.
     """
     known = {item.name for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
     values = {}
@@ -321,7 +327,9 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 
 def settings_from(kind: type[Settings], content: Mapping[str, Any]) -> Settings:
-    """Read settings of type ``kind`` back from their JSON form; a setting that came later has the value that it had before."""
+    """Read settings of type ``kind`` back from their JSON form; a setting that came later has the value that
+    it had before.
+    """
     before = {
         item.name: item.metadata["before"]
         for item in dataclasses.fields(kind)  # type: ignore[arg-type]
@@ -333,7 +341,8 @@ def settings_from(kind: type[Settings], content: Mapping[str, Any]) -> Settings:
 def as_json(settings: Any) -> dict[str, Any]:
     """Return settings as nested dictionaries of plain values.
 
-    A setting marked ``ADDED`` is named only where it differs from what earlier records had ("before", else its default).
+    A setting marked ``ADDED`` is named only where it differs from what earlier records had ("before", else
+    its default).
     """
     values = {item: getattr(settings, item.name) for item in dataclasses.fields(settings)}
     return {
@@ -344,7 +353,9 @@ def as_json(settings: Any) -> dict[str, Any]:
 
 
 def _kind_for(owner: type, name: str, present: Any, changes: Mapping[str, Any]) -> Any:
-    """Return ``present``, or the defaults of the other kind of settings that alone knows every name in ``changes``."""
+    """Return ``present``, or the defaults of the other kind of settings that alone knows every name in
+    ``changes``.
+    """
 
     def knows(kind: Any) -> bool:
         return dataclasses.is_dataclass(kind) and set(changes) <= {

@@ -21,7 +21,8 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the block the first Ctrl-C or SIGTERM sets ``STOP``; a second one, or ``PATIENCE`` seconds, interrupts the block.
+    """Within the block the first Ctrl-C or SIGTERM sets ``STOP``; a second one, or ``PATIENCE`` seconds,
+    interrupts the block.
 
     Raises:
         KeyboardInterrupt: The block was interrupted.

@@ -54,8 +54,8 @@ def huberized_hinge(margins: Tensor, width: float) -> Tensor:
 
     Returns:
         A tensor of the same shape: :math:`\varphi_\mu(z) = 0` for :math:`z \le 0`, :math:`z^2/(2\mu)` for
-        :math:`0 < z \le \mu`, else :math:`z - \mu/2`. It equals the Huber transform of :math:`\max(0, z)`, and
-        :math:`0 \le \max(0, z) - \varphi_\mu(z) \le \mu/2` (Theorem B.4).
+        :math:`0 < z \le \mu`, else :math:`z - \mu/2`. It equals the Huber transform of :math:`\max(0, z)`,
+        and :math:`0 \le \max(0, z) - \varphi_\mu(z) \le \mu/2` (Theorem B.4).
 
     Raises:
         InputError: the width is not positive.
@@ -83,8 +83,8 @@ class SurrogateOutput:
 class LipschitzSurrogate(nn.Module):
     r"""The training penalty R on cross-task prototype pairs whose gap is large for their distance.
 
-    The prototypes of a task are its ``prototypes`` highest valid scores (fewer where fewer are valid). For every
-    pair (a, b) of prototypes of two different tasks
+    The prototypes of a task are its ``prototypes`` highest valid scores (fewer where fewer are valid). For
+    every pair (a, b) of prototypes of two different tasks
 
     .. math::
         m = \frac{\rho_c(p_i(a) - p_j(b))}{\tau} - \frac{d'(a, b)}{\kappa}, \quad
@@ -92,14 +92,15 @@ class LipschitzSurrogate(nn.Module):
         R = \text{mean } \varphi_\mu(m), \quad r = \text{mean } 1[m > 0].
 
     :math:`\tau` (``gap_scale``) and :math:`\kappa` (``distance_scale``) follow the 95th percentiles (linear
-    interpolation) of :math:`|p_i(a) - p_j(b)|` and of :math:`d'` over the pairs of the step, without gradient and before
+    interpolation) of :math:`|p_i(a) - p_j(b)|` and of :math:`d'` over the pairs of the step, without gradient
+    and before
     use: the first valid step sets them, later steps move them by an exponential moving average, and neither
     falls below 1e-4. Both, and whether they are set, are buffers and travel with ``state_dict``.
 
     Special cases:
 
-    - *Skipped step*: fewer than two tasks have a valid score, or a prototype's embedding, the penalty or a scale
-      is not finite. The loss is 0 with zero gradient, the violation rate NaN, the buffers stay.
+    - *Skipped step*: fewer than two tasks have a valid score, or a prototype's embedding, the penalty or a
+      scale is not finite. The loss is 0 with zero gradient, the violation rate NaN, the buffers stay.
     - *Ties*: among equal scores the sample with the lowest index comes first.
     - *An embedding of length zero* has no direction: its cosine with anything is 0 and it gets no gradient.
     - *One sample as prototype of two tasks*: its distance is 0, raised to the floor.
@@ -113,7 +114,8 @@ class LipschitzSurrogate(nn.Module):
         prototypes: prototypes per task, at least 1.
         distance_floor: :math:`d_0 \ge 0`, the smallest distance.
         ema: weight in (0, 1] of the new percentile in the moving average.
-        align: False keeps :math:`\tau = \kappa = 1` and the buffers untouched (the ablation without alignment).
+        align: False keeps :math:`\tau = \kappa = 1` and the buffers untouched (the ablation without
+            alignment).
 
     Raises:
         InputError: a setting is outside its range.
@@ -171,8 +173,8 @@ class LipschitzSurrogate(nn.Module):
             The penalty, violation rate, number of pairs and validity of the step.
 
         Raises:
-            InputError: the embeddings are not two-dimensional, there is no task, or a task's scores do not have
-                one entry per sample.
+            InputError: the embeddings are not two-dimensional, there is no task, or a task's scores do not
+                have one entry per sample.
         """
         _check_shapes(embeddings, scores)
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -239,9 +241,11 @@ class LipschitzSurrogate(nn.Module):
 
 
 def _padded_quantile(values: Tensor, count: Tensor, level: float) -> Tensor:
-    """Return the linearly interpolated quantile of the ``count`` finite entries of every row, without a host read.
+    """Return the linearly interpolated quantile of the ``count`` finite entries of every row, without a host
+    read.
 
-    ``values`` [R, N] holds infinity in the other entries; the result [R] is infinite where a row has no finite entry.
+    ``values`` [R, N] holds infinity in the other entries; the result [R] is infinite where a row has no
+    finite entry.
     """
     ordered = values.sort(dim=1).values
     position = (count - 1).clamp_min(0) * level

@@ -1,8 +1,8 @@
 """One run: a data set, a model, a balancer, the surrogate and the controller become a record (Algorithm 2).
 
-A run saves its whole state every half minute or so and goes on from there when it is started again; batch order depends on (seed,
-epoch) alone and the generator states travel with the checkpoint, so an interrupted run ends where an uninterrupted one does
-(exactly so on CPU with the same number of threads).
+A run saves its whole state every half minute or so and goes on from there when it is started again; batch
+order depends on (seed, epoch) alone and the generator states travel with the checkpoint, so an interrupted
+run ends where an uninterrupted one does (exactly so on CPU with the same number of threads).
 """
 
 import contextlib
@@ -51,7 +51,9 @@ CALIBRATION_SEED = 0
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What a progress display shows after an epoch: mean task losses, penalty R, λ, r̄ and validation utility."""
+    """What a progress display shows after an epoch: mean task losses, penalty R, λ, r̄ and validation
+    utility.
+    """
 
     epoch: int
     epochs: int
@@ -86,15 +88,16 @@ def run(
 ) -> Record:
     """Train, select, evaluate and write one record into ``folder``; return it.
 
-    A finished record of the same key is returned as it is; a checkpoint of the same key is continued. The reported numbers
-    come from the epoch with the best validation Worst. Once ``time.time()`` has passed ``deadline`` the run stops after the
-    epoch in progress, once ``STOP`` is set after the step in progress; both leave a checkpoint. Between epochs one is written
-    when the last is ``CHECKPOINT_SECONDS`` old.
+    A finished record of the same key is returned as it is; a checkpoint of the same key is continued. The
+    reported numbers come from the epoch with the best validation Worst. Once ``time.time()`` has passed
+    ``deadline`` the run stops after the epoch in progress, once ``STOP`` is set after the step in progress;
+    both leave a checkpoint. Between epochs one is written when the last is ``CHECKPOINT_SECONDS`` old.
 
-    Raises ``RecordError`` where the folder belongs to another run or is in use by another process, ``DivergenceError`` where
-    the losses leave the finite numbers, ``RunPaused`` at the deadline or when asked to stop (start the run again to go on),
-    ``InputError`` for settings of another revision than this code computes, ``DataError`` before the first step where the
-    data cannot carry the run (an empty split, a task without labels or classes, fewer than two batches).
+    Raises ``RecordError`` where the folder belongs to another run or is in use by another process,
+    ``DivergenceError`` where the losses leave the finite numbers, ``RunPaused`` at the deadline or when asked
+    to stop (start the run again to go on), ``InputError`` for settings of another revision than this code
+    computes, ``DataError`` before the first step where the data cannot carry the run (an empty split, a task
+    without labels or classes, fewer than two batches).
     """
     folder = Path(folder)
     key = run_key(settings, problem.data_fingerprint, problem.device.type)
@@ -108,8 +111,9 @@ def run(
             return record
         if settings.revision != REVISION:
             raise InputError(
-                f"{settings.method}, seed {settings.seed}: its settings are of revision {settings.revision}, this version "
-                f"computes revision {REVISION}; leave the revision out, or check out the version that made the record"
+                f"{settings.method}, seed {settings.seed}: its settings are of revision {settings.revision},"
+                f" this version computes revision {REVISION}; leave the revision out, or check out the"
+                " version that made the record"
             )
         began = time.time()
         own = problem.for_run(settings, folder.parent)
@@ -195,7 +199,8 @@ class TrainingLoop:
         return self.epoch >= training.epochs or (self.epoch - self.best_epoch) >= training.patience
 
     def train_epoch(self) -> bool:
-        """Run an epoch's optimisation steps, or those that a stopped run has left, and note its mean losses and penalty.
+        """Run an epoch's optimisation steps, or those that a stopped run has left, and note its mean losses
+        and penalty.
 
         A task's mean is over the batches that have a label of it; NaN where none has.
 
@@ -232,8 +237,8 @@ class TrainingLoop:
         """Make one optimisation step.
 
         Returns:
-            [2, T + 1] without gradient: the task losses and the unweighted penalty, and below each 1 where the batch has it,
-            else 0.
+            [2, T + 1] without gradient: the task losses and the unweighted penalty, and below each 1 where
+            the batch has it, else 0.
         """
         training = self.settings.training
         with self._precision():
@@ -308,8 +313,8 @@ class TrainingLoop:
         """
         if not self.best_weights:
             raise DivergenceError(
-                f"{self.settings.method}, seed {self.settings.seed}: validation Worst was undefined in every epoch; "
-                "give a validation split with both classes of some task"
+                f"{self.settings.method}, seed {self.settings.seed}: validation Worst was undefined in every"
+                " epoch; give a validation split with both classes of some task"
             )
         last = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best_weights)
@@ -363,13 +368,16 @@ class TrainingLoop:
         return self.problem.training_batches(training.batch_size, self.settings.seed, self.epoch - 1)
 
     def _divergence(self, reason: str) -> DivergenceError:
-        """Return the error for numbers that are not finite in the epoch in progress: data that hold NaN are named first."""
+        """Return the error for numbers that are not finite in the epoch in progress: data that hold NaN are
+        named first.
+        """
         place = f"{self.settings.method}, seed {self.settings.seed}, epoch {self.epoch}"
         for batch in self._batches():
             for name, values in batch.items():
                 if values.is_floating_point() and not values.isfinite().all():
                     return DivergenceError(
-                        f"{place}: {name!r} of the training data holds NaN or infinity; make the tensors again"
+                        f"{place}: {name!r} of the training data holds NaN or infinity; make the tensors"
+                        " again"
                     )
         return DivergenceError(f"{place}: {reason}; lower the learning rate or the gradient clip")
 
@@ -446,7 +454,9 @@ class TrainingLoop:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """Return the inner products [T, T] of rows [T, n]; on a GPU one dot product a pair, which a GEMM this thin cannot match."""
+    """Return the inner products [T, T] of rows [T, n]; on a GPU one dot product a pair, which a GEMM this
+    thin cannot match.
+    """
     if rows.device.type == "cpu":
         return rows @ rows.T
     gram = rows.new_empty(len(rows), len(rows))
@@ -457,7 +467,9 @@ def _gram(rows: Tensor) -> Tensor:
 
 
 def machine(device: torch.device, precision: str) -> dict[str, Any]:
-    """Describe where and by what a run was made: device, threads, precision, library versions, sources and command."""
+    """Describe where and by what a run was made: device, threads, precision, library versions, sources and
+    command.
+    """
     on_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else processor_name(),
@@ -547,7 +559,9 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
 def _outputs(
     prefix: str, split: str, evaluation: Evaluation, temperatures: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-    """Return what a split's audit can be made of again: calibrated scores, logits, and (once) labels and rows per sample."""
+    """Return what a split's audit can be made of again: calibrated scores, logits, and (once) labels and rows
+    per sample.
+    """
     found: dict[str, np.ndarray] = {}
     for task, scores in calibrated_scores(evaluation, temperatures).items():
         logits = evaluation.logits[task]

@@ -1,4 +1,6 @@
-"""Shared fixtures: where the optional real data lies, a small simulated data set and settings that train in a second."""
+"""Shared fixtures: where the optional real data lies, a small simulated data set and settings that train in a
+second.
+"""
 
 import os
 from pathlib import Path

@@ -180,7 +180,10 @@ def test_the_training_path_loads_nothing_a_bare_gpu_machine_lacks() -> None:
         "pandas",
         "jupytext",
     }
-    statement = "import relif_core.training, relif_core.studies.grid, relif_core.tensors.clinical, relif_core.models, relif_core.balancers"
+    statement = (
+        "import relif_core.training, relif_core.studies.grid, relif_core.tensors.clinical, relif_core.models,"
+        " relif_core.balancers"
+    )
     assert not loaded_by(statement) & absent
 
 

@@ -1,4 +1,6 @@
-"""The base installation at the lower bounds that its metadata promise: the command answers, an audit runs, compressed tables are read."""
+"""The base installation at the lower bounds that its metadata promise: the command answers, an audit runs,
+compressed tables are read.
+"""
 
 import os
 import subprocess

@@ -136,7 +136,8 @@ def test_the_package_runs_where_only_the_promised_packages_are(
     assert {record.content["made"]["commit"] for record in records} == {stamp["commit"]}
     assert {record.settings.method for record in records} == {"erm", "relif", "uncertainty"}
 
-    # Called again it finds what it made; without time it begins nothing and still packs; what was rehearsed is not unpacked.
+    # Called again it finds what it made; without time it begins nothing and still packs; what was rehearsed
+    # is not unpacked.
     call(
         "run", *options, "--back", back, "--scratch", tmp_path / "memory", "--minutes", 0, cwd=tree, env=bare
     )

@@ -25,7 +25,9 @@ def check(root: Path) -> int:
 
 
 def update(root: Path, names: Sequence[str] = (), *, workers: int = 2, again: bool = False) -> int:
-    """Re-execute stale pages (all, or those named) and update the committed notebooks; return the exit status."""
+    """Re-execute stale pages (all, or those named) and update the committed notebooks; return the exit
+    status.
+    """
     from relif_book.build.execute import execute_pages, page_names
 
     execute_pages(

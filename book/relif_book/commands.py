@@ -47,7 +47,10 @@ def publish(
     keep: Annotated[
         str,
         typer.Option(
-            help="Per-person arrays, where the licence allows any: all, test, study (logits of some seeds), or aggregates."
+            help=(
+                "Per-person arrays, where the licence allows any: all, test, study (logits of some seeds), or"
+                " aggregates."
+            )
         ),
     ] = "all",
     logit_seeds: Annotated[

@@ -43,7 +43,8 @@ class Page:
     name
         File name of the page without its ending, as in ``notebooks/<name>.md``.
     parameters
-        Every name of the cell tagged ``parameters`` with its value; ``profile`` ("quick" or "full") is required.
+        Every name of the cell tagged ``parameters`` with its value; ``profile`` ("quick" or "full") is
+        required.
 
     Attributes
     ----------
@@ -53,8 +54,8 @@ class Page:
     Raises
     ------
     InputError
-        The profile is unknown, or papermill injected a name that the page does not declare (papermill itself only logs
-        that, and the page would run with its defaults).
+        The profile is unknown, or papermill injected a name that the page does not declare (papermill itself
+        only logs that, and the page would run with its defaults).
     """
 
     def __init__(self, name: str, **parameters: Any) -> None:
@@ -64,7 +65,8 @@ class Page:
         unknown = sorted(_injected_names() - set(parameters))
         if unknown:
             raise InputError(
-                f"page '{name}': unknown parameter {', '.join(unknown)}; this page takes {', '.join(sorted(parameters))}"
+                f"page '{name}': unknown parameter {', '.join(unknown)}; this page takes"
+                f" {', '.join(sorted(parameters))}"
             )
         self.name = name
         self.parameters = parameters
@@ -86,7 +88,8 @@ class Page:
             self._data.append(source)
 
     def file(self, path: str | Path) -> Path:
-        """Return the path of a committed file or folder that this page reads, and make the page depend on its content.
+        """Return the path of a committed file or folder that this page reads, and make the page depend on its
+        content.
 
         ``path`` is relative to the top of the checkout. A change of the content makes the page stale.
 
@@ -99,7 +102,8 @@ class Page:
         found = project_root() / relative
         if not found.exists():
             raise RecordError(
-                f"page '{self.name}': {relative} is missing from the checkout; restore it from version control"
+                f"page '{self.name}': {relative} is missing from the checkout; restore it from version"
+                " control"
             )
         self._files[relative.as_posix()] = fingerprint(found)
         return found
@@ -113,9 +117,11 @@ class Page:
         return found
 
     def glue(self, name: str, value: float | int | str, spec: str = "") -> None:
-        """Make ``value``, formatted by ``spec`` (as in :func:`format`), available to the text as ``{glue:text}`name```.
+        """Make ``value``, formatted by ``spec`` (as in :func:`format`), available to the text as
+        ``{glue:text}`name```.
 
-        The formatted text is what is stored and compared, so choose a precision that holds on another processor.
+        The formatted text is what is stored and compared, so choose a precision that holds on another
+        processor.
         """
         from IPython.display import display
 
@@ -126,7 +132,9 @@ class Page:
         )
 
     def footer(self) -> None:
-        """Display where this page comes from; the last code cell of every page calls it, tagged ``nbval-ignore-output``."""
+        """Display where this page comes from; the last code cell of every page calls it, tagged
+        ``nbval-ignore-output``.
+        """
         from IPython.display import display
 
         sources = _package_sources()
@@ -176,7 +184,9 @@ class Page:
 
 
 def device_name(device: str = "cpu") -> str:
-    """Return the device in words: the number of usable processor cores, or the GPU's own name for a CUDA device."""
+    """Return the device in words: the number of usable processor cores, or the GPU's own name for a CUDA
+    device.
+    """
     if device.startswith("cuda"):
         import torch
 
@@ -209,7 +219,9 @@ def assigned_names(source: str) -> set[str]:
 
 
 def _package_sources() -> dict[str, str]:
-    """The package files this page has loaded, as ``relif_core/...`` and the like with their fingerprints: modules, and the tables beside them."""
+    """The package files this page has loaded, as ``relif_core/...`` and the like with their fingerprints:
+    modules, and the tables beside them.
+    """
     home = Path(__file__).resolve().parents[2]
     paths: set[Path] = set()
     for name, module in list(sys.modules.items()):

@@ -11,10 +11,11 @@ from relif_core.errors import InputError
 
 
 def project_root() -> Path:
-    """Return the checkout that the current folder belongs to: the nearest folder upwards with ``_config.yml`` and ``notebooks/``.
+    """Return the checkout that the current folder belongs to: the nearest folder upwards with ``_config.yml``
+    and ``notebooks/``.
 
-    The environment variable ``RELIF_PROJECT`` names another one; the folder above the package is the last resort, so that
-    a page run from anywhere finds its records when the package is installed in editable mode.
+    The environment variable ``RELIF_PROJECT`` names another one; the folder above the package is the last
+    resort, so that a page run from anywhere finds its records when the package is installed in editable mode.
 
     Raises
     ------
@@ -56,7 +57,9 @@ def fingerprint(path: Path) -> str:
 
 
 def _code_alone(source: bytes) -> bytes:
-    """Return a module without comments, docstrings and the blank lines that they leave; as it is where it does not parse."""
+    """Return a module without comments, docstrings and the blank lines that they leave; as it is where it
+    does not parse.
+    """
     try:
         tree = ast.parse(source)
         texts = source.splitlines()

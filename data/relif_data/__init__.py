@@ -1,4 +1,5 @@
-"""The data sources that the package can turn into tensors: what each is, where to get it, and under which terms.
+"""The data sources that the package can turn into tensors: what each is, where to get it, and under which
+terms.
 
 Importing this package loads none of the modules that read a source; ``prepare`` loads the one it needs.
 """
@@ -16,7 +17,9 @@ __all__ = ["REGISTRY", "OutputPolicy", "Source", "SourceFile", "prepare", "sourc
 
 
 def source(name: str) -> Source:
-    """Return the registry entry of a source; ``InputError`` names the known ones where ``name`` is none of them."""
+    """Return the registry entry of a source; ``InputError`` names the known ones where ``name`` is none of
+    them.
+    """
     if name not in REGISTRY:
         raise InputError(f"no data source is called {name!r}; known are {', '.join(sorted(REGISTRY))}")
     return REGISTRY[name]
@@ -30,11 +33,13 @@ def prepare(
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Path:
-    """Turn the source ``name`` at ``source_path`` into tensors in the folder ``target`` and return that folder.
+    """Turn the source ``name`` at ``source_path`` into tensors in the folder ``target`` and return that
+    folder.
 
-    ``options`` go to the source's own ``prepare``, text read by its signature (``options.typed_options``); ``progress`` is called with one line of text per step. Synthetic sources take
-    no ``source_path`` (None). Raises ``InputError`` for an unknown name, a missing source path or an option that does not fit, and ``DataError``
-    for faults in the data.
+    ``options`` go to the source's own ``prepare``, text read by its signature (``options.typed_options``);
+    ``progress`` is called with one line of text per step. Synthetic sources take no ``source_path`` (None).
+    Raises ``InputError`` for an unknown name, a missing source path or an option that does not fit, and
+    ``DataError`` for faults in the data.
     """
     entry = source(name)
     if source_path is None and not entry.synthetic:

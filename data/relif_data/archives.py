@@ -22,9 +22,10 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOF
 def read_members(path: Path, largest: int = LARGEST_CONTENT) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of every regular file of a folder or .tar.xz, .tar.gz, .tgz or .zip archive.
 
-    Names use ``/`` and are relative to the folder or archive; hidden files and the ``__MACOSX`` folder are passed over. Nothing is
-    written to disk. Raises ``DataError`` for an archive that is broken or cut short, for a member with an absolute path, a path
-    that climbs out (``..``), a link or a device, and when the contents exceed ``largest`` bytes in all.
+    Names use ``/`` and are relative to the folder or archive; hidden files and the ``__MACOSX`` folder are
+    passed over. Nothing is written to disk. Raises ``DataError`` for an archive that is broken or cut short,
+    for a member with an absolute path, a path that climbs out (``..``), a link or a device, and when the
+    contents exceed ``largest`` bytes in all.
     """
     path = Path(path)
     total = 0

@@ -1,4 +1,6 @@
-"""What ``relif data`` says at its end: cohort, drops and classes, so that a wrong reading is seen before it is used."""
+"""What ``relif data`` says at its end: cohort, drops and classes, so that a wrong reading is seen before it
+is used.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +13,17 @@ MOST_CLASSES = 12
 
 
 def closing_lines(folder: Path) -> list[str]:
-    """Return the closing summary of a tensor folder, small cells hidden as in ``summarise_tensors``; empty for image tensors."""
+    """Return the closing summary of a tensor folder, small cells hidden as in ``summarise_tensors``; empty
+    for image tensors.
+    """
     if read_manifest(folder)["format"] != FORMAT:
         return []
     tensors = ClinicalTensors.open(folder)
     found = summarise_tensors(tensors)
     least = found["least_count"]
     lines = [
-        f"cohort: {step['rule']}: {_said(step['stays'], least)} stays left, {_said(step['removed'], least)} removed"
+        f"cohort: {step['rule']}: {_said(step['stays'], least)} stays left, {_said(step['removed'], least)}"
+        " removed"
         for step in found["cohort"]
     ]
     drops = tensors.manifest["options"].get("counts", {})

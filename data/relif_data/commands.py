@@ -18,7 +18,10 @@ def data(
     source: Annotated[
         str,
         typer.Argument(
-            help="A source's name, `check` to verify a tensor folder, `list`, or nyuv2_travel: a small form of NYUv2."
+            help=(
+                "A source's name, `check` to verify a tensor folder, `list`, or nyuv2_travel: a small form of"
+                " NYUv2."
+            )
         ),
     ],
     place: Annotated[

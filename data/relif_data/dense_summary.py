@@ -1,4 +1,6 @@
-"""What the book says of a dense tensor folder: shares and histograms over whole splits, and how fitted normals compare with published ones."""
+"""What the book says of a dense tensor folder: shares and histograms over whole splits, and how fitted
+normals compare with published ones.
+"""
 
 import json
 from pathlib import Path
@@ -24,8 +26,9 @@ REFERENCE_FRAMES = (
 
 
 def summarise_dense(tensors: DenseTensors) -> dict[str, Any]:
-    """Return frames, class shares, depth and normal histograms per split as plain values (shares of all pixels, of pixels with depth, of
-    pixels with a normal)."""
+    """Return frames, class shares, depth and normal histograms per split as plain values (shares of all
+    pixels, of pixels with depth, of pixels with a normal).
+    """
     splits = {}
     for split in SPLITS:
         labels = np.zeros(256, dtype=np.int64)
@@ -73,10 +76,11 @@ def summarise_dense(tensors: DenseTensors) -> dict[str, Any]:
 
 @torch.no_grad()
 def constant_predictors(tensors: DenseTensors) -> dict[str, Any]:
-    """Return the test utility of what looks at no image, fitted to the training frames: one value everywhere, and one per pixel.
+    """Return the test utility of what looks at no image, fitted to the training frames: one value everywhere,
+    and one per pixel.
 
-    The first predicts the most frequent class, the median depth and the mean normal; the second each pixel's most frequent class, mean
-    depth and mean normal.
+    The first predicts the most frequent class, the median depth and the mean normal; the second each pixel's
+    most frequent class, mean depth and mean normal.
     """
     classes = len(tensors.class_names)
     counts = np.zeros((classes, *tensors.size))
@@ -123,7 +127,9 @@ def constant_predictors(tensors: DenseTensors) -> dict[str, Any]:
 
 
 def write_constant_predictors(tensors: Path, target: Path) -> Path:
-    """Add the constant predictors of a tensor folder to ``constants.json`` in ``target``, which holds those of every size."""
+    """Add the constant predictors of a tensor folder to ``constants.json`` in ``target``, which holds those
+    of every size.
+    """
     path = target / "constants.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     own = constant_predictors(DenseTensors.open(tensors))
@@ -132,7 +138,8 @@ def write_constant_predictors(tensors: Path, target: Path) -> Path:
 
 
 def compare_with_published_normals(source: Path) -> list[dict[str, Any]]:
-    """Return, per published normal map beside NYUv2's image layout, the angles in degrees between it and normals fitted to the depth.
+    """Return, per published normal map beside NYUv2's image layout, the angles in degrees between it and
+    normals fitted to the depth.
 
     ``channels`` and ``signs`` say how the published file stores its axes; they are found, not assumed.
     """
@@ -168,7 +175,9 @@ def compare_with_published_normals(source: Path) -> list[dict[str, Any]]:
 
 
 def write_dense_summary(tensors: Path, source: Path | None, target: Path) -> Path:
-    """Write ``summary.json`` of a tensor folder into ``target``, with the comparison of normals where ``source`` is NYUv2's image layout."""
+    """Write ``summary.json`` of a tensor folder into ``target``, with the comparison of normals where
+    ``source`` is NYUv2's image layout.
+    """
     content = summarise_dense(DenseTensors.open(tensors))
     content["published_normals"] = compare_with_published_normals(source) if source else []
     write_json(target / "summary.json", content)

@@ -6,11 +6,12 @@ import numpy as np
 def forward_fill(
     values: np.ndarray, observed: np.ndarray, offsets: np.ndarray, normal: np.ndarray
 ) -> np.ndarray:
-    """Return a copy of ``values`` whose unobserved cells hold the stay's last observed value, or the channel's normal value.
+    """Return a copy of ``values`` whose unobserved cells hold the stay's last observed value, or the
+    channel's normal value.
 
-    ``values`` and ``observed`` have shape [rows, channels], stay ``i`` owns rows ``offsets[i]:offsets[i + 1]`` in time order,
-    and ``normal`` has shape [channels]. Row ``r`` of the result depends on rows ``0..r`` of its own stay only, so no value
-    moves back in time or from one stay to the next.
+    ``values`` and ``observed`` have shape [rows, channels], stay ``i`` owns rows ``offsets[i]:offsets[i +
+    1]`` in time order, and ``normal`` has shape [channels]. Row ``r`` of the result depends on rows ``0..r``
+    of its own stay only, so no value moves back in time or from one stay to the next.
     """
     rows = len(values)
     first = np.repeat(offsets[:-1], np.diff(offsets))

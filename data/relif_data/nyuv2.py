@@ -11,9 +11,10 @@ arrays     ``{train,val}/{image,label,depth,normal}/<k>.npy``, as published with
 images     ``{train,test}/{image,label,depth}/<NNNN>.{jpg|png,png,png}``: 13 classes, depth in millimetres
 =========  ======================================================================================================
 
-The 13 classes are those of Couprie et al. (ICLR 2013); ``tables/nyu40_to_13.csv`` maps the 40 classes of Gupta et al. (CVPR 2013)
-to them and agrees with the mapping that A. Handa published with SceneNet. Where a source has no surface normals they
-are fitted to the depth (``relif_data.surface_normals``). The dataset: Silberman, Hoiem, Kohli, Fergus, ECCV 2012.
+The 13 classes are those of Couprie et al. (ICLR 2013); ``tables/nyu40_to_13.csv`` maps the 40 classes of
+Gupta et al. (CVPR 2013) to them and agrees with the mapping that A. Handa published with SceneNet. Where a
+source has no surface normals they are fitted to the depth (``relif_data.surface_normals``). The dataset:
+Silberman, Hoiem, Kohli, Fergus, ECCV 2012.
 """
 
 import csv
@@ -67,7 +68,9 @@ AXIS_FRAMES = 8
 
 @dataclass(frozen=True)
 class RawFrame:
-    """A frame as a source holds it: image uint8 [h, w, 3], labels integers [h, w], depth metres [h, w], normals [3, h, w] or None."""
+    """A frame as a source holds it: image uint8 [h, w, 3], labels integers [h, w], depth metres [h, w],
+    normals [3, h, w] or None.
+    """
 
     image: np.ndarray
     labels: np.ndarray
@@ -77,7 +80,9 @@ class RawFrame:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout holds: ids, official part and room of each frame, how to read one, and which files made it up."""
+    """What a layout holds: ids, official part and room of each frame, how to read one, and which files made
+    it up.
+    """
 
     layout: str
     ids: np.ndarray
@@ -111,15 +116,17 @@ def prepare(
     workers: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the dense tensor folder ``target`` from NYU Depth V2 in any of the layouts of the module and return it.
+    """Write the dense tensor folder ``target`` from NYU Depth V2 in any of the layouts of the module and
+    return it.
 
-    ``height`` and ``width`` are the stored size: images shrink by area averaging, labels and depth take the nearest pixel, stored normals the
-    nearest pixel too, brought back to unit length; missing normals are fitted at the stored size. The test part is the official one; a share
-    of ``validation_fraction`` of the training frames becomes the validation part, whole rooms at a time, chosen by ``seed``.
-    ``workers`` threads (default: the processors, at most 8) read and convert.
+    ``height`` and ``width`` are the stored size: images shrink by area averaging, labels and depth take the
+    nearest pixel, stored normals the nearest pixel too, brought back to unit length; missing normals are
+    fitted at the stored size. The test part is the official one; a share of ``validation_fraction`` of the
+    training frames becomes the validation part, whole rooms at a time, chosen by ``seed``. ``workers``
+    threads (default: the processors, at most 8) read and convert.
 
-    Raises ``DataError`` for an unknown layout, missing or truncated files, an image without its label or depth, wrong shapes, labels
-    outside 0..12 and 255, and depth or normals that are NaN or all zero.
+    Raises ``DataError`` for an unknown layout, missing or truncated files, an image without its label or
+    depth, wrong shapes, labels outside 0..12 and 255, and depth or normals that are NaN or all zero.
     """
     source = Path(source)
     say = progress or (lambda message: None)
@@ -203,7 +210,9 @@ def _travel_statement(source: Path) -> dict[str, Any]:
 
 
 def list_frames(source: Path) -> Listing:
-    """Tell the layout of ``source`` and list its frames; ``DataError`` where nothing known is there or pairs are incomplete."""
+    """Tell the layout of ``source`` and list its frames; ``DataError`` where nothing known is there or pairs
+    are incomplete.
+    """
     if source.is_file() and source.suffix == ".mat":
         return _list_official(source)
     if (source / MAT_FILE).is_file():
@@ -213,15 +222,17 @@ def list_frames(source: Path) -> Listing:
     if (source / "test" / "image").is_dir():
         return _list_images(source)
     raise DataError(
-        f"{source}: no NYU Depth V2 found; expected {MAT_FILE}, or train/ and val/ with .npy files, or train/ and test/ with "
-        "image, label and depth folders"
+        f"{source}: no NYU Depth V2 found; expected {MAT_FILE}, or train/ and val/ with .npy files, or train/"
+        " and test/ with image, label and depth folders"
     )
 
 
 def convert_frame(
     raw: RawFrame, size: tuple[int, int], camera: Intrinsics, axes: AxisOrder | None, place: str
 ) -> Frame:
-    """Return a raw frame at ``size`` (height, width) with normals in camera axes, fitted to the depth where it has none."""
+    """Return a raw frame at ``size`` (height, width) with normals in camera axes, fitted to the depth where
+    it has none.
+    """
     shape = raw.image.shape[:2]
     if raw.image.ndim != 3 or raw.image.shape[2] != 3:
         raise DataError(f"{place}: image has shape {raw.image.shape}, expected [height, width, 3]")
@@ -269,7 +280,9 @@ def shrink_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def unit(normals: np.ndarray, place: str) -> np.ndarray:
-    """Return normals [3, height, width] at unit length; vectors shorter than 0.1 count as none and become zero."""
+    """Return normals [3, height, width] at unit length; vectors shorter than 0.1 count as none and become
+    zero.
+    """
     if not np.isfinite(normals).all():
         raise DataError(f"{place}: normals hold NaN or infinity; write 0 where there is none")
     normals = normals.astype(np.float32)
@@ -295,7 +308,7 @@ def _axes_of(listing: Listing, camera: Intrinsics, size: tuple[int, int]) -> Axi
     return find_axis_order(np.concatenate(stored, axis=2), np.concatenate(fitted, axis=2))
 
 
-# --- official .mat files -------------------------------------------------------------------------------------------
+# --- official .mat files ------------------------------------------------------------------------------------
 
 
 def _list_official(path: Path) -> Listing:
@@ -313,7 +326,8 @@ def _list_official(path: Path) -> Listing:
     )
     mapping_path = beside(
         MAPPING_FILE,
-        "it maps the 894 classes to 40; take it from the data of Gupta, Arbelaez and Malik (CVPR 2013) or A. Handa's nyuv2-meta-data",
+        "it maps the 894 classes to 40; take it from the data of Gupta, Arbelaez and Malik (CVPR 2013) or A."
+        " Handa's nyuv2-meta-data",
     )
     try:
         splits = loadmat(split_path)
@@ -373,7 +387,7 @@ def _text(content: Any, reference: Any) -> str:
     return "".join(map(chr, np.asarray(content[reference]).ravel()))
 
 
-# --- arrays as published with MTAN ----------------------------------------------------------------------------------
+# --- arrays as published with MTAN --------------------------------------------------------------------------
 
 
 def _list_arrays(source: Path) -> Listing:
@@ -424,7 +438,7 @@ def _load_array(path: Path) -> np.ndarray:
         raise DataError(f"{path} cannot be read as an array ({error}); copy it again") from error
 
 
-# --- image folders --------------------------------------------------------------------------------------------------
+# --- image folders ------------------------------------------------------------------------------------------
 
 
 def _list_images(source: Path) -> Listing:
@@ -459,13 +473,16 @@ def _list_images(source: Path) -> Listing:
             _folder_entry(source, f"{part}/{kind}", paths[part], kind) for part in paths for kind in kinds
         ],
         validation_rule=(
-            "whole runs of consecutive official frame numbers (the official parts divide scenes, so a run holds whole scenes)"
+            "whole runs of consecutive official frame numbers (the official parts divide scenes, so a run"
+            " holds whole scenes)"
         ),
     )
 
 
 def _load_image(path: Path, modes: Sequence[str]) -> np.ndarray:
-    """Read a JPEG or PNG that must have one of the Pillow ``modes``; ``DataError`` where it is truncated or of another kind."""
+    """Read a JPEG or PNG that must have one of the Pillow ``modes``; ``DataError`` where it is truncated or
+    of another kind.
+    """
     from PIL import Image
 
     try:
@@ -477,7 +494,7 @@ def _load_image(path: Path, modes: Sequence[str]) -> np.ndarray:
         raise DataError(f"{path} cannot be read as an image ({error}); copy it again") from error
 
 
-# --- what the layouts share ---------------------------------------------------------------------------------------
+# --- what the layouts share ---------------------------------------------------------------------------------
 
 
 def _paired(folder: Path, kinds: Sequence[str], suffixes: Sequence[str]) -> dict[int, dict[str, Path]]:
@@ -502,14 +519,16 @@ def _paired(folder: Path, kinds: Sequence[str], suffixes: Sequence[str]) -> dict
         missing = sorted(every - found[kind].keys())
         if missing:
             raise DataError(
-                f"{folder / kind}: {len(missing)} of {len(every)} frames have no {kind}, first {missing[:5]}; "
-                "complete the pairs or remove the rest of these frames"
+                f"{folder / kind}: {len(missing)} of {len(every)} frames have no {kind}, first {missing[:5]};"
+                " complete the pairs or remove the rest of these frames"
             )
     return {number: {kind: found[kind][number] for kind in kinds} for number in sorted(every)}
 
 
 def _blocks(ids: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Return a code per frame that changes wherever the id jumps or the official part changes (ids ascending)."""
+    """Return a code per frame that changes wherever the id jumps or the official part changes (ids
+    ascending).
+    """
     change = (np.diff(ids) != 1) | (np.diff(test.astype(np.int8)) != 0)
     return np.concatenate([[0], np.cumsum(change)])
 
@@ -519,7 +538,9 @@ def _file_entry(path: Path) -> dict[str, Any]:
 
 
 def _folder_entry(source: Path, name: str, paths: dict[int, dict[str, Path]], kind: str) -> dict[str, Any]:
-    """Describe a folder of files as one source: total size, and the sha256 of the list of names and checksums."""
+    """Describe a folder of files as one source: total size, and the sha256 of the list of names and
+    checksums.
+    """
     files = [frame[kind] for frame in paths.values()]
     lines = "".join(f"{sha256_of(path)}  {path.relative_to(source).as_posix()}\n" for path in files)
     return {

@@ -1,9 +1,11 @@
-"""A small form of NYU Depth V2 that travels easily: the image-folder layout at a smaller size, and what that loses.
+"""A small form of NYU Depth V2 that travels easily: the image-folder layout at a smaller size, and what that
+loses.
 
-``write_travel_form`` writes ``{train,test}/{image,label,depth}/<NNNN>.{jpg,png,png}`` and ``travel.json``, a statement of what was
-changed; ``relif data nyuv2`` reads the folder like any other in that layout. Labels and depth take the nearest pixel, as they do in
-tensors of that size, so labels lose nothing against such tensors and depth only what whole millimetres cost; images are JPEG
-files; surface normals are left out, since they are fitted to the depth.
+``write_travel_form`` writes ``{train,test}/{image,label,depth}/<NNNN>.{jpg,png,png}`` and ``travel.json``, a
+statement of what was changed; ``relif data nyuv2`` reads the folder like any other in that layout. Labels and
+depth take the nearest pixel, as they do in tensors of that size, so labels lose nothing against such tensors
+and depth only what whole millimetres cost; images are JPEG files; surface normals are left out, since they
+are fitted to the depth.
 """
 
 import shutil
@@ -45,12 +47,14 @@ def write_travel_form(
     workers: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the travelling form of NYU Depth V2 (any layout of ``relif data nyuv2``) into the new folder ``target``; return it.
+    """Write the travelling form of NYU Depth V2 (any layout of ``relif data nyuv2``) into the new folder
+    ``target``; return it.
 
-    ``height`` and ``width`` are the size in pixels, ``quality`` (1..95) that of the JPEG images. The folder appears whole or not at all.
+    ``height`` and ``width`` are the size in pixels, ``quality`` (1..95) that of the JPEG images. The folder
+    appears whole or not at all.
 
-    Raises ``DataError`` for a source that cannot be read, labels or depth that the form cannot hold, a quality outside 1..95, and a
-    target that exists.
+    Raises ``DataError`` for a source that cannot be read, labels or depth that the form cannot hold, a
+    quality outside 1..95, and a target that exists.
     """
     source, target = Path(source), Path(target)
     if target.exists():
@@ -87,7 +91,10 @@ def write_travel_form(
                 "what": "NYU Depth V2, labelled set, made smaller so that it travels easily",
                 "licence": "no explicit licence; research use (see the dataset page)",
                 "changed": [
-                    f"size {height} x {width}: images by area averages, labels and depth by the nearest pixel",
+                    (
+                        f"size {height} x {width}: images by area averages, labels and depth by the nearest"
+                        " pixel"
+                    ),
                     f"images are JPEG files of quality {quality}",
                     "depth is in whole millimetres (16 bits)",
                     "surface normals are left out; they are fitted to the depth when tensors are made",
@@ -109,12 +116,14 @@ def write_travel_form(
 
 
 def measure_travel_form(source: Path, travel: Path, frames: int = 48) -> dict[str, Any]:
-    """Return how large a travelling form is and what it lost, measured on ``frames`` images spread evenly over the set.
+    """Return how large a travelling form is and what it lost, measured on ``frames`` images spread evenly
+    over the set.
 
-    ``labels_changed``: share of pixels whose class differs from that of tensors of this size made from ``source``; ``depth_error``: largest
-    difference in metres to their depth; ``image_psnr``: median over images of 10 log10(255² / mean squared error) in decibels against
-    the same image without JPEG; ``normals_half`` and ``normals_full``: median angle in degrees between normals fitted to the form's depth and
-    normals fitted to the source's depth at the form's size, and at the source's own size.
+    ``labels_changed``: share of pixels whose class differs from that of tensors of this size made from
+    ``source``; ``depth_error``: largest difference in metres to their depth; ``image_psnr``: median over
+    images of 10 log10(255² / mean squared error) in decibels against the same image without JPEG;
+    ``normals_half`` and ``normals_full``: median angle in degrees between normals fitted to the form's depth
+    and normals fitted to the source's depth at the form's size, and at the source's own size.
     """
     origin, small = list_frames(source), list_frames(travel)
     if not (np.array_equal(origin.ids, small.ids) and np.array_equal(origin.test, small.test)):
@@ -174,7 +183,8 @@ def _write_frame(
     known = ((labels >= 0) & (labels < len(CLASS_NAMES))) | (labels == IGNORE)
     if not known.all():
         raise DataError(
-            f"NYUv2 frame {number}: labels outside 0..{len(CLASS_NAMES) - 1} and {IGNORE}: {np.unique(labels[~known])[:8].tolist()}"
+            f"NYUv2 frame {number}: labels outside 0..{len(CLASS_NAMES) - 1} and {IGNORE}:"
+            f" {np.unique(labels[~known])[:8].tolist()}"
         )
     millimetres = np.rint(nearest(raw.depth, size).astype(np.float64) * 1000)
     if not np.isfinite(millimetres).all() or millimetres.min() < 0 or millimetres.max() > MAXIMUM_MILLIMETRES:

@@ -1,4 +1,6 @@
-"""Options of a data source: read by the signature of the function that takes them, and checked before anything is read."""
+"""Options of a data source: read by the signature of the function that takes them, and checked before
+anything is read.
+"""
 
 import inspect
 import math
@@ -18,8 +20,8 @@ LEAST = {"seed": 0, "first_label_hour": 0}
 def typed_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``options`` as the types that the keyword parameters of ``function`` have.
 
-    Text, as a shell gives it, becomes a number, a truth value (true, yes, on, 1; false, no, off, 0), None ("none"), one of the
-    parameter's words, or the path of a file that exists.
+    Text, as a shell gives it, becomes a number, a truth value (true, yes, on, 1; false, no, off, 0), None
+    ("none"), one of the parameter's words, or the path of a file that exists.
 
     Args:
         name: The source, for messages.

@@ -1,19 +1,21 @@
 """PhysioNet/Computing in Cardiology Challenge 2012: the first 48 hours of adult intensive care stays.
 
-The source folder holds, for each set a, b and c, ``set-x`` as a .tar.xz, .tar.gz or .zip archive or a folder (tried in this order)
-with one ``<RecordID>.txt`` per stay, and ``Outcomes-x.txt``. Set a gives train and validation, the other sets the test part; set b
-or c may be absent, not both.
+The source folder holds, for each set a, b and c, ``set-x`` as a .tar.xz, .tar.gz or .zip archive or a folder
+(tried in this order) with one ``<RecordID>.txt`` per stay, and ``Outcomes-x.txt``. Set a gives train and
+validation, the other sets the test part; set b or c may be absent, not both.
 
-*Inputs.* 37 time-series variables in 48 hourly rows. A reading at minute ``m`` belongs to row ``m // 60``; of several within an hour
-the last one counts (at equal minutes the later line of the file). Readings at 48:00 belong to no row. The admission weight is a
-reading at minute 0. Height, age, sex and unit are not inputs; the last three are groups. ``-1`` means missing. Values outside a
-variable's possible range (``VARIABLES``) are no measurements: they are dropped and counted in the manifest, never mended. Gaps are
-filled with the last value carried forward, before the first value with the median of the training part.
+*Inputs.* 37 time-series variables in 48 hourly rows. A reading at minute ``m`` belongs to row ``m // 60``; of
+several within an hour the last one counts (at equal minutes the later line of the file). Readings at 48:00
+belong to no row. The admission weight is a reading at minute 0. Height, age, sex and unit are not inputs; the
+last three are groups. ``-1`` means missing. Values outside a variable's possible range (``VARIABLES``) are no
+measurements: they are dropped and counted in the manifest, never mended. Gaps are filled with the last value
+carried forward, before the first value with the median of the training part.
 
-*Labels*, all read at hour 48: death in hospital; days from admission to the unit to the end of hospitalisation, in ten classes;
-SAPS-I and SOFA, in four classes each that cut set a near its quartiles. The scores describe the early stay itself, so they are
-reconstructed from hours that the input contains, not forecast. ``-1`` in the outcomes means no label. Published lengths of stay below
-two days contradict the selection of stays of 48 hours or more; they are kept as published and counted.
+*Labels*, all read at hour 48: death in hospital; days from admission to the unit to the end of
+hospitalisation, in ten classes; SAPS-I and SOFA, in four classes each that cut set a near its quartiles. The
+scores describe the early stay itself, so they are reconstructed from hours that the input contains, not
+forecast. ``-1`` in the outcomes means no label. Published lengths of stay below two days contradict the
+selection of stays of 48 hours or more; they are kept as published and counted.
 
 Source: Silva et al., Computing in Cardiology 39:245-248, 2012.
 """
@@ -49,7 +51,9 @@ SETS = ("a", "b", "c")
 
 @dataclass(frozen=True)
 class Variable:
-    """A time-series variable: unit, possible range (inclusive), and a usual value for data without any training reading."""
+    """A time-series variable: unit, possible range (inclusive), and a usual value for data without any
+    training reading.
+    """
 
     name: str
     unit: str
@@ -144,9 +148,10 @@ _WEIGHT = _CODES["Weight"]
 class ChallengeSet:
     """One parsed set, stays in the order of their ids.
 
-    ``readings`` is float32 [stays, 48, 37], NaN where an hour has no reading; ``age`` (years), ``sex`` (0, 1) and ``icu_type`` (1..4) are
-    float64 [stays] with -1 for missing; ``outcomes`` maps an outcome column to int64 [stays], -1 missing; ``dropped`` counts the
-    readings dropped per variable as impossible; ``late`` those at 48:00; ``unnamed`` lines without a parameter name.
+    ``readings`` is float32 [stays, 48, 37], NaN where an hour has no reading; ``age`` (years), ``sex`` (0, 1)
+    and ``icu_type`` (1..4) are float64 [stays] with -1 for missing; ``outcomes`` maps an outcome column to
+    int64 [stays], -1 missing; ``dropped`` counts the readings dropped per variable as impossible; ``late``
+    those at 48:00; ``unnamed`` lines without a parameter name.
     """
 
     name: str
@@ -173,9 +178,10 @@ def prepare(
 ) -> Path:
     """Turn the challenge's files in ``source`` into clinical tensors in ``target``.
 
-    ``validation`` is the part of set a held out for validation, drawn by ``seed`` over record ids. Raises ``InputError`` for a fraction
-    outside (0, 1) and ``DataError``, naming file and line, for: a missing or broken archive, a path that leaves it, a missing
-    or repeated outcome or record, an unknown parameter, a value that is no number, a time outside 00:00 to 48:00.
+    ``validation`` is the part of set a held out for validation, drawn by ``seed`` over record ids. Raises
+    ``InputError`` for a fraction outside (0, 1) and ``DataError``, naming file and line, for: a missing or
+    broken archive, a path that leaves it, a missing or repeated outcome or record, an unknown parameter, a
+    value that is no number, a time outside 00:00 to 48:00.
     """
     require_integer("seed", seed, least=0)
     if not isinstance(validation, float) or not 0 < validation < 1:
@@ -194,15 +200,17 @@ def prepare(
     present = [part.name for part in parts]
     if "a" not in present or len(parts) < 2:
         raise DataError(
-            f"{source}: found {'set ' + ', '.join(present) if present else 'no set'}; set a (train, validation) and set b or c "
-            "(test) are needed, each with its Outcomes file"
+            f"{source}: found {'set ' + ', '.join(present) if present else 'no set'}; set a (train,"
+            " validation) and set b or c (test) are needed, each with its Outcomes file"
         )
     report("writing tensors")
     return _write(parts, target, seed, validation)
 
 
 def read_set(source: Path, name: str) -> ChallengeSet:
-    """Read one set (``name`` a, b or c) and its outcomes from the folder ``source``; errors as for ``prepare``."""
+    """Read one set (``name`` a, b or c) and its outcomes from the folder ``source``; errors as for
+    ``prepare``.
+    """
     path = _set_path(source, name)
     outcomes_path = source / f"Outcomes-{name}.txt"
     if path is None:
@@ -229,7 +237,9 @@ def _file_record(path: Path) -> dict[str, Any]:
 
 
 def _read_records(path: Path) -> tuple[np.ndarray, list[bytes], dict[str, Any]]:
-    """Return record ids in ascending order, each record's lines without the header, and the source's checksum."""
+    """Return record ids in ascending order, each record's lines without the header, and the source's
+    checksum.
+    """
     found: dict[int, bytes] = {}
     digest = hashlib.sha256()
     size = 0
@@ -257,7 +267,9 @@ def _read_records(path: Path) -> tuple[np.ndarray, list[bytes], dict[str, Any]]:
 
 
 def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
-    """Parse all records in one go: columns record (position in ``ids``), minute, code, value; order of the files kept."""
+    """Parse all records in one go: columns record (position in ``ids``), minute, code, value; order of the
+    files kept.
+    """
     lines = np.array([body.count(b"\n") for body in bodies])
     starts = np.cumsum(lines) - lines
 
@@ -350,7 +362,9 @@ def _read_outcomes(path: Path) -> dict[str, np.ndarray]:
 
 
 def _require_same_ids(path: Path, ids: np.ndarray, outcomes_path: Path, outcome_ids: np.ndarray) -> None:
-    """Every record needs its outcome and every outcome its record: otherwise one of the two files is incomplete."""
+    """Every record needs its outcome and every outcome its record: otherwise one of the two files is
+    incomplete.
+    """
     for given, place, other, lacking in (
         (ids, outcomes_path, outcome_ids, "outcome"),
         (outcome_ids, path, ids, "record"),
@@ -358,7 +372,8 @@ def _require_same_ids(path: Path, ids: np.ndarray, outcomes_path: Path, outcome_
         absent = np.setdiff1d(given, other)
         if len(absent):
             raise DataError(
-                f"{place}: no {lacking} for {len(absent)} stay(s), the first is {absent[0]}; get the file again"
+                f"{place}: no {lacking} for {len(absent)} stay(s), the first is {absent[0]}; get the file"
+                " again"
             )
 
 
@@ -505,7 +520,8 @@ def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float
 def _normal_values(
     readings: np.ndarray, observed: np.ndarray, training: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """Return each variable's median over observed training hours, and the variables that have none (usual value instead).
+    """Return each variable's median over observed training hours, and the variables that have none (usual
+    value instead).
 
     The ventilation flag is only ever recorded as 1, so its value before the first record is 0, not a median.
     """
@@ -556,7 +572,10 @@ def _notes(parts: list[ChallengeSet], masks: dict[str, np.ndarray], fallbacks: l
         "Subjects are stays: the challenge does not tell which stays belong to one person.",
         f"Readings dropped as impossible: {int(dropped.sum())}" + (f" ({listed})." if listed else "."),
         f"Readings at 48:00, after the last row: {sum(part.late for part in parts)}.",
-        f"Stays without any time series, kept with filled rows: {sum(part.without_series for part in parts)}.",
+        (
+            "Stays without any time series, kept with filled rows:"
+            f" {sum(part.without_series for part in parts)}."
+        ),
         "Stays without a label: "
         + ", ".join(f"{name} {int((mask == 0).sum())}" for name, mask in masks.items())
         + ".",

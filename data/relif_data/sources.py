@@ -1,4 +1,6 @@
-"""The registry entry of every data source: title, licence, official page, access, expected size, checksums, citation."""
+"""The registry entry of every data source: title, licence, official page, access, expected size, checksums,
+citation.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +11,8 @@ OutputPolicy = Literal["person", "aggregate"]
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a source: its name below the source folder, size in bytes, sha256 and data rows, each None where not known.
+    """A file of a source: its name below the source folder, size in bytes, sha256 and data rows, each None
+    where not known.
 
     ``copy`` says whose copy the size and checksum describe: other packings of the same data have other ones.
     """
@@ -25,8 +28,9 @@ class SourceFile:
 class Source:
     """One data source.
 
-    ``output_policy`` is "person" where per-person model output may be published and "aggregate" where only aggregates may;
-    ``module`` is the module whose ``prepare`` turns the source into tensors; ``expected`` states the size of the whole source.
+    ``output_policy`` is "person" where per-person model output may be published and "aggregate" where only
+    aggregates may; ``module`` is the module whose ``prepare`` turns the source into tensors; ``expected``
+    states the size of the whole source.
     """
 
     name: str
@@ -56,8 +60,10 @@ _SOURCES = (
         access="open",
         expected="three sets of 4,000 stays; a and b: 1,757,980 and 1,762,535 rows, 554 and 568 deaths",
         output_policy="person",
-        citation="Silva et al., Computing in Cardiology 39:245-248, 2012; "
-        "Goldberger et al., Circulation 101(23):e215-e220, 2000",
+        citation=(
+            "Silva et al., Computing in Cardiology 39:245-248, 2012; "
+            "Goldberger et al., Circulation 101(23):e215-e220, 2000"
+        ),
         module="relif_data.physionet2012",
         files=(
             SourceFile(
@@ -105,13 +111,19 @@ _SOURCES = (
     Source(
         name="mimic3",
         title="MIMIC-III Clinical Database",
-        licence="PhysioNet Credentialed Health Data License (full database); Open Database License 1.0 (demo)",
+        licence=(
+            "PhysioNet Credentialed Health Data License (full database); Open Database License 1.0 (demo)"
+        ),
         official_page="https://physionet.org/content/mimiciii/1.4/",
         access="credentialed; the demo (https://physionet.org/content/mimiciii-demo/1.4/) is open",
-        expected="v1.4: 46,520 patients, 61,532 unit stays, 330,712,483 rows of CHARTEVENTS; "
-        "demo: 100 patients, 136 unit stays, 758,355 rows of CHARTEVENTS",
+        expected=(
+            "v1.4: 46,520 patients, 61,532 unit stays, 330,712,483 rows of CHARTEVENTS; "
+            "demo: 100 patients, 136 unit stays, 758,355 rows of CHARTEVENTS"
+        ),
         output_policy="aggregate",
-        citation="Johnson et al., Scientific Data 3:160035, 2016; Harutyunyan et al., Scientific Data 6:96, 2019",
+        citation=(
+            "Johnson et al., Scientific Data 3:160035, 2016; Harutyunyan et al., Scientific Data 6:96, 2019"
+        ),
         module="relif_data.mimic3",
         files=(
             SourceFile(
@@ -175,12 +187,16 @@ _SOURCES = (
     Source(
         name="eicu",
         title="eICU Collaborative Research Database",
-        licence="PhysioNet Credentialed Health Data License (full database); Open Database License 1.0 (demo)",
+        licence=(
+            "PhysioNet Credentialed Health Data License (full database); Open Database License 1.0 (demo)"
+        ),
         official_page="https://physionet.org/content/eicu-crd/2.0/",
         access="credentialed; the demo (https://physionet.org/content/eicu-crd-demo/2.0/) is open",
         expected="v2.0: 200,859 unit stays; demo: 2,520 unit stays of 1,841 patients in 186 hospitals",
         output_policy="aggregate",
-        citation="Pollard et al., Scientific Data 5:180178, 2018; van de Water et al., ICLR 2024 (hourly layout)",
+        citation=(
+            "Pollard et al., Scientific Data 5:180178, 2018; van de Water et al., ICLR 2024 (hourly layout)"
+        ),
         module="relif_data.eicu",
         files=(
             SourceFile(

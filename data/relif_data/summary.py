@@ -1,8 +1,9 @@
-"""What may be said of a clinical tensor folder in public: counts of stays, measurements and labels, and no row of anybody.
+"""What may be said of a clinical tensor folder in public: counts of stays, measurements and labels, and no
+row of anybody.
 
-``summarise_tensors`` gives plain values that fit a small JSON file. Where the data came from a credentialed source, or its open
-demo, counts that fewer than ``least`` stays make are hidden (None), and so is what would let a reader compute them from
-the rest.
+``summarise_tensors`` gives plain values that fit a small JSON file. Where the data came from a credentialed
+source, or its open demo, counts that fewer than ``least`` stays make are hidden (None), and so is what would
+let a reader compute them from the rest.
 """
 
 import re
@@ -21,14 +22,17 @@ MOST_LEVELS = 12
 
 # A small number in a note that counts people or cells; hours, versions and row numbers stay readable.
 _SMALL_NUMBER = re.compile(
-    r"(?<![\w.,-])[1-9](?= (?:of them|stays?|deaths?|patients?|subjects?|cells|rows|out of range|unknown|recorded|with)\b)"
+    r"(?<![\w.,-])[1-9](?= (?:of them|stays?|deaths?|patients?|subjects?|cells|rows|out of"
+    r" range|unknown|recorded|with)\b)"
 )
 
 Count = int | None
 
 
 def least_count(tensors: ClinicalTensors) -> int:
-    """Return the smallest count of stays that may be shown: 1 where the data are simulated or open per person, else 10."""
+    """Return the smallest count of stays that may be shown: 1 where the data are simulated or open per
+    person, else 10.
+    """
     guarded = tensors.dataset in GUARDED or tensors.manifest["output_policy"] != "person"
     return SMALL_CELL if guarded and not tensors.manifest["synthetic"] else 1
 
@@ -36,10 +40,11 @@ def least_count(tensors: ClinicalTensors) -> int:
 def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dict[str, Any]:
     """Return the aggregates of a clinical data set as plain values.
 
-    ``cohort`` lists the rules with the stays left; ``channels`` the stay-hours and the stays with a measurement; ``tasks`` per split the
-    labels per class (for multilabel tasks the positives per label); ``groups`` the stays per level (None for a group of more than
-    12 levels). Counts below ``least`` (default: ``least_count``) are None, and consecutive rules that removed fewer are
-    merged. Raises ``InputError`` for ``least`` below 1.
+    ``cohort`` lists the rules with the stays left; ``channels`` the stay-hours and the stays with a
+    measurement; ``tasks`` per split the labels per class (for multilabel tasks the positives per label);
+    ``groups`` the stays per level (None for a group of more than 12 levels). Counts below ``least`` (default:
+    ``least_count``) are None, and consecutive rules that removed fewer are merged. Raises ``InputError`` for
+    ``least`` below 1.
     """
     least = least_count(tensors) if least is None else least
     if least < 1:
@@ -73,7 +78,8 @@ def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dic
 
 
 def merged_steps(steps: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
-    """Return cohort steps in which no rule shows that it removed 1 to ``least`` - 1 stays: such rules are joined with a neighbour.
+    """Return cohort steps in which no rule shows that it removed 1 to ``least`` - 1 stays: such rules are
+    joined with a neighbour.
 
     With ``least`` above 1 only the first and the last step keep their number of subjects.
     """
@@ -181,7 +187,9 @@ def _shown(count: int, total: int, least: int) -> Count:
 
 
 def _partition(counts: np.ndarray, stays: np.ndarray, least: int) -> list[Count]:
-    """Counts of a partition whose total is known, small ones hidden; a single hidden one takes the smallest other with it."""
+    """Counts of a partition whose total is known, small ones hidden; a single hidden one takes the smallest
+    other with it.
+    """
     hidden = (stays > 0) & (stays < least)
     if hidden.sum() == 1:
         rest = np.flatnonzero(~hidden & (stays > 0))
@@ -191,10 +199,11 @@ def _partition(counts: np.ndarray, stays: np.ndarray, least: int) -> list[Count]
 
 
 def guarded_effects(rows: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
-    """Return rows of ``mimic3.effects.repair_effects`` in which counts that fewer than ``least`` stays make are None.
+    """Return rows of ``mimic3.effects.repair_effects`` in which counts that fewer than ``least`` stays make
+    are None.
 
-    Cells are hidden with the stays that hold them; labels are hidden where fewer than ``least`` changed, since each may be a stay of
-    its own.
+    Cells are hidden with the stays that hold them; labels are hidden where fewer than ``least`` changed,
+    since each may be a stay of its own.
     """
     guarded = []
     for row in rows:

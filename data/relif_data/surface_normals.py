@@ -1,9 +1,10 @@
 """Surface normals from a depth map: local plane fits that respect depth edges.
 
-A plane ``n · P = d`` seen through a pinhole camera, ``P = Z (u, v, 1)``, has an inverse depth ``1/Z = (n / d) · (u, v, 1)`` that
-is *linear* in the image coordinates. So fitting a plane to a window of pixels is a weighted linear least-squares
-problem in 1/Z with three unknowns, solved for all pixels at once from moving sums, and exact on planes at any slant.
-Smoothing 1/Z beforehand keeps planes exact for the same reason. Neighbours across a depth edge get weight zero.
+A plane ``n · P = d`` seen through a pinhole camera, ``P = Z (u, v, 1)``, has an inverse depth ``1/Z = (n / d)
+· (u, v, 1)`` that is *linear* in the image coordinates. So fitting a plane to a window of pixels is a
+weighted linear least-squares problem in 1/Z with three unknowns, solved for all pixels at once from moving
+sums, and exact on planes at any slant. Smoothing 1/Z beforehand keeps planes exact for the same reason.
+Neighbours across a depth edge get weight zero.
 
 Camera axes: x to the right, y down, z forward; normals point towards the camera.
 """
@@ -55,12 +56,13 @@ def normals_from_depth(
     edge: float = 0.05,
     smoothing: float | None = None,
 ) -> np.ndarray:
-    """Return unit normals float32 [3, height, width] of a depth map; zero where there is no depth or no plane.
+    """Return unit normals float32 [3, height, width] of a depth map; zero where there is no depth or no
+    plane.
 
-    ``depth`` [height, width] in metres along the optical axis, 0 = none. A window of (2 ``radius`` + 1)² pixels is
-    fitted; with r the relative difference of inverse depth to the central pixel, a neighbour weighs
-    ``max(0, 1 - (r / edge)²)²``. ``smoothing`` is the standard deviation in pixels of the Gaussian that is applied to 1/Z first (default:
-    1.2 at width 384, in proportion elsewhere; 0: none).
+    ``depth`` [height, width] in metres along the optical axis, 0 = none. A window of (2 ``radius`` + 1)²
+    pixels is fitted; with r the relative difference of inverse depth to the central pixel, a neighbour weighs
+    ``max(0, 1 - (r / edge)²)²``. ``smoothing`` is the standard deviation in pixels of the Gaussian that is
+    applied to 1/Z first (default: 1.2 at width 384, in proportion elsewhere; 0: none).
 
     Raises ``InputError`` for depth that is not a finite, non-negative matrix.
     """
@@ -83,7 +85,9 @@ def normals_from_depth(
 
 
 def _smooth(values: np.ndarray, valid: np.ndarray, deviation: float) -> np.ndarray:
-    """Return a Gaussian mean over the valid neighbours; kept symmetric in a pixel's window so that planes stay planes."""
+    """Return a Gaussian mean over the valid neighbours; kept symmetric in a pixel's window so that planes
+    stay planes.
+    """
     if deviation <= 0:
         return values
     reach = max(1, int(np.ceil(2.5 * deviation)))
@@ -91,7 +95,8 @@ def _smooth(values: np.ndarray, valid: np.ndarray, deviation: float) -> np.ndarr
     weight = _convolve(valid.astype(np.float32), kernel, reach)
     total = _convolve(values, kernel, reach)
     mean = np.divide(total, weight, out=np.zeros_like(values), where=weight > 0)
-    # A window cut by the border or by a hole is lopsided and would bend a slanted plane: leave such pixels unsmoothed.
+    # A window cut by the border or by a hole is lopsided and would bend a slanted plane: leave such pixels
+    # unsmoothed.
     whole = weight > 0.9999 * kernel.sum() ** 2
     return np.where(whole, mean, values)
 
@@ -111,8 +116,8 @@ def _fit_planes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Fit ``inverse ≈ level + slope_x dx + slope_y dy`` around every pixel.
 
-    Returns the slopes per pixel, the level at the pixel, and where the fit is determined. Offsets are counted in pixels and values
-    relative to the central pixel, so that float32 sums suffice.
+    Returns the slopes per pixel, the level at the pixel, and where the fit is determined. Offsets are counted
+    in pixels and values relative to the central pixel, so that float32 sums suffice.
     """
     height, width = inverse.shape
     padded = np.pad(inverse, radius)
@@ -130,7 +135,8 @@ def _fit_planes(
             np.subtract(1, weight, out=weight)
             np.maximum(weight, 0, out=weight)
             np.square(weight, out=weight)
-            # A neighbour without depth has inverse 0: relative difference 1, so any edge below 1 gives it no weight.
+            # A neighbour without depth has inverse 0: relative difference 1, so any edge below 1 gives it no
+            # weight.
             row["1"] += weight
             np.multiply(weight, difference, out=product)
             row["q"] += product
@@ -173,7 +179,9 @@ def angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AxisOrder:
-    """How a source stores normals: camera axis k is ``signs[k]`` times channel ``channels[k]``; the median angle that shows it."""
+    """How a source stores normals: camera axis k is ``signs[k]`` times channel ``channels[k]``; the median
+    angle that shows it.
+    """
 
     channels: tuple[int, int, int]
     signs: tuple[int, int, int]
@@ -187,10 +195,12 @@ class AxisOrder:
 
 
 def find_axis_order(stored: np.ndarray, fitted: np.ndarray, *, largest_median: float = 30.0) -> AxisOrder:
-    """Return which of the 48 channel orders and signs brings stored normals closest to normals fitted to the depth.
+    """Return which of the 48 channel orders and signs brings stored normals closest to normals fitted to the
+    depth.
 
-    Both are [3, height, width] (put several frames side by side for a firmer answer); zero vectors are left out. Raises ``DataError`` where even
-    the best median angle exceeds ``largest_median`` degrees: then the normals and the depth do not belong together.
+    Both are [3, height, width] (put several frames side by side for a firmer answer); zero vectors are left
+    out. Raises ``DataError`` where even the best median angle exceeds ``largest_median`` degrees: then the
+    normals and the depth do not belong together.
     """
     best: AxisOrder | None = None
     for channels in itertools.permutations(range(3)):
@@ -205,7 +215,7 @@ def find_axis_order(stored: np.ndarray, fitted: np.ndarray, *, largest_median: f
     assert best is not None
     if best.median_angle > largest_median:
         raise DataError(
-            f"stored normals differ from the depth by a median {best.median_angle:.1f} degrees in the best of all axis "
-            "orders; depth and normals do not belong together"
+            f"stored normals differ from the depth by a median {best.median_angle:.1f} degrees in the best of"
+            " all axis orders; depth and normals do not belong together"
         )
     return best

@@ -1,17 +1,20 @@
-"""A simulator of intensive care: latent severity, 17 channels with informative gaps, and all four kinds of label.
+"""A simulator of intensive care: latent severity, 17 channels with informative gaps, and all four kinds of
+label.
 
-Each subject has five organ factors ``f ~ N(0, 1)`` and a baseline severity ``b`` that is a weighted sum of them, of age and of
-chance. Within a stay the severity ``s`` is a mean-reverting process with shocks, one step an hour,
+Each subject has five organ factors ``f ~ N(0, 1)`` and a baseline severity ``b`` that is a weighted sum of
+them, of age and of chance. Within a stay the severity ``s`` is a mean-reverting process with shocks, one step
+an hour,
 
     s[0] = b + acute excess,    s[r + 1] = s[r] + 0.05 (b - s[r]) + 0.11 ε + shock,
 
-a shock of size N(1.2, 0.4²) coming with probability 0.006 an hour. Whoever is in the unit at the end of row ``r`` dies within the
-next hour with probability ``death_hazard(s[r])``, rising in ``s``, and otherwise leaves with probability ``discharge_hazard(s[r])``,
-falling in ``s``. Channels are noisy functions of ``s`` and ``f``; the sicker a patient, the more often they are measured, and
-units differ in how often. Nothing here is fitted to patients: figures made with it say "synthetic".
+a shock of size N(1.2, 0.4²) coming with probability 0.006 an hour. Whoever is in the unit at the end of row
+``r`` dies within the next hour with probability ``death_hazard(s[r])``, rising in ``s``, and otherwise leaves
+with probability ``discharge_hazard(s[r])``, falling in ``s``. Channels are noisy functions of ``s`` and
+``f``; the sicker a patient, the more often they are measured, and units differ in how often. Nothing here is
+fitted to patients: figures made with it say "synthetic".
 
-``mortality_oracle`` solves the same process for the probability of death in the unit given the true severity and baseline, the best
-that any model of the observations could reach.
+``mortality_oracle`` solves the same process for the probability of death in the unit given the true severity
+and baseline, the best that any model of the observations could reach.
 """
 
 from collections.abc import Callable
@@ -48,10 +51,12 @@ WARDS = ("medical", "surgical", "cardiac")
 
 @dataclass(frozen=True)
 class SimulatedChannel:
-    """One channel: how it follows severity and the organ factors, how noisy it is and how often it is measured.
+    """One channel: how it follows severity and the organ factors, how noisy it is and how often it is
+    measured.
 
-    ``effects`` are the changes in the channel's unit per unit of severity and per unit of each factor; ``rate`` is the probability
-    of a measurement in an hour at severity 0; ``categories`` is non-empty for a channel of integer codes.
+    ``effects`` are the changes in the channel's unit per unit of severity and per unit of each factor;
+    ``rate`` is the probability of a measurement in an hour at severity 0; ``categories`` is non-empty for a
+    channel of integer codes.
     """
 
     name: str
@@ -172,7 +177,9 @@ def death_hazard(severity: np.ndarray) -> np.ndarray:
 
 
 def discharge_hazard(severity: np.ndarray) -> np.ndarray:
-    """Return the probability, for a survivor of the hour, of leaving the unit alive within it; falls with severity."""
+    """Return the probability, for a survivor of the hour, of leaving the unit alive within it; falls with
+    severity.
+    """
     return 0.009 / (1 + np.exp(4.0 * (severity + 0.1)))
 
 
@@ -180,16 +187,19 @@ def discharge_hazard(severity: np.ndarray) -> np.ndarray:
 class SimulatedCohort:
     """A simulated cohort: the truth that generated it, what was observed of it, and its labels' ingredients.
 
-    Stays are numbered 0..n-1 in this order everywhere; rows are stay-hours, stay ``i`` owning ``offsets[i]:offsets[i + 1]``.
+    Stays are numbered 0..n-1 in this order everywhere; rows are stay-hours, stay ``i`` owning
+    ``offsets[i]:offsets[i + 1]``.
 
     Attributes:
         stays, subjects: int64 [stays], ids; a subject who survived may have a second stay.
-        sex, age_band, ward: uint8 [stays], codes into ``SEXES``, ``AGE_BANDS``, ``WARDS``; age: float64 [stays], years.
+        sex, age_band, ward: uint8 [stays], codes into ``SEXES``, ``AGE_BANDS``, ``WARDS``; age: float64
+            [stays], years.
         factors: float64 [stays, 5], organ factors; baseline: float64 [stays], baseline severity.
         length_hours: float64 [stays], time from admission to death or discharge; died: bool [stays].
         phenotypes: uint8 [stays, 25].
         offsets: int64 [stays + 1]; severity: float64 [rows].
-        readings: float32 [rows, 17], last value measured within the hour in source units, NaN where there was none.
+        readings: float32 [rows, 17], last value measured within the hour in source units, NaN where there was
+            none.
         seed: the seed that made it.
     """
 
@@ -221,11 +231,13 @@ class SimulatedCohort:
 
 
 def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> SimulatedCohort:
-    """Simulate a cohort of ``stays`` stays of which the first ``hours`` hours are recorded (None: every hour).
+    """Simulate a cohort of ``stays`` stays of which the first ``hours`` hours are recorded (None: every
+    hour).
 
-    About one stay in ten is the second one of a subject who survived the first. Stays end by death, discharge, or after
-    60 days; the truth about the end is kept however many hours are recorded. The same arguments give the same arrays.
-    Raises ``InputError`` for fewer than 10 stays, fewer than 48 hours (the mortality label is read there) or a negative seed.
+    About one stay in ten is the second one of a subject who survived the first. Stays end by death,
+    discharge, or after 60 days; the truth about the end is kept however many hours are recorded. The same
+    arguments give the same arrays. Raises ``InputError`` for fewer than 10 stays, fewer than 48 hours (the
+    mortality label is read there) or a negative seed.
     """
     require_integer("stays", stays, least=10)
     require_integer("seed", seed, least=0)
@@ -271,11 +283,12 @@ def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> Simulat
 
 
 def mortality_oracle(cohort: SimulatedCohort) -> np.ndarray:
-    """Return P(death in the unit | true severity and baseline at hour 48) per stay; NaN for stays that ended before.
+    """Return P(death in the unit | true severity and baseline at hour 48) per stay; NaN for stays that ended
+    before.
 
-    The probability ``V(s)`` of dying before leaving solves the linear system ``V = h + (1 - h)(1 - d) P V`` for hazards ``h``, ``d``
-    and the hourly transition ``P`` of the severity, here on a grid of severities for a grid of baselines, interpolated between.
-    (The end of stays at 60 days is ignored.)
+    The probability ``V(s)`` of dying before leaving solves the linear system ``V = h + (1 - h)(1 - d) P V``
+    for hazards ``h``, ``d`` and the hourly transition ``P`` of the severity, here on a grid of severities for
+    a grid of baselines, interpolated between. (The end of stays at 60 days is ignored.)
     """
     reached = cohort.rows_per_stay >= MORTALITY_HOUR
     severity = cohort.severity[cohort.offsets[:-1][reached] + MORTALITY_HOUR - 1]
@@ -293,10 +306,11 @@ def prepare(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Simulate a cohort and write it to ``target`` as clinical tensors marked synthetic; ``source`` is not used.
+    """Simulate a cohort and write it to ``target`` as clinical tensors marked synthetic; ``source`` is not
+    used.
 
-    Options as for ``simulate``. Subjects are split 60/20/20 into train, validation and test. Raises ``InputError`` for options
-    out of range and ``DataError`` where ``target`` holds something else.
+    Options as for ``simulate``. Subjects are split 60/20/20 into train, validation and test. Raises
+    ``InputError`` for options out of range and ``DataError`` where ``target`` holds something else.
     """
     report = progress or (lambda message: None)
     report(f"simulating {stays} stays")
@@ -325,10 +339,14 @@ def prepare(
         cohort=[CohortStep("simulated stays", 0, stays, len(np.unique(cohort.subjects)))],
         notes=[
             "Synthetic: every value comes from a simulator, none from a patient.",
-            f"Mortality: death in the unit, predicted at hour {MORTALITY_HOUR}; "
-            f"{int((masks['mortality'] == 0).sum())} stays ended before and carry no label.",
-            f"Decompensation: death within {DECOMPENSATION_HOURS} hours; remaining length of stay: time to death or "
-            f"discharge; both from hour {FIRST_LABEL_HOUR} on.",
+            (
+                f"Mortality: death in the unit, predicted at hour {MORTALITY_HOUR}; "
+                f"{int((masks['mortality'] == 0).sum())} stays ended before and carry no label."
+            ),
+            (
+                f"Decompensation: death within {DECOMPENSATION_HOURS} hours; remaining length of stay: time"
+                f" to death or discharge; both from hour {FIRST_LABEL_HOUR} on."
+            ),
         ],
         options={"stays": stays, "hours": hours, "seed": seed},
         values=_columns(filled),
@@ -391,7 +409,9 @@ class _Course:
 
 
 def _draw_people(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """Draw what a subject brings along: sex, age, factors, baseline severity, and constant offsets of the channels."""
+    """Draw what a subject brings along: sex, age, factors, baseline severity, and constant offsets of the
+    channels.
+    """
     age = np.clip(rng.normal(64, 16, count), 18, 95)
     factors = rng.normal(size=(count, len(FACTORS)))
     chance = rng.normal(0, 0.8, count)
@@ -524,7 +544,9 @@ def _set_scores(
 
 
 def _columns(filled: np.ndarray) -> np.ndarray:
-    """Return filled channels [rows, 17] as value columns: numbers as they are, codes as one indicator per category."""
+    """Return filled channels [rows, 17] as value columns: numbers as they are, codes as one indicator per
+    category.
+    """
     return np.concatenate(
         [
             filled[:, index, None]

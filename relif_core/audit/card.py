@@ -21,9 +21,9 @@ _FILES = resources.files("relif_core.audit")
 CARD_SCHEMA: dict[str, Any] = json.loads(_FILES.joinpath("card.schema.json").read_text(encoding="utf-8"))
 #: What a reader must know before the numbers.
 LIMITS = (
-    "Bias and violation rate compare the score distributions of pairs of tasks, drawn independently: handing a task's scores to "
-    "other people changes nothing, and a calibrated binary task cannot go below a floor that its base rate sets. Lower is not "
-    "fairer by itself."
+    "Bias and violation rate compare the score distributions of pairs of tasks, drawn independently: handing"
+    " a task's scores to other people changes nothing, and a calibrated binary task cannot go below a floor"
+    " that its base rate sets. Lower is not fairer by itself."
 )
 
 
@@ -78,7 +78,8 @@ def audit_card(
     """Return the audit card of one model as JSON-ready values that satisfy ``CARD_SCHEMA``.
 
     Args:
-        result: the fixed-tolerance audit; its context tells dataset, split, score definition and tolerance source.
+        result: the fixed-tolerance audit; its context tells dataset, split, score definition and tolerance
+            source.
         model: which checkpoint was audited.
         calibration: the data and distribution that set the tolerance.
         induced: the model's induced tolerances, a diagnostic only.
@@ -90,7 +91,8 @@ def audit_card(
         date: when the audit was made, as YYYY-MM-DD.
 
     Raises:
-        InputError: arguments of a wrong kind, a level outside (0, 1), or utility and controller values that JSON cannot hold.
+        InputError: arguments of a wrong kind, a level outside (0, 1), or utility and controller values that
+            JSON cannot hold.
     """
     if not isinstance(result, AuditResult):
         raise InputError(f"a card shows an audit result, not a {type(result).__name__}")
@@ -242,14 +244,20 @@ def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
                 *(
                     (
                         _pair_text(row),
-                        f"Bias {_estimate_text(row['bias'])}, violation rate {_estimate_text(row['violation_rate'])}",
+                        (
+                            f"Bias {_estimate_text(row['bias'])}, violation rate"
+                            f" {_estimate_text(row['violation_rate'])}"
+                        ),
                     )
                     for row in results["per_pair"]
                 ),
                 *(
                     (
                         f"Group {label}",
-                        f"Bias {_estimate_text(part['bias'])}, violation rate {_estimate_text(part['violation_rate'])}",
+                        (
+                            f"Bias {_estimate_text(part['bias'])}, violation rate"
+                            f" {_estimate_text(part['violation_rate'])}"
+                        ),
                     )
                     for label, part in results["groups"].items()
                 ),
@@ -280,7 +288,10 @@ def _ruler_text(ruler: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     return [
         (
             "Ruler",
-            f"{ruler['sha256'][:16]}, α {ruler['alpha']:g}, {ruler['pairs']:,} disjoint pairs, seed {ruler['seed']}",
+            (
+                f"{ruler['sha256'][:16]}, α {ruler['alpha']:g}, {ruler['pairs']:,} disjoint pairs, seed"
+                f" {ruler['seed']}"
+            ),
         ),
         ("Spread over matchings", f"{spread['low']:.4f} to {spread['high']:.4f} in {ruler['matchings']:,}"),
         ("Score map", "; ".join(f"{task}: {rule['kind']}" for task, rule in ruler["score_map"].items())),
@@ -296,7 +307,10 @@ def _pair_text(row: Mapping[str, Any]) -> str:
 
 
 def _sampling_text(protocol: Mapping[str, Any]) -> str:
-    return f"{protocol['pairs']:,} drawn from pools of up to {protocol['pool_size']:,}, pair seed {protocol['pair_seed']}"
+    return (
+        f"{protocol['pairs']:,} drawn from pools of up to {protocol['pool_size']:,}, pair seed"
+        f" {protocol['pair_seed']}"
+    )
 
 
 def _estimate_text(estimate: Mapping[str, Any]) -> str:
@@ -365,11 +379,15 @@ def curve_svg(
         points = " ".join(place(x, y) for x, y in zip(tolerances, values, strict=True))
         first = low - values[0] * (low - top)
         return (
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
-            f'<text x="{left + 6}" y="{first - 4 if first > top + 12 else first + 14:.1f}" fill="{colour}">{name}</text>'
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/><text'
+            f' x="{left + 6}" y="{first - 4 if first > top + 12 else first + 14:.1f}"'
+            f' fill="{colour}">{name}</text>'
         )
 
-    text = f"Bias falls from {bias[0]:.3f} at tolerance {tolerances[0]:g}, the violation rate from {violation_rate[0]:.3f}."
+    text = (
+        f"Bias falls from {bias[0]:.3f} at tolerance {tolerances[0]:g}, the violation rate from"
+        f" {violation_rate[0]:.3f}."
+    )
     marks = ""
     if held is not None:
         x, _ = place(held, 0).split(",")
@@ -378,18 +396,25 @@ def curve_svg(
             f'<text x="{float(x) + 4:.1f}" y="{top + 10}" fill="currentColor">δ = {held:.3f}</text>'
         )
         at = min(range(len(tolerances)), key=lambda k: abs(tolerances[k] - held))
-        text += f" At {tolerances[at]:.3f}, next to the one held fixed, they are {bias[at]:.3f} and {violation_rate[at]:.3f}."
+        text += (
+            f" At {tolerances[at]:.3f}, next to the one held fixed, they are {bias[at]:.3f} and"
+            f" {violation_rate[at]:.3f}."
+        )
     ends = "".join(
-        f'<text x="{left - 6}" y="{low - y * (low - top) + 4:.1f}" text-anchor="end" fill="currentColor">{y:g}</text>'
+        f'<text x="{left - 6}" y="{low - y * (low - top) + 4:.1f}" text-anchor="end"'
+        f' fill="currentColor">{y:g}</text>'
         for y in (0, 0.5, 1)
     ) + "".join(
-        f'<text x="{place(x * last, 0).split(",")[0]}" y="{low + 16}" text-anchor="middle" fill="currentColor">{x * last:g}</text>'
+        f'<text x="{place(x * last, 0).split(",")[0]}" y="{low + 16}" text-anchor="middle"'
+        f' fill="currentColor">{x * last:g}</text>'
         for x in (0, 0.5, 1)
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width:g} {height:g}"'
+        f' width="{width:g}" '
         f'font-family="sans-serif" font-size="12"><title>{html.escape(text)}</title>'
         f'<path d="M{left},{top}V{low}H{width - 80}" fill="none" stroke="currentColor"/>{ends}{marks}'
         f"{line(violation_rate, '#d55e00', 'violation rate')}{line(bias, '#0072b2', 'Bias')}"
-        f'<text x="{(left + width - 80) / 2}" y="{low + 34}" text-anchor="middle" fill="currentColor">tolerance δ</text></svg>'
+        f'<text x="{(left + width - 80) / 2}" y="{low + 34}" text-anchor="middle"'
+        ' fill="currentColor">tolerance δ</text></svg>'
     )

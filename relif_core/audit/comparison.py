@@ -18,9 +18,9 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 class Comparison:
     """The difference a − b of two comparable audits, with standard errors and intervals at ``level``.
 
-    The p-values are two-sided, of no difference. ``paired`` tells whether the errors come from the subjects' own differences; if not, they are the upper bound
-    SE_a + SE_b. ``unstated`` names the context fields that neither result states, on whose agreement the reader
-    has to rely.
+    The p-values are two-sided, of no difference. ``paired`` tells whether the errors come from the subjects'
+    own differences; if not, they are the upper bound SE_a + SE_b. ``unstated`` names the context fields that
+    neither result states, on whose agreement the reader has to rely.
     """
 
     difference: float
@@ -39,15 +39,15 @@ class Comparison:
 def compare(a: AuditResult, b: AuditResult, level: float = 0.95) -> Comparison:
     """Return the difference in Bias and violation rate of two models audited on the same subjects.
 
-    With influences z^a_s and z^b_s summed per subject, the standard error of Bias_a − Bias_b is that of the summed
-    influences z^a_s − z^b_s (:class:`SubjectSpread`): what both models find hard about a subject cancels. Where a
-    result carries no influences (audited without subjects, or read from JSON without them) the errors are
-    SE_a + SE_b, which no dependence between the two can exceed. Sampled audits add the noise of their pair draws;
-    both drew the same pairs, so it is that of the violations' differences per draw.
+    With influences z^a_s and z^b_s summed per subject, the standard error of Bias_a − Bias_b is that of the
+    summed influences z^a_s − z^b_s (:class:`SubjectSpread`): what both models find hard about a subject
+    cancels. Where a result carries no influences (audited without subjects, or read from JSON without them)
+    the errors are SE_a + SE_b, which no dependence between the two can exceed. Sampled audits add the noise
+    of their pair draws; both drew the same pairs, so it is that of the violations' differences per draw.
 
     Raises:
-        ComparabilityError: dataset, split, tasks, score definition, pools, protocol, pair seed, pool size, number
-            of pairs or tolerance differ; the message names the first field that does.
+        ComparabilityError: dataset, split, tasks, score definition, pools, protocol, pair seed, pool size,
+            number of pairs or tolerance differ; the message names the first field that does.
         InputError: a level outside (0, 1).
     """
     for name, result in (("a", a), ("b", b)):
@@ -89,7 +89,9 @@ def comparison(
 
 
 def _error(a: AuditResult, b: AuditResult, kind: Kind) -> tuple[float, float]:
-    """Return the standard error of a − b, paired by subject and draw as far as they are known, and its freedom."""
+    """Return the standard error of a − b, paired by subject and draw as far as they are known, and its
+    freedom.
+    """
     if a.influences is None or b.influences is None:
         return (
             float(getattr(a, f"{kind}_se") + getattr(b, f"{kind}_se")),

@@ -1,4 +1,5 @@
-"""The door for arrays from outside: pandas, polars, torch, masked arrays and lists become NumPy arrays, and nothing is guessed.
+"""The door for arrays from outside: pandas, polars, torch, masked arrays and lists become NumPy arrays, and
+nothing is guessed.
 
 No library is imported here: each is known by its methods.
 """
@@ -18,9 +19,11 @@ MISSING_TEXT = ("", "nan", "NaN", "NaT", "None", "<NA>")
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """An array from outside: its values, which of them are missing, which are masked, and the index of a pandas Series.
+    """An array from outside: its values, which of them are missing, which are masked, and the index of a
+    pandas Series.
 
-    A masked entry was left out on purpose; a missing one (None, NaN of an object array, NA, null) may have been forgotten.
+    A masked entry was left out on purpose; a missing one (None, NaN of an object array, NA, null) may have
+    been forgotten.
     """
 
     values: np.ndarray
@@ -29,7 +32,9 @@ class Given:
     index: Any = None
 
     def taken(self, places: np.ndarray) -> "Given":
-        """Return the entries at ``places`` (positions or a mask); a mask of the entries themselves is used up."""
+        """Return the entries at ``places`` (positions or a mask); a mask of the entries themselves is used
+        up.
+        """
         missing = None if self.missing is None else self.missing[places]
         return Given(self.values[places], missing if missing is not None and missing.any() else None)
 
@@ -94,7 +99,9 @@ def _is_missing(item: Any) -> bool:
 
 
 def _of_one_kind(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Return objects of one kind (all text, all integers, all real numbers) as such an array; others stay objects."""
+    """Return objects of one kind (all text, all integers, all real numbers) as such an array; others stay
+    objects.
+    """
     held = array[~missing]
     kinds = {type(item) for item in held.tolist()}
     for kind, dtype in (

@@ -32,7 +32,8 @@ class PairTerms:
     """Exact Bias and violation rate of one task pair and what each sample contributes to them.
 
     ``bias_first`` [n_i] holds E_y[(|x − y| − δ)_+] for each x of the first pool in ascending order and
-    ``bias_second`` [n_j] the same for the second pool; ``rate_first`` and ``rate_second`` hold P_y(|x − y| > δ).
+    ``bias_second`` [n_j] the same for the second pool; ``rate_first`` and ``rate_second`` hold P_y(|x − y| >
+    δ).
     """
 
     bias: float
@@ -43,16 +44,19 @@ class PairTerms:
     rate_second: np.ndarray
 
     def kinds(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        """Yield (first pool's terms, second pool's terms, their mean), for Bias and then for the violation rate."""
+        """Yield (first pool's terms, second pool's terms, their mean), for Bias and then for the violation
+        rate.
+        """
         yield self.bias_first, self.bias_second, self.bias
         yield self.rate_first, self.rate_second, self.violation_rate
 
 
 def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
-    """Return exact Bias, violation rate and per-sample means of one task pair in O(n_i + n_j) time and memory.
+    """Return exact Bias, violation rate and per-sample means of one task pair in O(n_i + n_j) time and
+    memory.
 
-    For x of the first pool let a be the number of y with y − x > δ and b the number with x − y > δ. With prefix
-    sums S of the n_j sorted scores y,
+    For x of the first pool let a be the number of y with y − x > δ and b the number with x − y > δ. With
+    prefix sums S of the n_j sorted scores y,
 
         E_y[(|x − y| − δ)_+] = (S[n_j] − S[n_j − a] − a(x + δ) + b(x − δ) − S[b]) / n_j,
         P_y(|x − y| > δ) = (a + b) / n_j,
@@ -81,7 +85,9 @@ def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
 
 
 def _weighted_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
-    """As :func:`pair_terms` with every count and every sum weighted: x and y are drawn in proportion to their weights."""
+    """As :func:`pair_terms` with every count and every sum weighted: x and y are drawn in proportion to their
+    weights.
+    """
     bias_first, rate_first = _weighted_means(first.values, second, tolerance)
     bias_second, rate_second = _weighted_means(second.values, first, tolerance)
     rate = float(first.weights @ rate_first)
@@ -112,10 +118,11 @@ def _weighted_means(values: np.ndarray, other: Pool, tolerance: float) -> tuple[
 def _sample_terms(
     values: np.ndarray, prefix: np.ndarray, tolerance: float, excess: np.ndarray, count: np.ndarray
 ) -> None:
-    """Write E_y[(|x − y| − δ)_+] and the number of violating y for each x over the counts that are their sources.
+    """Write E_y[(|x − y| − δ)_+] and the number of violating y for each x over the counts that are their
+    sources.
 
-    ``excess``, read as int64, comes with the number of the other pool's scores up to x + δ, ``count`` with the number of
-    those more than δ under x; ``prefix`` are the other pool's prefix sums.
+    ``excess``, read as int64, comes with the number of the other pool's scores up to x + δ, ``count`` with
+    the number of those more than δ under x; ``prefix`` are the other pool's prefix sums.
     """
     size = len(prefix) - 1
     for part in _blocks(len(values)):
@@ -139,12 +146,14 @@ def _cross(
     within: np.ndarray | None,
     exceeded: np.ndarray | None,
 ) -> None:
-    """Merge ``low`` + δ with ``high`` (both ascending) and count across, in blocks that stay in the processor's cache.
+    """Merge ``low`` + δ with ``high`` (both ascending) and count across, in blocks that stay in the
+    processor's cache.
 
-    ``within``, if given, receives for each x in ``low`` the number of y in ``high`` with y − x ≤ δ; ``exceeded`` for each y in
-    ``high`` the number of x in ``low`` with y − x > δ. Only scores that some other exceeds, or that exceed some other, are
-    merged. The bits of a non-negative float64 sort as its value does and leave the top bit free: shifted by one they make
-    room for the origin, and a stable sort of two runs is one linear merge.
+    ``within``, if given, receives for each x in ``low`` the number of y in ``high`` with y − x ≤ δ;
+    ``exceeded`` for each y in ``high`` the number of x in ``low`` with y − x > δ. Only scores that some other
+    exceeds, or that exceed some other, are merged. The bits of a non-negative float64 sort as its value does
+    and leave the top bit free: shifted by one they make room for the origin, and a stable sort of two runs is
+    one linear merge.
     """
     if len(low) + len(high) < _SMALL:
         top = reach(low, tolerance)
@@ -190,7 +199,8 @@ def _blocks(size: int) -> Iterator[slice]:
 def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
     """Return the largest float64 t with ``t - x <= tolerance`` in float64 arithmetic, for each x ≥ 0.
 
-    x + δ rounds, so it can lie one step to either side of t; stepping is adding to the bits of a positive number.
+    x + δ rounds, so it can lie one step to either side of t; stepping is adding to the bits of a positive
+    number.
     """
     top = values + tolerance
     bits = top.view(np.int64)
@@ -206,8 +216,8 @@ class BiasCurve:
     """Exact Bias and violation rate as functions of the tolerance.
 
     ``tolerances``, ``bias`` and ``violation_rate`` are [D]; ``per_pair`` maps a task pair to its (bias,
-    violation_rate) arrays [D]. Bias is convex, falling and piecewise linear in δ with slope −VR(δ); the violation
-    rate is a falling step function.
+    violation_rate) arrays [D]. Bias is convex, falling and piecewise linear in δ with slope −VR(δ); the
+    violation rate is a falling step function.
     """
 
     tolerances: np.ndarray
@@ -239,7 +249,8 @@ def bias_curve(
     Args:
         scores: task name to one-dimensional scores in [0, 1]; at least two tasks.
         tolerances: [D] tolerances, at least 0, in any order; each holds for every task pair.
-        weights: task name to weights aligned with the scores, at least 0; without, all samples weigh the same.
+        weights: task name to weights aligned with the scores, at least 0; without, all samples weigh the
+            same.
 
     One linear merge per tolerance and task pair, and memory linear in the pools.
 

@@ -1,6 +1,7 @@
 """Audits about individuals, beside the paper's: one person across tasks, and similar people within a task.
 
-The paper's audit draws the two people of a pair independently and so sees marginal distributions only. These two look at who got which score.
+The paper's audit draws the two people of a pair independently and so sees marginal distributions only. These
+two look at who got which score.
 """
 
 import numbers
@@ -32,9 +33,9 @@ _PAIRS_TOGETHER = 1 << 21
 class IndividualRow:
     """What an audit about individuals finds in one task pair or one task.
 
-    ``tasks`` are two names (same subject) or one (similar pairs), ``limit`` is the tolerance δ or the constant L,
-    ``pairs`` counts the pairs of samples, ``subjects`` the people in them. ``excess`` is the mean of the gap's part
-    beyond what is allowed, ``share`` the share of pairs beyond it, ``gap`` the mean gap.
+    ``tasks`` are two names (same subject) or one (similar pairs), ``limit`` is the tolerance δ or the
+    constant L, ``pairs`` counts the pairs of samples, ``subjects`` the people in them. ``excess`` is the mean
+    of the gap's part beyond what is allowed, ``share`` the share of pairs beyond it, ``gap`` the mean gap.
     """
 
     tasks: tuple[str, ...]
@@ -50,7 +51,9 @@ class IndividualRow:
 
 @dataclass(frozen=True, kw_only=True)
 class IndividualAudit:
-    """Excess and violation share, averaged over ``rows`` with equal weight, with subject-clustered standard errors."""
+    """Excess and violation share, averaged over ``rows`` with equal weight, with subject-clustered standard
+    errors.
+    """
 
     subjects: int
     gap: float
@@ -66,8 +69,8 @@ def same_subject_audit(
 ) -> IndividualAudit:
     """Measure how far one person's scores lie apart between tasks.
 
-    With S_ij the subjects that have samples of both tasks, a subject's gap terms are averaged over all pairs of its
-    own samples x of task i and y of task j, then over subjects:
+    With S_ij the subjects that have samples of both tasks, a subject's gap terms are averaged over all pairs
+    of its own samples x of task i and y of task j, then over subjects:
 
         excess_ij = mean_s mean_xy (|p_i(x) − p_j(y)| − δ_ij)₊,   share_ij = mean_s mean_xy 1[|p_i(x) − p_j(y)| > δ_ij].
 
@@ -79,7 +82,8 @@ def same_subject_audit(
         tolerance: δ, one number or a mapping from task pairs to numbers.
 
     Returns:
-        One row per task pair, and their mean. A subject's influences are summed over task pairs for the errors.
+        One row per task pair, and their mean. A subject's influences are summed over task pairs for the
+        errors.
 
     Raises:
         InputError: what :func:`audit` refuses, or a task pair without a common subject.
@@ -131,7 +135,9 @@ def _within_subjects(
     people: int,
     tolerance: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return per subject the sums over all its pairs of gap, excess and violations, and the number of its pairs, each [people]."""
+    """Return per subject the sums over all its pairs of gap, excess and violations, and the number of its
+    pairs, each [people].
+    """
     order = np.argsort(second_codes, kind="stable")
     partners, held = second[order].astype(np.float64), np.bincount(second_codes, minlength=people)
     begin = np.cumsum(held) - held
@@ -157,8 +163,8 @@ def _within_subjects(
 class SimilarPairs:
     """Who is compared with whom, found once for all models that are audited on the same samples.
 
-    ``pairs`` maps a task to samples a, their neighbours b and the distances between them, each [n · k]; ``codes`` [n] tell
-    which samples belong to one subject.
+    ``pairs`` maps a task to samples a, their neighbours b and the distances between them, each [n · k];
+    ``codes`` [n] tell which samples belong to one subject.
     """
 
     pairs: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -178,8 +184,8 @@ def similar_pairs(
         k: neighbours per sample; ties by the lower index.
 
     Raises:
-        InputError: k below 1, inputs of a wrong shape or not finite, subject ids that :func:`audit` refuses, or a sample with
-            fewer than k samples of other subjects.
+        InputError: k below 1, inputs of a wrong shape or not finite, subject ids that :func:`audit` refuses,
+            or a sample with fewer than k samples of other subjects.
     """
     checked_integer(k, "k", 1)
     if not isinstance(inputs, Mapping):
@@ -206,8 +212,9 @@ def similar_pair_audit(
 
         excess = mean (|p(a) − p(b)| − L·d(a, b))₊,   share = mean 1[|p(a) − p(b)| > L·d(a, b)].
 
-    The distance must come from outside the audited model (standardised inputs, a reference representation), and L from
-    validation data of a reference model (:func:`lipschitz_limit`); both shared by all methods, or their rulers differ.
+    The distance must come from outside the audited model (standardised inputs, a reference representation),
+    and L from validation data of a reference model (:func:`lipschitz_limit`); both shared by all methods, or
+    their rulers differ.
 
     Args:
         scores: task name to one-dimensional scores in [0, 1]; one task is enough.
@@ -215,13 +222,14 @@ def similar_pair_audit(
         lipschitz: L, one number or one per task, at least 0.
 
     Returns:
-        One row per task, and their mean. Two pairs that share a subject are dependent: the variance is the sum of the
-        products of all such pairs' deviations (Aronow, Samii and Assenova 2015). Where the expected gap varies with the
-        place in input space the errors come out a little too large (10 to 22 % in a simulation).
+        One row per task, and their mean. Two pairs that share a subject are dependent: the variance is the
+        sum of the products of all such pairs' deviations (Aronow, Samii and Assenova 2015). Where the
+        expected gap varies with the place in input space the errors come out a little too large (10 to 22 %
+        in a simulation).
 
     Raises:
-        InputError: scores that :func:`audit` refuses, a task without pairs or with pairs of another number of samples,
-            or a negative L.
+        InputError: scores that :func:`audit` refuses, a task without pairs or with pairs of another number of
+            samples, or a negative L.
     """
     checked = _paired_scores(scores, pairs)
     limits = _limits(lipschitz, list(checked))
@@ -253,10 +261,11 @@ def similar_pair_audit(
 
 
 def lipschitz_limit(scores: Mapping[str, Any], pairs: SimilarPairs, alpha: float = 0.1) -> dict[str, float]:
-    """Return per task the L that a share α of a reference model's neighbour pairs exceeds: the ruler of :func:`similar_pair_audit`.
+    """Return per task the L that a share α of a reference model's neighbour pairs exceeds: the ruler of
+    :func:`similar_pair_audit`.
 
-    L is the smallest observed |p(a) − p(b)| / d(a, b) that at most a share α of the pairs lies above. Pairs share
-    people, so this is a description of validation data and no conformal guarantee.
+    L is the smallest observed |p(a) − p(b)| / d(a, b) that at most a share α of the pairs lies above. Pairs
+    share people, so this is a description of validation data and no conformal guarantee.
 
     Args:
         scores: task name to validation scores of the reference model.
@@ -264,8 +273,8 @@ def lipschitz_limit(scores: Mapping[str, Any], pairs: SimilarPairs, alpha: float
         alpha: share in (0, 1).
 
     Raises:
-        InputError: as :func:`similar_pair_audit`, alpha outside (0, 1), or no finite L because more than a share α of
-            the pairs have distance 0 and different scores.
+        InputError: as :func:`similar_pair_audit`, alpha outside (0, 1), or no finite L because more than a
+            share α of the pairs have distance 0 and different scores.
     """
     checked_fraction(alpha, "alpha")
     limits = {}
@@ -276,8 +285,8 @@ def lipschitz_limit(scores: Mapping[str, Any], pairs: SimilarPairs, alpha: float
         limits[task] = float(np.quantile(ratio, 1 - alpha, method="inverted_cdf"))
         if limits[task] == np.inf:
             raise InputError(
-                f"task {task!r}: more than {alpha:g} of the neighbour pairs have equal inputs and different scores; "
-                "no L allows for them: use richer inputs or a larger alpha"
+                f"task {task!r}: more than {alpha:g} of the neighbour pairs have equal inputs and different"
+                " scores; no L allows for them: use richer inputs or a larger alpha"
             )
     return limits
 
@@ -291,8 +300,8 @@ def _paired_scores(scores: Mapping[str, Any], pairs: SimilarPairs) -> dict[str, 
             raise InputError(f"task {task!r}: no pairs were made of it; give its inputs to similar_pairs")
         if len(values) != len(pairs.codes[task]):
             raise InputError(
-                f"task {task!r}: {len(values)} scores, but the pairs are of {len(pairs.codes[task])} samples; "
-                "give one score per input, in the same order"
+                f"task {task!r}: {len(values)} scores, but the pairs are of {len(pairs.codes[task])} samples;"
+                " give one score per input, in the same order"
             )
     return {task: values.astype(np.float64) for task, values in checked.items()}
 
@@ -331,8 +340,8 @@ def _codes(inputs: Mapping[str, np.ndarray], subjects: Mapping[str, Any] | None)
 def _dyadic_errors(people: np.ndarray, deviations: np.ndarray) -> tuple[float, float]:
     """Return two standard errors from the deviations [2, pairs] of pairs of people [2, pairs].
 
-    The variance is Σ e_p·e_q over pairs p, q with a person in common: Σ_s (Σ_{p∋s} e_p)² counts each pair of people
-    twice with itself, so Σ over pairs of people is taken off once.
+    The variance is Σ e_p·e_q over pairs p, q with a person in common: Σ_s (Σ_{p∋s} e_p)² counts each pair of
+    people twice with itself, so Σ over pairs of people is taken off once.
     """
     _, people = np.unique(people, return_inverse=True)
     people = people.reshape(2, -1)

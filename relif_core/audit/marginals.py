@@ -1,4 +1,6 @@
-"""What Bias says about two marginal distributions: its parts, its bounds over couplings, and what shrinking does to it."""
+"""What Bias says about two marginal distributions: its parts, its bounds over couplings, and what shrinking
+does to it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +17,8 @@ from relif_core.errors import InputError
 class BiasParts:
     """The two parts of Bias (theorem T3).
 
-    ``spread`` is ½B(X, X′) + ½B(Y, Y′) with X′ an independent copy of X: the Bias that each pool has with itself. ``mismatch``
-    is the rest; at δ = 0 it is ∫(F_i − F_j)² ≥ 0, for δ > 0 it can be negative.
+    ``spread`` is ½B(X, X′) + ½B(Y, Y′) with X′ an independent copy of X: the Bias that each pool has with
+    itself. ``mismatch`` is the rest; at δ = 0 it is ∫(F_i − F_j)² ≥ 0, for δ > 0 it can be negative.
     """
 
     spread: float
@@ -33,8 +35,8 @@ def bias_parts(first: Any, second: Any, tolerance: float = 0.0) -> BiasParts:
 
     Args:
         first, second: scores in [0, 1] of two tasks.
-        tolerance: δ. At 0 the spread is half the sum of the two Gini mean differences over all n² ordered pairs and
-            the mismatch is half the energy distance (Székely and Rizzo 2013).
+        tolerance: δ. At 0 the spread is half the sum of the two Gini mean differences over all n² ordered
+            pairs and the mismatch is half the energy distance (Székely and Rizzo 2013).
 
     Raises:
         InputError: scores or a tolerance that :func:`audit` refuses.
@@ -49,10 +51,12 @@ def bias_parts(first: Any, second: Any, tolerance: float = 0.0) -> BiasParts:
 
 
 def coupling_bounds(first: Any, second: Any, tolerance: float) -> tuple[float, float]:
-    """Return the least and the greatest E(|X − Y| − δ)₊ over all ways of pairing two equally long lists (theorem T4).
+    """Return the least and the greatest E(|X − Y| − δ)₊ over all ways of pairing two equally long lists
+    (theorem T4).
 
     The least pairs both in ascending order (comonotone), the greatest one ascending with the other descending
-    (Cambanis, Simons and Stout 1976). Same-subject Bias on the common subjects and the independent one lie between.
+    (Cambanis, Simons and Stout 1976). Same-subject Bias on the common subjects and the independent one lie
+    between.
 
     Args:
         first, second: scores in [0, 1] of the same people in two tasks, in any order.

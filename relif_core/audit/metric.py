@@ -1,4 +1,6 @@
-"""Bias and violation rate while a model is evaluated batch by batch: a metric for torchmetrics that needs torch alone."""
+"""Bias and violation rate while a model is evaluated batch by batch: a metric for torchmetrics that needs
+torch alone.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,11 +58,13 @@ except ImportError:
 
 
 class AuditMetric(Metric):
-    """Audit a model over the batches of an epoch, in constant memory and over all processes of distributed training.
+    """Audit a model over the batches of an epoch, in constant memory and over all processes of distributed
+    training.
 
-    Each update adds the batch's scores, detached, to a histogram per task (:class:`HistogramSketch`); a score is never kept.
-    A ``torchmetrics.Metric`` where torchmetrics is installed, else a module with the same ``update``, ``compute``, ``sync``,
-    ``unsync`` and ``reset``. ``compute`` counts what every process saw and leaves each process its own counts.
+    Each update adds the batch's scores, detached, to a histogram per task (:class:`HistogramSketch`); a score
+    is never kept. A ``torchmetrics.Metric`` where torchmetrics is installed, else a module with the same
+    ``update``, ``compute``, ``sync``, ``unsync`` and ``reset``. ``compute`` counts what every process saw and
+    leaves each process its own counts.
 
     Args:
         tasks: task names, at least two.
@@ -69,7 +73,8 @@ class AuditMetric(Metric):
         settings: passed on to ``torchmetrics.Metric``.
 
     Raises:
-        InputError: fewer than two tasks, a tolerance that :func:`audit` refuses, bins that are no power of two.
+        InputError: fewer than two tasks, a tolerance that :func:`audit` refuses, bins that are no power of
+            two.
     """
 
     is_differentiable = False
@@ -89,12 +94,12 @@ class AuditMetric(Metric):
         """Count a batch.
 
         Args:
-            scores: task name to scores [n] in [0, 1] of the samples that carry the task's label, of any floating kind and
-                device; tasks of which the batch has none may be left out.
+            scores: task name to scores [n] in [0, 1] of the samples that carry the task's label, of any
+                floating kind and device; tasks of which the batch has none may be left out.
 
         Raises:
-            InputError: an unknown task, another shape, NaN or scores outside [0, 1] (a few units in the last place beyond,
-                as softmax leaves them, count as 0 or 1).
+            InputError: an unknown task, another shape, NaN or scores outside [0, 1] (a few units in the last
+                place beyond, as softmax leaves them, count as 0 or 1).
         """
         batch = torch.zeros_like(self.counts)
         for task, values in scores.items():
@@ -103,15 +108,16 @@ class AuditMetric(Metric):
             values = values.detach()
             if values.ndim != 1:
                 raise InputError(
-                    f"task {task!r}: scores must be one-dimensional, got shape {tuple(values.shape)}; pass one score per valid sample"
+                    f"task {task!r}: scores must be one-dimensional, got shape {tuple(values.shape)}; pass"
+                    " one score per valid sample"
                 )
             values = values.float() if values.element_size() < 4 or not values.is_floating_point() else values
             slack = FEW_ULP * torch.finfo(values.dtype).eps
             inside = (values >= -slack) & (values <= 1 + slack)
             if not bool(inside.all()):
                 raise InputError(
-                    f"task {task!r}: {int((~inside).sum())} of {len(values)} scores are NaN or outside [0, 1]; "
-                    "map the output to an audit score first"
+                    f"task {task!r}: {int((~inside).sum())} of {len(values)} scores are NaN or outside [0,"
+                    " 1]; map the output to an audit score first"
                 )
             cells = (values * self.bins).long().clamp(min=0, max=self.bins - 1)
             batch[self.tasks.index(task)] += torch.bincount(cells, minlength=self.bins).to(batch.device)
@@ -136,7 +142,9 @@ class AuditMetric(Metric):
         return {name: torch.tensor(value, device=self.counts.device) for name, value in values.items()}
 
     def sketch(self) -> HistogramSketch:
-        """Return the histogram of this process's batches, or of all processes between ``sync`` and ``unsync``."""
+        """Return the histogram of this process's batches, or of all processes between ``sync`` and
+        ``unsync``.
+        """
         cells = self.counts.cpu().numpy().copy()
         return HistogramSketch(dict(zip(self.tasks, cells, strict=True)), dict.fromkeys(self.tasks, 0))
 

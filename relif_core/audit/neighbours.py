@@ -1,4 +1,6 @@
-"""Exact k nearest neighbours on NumPy alone: no n × n array, each pair of blocks of samples is looked at once."""
+"""Exact k nearest neighbours on NumPy alone: no n × n array, each pair of blocks of samples is looked at
+once.
+"""
 
 import numpy as np
 
@@ -6,13 +8,14 @@ _BLOCK = 1024
 
 
 def nearest_neighbours(inputs: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k nearest samples of other subjects for every sample, nearest first, ties by the lower index.
+    """Return the k nearest samples of other subjects for every sample, nearest first, ties by the lower
+    index.
 
-    Samples are sorted along their first principal axis and cut into blocks. One float32 matrix product gives all
-    squared distances between two blocks up to a rounding that is bounded; what may be nearer than the k-th
-    neighbour found so far, that bound allowed for, is measured again in float64 from the inputs themselves. Two
-    blocks further apart along the axis than every k-th neighbour found so far are left out. Results do not depend on
-    the order of work.
+    Samples are sorted along their first principal axis and cut into blocks. One float32 matrix product gives
+    all squared distances between two blocks up to a rounding that is bounded; what may be nearer than the
+    k-th neighbour found so far, that bound allowed for, is measured again in float64 from the inputs
+    themselves. Two blocks further apart along the axis than every k-th neighbour found so far are left out.
+    Results do not depend on the order of work.
 
     Args:
         inputs: [n, D] finite float64.
@@ -20,8 +23,8 @@ def nearest_neighbours(inputs: np.ndarray, codes: np.ndarray, k: int) -> tuple[n
         k: number of neighbours, at least 1.
 
     Returns:
-        Indices [n, k] int64 and Euclidean distances [n, k] float64; −1 and infinity where fewer than k samples belong
-        to other subjects.
+        Indices [n, k] int64 and Euclidean distances [n, k] float64; −1 and infinity where fewer than k
+        samples belong to other subjects.
     """
     n, width = inputs.shape
     centred = inputs - inputs.mean(axis=0)
@@ -74,7 +77,8 @@ def _bound(reach: np.ndarray, slack: float) -> np.ndarray:
 class _Nearest:
     """The nearest samples found so far, in sorted order.
 
-    ``squares`` [n, k] are squared distances, ``reach`` [n] an upper bound of the k-th in the scaled units of the search.
+    ``squares`` [n, k] are squared distances, ``reach`` [n] an upper bound of the k-th in the scaled units of
+    the search.
     """
 
     def __init__(

@@ -29,7 +29,8 @@ _LOWER_HALF = np.uint64(2**32 - 1)
 class Pool:
     """The scores of one task in ascending order; every exact quantity is read from this.
 
-    ``values`` is float64 [n], ascending, without negative zeros; ``weights`` [n], where samples are weighted, sum to 1.
+    ``values`` is float64 [n], ascending, without negative zeros; ``weights`` [n], where samples are weighted,
+    sum to 1.
     """
 
     values: np.ndarray
@@ -44,8 +45,8 @@ class Pool:
     def prefix(self) -> np.ndarray:
         """Return prefix sums [n+1]: ``prefix[k]`` is the sum of the k smallest scores.
 
-        Summed within blocks and then over blocks, so that rounding grows with the block length and the number of
-        blocks instead of their product.
+        Summed within blocks and then over blocks, so that rounding grows with the block length and the number
+        of blocks instead of their product.
         """
         n = len(self.values)
         sums = np.zeros(n + 1)
@@ -70,8 +71,8 @@ def task_pairs(tasks: Sequence[str]) -> list[Pair]:
 class Scores(dict[str, np.ndarray]):
     """Checked scores by task, and what labels need to know to be aligned with them.
 
-    ``given`` holds the arrays as they came; ``kept`` per task which entries are in the pool, None where all are;
-    ``notes`` what was put right.
+    ``given`` holds the arrays as they came; ``kept`` per task which entries are in the pool, None where all
+    are; ``notes`` what was put right.
     """
 
     def __init__(self) -> None:
@@ -84,24 +85,26 @@ class Scores(dict[str, np.ndarray]):
 def checked_scores(scores: Any, least: int = 2) -> Scores:
     """Return the scores as one-dimensional float arrays, or say what is wrong with them.
 
-    Each array keeps float32 or float64; other real kinds become float64. Masked scores are in no pool. In a data frame
-    every column is a task and an empty cell is in no pool. Scores that rounding took a few units in the last place out
-    of [0, 1] are put back, with a note.
+    Each array keeps float32 or float64; other real kinds become float64. Masked scores are in no pool. In a
+    data frame every column is a task and an empty cell is in no pool. Scores that rounding took a few units
+    in the last place out of [0, 1] are put back, with a note.
 
     Raises:
-        InputError: fewer than ``least`` tasks, a task name that is no text, an empty pool, a wrong shape, a kind that is
-            not numeric, missing scores, or a score outside [0, 1].
+        InputError: fewer than ``least`` tasks, a task name that is no text, an empty pool, a wrong shape, a
+            kind that is not numeric, missing scores, or a score outside [0, 1].
     """
     frame = is_frame(scores)
     if frame:
         scores = columns(scores)
     if not isinstance(scores, Mapping):
         raise InputError(
-            f"scores must map task names to score arrays, or be a data frame of them, not a {type(scores).__name__}"
+            "scores must map task names to score arrays, or be a data frame of them, not a"
+            f" {type(scores).__name__}"
         )
     if len(scores) < least:
         raise InputError(
-            f"an audit compares tasks and needs at least {'two' if least > 1 else 'one'}, got {len(scores)}: {list(scores)[:5]}"
+            f"an audit compares tasks and needs at least {'two' if least > 1 else 'one'}, got {len(scores)}:"
+            f" {list(scores)[:5]}"
         )
     checked = Scores()
     for task, values in scores.items():
@@ -127,7 +130,8 @@ def _checked_pool(task: str, found: Given, kept: np.ndarray | None, notes: list[
     array = found.values
     if array.ndim != 1:
         raise InputError(
-            f"task {task!r}: scores must be one-dimensional, got shape {array.shape}; pass one score per valid sample"
+            f"task {task!r}: scores must be one-dimensional, got shape {array.shape}; pass one score per"
+            " valid sample"
         )
     if kept is not None:
         found = found.taken(kept)
@@ -136,12 +140,13 @@ def _checked_pool(task: str, found: Given, kept: np.ndarray | None, notes: list[
         raise InputError(f"task {task!r}: the pool is empty; leave the task out or audit another split")
     if found.missing is not None:
         raise InputError(
-            f"task {task!r}: {int(found.missing.sum())} of {array.size} scores are missing; drop them before auditing, "
-            "with their subjects"
+            f"task {task!r}: {int(found.missing.sum())} of {array.size} scores are missing; drop them before"
+            " auditing, with their subjects"
         )
     if array.dtype.kind not in "fiub":
         raise InputError(
-            f"task {task!r}: scores must be real numbers, got an array of {array.dtype}; name the score columns alone"
+            f"task {task!r}: scores must be real numbers, got an array of {array.dtype}; name the score"
+            " columns alone"
         )
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float64)
@@ -149,15 +154,16 @@ def _checked_pool(task: str, found: Given, kept: np.ndarray | None, notes: list[
     if math.isnan(low):
         count = int(np.isnan(array).sum())
         raise InputError(
-            f"task {task!r}: {count} of {array.size} scores are NaN; drop them before auditing, with their subjects"
+            f"task {task!r}: {count} of {array.size} scores are NaN; drop them before auditing, with their"
+            " subjects"
         )
     if low < 0 or high > 1:
         count = int(((array < 0) | (array > 1)).sum())
         slack = FEW_ULP * np.finfo(array.dtype).eps
         if low < -slack or high > 1 + slack:
             raise InputError(
-                f"task {task!r}: {count} of {array.size} scores lie outside [0, 1] (smallest {low!s}, largest {high!s}); "
-                "map the output to an audit score first"
+                f"task {task!r}: {count} of {array.size} scores lie outside [0, 1] (smallest {low!s}, largest"
+                f" {high!s}); map the output to an audit score first"
             )
         notes.append(
             f"task {task!r}: {count} of {array.size} scores lay outside [0, 1] by rounding and were put back"
@@ -172,7 +178,8 @@ def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair,
     A number holds for every pair; a mapping must name every pair once, as (i, j) or (j, i).
 
     Raises:
-        InputError: a tolerance that is negative, NaN, infinite or no number, a missing, unknown or doubled pair.
+        InputError: a tolerance that is negative, NaN, infinite or no number, a missing, unknown or doubled
+            pair.
     """
     pairs = task_pairs(tasks)
     if not isinstance(tolerance, Mapping):
@@ -218,7 +225,8 @@ def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> 
     """Return one label per score for every task: subject ids or group labels, integers or text.
 
     Raises:
-        InputError: a task without labels, labels that are misaligned with the scores, missing or of another kind.
+        InputError: a task without labels, labels that are misaligned with the scores, missing or of another
+            kind.
     """
     if not isinstance(labels, Mapping):
         raise InputError(f"{name} must map task names to arrays aligned with the scores")
@@ -230,7 +238,8 @@ def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> 
         if array.ndim == 1 and array.dtype.kind == "O":
             kinds = sorted({type(item).__name__ for item in array.tolist()})
             raise InputError(
-                f"task {task!r}: {name} hold values of kind {kinds[:5]}; make all of them integers or all of them text"
+                f"task {task!r}: {name} hold values of kind {kinds[:5]}; make all of them integers or all of"
+                " them text"
             )
         if array.ndim != 1 or array.dtype.kind not in "iubU":
             raise InputError(f"task {task!r}: {name} must be integers or text, got an array of {array.dtype}")
@@ -261,8 +270,8 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
         places = own.index.get_indexer(there.index)
         if (places < 0).any():
             raise InputError(
-                f"task {task!r}: {int((places < 0).sum())} of {len(places)} scores have an index entry that {name} lack; "
-                "take both from one frame, or pass arrays in the same order"
+                f"task {task!r}: {int((places < 0).sum())} of {len(places)} scores have an index entry that"
+                f" {name} lack; take both from one frame, or pass arrays in the same order"
             )
         own = own.taken(places)
     shape = there.values.shape
@@ -287,7 +296,9 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
 
 
 def checked_numbers(values: Any, name: str, dimensions: int) -> np.ndarray:
-    """Return real numbers of so many dimensions as float64, or refuse anything else; NaN is for the caller to judge."""
+    """Return real numbers of so many dimensions as float64, or refuse anything else; NaN is for the caller to
+    judge.
+    """
     found = given(values, name)
     array = found.values
     if array.ndim != dimensions or array.dtype.kind not in "fiub":
@@ -329,7 +340,8 @@ def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str,
     """Return one weight per score for every task, or say what is wrong with them.
 
     Raises:
-        InputError: a task without weights, misaligned, missing, negative or infinite weights, or none above 0.
+        InputError: a task without weights, misaligned, missing, negative or infinite weights, or none above
+            0.
     """
     if not isinstance(weights, Mapping):
         raise InputError("weights must map task names to arrays aligned with the scores")
@@ -344,8 +356,8 @@ def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str,
         wrong = int(np.count_nonzero(~np.isfinite(array) | (array < 0)))
         if wrong or not 0 < array.sum() < math.inf:
             raise InputError(
-                f"task {task!r}: {wrong} of {len(array)} weights are negative or infinite; weights are at least 0 and "
-                "some are above"
+                f"task {task!r}: {wrong} of {len(array)} weights are negative or infinite; weights are at"
+                " least 0 and some are above"
             )
         checked[task] = array
     return checked
@@ -360,9 +372,11 @@ def sorted_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool,
 
 
 def _float32_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
-    """As ``sorted_pool_with_codes``: the bits of a score and its code share one integer, so that a plain sort moves both.
+    """As ``sorted_pool_with_codes``: the bits of a score and its code share one integer, so that a plain sort
+    moves both.
 
-    The bits of a float32 that is not negative sort as its value does. Codes stay below 2³²: no pool holds that many samples.
+    The bits of a float32 that is not negative sort as its value does. Codes stay below 2³²: no pool holds
+    that many samples.
     """
     keys = (values + np.float32(0)).view(np.uint32).astype(np.uint64)
     keys <<= _HALF

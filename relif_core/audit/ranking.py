@@ -53,8 +53,8 @@ def drift_budget(reference: Tolerance, induced: Mapping[Pair, float]) -> float:
 class RankingCertificate:
     """Whether the order of two methods at the fixed tolerance must hold when each uses its own.
 
-    ``margin`` is |Bias_a − Bias_b| at the fixed tolerance, ``budget`` the sum of both drift budgets, ``lower`` the
-    method with the smaller Bias and ``certified`` whether margin > budget.
+    ``margin`` is |Bias_a − Bias_b| at the fixed tolerance, ``budget`` the sum of both drift budgets,
+    ``lower`` the method with the smaller Bias and ``certified`` whether margin > budget.
     """
 
     margin: float
@@ -70,8 +70,8 @@ def ranking_certificate(bias_a: float, bias_b: float, budget_a: float, budget_b:
         bias_a, bias_b: Bias of both methods at the same fixed tolerance.
         budget_a, budget_b: their drift budgets (:func:`drift_budget`) against that tolerance.
 
-    Theorem B.2: if |Bias_a − Bias_b| > D_a + D_b, auditing each method at its own tolerance keeps their order;
-    not certified does not mean that the order flips.
+    Theorem B.2: if |Bias_a − Bias_b| > D_a + D_b, auditing each method at its own tolerance keeps their
+    order; not certified does not mean that the order flips.
 
     Raises:
         InputError: a value that is negative or not finite.

@@ -1,4 +1,6 @@
-"""The ruler of an audit: one score map and one tolerance, fitted on a reference model and shared by everything that is measured."""
+"""The ruler of an audit: one score map and one tolerance, fitted on a reference model and shared by
+everything that is measured.
+"""
 
 import fnmatch
 import hashlib
@@ -19,18 +21,22 @@ KINDS = ("identity", "sigmoid", "max_sigmoid", "max_softmax", "quantile")
 
 
 class MappedScores(dict[str, np.ndarray]):
-    """Audit scores by task, with the columns that are no outputs in ``rest``; an output of NaN is masked: no label."""
+    """Audit scores by task, with the columns that are no outputs in ``rest``; an output of NaN is masked: no
+    label.
+    """
 
     rest: dict[str, Any]
 
 
 class ScoreMap:
-    """How model outputs become audit scores in [0, 1], one rule per task, the same for every model that is audited.
+    """How model outputs become audit scores in [0, 1], one rule per task, the same for every model that is
+    audited.
 
-    Rules: "identity" (a score already), "sigmoid" of a logit [n], "max_sigmoid" and "max_softmax" of logits [n, K], and
-    ("quantile", low, high): clip((x − q_low) / (q_high − q_low), 0, 1) with quantiles of the *reference* model's outputs.
-    Fitting them on the audited model would give every model a ruler of its own. In a data frame a task is the column of
-    its name; logits [n, K] are the columns that match a pattern: ("max_softmax", "los_*").
+    Rules: "identity" (a score already), "sigmoid" of a logit [n], "max_sigmoid" and "max_softmax" of logits
+    [n, K], and ("quantile", low, high): clip((x − q_low) / (q_high − q_low), 0, 1) with quantiles of the
+    *reference* model's outputs. Fitting them on the audited model would give every model a ruler of its own.
+    In a data frame a task is the column of its name; logits [n, K] are the columns that match a pattern:
+    ("max_softmax", "los_*").
 
     >>> ScoreMap(depth=("quantile", 0.0, 1.0)).fit({"depth": [2.0, 4.0]}).scores({"depth": [1.0, 3.5]})["depth"].tolist()
     [0.0, 0.75]
@@ -45,7 +51,8 @@ class ScoreMap:
         self.rules = {task: _rule(task, rule) for task, rule in tasks.items()}
 
     def fit(self, reference: Any) -> "ScoreMap":
-        """Return the map with its quantiles taken from a reference model's outputs (a mapping or a data frame).
+        """Return the map with its quantiles taken from a reference model's outputs (a mapping or a data
+        frame).
 
         Raises:
             InputError: a task without outputs, or quantiles that coincide.
@@ -68,7 +75,8 @@ class ScoreMap:
         """Return the audit scores of a model's outputs (a mapping or a data frame).
 
         Raises:
-            InputError: a task without outputs, outputs of a wrong shape, or a quantile rule that was not fitted.
+            InputError: a task without outputs, outputs of a wrong shape, or a quantile rule that was not
+                fitted.
         """
         found = columns(outputs) if is_frame(outputs) else outputs
         scores = MappedScores()
@@ -119,7 +127,8 @@ def _names(outputs: Any, task: str, rule: Mapping[str, Any]) -> list[str]:
     names = [name for name in outputs if fnmatch.fnmatchcase(str(name), pattern)] if pattern else [task]
     if not names or names[0] not in outputs:
         raise InputError(
-            f"task {task!r}: outputs have no {pattern or task!r}; they have {', '.join(map(str, list(outputs)[:5]))}"
+            f"task {task!r}: outputs have no {pattern or task!r}; they have"
+            f" {', '.join(map(str, list(outputs)[:5]))}"
         )
     return names
 
@@ -139,7 +148,8 @@ def _outputs(outputs: Any, task: str, rule: Mapping[str, Any]) -> np.ndarray:
     wanted = 2 if rule["kind"].startswith("max_") else 1
     if array.ndim != wanted or len(array) == 0:
         raise InputError(
-            f"outputs of {task!r} have shape {array.shape}, {rule['kind']} needs {'[n, K]' if wanted == 2 else '[n]'}"
+            f"outputs of {task!r} have shape {array.shape}, {rule['kind']} needs"
+            f" {'[n, K]' if wanted == 2 else '[n]'}"
         )
     return array
 
@@ -163,9 +173,10 @@ def _mapped(task: str, rule: Mapping[str, Any], raw: np.ndarray) -> np.ndarray:
 class Ruler:
     """A calibrated tolerance and the score map that it belongs to.
 
-    ``tolerance`` is the conformal quantile (theorem B.3) at level ``alpha`` of ``pairs`` disjoint pairs of subjects, of the
-    matching with ``seed``, which was chosen before looking. ``spread`` holds the least, median and greatest tolerance and their
-    standard deviation over ``matchings`` matchings. ``reference`` says which model and data were measured.
+    ``tolerance`` is the conformal quantile (theorem B.3) at level ``alpha`` of ``pairs`` disjoint pairs of
+    subjects, of the matching with ``seed``, which was chosen before looking. ``spread`` holds the least,
+    median and greatest tolerance and their standard deviation over ``matchings`` matchings. ``reference``
+    says which model and data were measured.
     """
 
     tolerance: float
@@ -194,8 +205,9 @@ class Ruler:
     def describe(self) -> str:
         """Return where the tolerance comes from, in one sentence."""
         return (
-            f"conformal quantile at α = {self.alpha:g} of {self.pairs:,} disjoint reference pairs (theorem B.3); over "
-            f"{self.matchings:,} matchings {self.spread['low']:.4f} to {self.spread['high']:.4f}; ruler {self.sha256[:12]}"
+            f"conformal quantile at α = {self.alpha:g} of {self.pairs:,} disjoint reference pairs (theorem"
+            f" B.3); over {self.matchings:,} matchings {self.spread['low']:.4f} to {self.spread['high']:.4f};"
+            f" ruler {self.sha256[:12]}"
         )
 
     def _content(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Audits from histograms: what a site or a stream keeps is a count per bin and task, never a score.
 
-Theorem T6 of the book proves the bounds: with m bins, every gap read from bin centres is within 1/m of the true one, so
+Theorem T6 of the book proves the bounds: with m bins, every gap read from bin centres is within 1/m of the
+    true one, so
 
     Bias_m(δ + 1/m) ≤ Bias(δ) ≤ Bias_m(δ − 1/m),   |Bias(δ) − Bias_m(δ)| ≤ 1/m,   VR_m(δ + 1/m) ≤ VR(δ) ≤ VR_m(δ − 1/m).
 """
@@ -27,12 +28,13 @@ _MOST_BINS = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class HistogramSketch:
-    """Counts of audit scores per bin and task: of constant size, mergeable, and enough for an audit within 1/bins.
+    """Counts of audit scores per bin and task: of constant size, mergeable, and enough for an audit within
+    1/bins.
 
-    ``counts`` maps a task to int64 [bins]; bin k holds the scores in [k/bins, (k+1)/bins), the last one 1 as well. The number
-    of bins is a power of two, so that binning is exact in binary arithmetic. ``hidden`` maps a task to the number of samples
-    whose cells :meth:`hide` took away. ``score_definition`` says how outputs became scores; sketches that state different
-    ones are not merged.
+    ``counts`` maps a task to int64 [bins]; bin k holds the scores in [k/bins, (k+1)/bins), the last one 1 as
+    well. The number of bins is a power of two, so that binning is exact in binary arithmetic. ``hidden`` maps
+    a task to the number of samples whose cells :meth:`hide` took away. ``score_definition`` says how outputs
+    became scores; sketches that state different ones are not merged.
     """
 
     counts: dict[str, np.ndarray]
@@ -93,10 +95,12 @@ class HistogramSketch:
         )
 
     def hide(self, least: int) -> "HistogramSketch":
-        """Return the sketch without cells of fewer than ``least`` samples; their number is kept, their places are not.
+        """Return the sketch without cells of fewer than ``least`` samples; their number is kept, their places
+        are not.
 
-        Hidden and empty cells look alike. Where the hidden samples of a task are fewer than ``least`` themselves, its smallest
-        cells join them, since the number would give away what the cells no longer tell.
+        Hidden and empty cells look alike. Where the hidden samples of a task are fewer than ``least``
+        themselves, its smallest cells join them, since the number would give away what the cells no longer
+        tell.
 
         Raises:
             InputError: ``least`` below 1.
@@ -124,12 +128,12 @@ class HistogramSketch:
 
         Args:
             tolerance: δ, one number or one per task pair, as for :func:`audit`.
-            errors: sums from :meth:`subject_sums` of every site, or :meth:`site_sums`; without them the standard errors
-                take every sample as independent.
+            errors: sums from :meth:`subject_sums` of every site, or :meth:`site_sums`; without them the
+                standard errors take every sample as independent.
 
         Raises:
-            InputError: a tolerance that :func:`audit` refuses, a task of which nothing is seen, or sums that belong to
-                other histograms or tolerances.
+            InputError: a tolerance that :func:`audit` refuses, a task of which nothing is seen, or sums that
+                belong to other histograms or tolerances.
         """
         tolerances = self._tolerances(tolerance)
         samples = self.samples
@@ -150,7 +154,8 @@ class HistogramSketch:
             spread = self._sample_spread(tolerances)
         elif errors.of != self._digest(tolerances):
             raise InputError(
-                "these influence sums belong to other histograms or tolerances; make them from this merged one"
+                "these influence sums belong to other histograms or tolerances; make them from this"
+                " merged one"
             )
         else:
             spread = errors.spread()
@@ -181,10 +186,11 @@ class HistogramSketch:
     def subject_sums(
         self, scores: Mapping[str, Any], subjects: Mapping[str, Any], tolerance: Tolerance
     ) -> "InfluenceSums":
-        """Return what a site adds to the standard error of this merged sketch: five numbers or so, none of a person.
+        """Return what a site adds to the standard error of this merged sketch: five numbers or so, none of a
+        person.
 
-        The sums of all sites, added up, give :meth:`audit` the error clustered by subject (:class:`SubjectSpread`), if no
-        subject has samples at two sites.
+        The sums of all sites, added up, give :meth:`audit` the error clustered by subject
+        (:class:`SubjectSpread`), if no subject has samples at two sites.
 
         Args:
             scores: the site's own scores, as they went into its sketch.
@@ -192,12 +198,14 @@ class HistogramSketch:
             tolerance: as for :meth:`audit`.
 
         Raises:
-            InputError: scores or subjects that :func:`audit` refuses, other tasks than this sketch has, or a single subject.
+            InputError: scores or subjects that :func:`audit` refuses, other tasks than this sketch has, or a
+                single subject.
         """
         checked = checked_scores(scores)
         if list(checked) != list(self.counts):
             raise InputError(
-                f"scores have the tasks {list(checked)[:5]}, the histograms {list(self.counts)[:5]}; pass the same tasks"
+                f"scores have the tasks {list(checked)[:5]}, the histograms {list(self.counts)[:5]}; pass the"
+                " same tasks"
             )
         ids, codes = subject_codes(checked_labels(subjects, checked, "subjects"))
         if len(ids) < 2:
@@ -215,7 +223,8 @@ class HistogramSketch:
     def site_sums(self, sites: "Sequence[HistogramSketch]", tolerance: Tolerance) -> "InfluenceSums":
         """Return the sums that make whole sites the independent units, from their histograms alone.
 
-        Honest where people of one site resemble each other, at the price of as few degrees of freedom as there are sites.
+        Honest where people of one site resemble each other, at the price of as few degrees of freedom as
+        there are sites.
 
         Raises:
             InputError: the sites' histograms do not add up to this one.
@@ -241,7 +250,9 @@ class HistogramSketch:
         numbers: dict[str, np.ndarray],
         summed: Callable[[str, np.ndarray], np.ndarray],
     ) -> "InfluenceSums":
-        """Sum the units' influences z and square them as the jackknife does: z / (1 − largest share of a pool)."""
+        """Sum the units' influences z and square them as the jackknife does: z / (1 − largest share of a
+        pool).
+        """
         tolerances = self._tolerances(tolerance)
         shares = np.max([own / self.counts[task].sum() for task, own in numbers.items()], axis=0)
         influences = self._influences(tolerances)
@@ -266,8 +277,8 @@ class HistogramSketch:
         for task, cells in self.counts.items():
             if not cells.any():
                 raise InputError(
-                    f"task {task!r}: no cell of the histogram shows a sample ({self.hidden[task]} are hidden); "
-                    "use fewer bins, hide fewer cells, or leave the task out"
+                    f"task {task!r}: no cell of the histogram shows a sample ({self.hidden[task]} are"
+                    " hidden); use fewer bins, hide fewer cells, or leave the task out"
                 )
         return checked_tolerances(tolerance, list(self.counts))
 
@@ -277,7 +288,9 @@ class HistogramSketch:
             yield (i, j), delta, _Terms(masses[i], masses[j], delta * self.bins)
 
     def _influences(self, tolerances: dict[Pair, float]) -> dict[str, np.ndarray]:
-        """Return per task [2, bins]: what one sample in a bin contributes to the errors of Bias and violation rate."""
+        """Return per task [2, bins]: what one sample in a bin contributes to the errors of Bias and violation
+        rate.
+        """
         influences = {task: np.zeros((2, self.bins)) for task in self.counts}
         for pair, _, terms in self._pairs(tolerances):
             for task, means in zip(pair, terms.means(), strict=True):
@@ -306,7 +319,9 @@ class HistogramSketch:
         return digest.hexdigest()[:32]
 
     def to_json(self) -> str:
-        """Return the sketch as JSON text, which holds counts and nothing of a person; :meth:`from_json` reads it back."""
+        """Return the sketch as JSON text, which holds counts and nothing of a person; :meth:`from_json` reads
+        it back.
+        """
         tasks = {
             task: {"hidden": self.hidden[task], "counts": cells.tolist()}
             for task, cells in self.counts.items()
@@ -340,9 +355,10 @@ class HistogramSketch:
 class InfluenceSums:
     """Sums over the subjects of a site, or over sites, that give a merged histogram its standard errors.
 
-    ``of`` names the merged histogram and tolerances, ``unit`` what counts as independent ("subject" or "site"), ``units`` how many
-    there are. ``bias`` and ``violation_rate`` are (Σ u², Σ u⁴), u = z/(1 − p), over units with summed influence z and largest share
-    p of a pool, ``effective`` maps a task to Σ p². Sums of disjoint sites add up with +.
+    ``of`` names the merged histogram and tolerances, ``unit`` what counts as independent ("subject" or
+    "site"), ``units`` how many there are. ``bias`` and ``violation_rate`` are (Σ u², Σ u⁴), u = z/(1 − p),
+    over units with summed influence z and largest share p of a pool, ``effective`` maps a task to Σ p². Sums
+    of disjoint sites add up with +.
     """
 
     of: str
@@ -360,7 +376,8 @@ class InfluenceSums:
         """
         if (self.of, self.unit) != (other.of, other.unit):
             raise ComparabilityError(
-                "these influence sums belong to different histograms, tolerances or units; make both from one merged histogram"
+                "these influence sums belong to different histograms, tolerances or units; make both from one"
+                " merged histogram"
             )
         return InfluenceSums(
             of=self.of,
@@ -407,7 +424,9 @@ class InfluenceSums:
 
 @dataclass(frozen=True, kw_only=True)
 class SketchPair:
-    """Bias and violation rate of one task pair from histograms, with the ranges that contain the exact values."""
+    """Bias and violation rate of one task pair from histograms, with the ranges that contain the exact
+    values.
+    """
 
     tasks: Pair
     tolerance: float
@@ -422,9 +441,10 @@ class SketchPair:
 class SketchAudit:
     """Bias and violation rate of one model from histograms, averaged over task pairs with equal weight.
 
-    The exact values of the same samples lie in ``bias_range`` and ``violation_rate_range``, without exception (theorem T6);
-    the intervals add sampling error to both ends. ``clustered_by`` is "sample", "site" or "subject"; ``clusters``, ``freedom``,
-    ``bias_freedom``, ``violation_rate_freedom`` and ``effective_pairs`` are those of :class:`AuditResult`.
+    The exact values of the same samples lie in ``bias_range`` and ``violation_rate_range``, without exception
+    (theorem T6); the intervals add sampling error to both ends. ``clustered_by`` is "sample", "site" or
+    "subject"; ``clusters``, ``freedom``, ``bias_freedom``, ``violation_rate_freedom`` and ``effective_pairs``
+    are those of :class:`AuditResult`.
     """
 
     bins: int
@@ -447,7 +467,9 @@ class SketchAudit:
     per_pair: tuple[SketchPair, ...]
 
     def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the range of Bias, widened at both ends by the confidence interval of that end (:func:`unit_interval`)."""
+        """Return the range of Bias, widened at both ends by the confidence interval of that end
+        (:func:`unit_interval`).
+        """
         widest = max(0.0, 1 - min(row.tolerance for row in self.per_pair))
         return self._interval(self.bias_range, self.bias_se, level, self.bias_freedom, widest)
 
@@ -478,7 +500,8 @@ class _Mass:
         return cls(cells, np.append(0, np.cumsum(cells)), np.append(0, np.cumsum(cells * bins)))
 
     def terms(self, other: "_Mass", tolerance: float, least: int) -> np.ndarray:
-        """Return [2, bins]: over the other task's samples, the mean of d − tolerance where d ≥ ``least``, and their share.
+        """Return [2, bins]: over the other task's samples, the mean of d − tolerance where d ≥ ``least``, and
+        their share.
 
         d is the distance from each own bin to the sample's, in bins.
         """
@@ -491,7 +514,9 @@ class _Mass:
 
 
 class _Terms:
-    """Bias and violation rate of one pair of histograms, at the tolerance and at one bin's width to either side of it."""
+    """Bias and violation rate of one pair of histograms, at the tolerance and at one bin's width to either
+    side of it.
+    """
 
     def __init__(self, first: _Mass, second: _Mass, tolerance: float) -> None:
         """``tolerance`` is in bins."""
@@ -506,12 +531,16 @@ class _Terms:
         return max(0.0, bias), rate
 
     def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return [2, bins] for either task: what a sample in a bin has of Bias and violation rate, over the other task."""
+        """Return [2, bins] for either task: what a sample in a bin has of Bias and violation rate, over the
+        other task.
+        """
         at = self._tolerance, self._least
         return self._first.terms(self._second, *at), self._second.terms(self._first, *at)
 
     def bias_range(self, seen: float, most: float) -> tuple[float, float]:
-        """Return bounds of Bias where only a share of the pairs is ``seen`` and the others have ``most`` at most."""
+        """Return bounds of Bias where only a share of the pairs is ``seen`` and the others have ``most`` at
+        most.
+        """
         return seen * self._low[0], min(most, seen * self._high[0] + (1 - seen) * most)
 
     def rate_range(self, seen: float, most: float) -> tuple[float, float]:

@@ -8,8 +8,8 @@ _SMALL = 1 << 12
 def sorting_order(values: np.ndarray) -> np.ndarray:
     """Return a permutation that sorts scores in [0, 1], in about the time of sorting them.
 
-    Their leading bits are sorted together with their indices; scores that agree there are put right by a stable
-    sort, which takes linear time on a nearly sorted array.
+    Their leading bits are sorted together with their indices; scores that agree there are put right by a
+    stable sort, which takes linear time on a nearly sorted array.
     """
     if len(values) < _SMALL:
         return np.argsort(values, kind="stable")

@@ -1,4 +1,6 @@
-"""Histograms of score files larger than memory (Polars' streaming engine), and of folders of them on many machines (Ray)."""
+"""Histograms of score files larger than memory (Polars' streaming engine), and of folders of them on many
+machines (Ray).
+"""
 
 import logging
 from collections.abc import Sequence
@@ -24,14 +26,15 @@ def sketch_file(
     """Count the scores of a Parquet or CSV file of any length, in memory that does not grow with it.
 
     Args:
-        path: one row per sample, one column per task; an empty cell means that the sample is not in that task's pool.
+        path: one row per sample, one column per task; an empty cell means that the sample is not in that
+            task's pool.
         tasks: the score columns, at least two.
         bins, score_definition: as for :meth:`HistogramSketch.of`.
 
     Raises:
         InputError: a missing file or column, a column that is no number, fewer than two tasks.
-        DataError: scores that are NaN or outside [0, 1] (a few units in the last place beyond count as 0 or 1), or a task without
-            any.
+        DataError: scores that are NaN or outside [0, 1] (a few units in the last place beyond count as 0 or
+            1), or a task without any.
     """
     import polars
 
@@ -61,7 +64,8 @@ def sketch_file(
         for wrong, kind in zip(numbers[bins:].tolist(), ("NaN", "outside [0, 1]"), strict=True):
             if wrong:
                 raise DataError(
-                    f"{path}: {wrong} of {numbers.sum()} scores of {task!r} are {kind}; leave the cell empty or map them first"
+                    f"{path}: {wrong} of {numbers.sum()} scores of {task!r} are {kind}; leave the cell empty"
+                    " or map them first"
                 )
         if not numbers.any():
             raise DataError(f"{path}: column {task!r} is empty; leave the task or the file out")
@@ -113,13 +117,14 @@ def sketch_folder(
 ) -> HistogramSketch:
     """Count the scores of a folder of Parquet files, one Ray task per file, on every machine of a cluster.
 
-    The machines need this package and the folder under the same path. A task whose machine dies is started again elsewhere.
+    The machines need this package and the folder under the same path. A task whose machine dies is started
+    again elsewhere.
 
     Args:
         folder: its ``*.parquet`` files, each as for :func:`sketch_file`, are the table.
         tasks, bins, score_definition: as for :func:`sketch_file`.
-        address: the cluster ("auto": the one that runs here); "local" starts one on this machine and ends it. A cluster that
-            this process is connected to already is used as it is.
+        address: the cluster ("auto": the one that runs here); "local" starts one on this machine and ends it.
+            A cluster that this process is connected to already is used as it is.
 
     Raises:
         InputError: Ray is missing, no cluster answers, no file in the folder; and as :func:`sketch_file`.

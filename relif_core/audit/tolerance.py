@@ -30,13 +30,13 @@ def induced_tolerances(
         scores: task name to [n] audit scores of the same samples.
         k: number of highest-scoring samples per prototype; all of them where a pool is smaller.
 
-    A prototype is the mean embedding of the k highest-scoring samples (ties: the lower index first), scaled to
-    length 1; the tolerance of (i, j) is (1 − cos) / 2 in [0, 1]. A diagnostic: methods audited each at its own
-    induced tolerance are measured with different rulers.
+    A prototype is the mean embedding of the k highest-scoring samples (ties: the lower index first), scaled
+    to length 1; the tolerance of (i, j) is (1 − cos) / 2 in [0, 1]. A diagnostic: methods audited each at its
+    own induced tolerance are measured with different rulers.
 
     Raises:
-        InputError: k below 1, scores that :func:`audit` refuses, embeddings that are missing, misaligned or not
-            finite, or a prototype of length 0.
+        InputError: k below 1, scores that :func:`audit` refuses, embeddings that are missing, misaligned or
+            not finite, or a prototype of length 0.
 
     >>> induced_tolerances({"a": [[1.0, 0.0]], "b": [[0.0, 1.0]]}, {"a": [0.9], "b": [0.4]})
     {('a', 'b'): 0.5}
@@ -93,8 +93,8 @@ def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
     subject stays unpaired.
 
     Raises:
-        InputError: ids that are not one-dimensional, missing or no integers or text, a seed that is no integer of at
-            least 0, or fewer than two subjects.
+        InputError: ids that are not one-dimensional, missing or no integers or text, a seed that is no
+            integer of at least 0, or fewer than two subjects.
     """
     ids = subject_ids(subjects)
     generator = np.random.default_rng(checked_integer(seed, "seed", 0))
@@ -118,8 +118,8 @@ def subject_ids(subjects: Any) -> np.ndarray:
         missing = np.isnan(ids) if ids.dtype.kind == "f" else missing_text(ids)
     if missing is not None and missing.any():
         raise InputError(
-            f"{int(missing.sum())} of {len(ids)} subjects are missing (first at position {int(np.argmax(missing))}); "
-            "fill them in, or leave those samples out"
+            f"{int(missing.sum())} of {len(ids)} subjects are missing (first at position"
+            f" {int(np.argmax(missing))}); fill them in, or leave those samples out"
         )
     if ids.dtype.kind not in "iubU":
         raise InputError(f"subjects must be integers or text, got an array of {ids.dtype}")
@@ -135,7 +135,8 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
         seed: of the random matching.
 
     Raises:
-        InputError: misaligned arrays, embeddings that are not finite or have length 0, fewer than two subjects.
+        InputError: misaligned arrays, embeddings that are not finite or have length 0, fewer than two
+            subjects.
     """
     units, ids = unit_rows(embeddings), subject_ids(subjects)
     if len(units) != len(ids):
@@ -163,7 +164,8 @@ def matched_distances(units: np.ndarray, ids: np.ndarray, seed: int) -> np.ndarr
 
 
 def conformal_tolerance(distances: Sequence[float] | np.ndarray, alpha: float) -> float:
-    """Return the reference tolerance that a new exchangeable distance exceeds with probability at most ``alpha``.
+    """Return the reference tolerance that a new exchangeable distance exceeds with probability at most
+    ``alpha``.
 
     Args:
         distances: [n] reference distances in [0, 1] of exchangeable pairs (see :func:`calibration_pairs`).
@@ -173,7 +175,8 @@ def conformal_tolerance(distances: Sequence[float] | np.ndarray, alpha: float) -
     Vovk, Gammerman and Shafer 2005; theorem B.3).
 
     Raises:
-        InputError: no distances, a shape other than [n], NaN, a distance outside [0, 1], alpha outside (0, 1).
+        InputError: no distances, a shape other than [n], NaN, a distance outside [0, 1], alpha outside (0,
+            1).
 
     >>> conformal_tolerance([0.1, 0.2, 0.3, 0.4], alpha=0.2)
     0.4

@@ -35,9 +35,9 @@ FEW_DEGREES = 6
 class Influences:
     """What each subject contributes to the error of the estimates, summed over its samples.
 
-    ``subjects`` [G] are the ids in ascending order, ``share`` [G] each one's largest share of any pool, ``bias`` and
-    ``violation_rate`` [G] the summed influences; each of the two sums to 0. This is one row per person: it never
-    leaves the machine unless asked for.
+    ``subjects`` [G] are the ids in ascending order, ``share`` [G] each one's largest share of any pool,
+    ``bias`` and ``violation_rate`` [G] the summed influences; each of the two sums to 0. This is one row per
+    person: it never leaves the machine unless asked for.
     """
 
     subjects: np.ndarray
@@ -46,20 +46,22 @@ class Influences:
     violation_rate: np.ndarray
 
     def scaled(self, kind: str) -> np.ndarray:
-        """Return influences [G] on "bias" or "violation_rate" whose squares sum to the variance of the estimate.
+        """Return influences [G] on "bias" or "violation_rate" whose squares sum to the variance of the
+        estimate.
 
-        The variance of a sum of estimates on the same subjects is the sum of squares of their summed influences, and
-        the covariance of two is the inner product (see :func:`scaled_influences`).
+        The variance of a sum of estimates on the same subjects is the sum of squares of their summed
+        influences, and the covariance of two is the inner product (see :func:`scaled_influences`).
         """
         return scaled_influences(getattr(self, kind), self.share)
 
 
 class Spread(NamedTuple):
-    """Standard errors [2] of Bias and violation rate, the degrees of freedom [2] of each, and what they rest on.
+    """Standard errors [2] of Bias and violation rate, the degrees of freedom [2] of each, and what they rest
+    on.
 
-    ``units`` counts the independent units; ``freedom`` is the degrees of freedom by their number and sizes alone and
-    ``effective_pairs`` how many independent pairs they make: G/2 of G effective subjects, whatever ties a subject's
-    tasks, or the smallest pool of independent samples.
+    ``units`` counts the independent units; ``freedom`` is the degrees of freedom by their number and sizes
+    alone and ``effective_pairs`` how many independent pairs they make: G/2 of G effective subjects, whatever
+    ties a subject's tasks, or the smallest pool of independent samples.
     """
 
     errors: np.ndarray
@@ -76,15 +78,15 @@ class SubjectSpread:
 
         Σ_x h_i(x) / n_i + Σ_y h_j(y) / n_j,   h_i(x) = E_y[(|x − y| − δ)_+] − Bias_ij, h_j alike,
 
-    and a subject's influence z_s is the part of these sums that stems from its samples; over task pairs z_s is the
-    mean of the pairs' z_s. An estimate follows the subjects that it is made of, the more the larger their share p_s
-    of a pool; leaving a subject out moves it by z_s / (1 − p_s). With G subjects the variance is that of the
-    jackknife, (G − 1)/G · Σ_s (z_s / (1 − p_s))², with p_s the largest share over the pools. Where every subject has
-    the same share of every pool this is G/(G − 1) · Σ_s z_s². The effective number of subjects is the smallest over
-    the pools of n² / Σ_s n_s² (Kish 1965), which is G for equal subjects; the degrees of freedom are at most that
-    minus 1, and fewer where few subjects make up the variance (:func:`combined_error`). The violation rate is
-    treated the same way with kernel 1[|x − y| > δ]. Where samples are weighted, weights that sum to 1 take the
-    place of 1/n_i everywhere.
+    and a subject's influence z_s is the part of these sums that stems from its samples; over task pairs z_s
+    is the mean of the pairs' z_s. An estimate follows the subjects that it is made of, the more the larger
+    their share p_s of a pool; leaving a subject out moves it by z_s / (1 − p_s). With G subjects the variance
+    is that of the jackknife, (G − 1)/G · Σ_s (z_s / (1 − p_s))², with p_s the largest share over the pools.
+    Where every subject has the same share of every pool this is G/(G − 1) · Σ_s z_s². The effective number of
+    subjects is the smallest over the pools of n² / Σ_s n_s² (Kish 1965), which is G for equal subjects; the
+    degrees of freedom are at most that minus 1, and fewer where few subjects make up the variance
+    (:func:`combined_error`). The violation rate is treated the same way with kernel 1[|x − y| > δ]. Where
+    samples are weighted, weights that sum to 1 take the place of 1/n_i everywhere.
     """
 
     def __init__(
@@ -147,8 +149,8 @@ class SubjectSpread:
 class SampleSpread:
     """Standard errors with every sample of every pool as an independent unit, where no subjects are known.
 
-    The variance is Σ_i s_i²/n_i with s_i² the variance, with n_i − 1 in the denominator, of the per-sample terms
-    E_y[(|x − y| − δ)_+] of pool i, averaged over the pairs that the pool takes part in.
+    The variance is Σ_i s_i²/n_i with s_i² the variance, with n_i − 1 in the denominator, of the per-sample
+    terms E_y[(|x − y| − δ)_+] of pool i, averaged over the pairs that the pool takes part in.
     """
 
     def __init__(self, pools: Mapping[str, Pool], pairs: int) -> None:
@@ -184,8 +186,8 @@ class SampleSpread:
 def scaled_influences(summed: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Return sqrt((G−1)/G) · z_s / (1 − p_s) for the summed influences z [G] of subjects with shares p [G].
 
-    NaN where a single subject makes up a whole pool: nothing shows the spread of the others. Subjects without a
-    share (p = 0) are no part of G and have no influence.
+    NaN where a single subject makes up a whole pool: nothing shows the spread of the others. Subjects without
+    a share (p = 0) are no part of G and have no influence.
     """
     subjects = int(np.count_nonzero(share))
     if subjects < 2 or share.max() >= 1:
@@ -194,7 +196,8 @@ def scaled_influences(summed: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def clustered_error(summed: np.ndarray, subjects: int) -> float:
-    """Return sqrt(G/(G−1) · Σ_s z_s²), the standard error from influences of G independent subjects of equal weight.
+    """Return sqrt(G/(G−1) · Σ_s z_s²), the standard error from influences of G independent subjects of equal
+    weight.
 
     NaN for a single subject, whose spread nothing shows.
     """
@@ -204,10 +207,12 @@ def clustered_error(summed: np.ndarray, subjects: int) -> float:
 
 
 def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
-    """Return the standard error from scaled influences z [G], and its degrees of freedom, at most ``freedom``.
+    """Return the standard error from scaled influences z [G], and its degrees of freedom, at most
+    ``freedom``.
 
-    The error is sqrt(Σ z²). Its square varies like Σ z² of so many normal numbers as 2 (Σ z²)² / (Σ z⁴ − (Σ z²)²/G),
-    which is G for normal influences and about 2k where k subjects alone make up the variance (Satterthwaite 1946).
+    The error is sqrt(Σ z²). Its square varies like Σ z² of so many normal numbers as 2 (Σ z²)² / (Σ z⁴ − (Σ
+    z²)²/G), which is G for normal influences and about 2k where k subjects alone make up the variance
+    (Satterthwaite 1946).
     """
     square = np.square(scaled)
     variance = float(square.sum())
@@ -215,7 +220,9 @@ def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
 
 
 def independent_error(pools: Iterable[np.ndarray], freedom: float) -> tuple[float, float]:
-    """Return sqrt(Σ s²/n) of pools of independent per-sample terms and its degrees of freedom; NaN where n = 1."""
+    """Return sqrt(Σ s²/n) of pools of independent per-sample terms and its degrees of freedom; NaN where n =
+    1.
+    """
     total = excess = 0.0
     for means in pools:
         n = len(means)
@@ -257,12 +264,14 @@ def unit_interval(
     effective_pairs: float,
     widest: float = 1.0,
 ) -> tuple[float, float]:
-    """Return the interval of a mean over pairs of a quantity in [0, ``widest``], such as Bias or violation rate.
+    """Return the interval of a mean over pairs of a quantity in [0, ``widest``], such as Bias or violation
+    rate.
 
-    It is logit ± t · error / (estimate (1 − estimate)), mapped back: near the middle estimate ± t · error, near 0 or
-    1, where few units make up the estimate, asymmetric and within (0, 1). An estimate of 0 or 1, or without error,
-    comes from units that show no variation. Others may, up to a probability u (:func:`unseen_bound`): the interval is
-    then (1 − u) · estimate to (1 − u) · estimate + u · widest, which from 0 is a one-sided upper bound.
+    It is logit ± t · error / (estimate (1 − estimate)), mapped back: near the middle estimate ± t · error,
+    near 0 or 1, where few units make up the estimate, asymmetric and within (0, 1). An estimate of 0 or 1, or
+    without error, comes from units that show no variation. Others may, up to a probability u
+    (:func:`unseen_bound`): the interval is then (1 − u) · estimate to (1 − u) · estimate + u · widest, which
+    from 0 is a one-sided upper bound.
 
     Raises:
         InputError: a level outside (0, 1).
@@ -290,8 +299,8 @@ def difference_interval(
 ) -> tuple[float, float]:
     """Return difference ± t · error within [−1, 1].
 
-    Where few of the units tell the two apart (degrees of freedom below 6, as of three subjects, and below half of the
-    effective subjects), or none, ± what none of them may show (:func:`unseen_bound`) is added.
+    Where few of the units tell the two apart (degrees of freedom below 6, as of three subjects, and below
+    half of the effective subjects), or none, ± what none of them may show (:func:`unseen_bound`) is added.
 
     Raises:
         InputError: a level outside (0, 1).
@@ -304,9 +313,11 @@ def difference_interval(
 
 
 def unseen_bound(effective_pairs: float, level: float) -> float:
-    """Return the largest probability, at one-sided ``level``, of what none of so many independent pairs shows.
+    """Return the largest probability, at one-sided ``level``, of what none of so many independent pairs
+    shows.
 
-    It solves (1 − p)^pairs = 1 − level. G subjects make G/2 independent pairs, whatever ties a subject's tasks.
+    It solves (1 − p)^pairs = 1 − level. G subjects make G/2 independent pairs, whatever ties a subject's
+    tasks.
 
     Raises:
         InputError: a level outside (0, 1).
@@ -320,7 +331,9 @@ def checked_level(level: float) -> float:
 
 
 def p_value(difference: float, error: float, freedom: float) -> float:
-    """Return the two-sided p-value of no difference, 1 where no unit tells the two apart, NaN without an error."""
+    """Return the two-sided p-value of no difference, 1 where no unit tells the two apart, NaN without an
+    error.
+    """
     if math.isnan(error) or not freedom > 0:
         return math.nan
     if error <= NO_VARIATION or difference == 0:
@@ -330,10 +343,12 @@ def p_value(difference: float, error: float, freedom: float) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def student_quantile(probability: float, freedom: float) -> float:
-    """Return the quantile of Student's t distribution for a probability in [0.5, 1), to 9 digits (at most 1e154).
+    """Return the quantile of Student's t distribution for a probability in [0.5, 1), to 9 digits (at most
+    1e154).
 
-    Below 1,000 degrees of freedom the distribution function is inverted; from there on the Cornish-Fisher expansion
-    about the normal quantile serves (Abramowitz and Stegun 1964, 26.5.8 and 26.7.5). NaN without degrees of freedom.
+    Below 1,000 degrees of freedom the distribution function is inverted; from there on the Cornish-Fisher
+    expansion about the normal quantile serves (Abramowitz and Stegun 1964, 26.5.8 and 26.7.5). NaN without
+    degrees of freedom.
 
     Raises:
         InputError: a probability outside [0.5, 1 − 1e-12].
@@ -403,10 +418,11 @@ def subject_bootstrap(
     replicates: int = 1000,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw subjects with replacement and return the exact Bias and violation rate of every replicate, [replicates].
+    """Draw subjects with replacement and return the exact Bias and violation rate of every replicate,
+    [replicates].
 
-    A check of the clustered standard errors: slower by a factor of ``replicates``, but free of the first-order
-    expansion. A replicate in which some task has no sample is drawn again.
+    A check of the clustered standard errors: slower by a factor of ``replicates``, but free of the
+    first-order expansion. A replicate in which some task has no sample is drawn again.
 
     Raises:
         InputError: as :func:`audit` for scores, tolerance and subjects.

@@ -45,8 +45,8 @@ class Audit:
     Args:
         scores: what ``ruler.scores(outputs)`` returns, a mapping task → scores, or a data frame of scores.
         ruler: of :func:`calibrate`.
-        subject: ids: the name of a column of the outputs or frame, an array for all tasks, or a mapping task → array. Without,
-            a row of a frame is a subject, and a score of a mapping an independent sample.
+        subject: ids: the name of a column of the outputs or frame, an array for all tasks, or a mapping task
+            → array. Without, a row of a frame is a subject, and a score of a mapping an independent sample.
         group: group labels, given in the same ways.
         weight: sample weights, given in the same ways.
         name: of the model.
@@ -101,17 +101,24 @@ class Audit:
         return self.summary()
 
     def summary(self) -> str:
-        """Return the finding in a few lines: both estimates with intervals, what they rest on, the worst group."""
+        """Return the finding in a few lines: both estimates with intervals, what they rest on, the worst
+        group.
+        """
         result = self.result
         (low, high), (rate_low, rate_high) = (
             result.bias_interval(self.level),
             result.violation_rate_interval(self.level),
         )
         lines = [
-            f"{self.name}: Bias {result.bias:.4f} ({low:.4f} to {high:.4f}), violation rate "
-            f"{result.violation_rate:.4f} ({rate_low:.4f} to {rate_high:.4f}) at δ = {self.ruler.tolerance:.4f}",
-            f"{100 * self.level:g} % intervals from {result.clusters:,} independent {result.clustered_by}s "
-            f"({result.freedom + 1:,.1f} effective); {self.ruler.describe()}",
+            (
+                f"{self.name}: Bias {result.bias:.4f} ({low:.4f} to {high:.4f}), violation rate"
+                f" {result.violation_rate:.4f} ({rate_low:.4f} to {rate_high:.4f}) at δ ="
+                f" {self.ruler.tolerance:.4f}"
+            ),
+            (
+                f"{100 * self.level:g} % intervals from {result.clusters:,} independent"
+                f" {result.clustered_by}s ({result.freedom + 1:,.1f} effective); {self.ruler.describe()}"
+            ),
         ]
         if result.groups:
             worst = max(result.groups, key=lambda label: result.groups[label].bias)
@@ -122,7 +129,9 @@ class Audit:
         return "\n".join([*lines, *(f"note: {note}" for note in result.notes)])
 
     def table(self) -> list[dict[str, Any]]:
-        """Return one row for the whole, for every task pair and for every group: estimates with intervals (pandas.DataFrame takes it)."""
+        """Return one row for the whole, for every task pair and for every group: estimates with intervals
+        (pandas.DataFrame takes it).
+        """
         parts: list[tuple[str, str, Any]] = [("all", "", self.result)]
         parts += [("pair", " – ".join(row.tasks), row) for row in self.result.per_pair]
         parts += [("group", label, part) for label, part in self.result.groups.items()]
@@ -206,8 +215,8 @@ class Audit:
 
         Args:
             other: the other model's audit.
-            induced: model name → induced tolerances of both (:func:`induced_tolerances`); without, those given to
-                :meth:`induce` before.
+            induced: model name → induced tolerances of both (:func:`induced_tolerances`); without, those
+                given to :meth:`induce` before.
 
         Raises:
             InputError: induced tolerances that are missing.
@@ -230,7 +239,8 @@ class Audit:
         return ranking_certificate(self.result.bias, other.result.bias, *budgets)
 
     def induce(self, embeddings: Any, k: int = 5) -> dict[Pair, float]:
-        """Compute and keep the tolerances that the model's own representation induces: a diagnostic on the card.
+        """Compute and keep the tolerances that the model's own representation induces: a diagnostic on the
+        card.
 
         ``embeddings`` are one array [n, D] for all tasks, or a mapping task → array, aligned with the scores.
         """
@@ -348,9 +358,10 @@ class Audit:
     ) -> tuple[Literal["pass", "fail", "undecided"], list[str]]:
         """Hold the audit against limits.
 
-        With ``use="upper"`` it passes where the interval lies below the limit, fails where it lies above, and is undecided
-        where it holds the limit; with "estimate" the estimate alone decides. ``worst_group`` asks it of every group as well,
-        at intervals of level 1 − (1 − level)/groups; a group that could not be audited leaves it undecided.
+        With ``use="upper"`` it passes where the interval lies below the limit, fails where it lies above, and
+        is undecided where it holds the limit; with "estimate" the estimate alone decides. ``worst_group``
+        asks it of every group as well, at intervals of level 1 − (1 − level)/groups; a group that could not
+        be audited leaves it undecided.
 
         Raises:
             InputError: no limit, a limit outside [0, 1], or no groups to ask.
@@ -390,8 +401,8 @@ class Audit:
     def _same_ruler(self, other: "Audit") -> None:
         if self.ruler.sha256 != other.ruler.sha256:
             raise ComparabilityError(
-                f"{self.name} and {other.name} were measured with different rulers ({self.ruler.sha256[:12]} and "
-                f"{other.ruler.sha256[:12]}); audit both with one"
+                f"{self.name} and {other.name} were measured with different rulers ({self.ruler.sha256[:12]}"
+                f" and {other.ruler.sha256[:12]}); audit both with one"
             )
 
     def _held(self, what: str) -> Any:

@@ -23,10 +23,12 @@ def balancer_class(name: str) -> type[Balancer]:
     """Return the class of a balancer.
 
     Args:
-        name: a balancer's key in ``METHODS``, for one from outside the package followed by "@" and the digest of its file.
+        name: a balancer's key in ``METHODS``, for one from outside the package followed by "@" and the digest
+            of its file.
 
     Raises:
-        InputError: there is no such balancer, its file has changed since it was added, or it is no ``Balancer``.
+        InputError: there is no such balancer, its file has changed since it was added, or it is no
+            ``Balancer``.
     """
     key, at, digest = name.partition("@")
     if key not in METHODS or not METHODS[key].source:

@@ -63,8 +63,8 @@ class Balancer(nn.Module):
     def forward(self, losses: Tensor, gram: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Return the weights of this step and move the balancer's state one step on.
 
-        A task that is absent (the batch has no label of it) has weight 0; the others get what a balancer of these tasks
-        would give, and what is learned or remembered of the absent one stays.
+        A task that is absent (the batch has no label of it) has weight 0; the others get what a balancer of
+        these tasks would give, and what is learned or remembered of the absent one stays.
 
         Args:
             losses: [T] finite task losses; their graph is not used.
@@ -108,7 +108,8 @@ class Balancer(nn.Module):
 class SmallMatrixBalancer(Balancer):
     """A gradient balancer that works on the T×T Gram matrix on the host in double precision (one small copy).
 
-    Absent tasks are left out before :meth:`_solve` sees the matrix, so T is there the number of tasks present. Rows and columns are scaled by one common factor so that the largest diagonal entry is 1 before
+    Absent tasks are left out before :meth:`_solve` sees the matrix, so T is there the number of tasks
+    present. Rows and columns are scaled by one common factor so that the largest diagonal entry is 1 before
     :meth:`_solve` sees them, which keeps gradients of any size within range.
 
     Raises:

@@ -12,26 +12,29 @@ SMALLEST_NORM = 1e-7
 
 
 class CAGrad(SmallMatrixBalancer):
-    r"""The direction with the largest decrease of the worst task, within :math:`c\|g_0\|` of the mean :math:`g_0`.
+    r"""The direction with the largest decrease of the worst task, within :math:`c\|g_0\|` of the mean
+    :math:`g_0`.
 
-    The dual problem is solved on the probability simplex, from the Gram matrix alone (SLSQP, as in the publication; the
-    worst decrease is then within 1e-4 of the best):
+    The dual problem is solved on the probability simplex, from the Gram matrix alone (SLSQP, as in the
+    publication; the worst decrease is then within 1e-4 of the best):
 
     .. math::
-        u = \operatorname{arg\,min}_{u \in \Delta}\; g_u^\top g_0 + c\,\|g_0\|\,\|g_u\|, \quad g_u = \sum_i u_i g_i,
-        \qquad d = g_0 + \frac{c\,\|g_0\|}{\|g_u\|}\, g_u .
+        u = \operatorname{arg\,min}_{u \in \Delta}\; g_u^\top g_0 + c\,\|g_0\|\,\|g_u\|, \quad g_u = \sum_i
+        u_i g_i, \qquad d = g_0 + \frac{c\,\|g_0\|}{\|g_u\|}\, g_u .
 
     The weights are those of :math:`d` times T, so that :math:`c = 0` gives weight 1 for each task.
 
-    Special cases: parallel gradients of one length only lengthen the mean. Where :math:`g_u` or :math:`g_0` vanishes
-    (opposite gradients of one length, or all zero) all weights are 1. One task has weight :math:`1 + c`.
+    Special cases: parallel gradients of one length only lengthen the mean. Where :math:`g_u` or :math:`g_0`
+    vanishes (opposite gradients of one length, or all zero) all weights are 1. One task has weight :math:`1 +
+    c`.
 
     Args:
         tasks: number of tasks T.
         seed: not used.
         c: radius of the ball relative to the mean gradient, in [0, 1).
 
-    Source: Liu, Liu, Jin, Stone and Liu, Conflict-averse gradient descent for multi-task learning, NeurIPS 2021.
+    Source: Liu, Liu, Jin, Stone and Liu, Conflict-averse gradient descent for multi-task learning, NeurIPS
+        2021.
     """
 
     source = "Liu, Liu, Jin, Stone and Liu 2021"

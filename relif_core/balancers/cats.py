@@ -11,8 +11,8 @@ class CATSAsReleased(Balancer):
 
     .. math:: m_i \leftarrow a L_i + (1-a)\,m_i, \qquad w_i = T m_i / \textstyle\sum_j m_j ,
 
-    with :math:`m_i = 1` at first and the present loss taken in before use. Gradients play no part; one task has
-    weight 1. Losses must not be negative.
+    with :math:`m_i = 1` at first and the present loss taken in before use. Gradients play no part; one task
+    has weight 1. Losses must not be negative.
 
     The publication describes a dynamic-graph system for continuous analytics targets, which is no loss
     weighting and is not reproduced; this is what the released code runs under its name.

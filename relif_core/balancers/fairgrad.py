@@ -22,20 +22,21 @@ class FairGrad(SmallMatrixBalancer):
     .. math:: G^\top G\,w = w^{-1/\alpha}, \qquad w > 0 \quad \text{(elementwise power)},
 
     the optimality condition of the strictly convex :math:`\tfrac12 w^\top (G^\top G) w - \sum_i h(w_i)` with
-    :math:`h'(w) = w^{-1/\alpha}`; it is solved by a damped Newton method in double precision, after every gradient
-    is scaled to length one, so sizes from 1e-12 to 1e12 may meet. Multiplying all gradients by :math:`c`
-    multiplies the weights by :math:`c^{-2\alpha/(1+\alpha)}` and leaves the direction as it is.
+    :math:`h'(w) = w^{-1/\alpha}`; it is solved by a damped Newton method in double precision, after every
+    gradient is scaled to length one, so sizes from 1e-12 to 1e12 may meet. Multiplying all gradients by
+    :math:`c` multiplies the weights by :math:`c^{-2\alpha/(1+\alpha)}` and leaves the direction as it is.
 
-    Special cases: one task, :math:`w = \|g\|^{-2\alpha/(1+\alpha)}`; orthogonal gradients, the same for each. Parallel
-    gradients have a regular solution. A zero gradient admits none (nothing can decrease that loss): its weight is 0
-    and the other tasks share the equation; all zero, all weights are 0. Where gradients cancel (opposite ones, or any
-    convex combination near zero), no solution exists either; the cosines then get 1e-6 on the diagonal, which gives
-    large weights with a bounded, nearly cancelling sum.
+    Special cases: one task, :math:`w = \|g\|^{-2\alpha/(1+\alpha)}`; orthogonal gradients, the same for each.
+    Parallel gradients have a regular solution. A zero gradient admits none (nothing can decrease that loss):
+    its weight is 0 and the other tasks share the equation; all zero, all weights are 0. Where gradients
+    cancel (opposite ones, or any convex combination near zero), no solution exists either; the cosines then
+    get 1e-6 on the diagonal, which gives large weights with a bounded, nearly cancelling sum.
 
     Args:
         tasks: number of tasks T.
         seed: not used.
-        alpha: fairness :math:`\alpha > 0`; 1 is proportional fairness, large values approach max-min fairness.
+        alpha: fairness :math:`\alpha > 0`; 1 is proportional fairness, large values approach max-min
+            fairness.
 
     Source: Ban and Ji, Fair resource allocation in multi-task learning, ICML 2024.
     """
@@ -102,7 +103,8 @@ def fair_weights(gram: Matrix, alpha: float) -> Vector:
         alpha: fairness, positive.
 
     With lengths :math:`n_i`, cosines C and :math:`y_i = n_i w_i / t` the equation becomes
-    :math:`C y = b\,y^{-1/\alpha}`, :math:`b_i \propto n_i^{1/\alpha - 1}`, with t chosen so that the largest b is 1.
+    :math:`C y = b\,y^{-1/\alpha}`, :math:`b_i \propto n_i^{1/\alpha - 1}`, with t chosen so that the largest
+    b is 1.
     """
     lengths = np.sqrt(gram.diagonal())
     cosines = gram / np.outer(lengths, lengths)

@@ -16,17 +16,19 @@ class GradNorm(Balancer):
     :math:`\tilde L_i = L_i/L_i(0)` and the relative inverse training rates
     :math:`r_i = \tilde L_i/\operatorname{mean}_j \tilde L_j`, the weights descend
 
-    .. math:: \sum_i |G_i - \bar G r_i^\alpha|, \qquad \text{targets } \bar G r_i^\alpha \text{ held constant},
+    .. math:: \sum_i |G_i - \bar G r_i^\alpha|, \qquad \text{targets } \bar G r_i^\alpha \text{ held
+        constant},
 
-    whose derivative is :math:`\operatorname{sign}(G_i - \bar G r_i^\alpha)\, n_i`, by Adam with a learning rate of
-    their own, and are then divided by their mean. A step uses the weights from before its own update; the first
-    call stores :math:`L_i(0)` and uses weights 1.
+    whose derivative is :math:`\operatorname{sign}(G_i - \bar G r_i^\alpha)\, n_i`, by Adam with a learning
+    rate of their own, and are then divided by their mean. A step uses the weights from before its own update;
+    the first call stores :math:`L_i(0)` and uses weights 1.
 
     Special cases: one task keeps weight 1. A zero gradient gives its task no pull of its own (only the
     division moves its weight); all zero, the weights stay up to Adam's momentum. Directions do not matter, so
-    parallel and opposite gradients are alike. A first loss below 1e-12 counts as 1e-12; where all losses are zero
-    every :math:`r_i` is 1. Weights are kept at or above 1e-4 before the division. An absent task keeps its weight and
-    stays out of both means; its :math:`L_i(0)` is the loss of the first batch that has a label of it.
+    parallel and opposite gradients are alike. A first loss below 1e-12 counts as 1e-12; where all losses are
+    zero every :math:`r_i` is 1. Weights are kept at or above 1e-4 before the division. An absent task keeps
+    its weight and stays out of both means; its :math:`L_i(0)` is the loss of the first batch that has a label
+    of it.
 
     Args:
         tasks: number of tasks T.
@@ -34,8 +36,8 @@ class GradNorm(Balancer):
         alpha: strength :math:`\alpha \ge 0` of the pull to equal rates.
         learning_rate: of the weights' own Adam. The value, and the floor above, are this project's choice.
 
-    Source: Chen, Badrinarayanan, Lee and Rabinovich, GradNorm: gradient normalization for adaptive loss balancing
-    in deep multitask networks, ICML 2018.
+    Source: Chen, Badrinarayanan, Lee and Rabinovich, GradNorm: gradient normalization for adaptive loss
+    balancing in deep multitask networks, ICML 2018.
     """
 
     source = "Chen, Badrinarayanan, Lee and Rabinovich 2018"
@@ -93,10 +95,10 @@ class GradNorm(Balancer):
 class GradNormAsReleased(Balancer):
     r"""Log-weights that descend the weighted loss itself, because the released norm loss carries no gradient.
 
-    :math:`w_i = e^{a_i}`, :math:`a_i = 0` at first, in the model's optimiser with its weight decay; the gradient is
-    :math:`\partial/\partial a_i \sum_j e^{a_j} L_j = w_i L_i`, so all weights shrink, none is drawn to equal
-    training rates, and every ``every`` steps the weights are divided by their mean. Gradients play no
-    part; a zero loss leaves its log-weight alone; one task returns to weight 1 at every division.
+    :math:`w_i = e^{a_i}`, :math:`a_i = 0` at first, in the model's optimiser with its weight decay; the
+    gradient is :math:`\partial/\partial a_i \sum_j e^{a_j} L_j = w_i L_i`, so all weights shrink, none is
+    drawn to equal training rates, and every ``every`` steps the weights are divided by their mean. Gradients
+    play no part; a zero loss leaves its log-weight alone; one task returns to weight 1 at every division.
 
     Args:
         tasks: number of tasks T.

@@ -11,24 +11,25 @@ from relif_core.balancers.base import SmallMatrixBalancer
 class PCGrad(SmallMatrixBalancer):
     r"""The sum of gradient surgery's projected gradients, as coefficients of the original gradients.
 
-    For every task i the projected gradient starts as :math:`g_i` and meets the others in a random order of its
+    For every task i the projected gradient starts as :math:`g_i` and meets the others in a random order of
+    its
     own: on conflict, :math:`\langle \hat g_i, g_j\rangle < 0`,
 
     .. math:: \hat g_i \leftarrow \hat g_i - \frac{\langle \hat g_i, g_j\rangle}{\|g_j\|^2}\, g_j .
 
-    :math:`\hat g_i` stays in the span of the gradients, so its coefficients follow from the Gram matrix alone, and
-    :math:`w` is their sum over tasks.
+    :math:`\hat g_i` stays in the span of the gradients, so its coefficients follow from the Gram matrix
+    alone, and :math:`w` is their sum over tasks.
 
-    Special cases: without conflict, and for one task, all weights are 1. A zero gradient neither conflicts nor
-    changes (weight 1). Opposite gradients of two tasks cancel: the direction is zero. For two tasks the
+    Special cases: without conflict, and for one task, all weights are 1. A zero gradient neither conflicts
+    nor changes (weight 1). Opposite gradients of two tasks cancel: the direction is zero. For two tasks the
     direction conflicts with neither gradient.
 
     Args:
         tasks: number of tasks T.
         seed: seed of the random orders; the generator's state is part of ``state_dict``.
 
-    Source: Yu, Kumar, Gupta, Levine, Hausman and Finn, Gradient surgery for multi-task learning, NeurIPS 2020,
-    algorithm 1.
+    Source: Yu, Kumar, Gupta, Levine, Hausman and Finn, Gradient surgery for multi-task learning, NeurIPS
+    2020, algorithm 1.
     """
 
     source = "Yu, Kumar, Gupta, Levine, Hausman and Finn 2020"
@@ -82,7 +83,8 @@ class PCGradAsReleased(PCGrad):
 def projected_coefficients(gram: NDArray[np.float64], orders: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the coefficients [T, T] of every projected gradient (rows) over the gradients (columns).
 
-    ``orders`` [T, T] holds in row i the tasks in the order in which task i meets them; meeting itself is no step.
+    ``orders`` [T, T] holds in row i the tasks in the order in which task i meets them; meeting itself is no
+    step.
     """
     tasks = np.arange(len(gram))
     coefficients = np.eye(len(gram))

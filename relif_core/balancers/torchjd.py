@@ -55,7 +55,8 @@ class UPGrad(TorchJDBalancer):
 class MGDA(TorchJDBalancer):
     """The shortest vector in the convex hull of the gradients.
 
-    Source: Désidéri 2012; Sener and Koltun, Multi-task learning as multi-objective optimization, NeurIPS 2018.
+    Source: Désidéri 2012; Sener and Koltun, Multi-task learning as multi-objective optimization, NeurIPS
+        2018.
     """
 
     source = "Sener and Koltun 2018"
@@ -75,8 +76,8 @@ class IMTLG(TorchJDBalancer):
 class AlignedMTL(TorchJDBalancer):
     """The gradients after their principal components are brought to one scale.
 
-    Source: Senushkin, Patakin, Kuznetsov and Konushin, Independent component alignment for multi-task learning,
-    CVPR 2023.
+    Source: Senushkin, Patakin, Kuznetsov and Konushin, Independent component alignment for multi-task
+    learning, CVPR 2023.
     """
 
     source = "Senushkin, Patakin, Kuznetsov and Konushin 2023"

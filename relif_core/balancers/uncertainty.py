@@ -11,13 +11,14 @@ from relif_core.balancers.base import Balancer
 class Uncertainty(Balancer):
     r"""Learned log-variances :math:`s_i`, 0 at first: the total is :math:`\sum_i e^{-s_i} L_i + s_i/2`.
 
-    :math:`w_i = e^{-s_i}`, and :math:`s_i` belongs to the model's optimiser, without weight decay. ``forward``
-    sets its gradient in closed form, :math:`\partial/\partial s_i = \tfrac12 - e^{-s_i} L_i`, so at rest
-    :math:`w_i = 1/(2 L_i)`. Gradients play no part: with a zero loss the weight of the task grows without bound,
-    one task behaves like any other. An absent task has gradient 0: only the optimiser's momentum still moves its :math:`s_i`.
+    :math:`w_i = e^{-s_i}`, and :math:`s_i` belongs to the model's optimiser, without weight decay.
+    ``forward`` sets its gradient in closed form, :math:`\partial/\partial s_i = \tfrac12 - e^{-s_i} L_i`, so
+    at rest :math:`w_i = 1/(2 L_i)`. Gradients play no part: with a zero loss the weight of the task grows
+    without bound, one task behaves like any other. An absent task has gradient 0: only the optimiser's
+    momentum still moves its :math:`s_i`.
 
-    Source: Kendall, Gal and Cipolla, Multi-task learning using uncertainty to weigh losses for scene geometry and
-    semantics, CVPR 2018.
+    Source: Kendall, Gal and Cipolla, Multi-task learning using uncertainty to weigh losses for scene geometry
+    and semantics, CVPR 2018.
     """
 
     source = "Kendall, Gal and Cipolla 2018"
@@ -37,7 +38,9 @@ class Uncertainty(Balancer):
 
 
 class UncertaintyAsReleased(Uncertainty):
-    """As :class:`Uncertainty`, but the model's weight decay pulls the log-variances to 0, as in the released code."""
+    """As :class:`Uncertainty`, but the model's weight decay pulls the log-variances to 0, as in the released
+    code.
+    """
 
     version = "as_released"
 

@@ -17,7 +17,9 @@ FALLEN = 0.2
 
 @dataclass(frozen=True)
 class ClinicalOutputs:
-    """One forward pass: ``embedding`` [B, hidden] and, per task, logits [B, classes] or [B, T, classes] (hourly)."""
+    """One forward pass: ``embedding`` [B, hidden] and, per task, logits [B, classes] or [B, T, classes]
+    (hourly).
+    """
 
     embedding: Tensor
     logits: dict[str, Tensor]
@@ -26,13 +28,15 @@ class ClinicalOutputs:
 class ClinicalModel(nn.Module):
     """Two-layer LSTM with a head (linear, ReLU, dropout, linear) per task.
 
-    A batch is a mapping with ``inputs`` [B, T, channels], ``lengths`` [B] (valid rows), and per task ``label/<task>`` and
-    ``mask/<task>`` of shape [B] (or [B, classes] labels for multilabel tasks), or [B, T] for hourly tasks. The LSTM is causal
-    and padding stands at the end: states beyond a stay's length are never read, and on a processor they are not computed either.
+    A batch is a mapping with ``inputs`` [B, T, channels], ``lengths`` [B] (valid rows), and per task
+    ``label/<task>`` and ``mask/<task>`` of shape [B] (or [B, classes] labels for multilabel tasks), or [B, T]
+    for hourly tasks. The LSTM is causal
+    and padding stands at the end: states beyond a stay's length are never read, and on a processor they are
+        not computed either.
 
-    The embedding is the top layer's last valid hidden state, before the dropout that guards the heads: dropout noise would
-    otherwise enter the distances that the surrogate compares. Hourly tasks read every hour's state, a task with a horizon
-    the state at that hour.
+    The embedding is the top layer's last valid hidden state, before the dropout that guards the heads:
+    dropout noise would otherwise enter the distances that the surrogate compares. Hourly tasks read every
+    hour's state, a task with a horizon the state at that hour.
     """
 
     def __init__(self, inputs: int, tasks: Sequence[Task], settings: ModelSettings) -> None:
@@ -84,9 +88,11 @@ class ClinicalModel(nn.Module):
         return ClinicalOutputs(embedding, logits)
 
     def _states(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the top layer's states [R, hidden] and in which row stands every stay's hour [B, T] (any row beyond its length).
+        """Return the top layer's states [R, hidden] and in which row stands every stay's hour [B, T] (any row
+        beyond its length).
 
-        On a processor stays are sorted by length and the LSTM goes over runs of hours with the stays that are still alive.
+        On a processor stays are sorted by length and the LSTM goes over runs of hours with the stays that are
+        still alive.
         """
         stays, hours = inputs.shape[:2]
         places = torch.arange(stays * hours, device=inputs.device).view(stays, hours)
@@ -139,14 +145,16 @@ class ClinicalModel(nn.Module):
         return TaskLosses(torch.stack(values), torch.stack(present))
 
     def features(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return what an external distance between stays compares: their inputs' mean over their valid hours [B, channels]."""
+        """Return what an external distance between stays compares: their inputs' mean over their valid hours
+        [B, channels].
+        """
         return batch["inputs"].sum(1) / batch["lengths"].unsqueeze(1)
 
     def scores(self, outputs: ClinicalOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the audit score [B] in [0, 1] of every task, exactly 0 where a stay carries no label for it.
 
-        Binary: sigmoid; multilabel: the largest sigmoid; binned: the largest softmax; hourly tasks: the mean over the
-        stay's labelled hours.
+        Binary: sigmoid; multilabel: the largest sigmoid; binned: the largest softmax; hourly tasks: the mean
+        over the stay's labelled hours.
         """
         return {
             task.name: audit_score(task, outputs.logits[task.name], batch[f"mask/{task.name}"])
@@ -167,7 +175,8 @@ def audit_score(task: Task, logits: Tensor, mask: Tensor) -> Tensor:
 def dropout(values: Tensor, rate: float, training: bool) -> Tensor:
     """Drop entries with probability ``rate`` and scale the others so that the mean is kept.
 
-    On a processor sixteen random bits decide an entry: the rate is rounded to a multiple of 2⁻¹⁶ and the scale is exact for it.
+    On a processor sixteen random bits decide an entry: the rate is rounded to a multiple of 2⁻¹⁶ and the
+    scale is exact for it.
     """
     if not training or not 0 < rate < 1 or values.device.type != "cpu":
         return functional.dropout(values, rate, training)
@@ -191,7 +200,9 @@ def _alive(lengths: Tensor, hours: int) -> list[int]:
 
 
 def _runs(alive: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, stop, stays) of runs of hours: a new one begins where at least ``FALLEN`` of the last one's stays have ended."""
+    """Yield (start, stop, stays) of runs of hours: a new one begins where at least ``FALLEN`` of the last
+    one's stays have ended.
+    """
     start = 0
     for hour, count in enumerate(alive):
         if count <= (1 - FALLEN) * alive[start]:

@@ -1,9 +1,10 @@
 """Import torchvision, also where its compiled part does not fit a CPU-only build of torch.
 
-The published torchvision wheel registers its operators from a library that wants CUDA. Beside a CPU build of torch that library does not
-load, and the import ends with "operator torchvision::nms does not exist", although ResNet and the transforms need no such
-operator. Declaring the schemas that the import asks for (``nms``; since 0.28 ``qnms`` too) lets it pass; calling those operators
-then fails with a clear error of torch.
+The published torchvision wheel registers its operators from a library that wants CUDA. Beside a CPU build of
+torch that library does not load, and the import ends with "operator torchvision::nms does not exist",
+although ResNet and the transforms need no such operator. Declaring the schemas that the import asks for
+(``nms``; since 0.28 ``qnms`` too) lets it pass; calling those operators then fails with a clear error of
+torch.
 """
 
 import importlib
@@ -17,7 +18,9 @@ _declared: list[torch.library.Library] = []
 
 
 def import_torchvision() -> ModuleType:
-    """Return the torchvision module; the missing schemas are declared only when the plain import fails for their lack."""
+    """Return the torchvision module; the missing schemas are declared only when the plain import fails for
+    their lack.
+    """
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:

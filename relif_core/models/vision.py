@@ -1,4 +1,6 @@
-"""The dense model: one ResNet encoder shared by segmentation, depth and surface normals, and one decoder per task."""
+"""The dense model: one ResNet encoder shared by segmentation, depth and surface normals, and one decoder per
+task.
+"""
 
 import itertools
 from collections.abc import Mapping
@@ -27,8 +29,9 @@ Head = Literal["decoder", "aspp"]
 class DenseOutputs:
     """One forward pass.
 
-    ``embedding`` [B, D] is the globally averaged encoder map; ``predictions`` holds segmentation logits [B, classes, H, W], depth
-    [B, H, W] in metres and unit normals [B, 3, H, W]; ``maps`` the last feature map [B, C, h, w] of each decoder.
+    ``embedding`` [B, D] is the globally averaged encoder map; ``predictions`` holds segmentation logits [B,
+    classes, H, W], depth [B, H, W] in metres and unit normals [B, 3, H, W]; ``maps`` the last feature map [B,
+    C, h, w] of each decoder.
     """
 
     embedding: Tensor
@@ -37,7 +40,9 @@ class DenseOutputs:
 
 
 class Decoder(nn.Module):
-    """Three blocks (3 × 3 convolution, batch norm, ReLU, bilinear ×2) of 256, 128 and 64 channels, then a 1 × 1 output."""
+    """Three blocks (3 × 3 convolution, batch norm, ReLU, bilinear ×2) of 256, 128 and 64 channels, then a 1 ×
+    1 output.
+    """
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
@@ -62,7 +67,9 @@ class Decoder(nn.Module):
 
 
 class PyramidDecoder(nn.Module):
-    """Atrous spatial pyramid pooling as in DeepLab v3 (Chen et al. 2017): the common head of public multi-task results on NYUv2."""
+    """Atrous spatial pyramid pooling as in DeepLab v3 (Chen et al. 2017): the common head of public
+    multi-task results on NYUv2.
+    """
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
@@ -77,7 +84,9 @@ class PyramidDecoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A torchvision ResNet without its classifier: RGB in 0..1 (or uint8) to a feature map at 1/32 (dilated: 1/8) of the image."""
+    """A torchvision ResNet without its classifier: RGB in 0..1 (or uint8) to a feature map at 1/32 (dilated:
+    1/8) of the image.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -105,14 +114,18 @@ class Encoder(nn.Module):
 
 
 class DenseModel(nn.Module):
-    """ResNet encoder with a decoder for each of segmentation, depth and surface normals, or for the one ``task`` that is named.
+    """ResNet encoder with a decoder for each of segmentation, depth and surface normals, or for the one
+    ``task`` that is named.
 
-    A batch is a mapping with ``images`` uint8 [B, 3, H, W] and the targets as stored: ``labels`` [B, H, W] (255 = none), ``depth`` [B, H, W]
-    in metres (0 = none) and ``normals`` [B, 3, H, W] (any scale, zero = none). ``weights`` is a file of encoder weights
-    (safetensors, or a torchvision state dictionary), "download" (torchvision's ImageNet weights), or None; ``weights_note`` says in
-    words what the encoder started from. Head "decoder" is the plain decoder on the undilated encoder, "aspp" the DeepLab head on a dilated one.
+    A batch is a mapping with ``images`` uint8 [B, 3, H, W] and the targets as stored: ``labels`` [B, H, W]
+    (255 = none), ``depth`` [B, H, W] in metres (0 = none) and ``normals`` [B, 3, H, W] (any scale, zero =
+    none). ``weights`` is a file of encoder weights (safetensors, or a torchvision state dictionary),
+    "download" (torchvision's ImageNet weights), or None; ``weights_note`` says in words what the encoder
+    started from. Head "decoder" is the plain decoder on the undilated encoder, "aspp" the DeepLab head on a
+    dilated one.
 
-    Audit scores of depth and normals are calibrated by ``calibrate``; until then the raw score is only clipped to [0, 1].
+    Audit scores of depth and normals are calibrated by ``calibrate``; until then the raw score is only
+    clipped to [0, 1].
     """
 
     score_low: Tensor
@@ -198,10 +211,11 @@ class DenseModel(nn.Module):
             self.heads["normals"].get_parameter("output.bias").copy_(normal)
 
     def raw_scores(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the uncalibrated audit score [B] (float32) of every task, 0 where an image has no valid pixel for it.
+        """Return the uncalibrated audit score [B] (float32) of every task, 0 where an image has no valid
+        pixel for it.
 
-        Each is a mean over the image's valid pixels: for segmentation of the largest softmax, for depth and normals of the L2 norm over
-        the channels of the decoder's last map, resized to the image.
+        Each is a mean over the image's valid pixels: for segmentation of the largest softmax, for depth and
+        normals of the L2 norm over the channels of the decoder's last map, resized to the image.
         """
         scores = {}
         for task, valid in self._valid(batch).items():
@@ -217,7 +231,9 @@ class DenseModel(nn.Module):
         return scores
 
     def scores(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the audit score [B] in [0, 1] of every task: clip((raw − q10) / (q90 − q10), 0, 1), 0 without a valid pixel."""
+        """Return the audit score [B] in [0, 1] of every task: clip((raw − q10) / (q90 − q10), 0, 1), 0
+        without a valid pixel.
+        """
         carries = self.carries(batch)
         scores = {}
         for task, raw in self.raw_scores(outputs, batch).items():
@@ -226,7 +242,9 @@ class DenseModel(nn.Module):
         return scores
 
     def carries(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return bool [B] per task: which images have at least one valid pixel and so belong to the task's pool."""
+        """Return bool [B] per task: which images have at least one valid pixel and so belong to the task's
+        pool.
+        """
         return {task: valid.flatten(1).any(dim=1) for task, valid in self._valid(batch).items()}
 
     def _valid(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -255,7 +273,9 @@ class DenseModel(nn.Module):
 
 
 def calibration_quantiles(raw: Tensor, lower: float = 0.1, upper: float = 0.9) -> tuple[float, float]:
-    """Return the two quantiles (linear interpolation) of raw scores [n], to be measured on validation images of the reference model."""
+    """Return the two quantiles (linear interpolation) of raw scores [n], to be measured on validation images
+    of the reference model.
+    """
     if raw.numel() == 0 or not raw.isfinite().all():
         raise InputError("calibration needs at least one raw score, all finite")
     low, high = torch.quantile(
@@ -274,12 +294,15 @@ def valid_pixels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_encoder_weights(encoder: Encoder, weights: Path | str | None) -> str:
-    """Fill an encoder from a weights file, torchvision's download or nothing, and return in words what was loaded.
+    """Fill an encoder from a weights file, torchvision's download or nothing, and return in words what was
+    loaded.
 
-    In a version 1 ResNet (He et al. 2016) the stride of a bottleneck sits on its first convolution, in torchvision's
-    ("v1.5") on the second; a safetensors file whose metadata entry ``stride`` begins with "v1:" gets the former. Classifier weights are ignored.
+    In a version 1 ResNet (He et al. 2016) the stride of a bottleneck sits on its first convolution, in
+    torchvision's ("v1.5") on the second; a safetensors file whose metadata entry ``stride`` begins with "v1:"
+    gets the former. Classifier weights are ignored.
 
-    Raises ``DataError`` where the file is missing, unreadable or made for another encoder, or where nothing can be downloaded.
+    Raises ``DataError`` where the file is missing, unreadable or made for another encoder, or where nothing
+    can be downloaded.
     """
     if weights is None:
         return f"{encoder.name}, random initialisation: no pretrained weights were given"
@@ -297,7 +320,8 @@ def load_encoder_weights(encoder: Encoder, weights: Path | str | None) -> str:
     unknown = sorted(state.keys() - wanted.keys())
     if missing or unknown:
         raise DataError(
-            f"{origin} does not hold {encoder.name}: missing {missing[:3] or 'nothing'}, unknown {unknown[:3] or 'nothing'}"
+            f"{origin} does not hold {encoder.name}: missing {missing[:3] or 'nothing'}, unknown"
+            f" {unknown[:3] or 'nothing'}"
         )
     for name, value in state.items():
         if value.shape != wanted[name].shape:

@@ -1,7 +1,7 @@
 """Data sets as training problems: what the loop asks of them, and the one table of their kinds.
 
-A kind is an entry of ``KINDS``: the format of its tensor folders, its class, and what its runs need. Nothing else asks for a
-format or for a kind of settings. The classes are imported where they are used.
+A kind is an entry of ``KINDS``: the format of its tensor folders, its class, and what its runs need. Nothing
+else asks for a format or for a kind of settings. The classes are imported where they are used.
 """
 
 import importlib
@@ -28,10 +28,10 @@ def is_reference(settings: RunSettings) -> bool:
 class ProblemKind:
     """What the rest of the package has to know of a kind of problem.
 
-    ``problem`` ("module:Class") opens a folder with ``open(folder, device, settings, weights)``; ``checked`` ("module:function")
-    verifies one. ``model`` is the class of its model's settings, ``defaults`` puts changes of settings on top of its own.
-    ``weights`` tells whether its models start from a file of encoder weights. ``first`` tells of a run whether those of its
-    seed need its record (None: no run needs another).
+    ``problem`` ("module:Class") opens a folder with ``open(folder, device, settings, weights)``; ``checked``
+    ("module:function") verifies one. ``model`` is the class of its model's settings, ``defaults`` puts
+    changes of settings on top of its own. ``weights`` tells whether its models start from a file of encoder
+    weights. ``first`` tells of a run whether those of its seed need its record (None: no run needs another).
     """
 
     name: str

@@ -18,10 +18,11 @@ from relif_core.settings import RunSettings
 class Evaluation:
     """One split seen by one model.
 
-    Per task: ``scores`` float32 [n] and ``samples`` int64 [n] (rows of the data set) for the samples that carry a label.
-    ``embeddings`` float32 [N, D] and ``order`` int64 [N] (rows of the data set) cover the whole split. ``logits`` holds, where a
-    task has class logits, those of its labelled rows. ``on_scale`` is False while the scores have no scale that methods
-    share (a dense ERM run in training, whose own quantiles set the scale at its end).
+    Per task: ``scores`` float32 [n] and ``samples`` int64 [n] (rows of the data set) for the samples that
+    carry a label. ``embeddings`` float32 [N, D] and ``order`` int64 [N] (rows of the data set) cover the
+    whole split. ``logits`` holds, where a task has class logits, those of its labelled rows. ``on_scale`` is
+    False while the scores have no scale that methods share (a dense ERM run in training, whose own quantiles
+    set the scale at its end).
     """
 
     utility: Utility
@@ -40,9 +41,9 @@ class Evaluation:
 class Problem(Protocol):
     """A data set held on one device, with the model that learns it.
 
-    The model is a module with ``task_names``-ordered ``losses(outputs, batch)`` (``TaskLosses``), ``scores(outputs, batch)`` (task to
-    [B] in [0, 1]), ``features(batch)`` [B, F] (what an external distance compares), ``shared_parameters()`` and
-    ``head_parameters(task)``; its outputs carry ``embedding`` [B, D].
+    The model is a module with ``task_names``-ordered ``losses(outputs, batch)`` (``TaskLosses``),
+    ``scores(outputs, batch)`` (task to [B] in [0, 1]), ``features(batch)`` [B, F] (what an external distance
+    compares), ``shared_parameters()`` and ``head_parameters(task)``; its outputs carry ``embedding`` [B, D].
     """
 
     task_names: tuple[str, ...]
@@ -72,11 +73,14 @@ class Problem(Protocol):
         """Run a model over "validation" or "test"."""
 
     def raw_scores(self, model: Any, split: str) -> dict[str, np.ndarray]:
-        """Return per task, for the samples of its pool, what audits under other calibrations need and scores and logits do not hold."""
+        """Return per task, for the samples of its pool, what audits under other calibrations need and scores
+        and logits do not hold.
+        """
 
     def calibrate_scores(self, model: Any, found: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """Put the audit scores of a model on the scale that all methods share; return what the record says of it.
+        """Put the audit scores of a model on the scale that all methods share; return what the record says of
+        it.
 
-        ``found`` is what the selected model returned, for the same run's model of another epoch. None where the scores are in
-        [0, 1] by definition.
+        ``found`` is what the selected model returned, for the same run's model of another epoch. None where
+        the scores are in [0, 1] by definition.
         """

@@ -25,8 +25,9 @@ EVALUATION_BATCH = 512
 class ClinicalProblem:
     """A clinical data set held on one device.
 
-    Inputs are standardised with the manifest's training statistics; rows beyond ``maximum_hours`` of a stay are cut (hourly
-    labels there are not used, and stay-level labels keep their stay). A run cuts by its own ``training.maximum_hours``.
+    Inputs are standardised with the manifest's training statistics; rows beyond ``maximum_hours`` of a stay
+    are cut (hourly labels there are not used, and stay-level labels keep their stay). A run cuts by its own
+    ``training.maximum_hours``.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class ClinicalProblem:
         return self.tensors.fingerprint
 
     def for_run(self, settings: RunSettings, records: Path) -> "ClinicalProblem":
-        """Return this problem, cut to the run's ``training.maximum_hours``; it needs nothing of its study's other runs."""
+        """Return this problem, cut to the run's ``training.maximum_hours``; it needs nothing of its study's
+        other runs.
+        """
         if not isinstance(settings.model, ModelSettings):
             raise InputError(f"{self.tensors.folder} is clinical: its model settings are ModelSettings")
         problem = copy.copy(self)
@@ -91,8 +94,8 @@ class ClinicalProblem:
     def check(self, batch_size: int) -> None:
         """Raise ``DataError`` where a run cannot be trained, selected and reported on these data.
 
-        Refused: an empty split; fewer than two training batches; a task whose training labels are missing or of one class;
-        validation labels that leave every task's score undefined.
+        Refused: an empty split; fewer than two training batches; a task whose training labels are missing or
+        of one class; validation labels that leave every task's score undefined.
         """
         stays = {split: self.tensors.stays_of(split) for split in SPLITS}
         empty = [split for split, members in stays.items() if not len(members)]
@@ -100,8 +103,8 @@ class ClinicalProblem:
             raise DataError(f"{self.tensors.folder}: split {empty[0]!r} is empty")
         if len(stays["train"]) < batch_size + 2:
             raise DataError(
-                f"{self.tensors.folder}: {len(stays['train'])} training stays make fewer than two batches of {batch_size}; "
-                "lower training.batch_size"
+                f"{self.tensors.folder}: {len(stays['train'])} training stays make fewer than two batches of"
+                f" {batch_size}; lower training.batch_size"
             )
         for task in self.tensors.tasks:
             if not self._classes(task, stays["train"]):
@@ -113,8 +116,8 @@ class ClinicalProblem:
                 )
         if all(self._classes(task, stays["validation"]) < 2 for task in self.tensors.tasks):
             raise DataError(
-                f"{self.tensors.folder}: every task has validation labels of one class only, so that no epoch can be selected; "
-                "take more validation stays"
+                f"{self.tensors.folder}: every task has validation labels of one class only, so that no epoch"
+                " can be selected; take more validation stays"
             )
 
     def _classes(self, task: Task, stays: np.ndarray) -> int:
@@ -142,7 +145,9 @@ class ClinicalProblem:
         return ClinicalModel(self.tensors.inputs, self.tensors.tasks, settings).to(self.device)
 
     def subjects(self, samples: np.ndarray) -> np.ndarray:
-        """Return each sample's subject as a number: its rank among the data set's subjects (no source id leaves)."""
+        """Return each sample's subject as a number: its rank among the data set's subjects (no source id
+        leaves).
+        """
         _, numbers = np.unique(self.tensors.arrays["subjects"], return_inverse=True)
         return numbers[samples].astype(np.int32)
 
@@ -162,7 +167,9 @@ class ClinicalProblem:
         return batch
 
     def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[dict[str, Tensor]]:
-        """Yield one epoch of shuffled training batches; the order depends on (seed, epoch) alone. A last single stay is dropped."""
+        """Yield one epoch of shuffled training batches; the order depends on (seed, epoch) alone. A last
+        single stay is dropped.
+        """
         stays = self.tensors.stays_of("train")
         order = np.random.default_rng([seed, epoch]).permutation(stays)
         for start in range(0, len(order), batch_size):

@@ -1,4 +1,6 @@
-"""Dense tensors as a training problem: batches on the device, augmentation there, the model, and evaluation of a split."""
+"""Dense tensors as a training problem: batches on the device, augmentation there, the model, and evaluation
+of a split.
+"""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -31,10 +33,11 @@ Augmentation = Literal["none", "flip", "flip_scale"]
 class DenseProblem:
     """A dense data set held on one device: on a GPU all of it, in its stored types; on a CPU as memory maps.
 
-    ``weights`` is the file of encoder weights that ``DenseModelSettings.weights`` names by its sha256. ``for_run`` gives the problem a
-    run's tasks, augmentation, protocol and score calibration: (q10, q90) of the raw validation scores of the ERM run with the same
-    seed, which every model built then carries. An ERM run has none while it trains (its scores steer nothing) and is
-    calibrated by its own selected model at the end; so is a run of one task, which no audit reads.
+    ``weights`` is the file of encoder weights that ``DenseModelSettings.weights`` names by its sha256.
+    ``for_run`` gives the problem a run's tasks, augmentation, protocol and score calibration: (q10, q90) of
+    the raw validation scores of the ERM run with the same seed, which every model built then carries. An ERM
+    run has none while it trains (its scores steer nothing) and is calibrated by its own selected model at the
+    end; so is a run of one task, which no audit reads.
     """
 
     def __init__(
@@ -78,14 +81,16 @@ class DenseProblem:
         return self.tensors.fingerprint
 
     def for_run(self, settings: RunSettings, records: Path) -> "DenseProblem":
-        """Return this problem with a run's tasks, augmentation, protocol and, where methods are compared, the calibration of its ERM run.
+        """Return this problem with a run's tasks, augmentation, protocol and, where methods are compared, the
+        calibration of its ERM run.
 
         Raises ``RecordError`` where ``records`` holds no finished ERM run of the same seed and settings.
         """
         model = settings.model
         if not isinstance(model, DenseModelSettings):
             raise InputError(
-                f"{self.tensors.folder} is dense: start from relif_core.settings.dense_settings (shell: --set model.encoder=resnet50)"
+                f"{self.tensors.folder} is dense: start from relif_core.settings.dense_settings (shell: --set"
+                " model.encoder=resnet50)"
             )
         problem = copy.copy(self)
         problem.augmentation, problem.as_released = model.augmentation, model.protocol == "as_released"
@@ -117,10 +122,12 @@ class DenseProblem:
         return model.to(self.device)
 
     def training_constants(self) -> tuple[float, Tensor]:
-        """Return the median depth in metres and the mean normal [3] over the training frames' valid pixels, measured once.
+        """Return the median depth in metres and the mean normal [3] over the training frames' valid pixels,
+        measured once.
 
-        Both are exact: depth is counted by its float16 value (the order of whose bit patterns is that of positive
-        numbers; of an even number of pixels the lower middle one), normals are summed as whole numbers.
+        Both are exact: depth is counted by its float16 value (the order of whose bit patterns is that of
+        positive numbers; of an even number of pixels the lower middle one), normals are summed as whole
+        numbers.
         """
         if self.as_released not in self._constants:
             counts, total = np.zeros(1 << 16, dtype=np.int64), np.zeros(3, dtype=np.int64)
@@ -136,7 +143,9 @@ class DenseProblem:
         return self._constants[self.as_released]
 
     def check(self, batch_size: int) -> None:
-        """Raise ``DataError`` for an empty split, fewer than two training batches, or a task without a labelled frame in a split."""
+        """Raise ``DataError`` for an empty split, fewer than two training batches, or a task without a
+        labelled frame in a split.
+        """
         valid = {"segmentation": ("labels", IGNORE), "depth": ("depth", 0), "normals": ("normals", 0)}
         for split in SPLITS:
             frames = self._frames(split)
@@ -147,8 +156,8 @@ class DenseProblem:
         count = len(self._frames("train"))
         if count < batch_size + 2:
             raise DataError(
-                f"{self.tensors.folder}: {count} training frames make fewer than two batches of {batch_size}; "
-                "lower training.batch_size"
+                f"{self.tensors.folder}: {count} training frames make fewer than two batches of {batch_size};"
+                " lower training.batch_size"
             )
 
     def _weights_for(self, settings: DenseModelSettings) -> Path | str | None:
@@ -156,21 +165,24 @@ class DenseProblem:
             return settings.weights
         if self._weights is None:
             raise InputError(
-                f"the settings name encoder weights {settings.weights[:12]}; give their file too (shell: --weights FILE)"
+                f"the settings name encoder weights {settings.weights[:12]}; give their file too (shell:"
+                " --weights FILE)"
             )
         self._weights_digest = self._weights_digest or weights_identity(self._weights)
         if self._weights_digest != settings.weights:
             raise InputError(
-                f"{self._weights} has sha256 {self._weights_digest[:12]}, the settings name {settings.weights[:12]}; "
-                "give the file that the settings were made with"
+                f"{self._weights} has sha256 {self._weights_digest[:12]}, the settings name"
+                f" {settings.weights[:12]}; give the file that the settings were made with"
             )
         return self._weights
 
     def calibrate_scores(self, model: DenseModel, found: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Calibrate the scores of a selected ERM model on its own validation scores; return the calibration in force.
+        """Calibrate the scores of a selected ERM model on its own validation scores; return the calibration
+        in force.
 
-        With ``found``, what this returned for the run's selected model, that calibration is put in place instead.
-        ``reference`` is the key of the ERM record that it comes from, None where this run is the ERM run.
+        With ``found``, what this returned for the run's selected model, that calibration is put in place
+        instead. ``reference`` is the key of the ERM record that it comes from, None where this run is the ERM
+        run.
         """
         if found is not None:
             model.calibrate({task: (low, high) for task, (low, high) in found["quantiles"].items()})
@@ -182,11 +194,12 @@ class DenseProblem:
         return {"quantiles": quantiles, "reference": self.calibrated_by}
 
     def subjects(self, samples: np.ndarray) -> np.ndarray:
-        """Return each frame's subject as a number: its scene where the source names scenes, else its run of frame numbers.
+        """Return each frame's subject as a number: its scene where the source names scenes, else its run of
+        frame numbers.
 
-        Frames of one room are no independent draws, so a room counts as one subject in standard errors. NYUv2's official numbers
-        go through the rooms in order and its parts divide rooms, so a run of consecutive numbers within a part holds whole rooms.
-        Without either, every frame is its own subject.
+        Frames of one room are no independent draws, so a room counts as one subject in standard errors.
+        NYUv2's official numbers go through the rooms in order and its parts divide rooms, so a run of
+        consecutive numbers within a part holds whole rooms. Without either, every frame is its own subject.
         """
         return self._subjects[samples]
 
@@ -214,7 +227,9 @@ class DenseProblem:
         return {name: array[index] for name, array in self._resident.items()}
 
     def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[dict[str, Tensor]]:
-        """Yield one epoch of shuffled, augmented training batches, fixed by (seed, epoch). A last single frame is dropped."""
+        """Yield one epoch of shuffled, augmented training batches, fixed by (seed, epoch). A last single
+        frame is dropped.
+        """
         generator = np.random.default_rng([seed, epoch])
         order = generator.permutation(self._frames("train"))
         for start in range(0, len(order), batch_size):
@@ -252,10 +267,11 @@ class DenseProblem:
 
     @torch.no_grad()
     def raw_scores(self, model: DenseModel, split: str) -> dict[str, np.ndarray]:
-        """Return per task what an audit under another calibration reads, for the images of its pool [n], float32.
+        """Return per task what an audit under another calibration reads, for the images of its pool [n],
+        float32.
 
-        Depth and normals: the score before it is put on the common scale and clipped. Segmentation: the score at each of
-        ``TEMPERATURES`` [n, 8].
+        Depth and normals: the score before it is put on the common scale and clipped. Segmentation: the score
+        at each of ``TEMPERATURES`` [n, 8].
         """
         model.eval()
         frames = self._frames(split)
@@ -314,7 +330,8 @@ def weights_identity(path: Path | str) -> str:
 
 
 def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) -> Record:
-    """Return the finished ERM record below ``records`` that calibrates a run: same data, model, training, seed and revision.
+    """Return the finished ERM record below ``records`` that calibrates a run: same data, model, training,
+    seed and revision.
 
     Settings of penalty, controller and audit do not matter: ERM does not read them while it trains.
     """
@@ -329,19 +346,22 @@ def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) 
         ):
             return record
     raise RecordError(
-        f"{settings.method}, seed {settings.seed}: its audit scores are calibrated by the ERM run of the same seed and settings, and "
-        f"{records} holds none; run method erm with seed {settings.seed} there first"
+        f"{settings.method}, seed {settings.seed}: its audit scores are calibrated by the ERM run of the same"
+        f" seed and settings, and {records} holds none; run method erm with seed {settings.seed} there first"
     )
 
 
 def augment(
     batch: dict[str, Tensor], augmentation: Augmentation, generator: np.random.Generator
 ) -> dict[str, Tensor]:
-    """Return a batch with images mirrored (each with probability 1/2) and, for "flip_scale", zoomed by a random crop.
+    """Return a batch with images mirrored (each with probability 1/2) and, for "flip_scale", zoomed by a
+    random crop.
 
-    A mirror image negates the x component of its normals. A zoom by s shows a crop of 1/s of the height and width at full size and divides depth by s
-    (the camera keeps its focal length, its principal point moves with the crop), which squeezes the scene along z: the z component of its normals grows
-    by s before they are brought back to unit length. One s per batch, one crop per image. Labels, depth and normals take the nearest pixel.
+    A mirror image negates the x component of its normals. A zoom by s shows a crop of 1/s of the height and
+    width at full size and divides depth by s (the camera keeps its focal length, its principal point moves
+    with the crop), which squeezes the scene along z: the z component of its normals grows by s before they
+    are brought back to unit length. One s per batch, one crop per image. Labels, depth and normals take the
+    nearest pixel.
     """
     if augmentation not in ("none", "flip", "flip_scale"):
         raise InputError(f"no augmentation is called {augmentation!r}; known are none, flip, flip_scale")

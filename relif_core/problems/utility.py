@@ -1,7 +1,7 @@
 """Task utility: metrics on a common higher-is-better scale, and their minimum (Worst) and mean (Macro).
 
-A metric that the data leave undefined (an AUROC with one class present) is reported as missing with its reason, never as a
-number.
+A metric that the data leave undefined (an AUROC with one class present) is reported as missing with its
+reason, never as a number.
 """
 
 import math
@@ -18,8 +18,8 @@ from relif_core.tensors.clinical import Task
 class TaskUtility:
     """Utility of one task.
 
-    ``score`` in [0, 1] is the task score that enters Worst and Macro (None where undefined, then ``missing`` says why);
-    ``metrics`` are the raw numbers to print, in their own units, undefined ones left out.
+    ``score`` in [0, 1] is the task score that enters Worst and Macro (None where undefined, then ``missing``
+    says why); ``metrics`` are the raw numbers to print, in their own units, undefined ones left out.
     """
 
     score: float | None
@@ -62,11 +62,11 @@ class Utility:
 def task_utility(task: Task, labels: np.ndarray, predictions: np.ndarray) -> TaskUtility:
     """Return the utility of a clinical task.
 
-    ``labels`` [n] (or [n, classes] for multilabel) and ``predictions`` [n, classes]: probabilities for binary and
-    multilabel tasks, class probabilities or scores for binned ones; one row per labelled stay or hour.
+    ``labels`` [n] (or [n, classes] for multilabel) and ``predictions`` [n, classes]: probabilities for binary
+    and multilabel tasks, class probabilities or scores for binned ones; one row per labelled stay or hour.
 
-    Binary: AUROC; multilabel: mean AUROC over the labels that have both classes; binned: (κ + 1) / 2 with Cohen's
-    linear-weighted κ (Cohen 1968) of the most probable class.
+    Binary: AUROC; multilabel: mean AUROC over the labels that have both classes; binned: (κ + 1) / 2 with
+    Cohen's linear-weighted κ (Cohen 1968) of the most probable class.
 
     Raises ``InputError`` where labels and predictions differ in number or a prediction is not finite.
     """
@@ -85,7 +85,9 @@ def task_utility(task: Task, labels: np.ndarray, predictions: np.ndarray) -> Tas
 
 
 def linear_weighted_kappa(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Return Cohen's κ with linear weights over classes ``0..classes-1``; NaN where chance agreement is perfect."""
+    """Return Cohen's κ with linear weights over classes ``0..classes-1``; NaN where chance agreement is
+    perfect.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     with warnings.catch_warnings():

@@ -1,4 +1,6 @@
-"""What a person sees of a study: a live table on a terminal, one line per ended run elsewhere, and at the end what it cost."""
+"""What a person sees of a study: a live table on a terminal, one line per ended run elsewhere, and at the end
+what it cost.
+"""
 
 import time
 from collections.abc import Sequence
@@ -17,8 +19,8 @@ SHOWN_ENDED = 5
 class StudyDisplay:
     """Follows the runs of a study; a context manager whose ``show`` is the study's ``watch``.
 
-    ``total`` is the number of runs asked for. On a terminal a table holds the runs under way and the last ended ones; where
-    ``stream`` is no terminal each run leaves one line when it ends.
+    ``total`` is the number of runs asked for. On a terminal a table holds the runs under way and the last
+    ended ones; where ``stream`` is no terminal each run leaves one line when it ends.
     """
 
     def __init__(self, total: int, stream: TextIO) -> None:
@@ -51,7 +53,10 @@ class StudyDisplay:
             text = "ended before its first epoch"
             if name in self._under_way:
                 began, last = self._under_way.pop(name)
-                text = f"ended after epoch {last.epoch} of {last.epochs}, {_worst(last)}, {time.time() - began:.0f} s"
+                text = (
+                    f"ended after epoch {last.epoch} of {last.epochs}, {_worst(last)},"
+                    f" {time.time() - began:.0f} s"
+                )
             self._ended.append((name, text))
             if self._live is None:
                 print(f"{name}: {text} ({len(self._ended)})", file=self._stream, flush=True)
@@ -78,7 +83,9 @@ class StudyDisplay:
 
 
 def cost_lines(records: Sequence["Record"]) -> list[str]:
-    """Return what training cost, one aligned line per method and one for all: runs, epochs, minutes, seconds per epoch."""
+    """Return what training cost, one aligned line per method and one for all: runs, epochs, minutes, seconds
+    per epoch.
+    """
     methods = list(dict.fromkeys(record.method for record in records))
     groups = [(method, [record for record in records if record.method == method]) for method in methods]
     if len(groups) > 1:
@@ -89,7 +96,8 @@ def cost_lines(records: Sequence["Record"]) -> list[str]:
         seconds = sum(record.content["made"]["training_seconds"] for record in members)
         epochs = sum(record.result["epochs"] for record in members)
         lines.append(
-            f"{name.ljust(width)}  {len(members):3d} runs  {epochs:5d} epochs  {seconds / 60:7.1f} min  {seconds / epochs:7.2f} s per epoch"
+            f"{name.ljust(width)}  {len(members):3d} runs  {epochs:5d} epochs  {seconds / 60:7.1f} min "
+            f" {seconds / epochs:7.2f} s per epoch"
         )
     return lines
 

@@ -1,7 +1,8 @@
 """A grid of runs on one data set: each run becomes a record, finished ones are never computed again.
 
-Every run owns the folder ``<target>/<method>-seed<seed>-<key>``; a study that was stopped or killed goes on where it was when
-it is started again. ``ENGINES`` maps a name to the way in which the missing runs are worked off.
+Every run owns the folder ``<target>/<method>-seed<seed>-<key>``; a study that was stopped or killed goes on
+where it was when it is started again. ``ENGINES`` maps a name to the way in which the missing runs are worked
+off.
 """
 
 import math
@@ -37,8 +38,9 @@ MOST_SEEDS, LARGEST_SEED = 10_000, 2**32 - 1
 class Study:
     """What a name of ``STUDIES`` stands for.
 
-    ``blocks`` hold the methods, the most valuable block first: a block is worked off seed by seed, every method of one seed before
-    the next seed. ``seeds`` are those of each block (one entry: of all). ``changes`` apply to every run.
+    ``blocks`` hold the methods, the most valuable block first: a block is worked off seed by seed, every
+    method of one seed before the next seed. ``seeds`` are those of each block (one entry: of all).
+    ``changes`` apply to every run.
     """
 
     blocks: tuple[tuple[str, ...], ...]
@@ -55,8 +57,9 @@ class Study:
 class StudySummary:
     """What a call to ``run_study`` did: records in the order of the runs asked for, and what remains.
 
-    ``paused`` runs go on at the next call, ``busy`` ones are being made by another process; ``damaged`` maps a run whose record could
-    not be read, and was set aside and made again, to what was wrong; ``failed`` maps a run to the error that ended it.
+    ``paused`` runs go on at the next call, ``busy`` ones are being made by another process; ``damaged`` maps
+    a run whose record could not be read, and was set aside and made again, to what was wrong; ``failed`` maps
+    a run to the error that ended it.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -187,7 +190,9 @@ def named_study(
 
 
 def grid(methods: Sequence[str], seeds: Iterable[int], **changes: Any) -> list[RunSettings]:
-    """Return the settings of every method with every seed, ``changes`` applied to all: all methods of a seed, then the next seed."""
+    """Return the settings of every method with every seed, ``changes`` applied to all: all methods of a seed,
+    then the next seed.
+    """
     return [method_settings(method, **changes, seed=seed) for seed in seeds for method in methods]
 
 
@@ -198,7 +203,8 @@ def read_seeds(text: str) -> list[int]:
     ([0, 1, 2], [100, 103, 110, 111, 112], [7])
 
     Raises:
-        InputError: Something is no number, negative or too large, a range runs backwards, a seed occurs twice, or there is none.
+        InputError: Something is no number, negative or too large, a range runs backwards, a seed occurs
+            twice, or there is none.
     """
     usage = "write a number of seeds (7: 0 to 6), or seeds and ranges such as 100-129 or 100,103,110-112"
     parts = [part.strip() for part in text.split(",")]
@@ -232,7 +238,8 @@ def read_seeds(text: str) -> list[int]:
 def refuse_other_study(runs: Sequence[RunSettings], data: Path, target: Path) -> None:
     """Raise ``InputError`` where ``target`` holds records that do not belong with ``runs``.
 
-    Runs belong together that share the data, the model, the training and the revision of the numerics: what a study compares.
+    Runs belong together that share the data, the model, the training and the revision of the numerics: what a
+    study compares.
     """
     fingerprint = read_manifest(Path(data))["fingerprint"]
     own = [_shared(as_json(settings), fingerprint) for settings in runs]
@@ -249,7 +256,8 @@ def refuse_other_study(runs: Sequence[RunSettings], data: Path, target: Path) ->
                 if other.get(name) != own[0].get(name)
             ]
             raise InputError(
-                f"{target} holds the records of another study ({path.parent.name}: {'; '.join(differing[:5])}); choose another target"
+                f"{target} holds the records of another study ({path.parent.name}:"
+                f" {'; '.join(differing[:5])}); choose another target"
             )
 
 
@@ -269,18 +277,22 @@ def run_study(
 ) -> StudySummary:
     """Bring every run of a study to a record under ``target``, in the order given.
 
-    ``data`` is a tensor folder, clinical or dense (then ``weights`` is the file of encoder weights that the settings name, and an ERM
-    run, which calibrates the scores of its seed, comes before them). ``workers`` processes share the device (1: this process alone);
-    each computes with ``threads`` threads, so that a record does not depend on the number of workers. A run that fails is reported
-    in the summary and the others go on.
+    ``data`` is a tensor folder, clinical or dense (then ``weights`` is the file of encoder weights that the
+    settings name, and an ERM run, which calibrates the scores of its seed, comes before them). ``workers``
+    processes share the device (1: this process alone); each computes with ``threads`` threads, so that a
+    record does not depend on the number of workers. A run that fails is reported in the summary and the
+    others go on.
 
-    Within ``minutes`` nothing is begun that would not end in time, by what the finished runs of its kind took, and after them the runs
-    under way stop; once ``relif_core.stopping.STOP`` is set they stop within two seconds and nothing is begun. The next call goes on.
+    Within ``minutes`` nothing is begun that would not end in time, by what the finished runs of its kind
+    took, and after them the runs under way stop; once ``relif_core.stopping.STOP`` is set they stop within
+    two seconds and nothing is begun. The next call goes on.
 
-    ``engine`` is a key of ``ENGINES``; None takes processes for several workers and this process for one. "ray" works on the
-    cluster at ``address`` (None: one started here), whose machines must see ``data`` and ``target`` under the same paths.
+    ``engine`` is a key of ``ENGINES``; None takes processes for several workers and this process for one.
+    "ray" works on the cluster at ``address`` (None: one started here), whose machines must see ``data`` and
+    ``target`` under the same paths.
 
-    Raises ``InputError`` for runs listed twice, a target inside the data folder, or an engine that there is not.
+    Raises ``InputError`` for runs listed twice, a target inside the data folder, or an engine that there is
+    not.
     """
     if workers < 1 or threads < 1:
         raise InputError("a study needs at least one worker and one thread")
@@ -320,7 +332,9 @@ def run_study(
 
 
 def _found(job: Job, summary: StudySummary) -> Record | None:
-    """Return a job's finished record; one that cannot be read is named in the summary and set aside, to be made again."""
+    """Return a job's finished record; one that cannot be read is named in the summary and set aside, to be
+    made again.
+    """
     if not Record.finished(job.folder):
         return None
     try:

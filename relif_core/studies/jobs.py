@@ -40,8 +40,8 @@ class Job:
 class Workshop:
     """What every worker of a study needs: the data, the device, and until when a run may go on.
 
-    ``address`` is that of a Ray cluster, which only the engine "ray" reads; ``weights`` a file of encoder weights, which only dense
-    problems read.
+    ``address`` is that of a Ray cluster, which only the engine "ray" reads; ``weights`` a file of encoder
+    weights, which only dense problems read.
     """
 
     data: Path
@@ -68,10 +68,10 @@ Outcome = tuple[Job, Ending]
 class Schedule:
     """Hands out the jobs of a study in their order and keeps the clock.
 
-    Nothing is begun that would not end before ``deadline``: a job takes as long as the longest finished run of its settings, or,
-    where there is none, at least as long as the quickest of its model and training. A run that has a checkpoint is continued while
-    there is time. A dense run waits for the ERM run of its seed, which calibrates its scores. Once ``STOP`` is set, or the target
-    cannot be written, nothing is begun.
+    Nothing is begun that would not end before ``deadline``: a job takes as long as the longest finished run
+    of its settings, or, where there is none, at least as long as the quickest of its model and training. A
+    run that has a checkpoint is continued while there is time. A dense run waits for the ERM run of its seed,
+    which calibrates its scores. Once ``STOP`` is set, or the target cannot be written, nothing is begun.
     """
 
     def __init__(self, jobs: Sequence[Job], deadline: float, finished: Iterable["Record"]) -> None:
@@ -106,7 +106,9 @@ class Schedule:
         return job, ending
 
     def died(self, job: Job, cause: str) -> Iterable[Outcome]:
-        """Charge the death of a worker to the job that it ran alone: the job waits for another worker, or is given up."""
+        """Charge the death of a worker to the job that it ran alone: the job waits for another worker, or is
+        given up.
+        """
         self._deaths[job] += 1
         if self._deaths[job] == ATTEMPTS:
             message = f"its worker process died {ATTEMPTS} times, last of {cause}; run it alone to see why"
@@ -131,7 +133,9 @@ class Schedule:
 
 
 def _kinds(settings: RunSettings) -> tuple[str, str]:
-    """What two runs share that last equally long (all but the seed), and what they share that last about as long."""
+    """What two runs share that last equally long (all but the seed), and what they share that last about as
+    long.
+    """
     content = as_json(settings)
     del content["seed"]
     similar = {name: content[name] for name in ("model", "training")}

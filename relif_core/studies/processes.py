@@ -1,7 +1,7 @@
 """A study's runs in worker processes of this machine, one job and one pipe each.
 
-Every worker runs one job at a time, so that its death is that job's. A worker ends with the process that started it, however that
-one ends; it takes no Ctrl-C itself, and a SIGTERM asks its run to stop.
+Every worker runs one job at a time, so that its death is that job's. A worker ends with the process that
+started it, however that one ends; it takes no Ctrl-C itself, and a SIGTERM asks its run to stop.
 """
 
 import contextlib
@@ -65,8 +65,8 @@ def _hire(workshop: Workshop) -> _Worker:
     process = multiprocessing.get_context("spawn").Process(
         target=_serve, args=(theirs, workshop, os.getpid()), daemon=True
     )
-    # The worker inherits the mask: Ctrl-C in a terminal reaches every process, and the study alone answers. (The tracker would lift
-    # the mask where it is not running yet.)
+    # The worker inherits the mask: Ctrl-C in a terminal reaches every process, and the study alone answers.
+    # (The tracker would lift the mask where it is not running yet.)
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

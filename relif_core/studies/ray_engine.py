@@ -1,7 +1,8 @@
 """Studies on many machines: the jobs become tasks of a Ray cluster.
 
-The cluster's machines need this package, and the study's data and target folders under the same paths (a shared file system).
-A task whose machine dies is started again elsewhere and goes on from the run's checkpoint. Needs the package ``ray``.
+The cluster's machines need this package, and the study's data and target folders under the same paths (a
+shared file system). A task whose machine dies is started again elsewhere and goes on from the run's
+checkpoint. Needs the package ``ray``.
 """
 
 import logging
@@ -28,10 +29,12 @@ _problems: dict[Workshop, dict[int | None, "Problem"]] = {}
 def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterator[Outcome]:
     """Work off the jobs, at most ``workers`` at a time.
 
-    ``workshop.address`` names a running cluster ("auto": the one of this machine); without it a cluster is started here and
-    ended with the study. A job that took ``ATTEMPTS`` workers with it is given up. On a GPU the ``workers`` share each device.
+    ``workshop.address`` names a running cluster ("auto": the one of this machine); without it a cluster is
+    started here and ended with the study. A job that took ``ATTEMPTS`` workers with it is given up. On a GPU
+    the ``workers`` share each device.
 
-    Raises ``InputError`` where Ray is not installed, the cluster does not answer, or none of its machines can hold a run.
+    Raises ``InputError`` where Ray is not installed, the cluster does not answer, or none of its machines can
+    hold a run.
     """
     try:
         import ray
@@ -87,19 +90,22 @@ def _reach(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(
-            f"no Ray cluster answers at {address!r} ({error}); give HOST:PORT of its head, as `ray start --head` printed it"
+            f"no Ray cluster answers at {address!r} ({error}); give HOST:PORT of its head, as `ray start"
+            " --head` printed it"
         ) from error
 
 
 def _can_hold(nodes: list[dict[str, Any]], needs: dict[str, float]) -> None:
-    """Raise ``InputError`` where no machine of the cluster is large enough for one run, which would wait for ever."""
+    """Raise ``InputError`` where no machine of the cluster is large enough for one run, which would wait for
+    ever.
+    """
     offers = [node["Resources"] for node in nodes if node["Alive"]]
     if not any(all(offer.get(name, 0) >= amount for name, amount in needs.items()) for offer in offers):
         most = {name: max((offer.get(name, 0) for offer in offers), default=0) for name in needs}
         wanted = ", ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount)
         raise InputError(
-            f"a run needs {wanted} on one machine, and no machine of the cluster has them (at most {most['CPU']:g} CPU, "
-            f"{most['GPU']:g} GPU); lower --threads, or use --device cpu"
+            f"a run needs {wanted} on one machine, and no machine of the cluster has them (at most"
+            f" {most['CPU']:g} CPU, {most['GPU']:g} GPU); lower --threads, or use --device cpu"
         )
 
 

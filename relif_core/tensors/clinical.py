@@ -1,8 +1,8 @@
 """Clinical time series as tensors on disk: one format for every clinical source.
 
-One row is one hour of one stay; the stays lie one after another, stay ``i`` owning rows ``offsets[i]:offsets[i + 1]``.
-Row ``r`` of a stay covers hours ``[r, r + 1)`` since admission. A label in row ``r`` is the label *at* hour ``r + 1``, so
-its input is rows ``0..r`` and nothing later.
+One row is one hour of one stay; the stays lie one after another, stay ``i`` owning rows
+``offsets[i]:offsets[i + 1]``. Row ``r`` of a stay covers hours ``[r, r + 1)`` since admission. A label in row
+``r`` is the label *at* hour ``r + 1``, so its input is rows ``0..r`` and nothing later.
 
 =====================  ==================================================================================
 array                  content
@@ -17,8 +17,8 @@ array                  content
 ``groups/<group>``     uint8 [stays], index into the group's levels
 =====================  ==================================================================================
 
-The manifest adds units, licence, source checksums, cohort counts, and each value column's mean and standard deviation over
-the *training* rows, with which a model input is standardised.
+The manifest adds units, licence, source checksums, cohort counts, and each value column's mean and standard
+deviation over the *training* rows, with which a model input is standardised.
 """
 
 import dataclasses
@@ -48,7 +48,9 @@ Level = Literal["stay", "hourly"]
 
 @dataclass(frozen=True)
 class Channel:
-    """A measured quantity: its unit, its value columns (one, or one per category) and the value assumed before any measurement."""
+    """A measured quantity: its unit, its value columns (one, or one per category) and the value assumed
+    before any measurement.
+    """
 
     name: str
     unit: str
@@ -60,8 +62,9 @@ class Channel:
 class Task:
     """What a head predicts.
 
-    ``kind`` is binary (0/1), binned (0..classes-1) or multilabel (``classes`` columns of 0/1). ``level`` is "stay" (one
-    label a stay, read from row ``horizon_hours - 1``, or from the stay's last row if None) or "hourly" (one label a row).
+    ``kind`` is binary (0/1), binned (0..classes-1) or multilabel (``classes`` columns of 0/1). ``level`` is
+    "stay" (one label a stay, read from row ``horizon_hours - 1``, or from the stay's last row if None) or
+    "hourly" (one label a row).
     """
 
     name: str
@@ -120,9 +123,9 @@ def write_tensors(
 ) -> Path:
     """Write a clinical tensor folder (see the module) in one atomic step and return it.
 
-    ``output_policy`` is "person" where the licence lets per-person model output leave the machine, "aggregate" where only
-    aggregates may. Raises ``DataError`` for arrays that contradict each other or the schema, and for a target that holds
-    another data set.
+    ``output_policy`` is "person" where the licence lets per-person model output leave the machine,
+    "aggregate" where only aggregates may. Raises ``DataError`` for arrays that contradict each other or the
+    schema, and for a target that holds another data set.
     """
     arrays: dict[str, np.ndarray] = {
         "values": np.ascontiguousarray(values, dtype=np.float32),
@@ -148,7 +151,8 @@ def write_tensors(
     rows = np.repeat(arrays["split"] == SPLITS.index("train"), np.diff(arrays["offsets"]))
     if len(rows) != len(arrays["values"]) or not rows.any():
         raise DataError(
-            f"{dataset}: no training rows (or offsets that do not fit the values); nothing to standardise with"
+            f"{dataset}: no training rows (or offsets that do not fit the values); nothing to standardise"
+            " with"
         )
     mean, deviation = training_statistics(arrays["values"], rows)
     manifest = {
@@ -181,7 +185,9 @@ class ClinicalTensors(TensorFolder):
 
     @classmethod
     def open(cls, folder: Path | str) -> "ClinicalTensors":
-        """Open a folder that ``write_tensors`` made; ``DataError`` where it is incomplete or of another format."""
+        """Open a folder that ``write_tensors`` made; ``DataError`` where it is incomplete or of another
+        format.
+        """
         folder = Path(folder)
         manifest = read_manifest_of(folder, FORMAT)
         return cls(
@@ -209,7 +215,9 @@ class ClinicalTensors(TensorFolder):
 
 
 def check_tensors(folder: Path | str) -> ClinicalTensors:
-    """Verify a finished clinical tensor folder (schema, shapes, ranges, checksums) and open it; ``DataError`` names the fault."""
+    """Verify a finished clinical tensor folder (schema, shapes, ranges, checksums) and open it; ``DataError``
+    names the fault.
+    """
     manifest = check_array_folder(Path(folder))
     tensors = ClinicalTensors.open(folder)
     _check_schema(manifest, tensors.arrays, str(folder))
@@ -217,7 +225,8 @@ def check_tensors(folder: Path | str) -> ClinicalTensors:
 
 
 def training_statistics(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation [columns] (float64) of the ``chosen`` rows of ``values``, a block of rows at a time.
+    """Return mean and standard deviation [columns] (float64) of the ``chosen`` rows of ``values``, a block of
+    rows at a time.
 
     Rows are added one after another whatever the block size, so the result does not depend on it.
     """

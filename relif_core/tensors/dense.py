@@ -1,4 +1,5 @@
-"""Images with per-pixel labels, depth and surface normals as tensors on disk: one format for every dense source.
+"""Images with per-pixel labels, depth and surface normals as tensors on disk: one format for every dense
+source.
 
 =============  ===========================================================================================
 array          content
@@ -12,8 +13,8 @@ array          content
 ``scenes``     int32 [frames], index into the manifest's scene names, -1 where the source names no scene
 =============  ===========================================================================================
 
-Normals are in camera axes: x to the right, y down, z forward, pointing towards the camera. The manifest adds the classes, the
-pinhole intrinsics at this size, and statistics over the *training* frames.
+Normals are in camera axes: x to the right, y down, z forward, pointing towards the camera. The manifest adds
+the classes, the pinhole intrinsics at this size, and statistics over the *training* frames.
 """
 
 import tempfile
@@ -51,8 +52,8 @@ TASKS = (
 class Frame:
     """One image and its targets, in the axes and units of the module.
 
-    ``image`` uint8 [3, height, width]; ``labels`` integers [height, width]; ``depth`` float [height, width] in metres;
-    ``normals`` float [3, height, width], unit length or all zero per pixel.
+    ``image`` uint8 [3, height, width]; ``labels`` integers [height, width]; ``depth`` float [height, width]
+    in metres; ``normals`` float [3, height, width], unit length or all zero per pixel.
     """
 
     image: np.ndarray
@@ -64,9 +65,9 @@ class Frame:
 def check_frame(frame: Frame, *, height: int, width: int, classes: int, place: str) -> None:
     """Raise ``DataError`` naming ``place`` where a frame has a wrong shape, type or range.
 
-    Refused: shapes other than the stated size, labels outside 0..classes-1 and 255, depth that is not finite, negative or beyond
-    1000 m, normals that are not finite or neither zero nor of unit length (within 2 %), and a frame without any
-    normal although it has depth.
+    Refused: shapes other than the stated size, labels outside 0..classes-1 and 255, depth that is not finite,
+    negative or beyond 1000 m, normals that are not finite or neither zero nor of unit length (within 2 %),
+    and a frame without any normal although it has depth.
     """
 
     def require(holds: Any, problem: str) -> None:
@@ -93,7 +94,8 @@ def check_frame(frame: Frame, *, height: int, width: int, classes: int, place: s
     )
     require(
         frame.depth.min() >= 0 and frame.depth.max() <= MAXIMUM_DEPTH,
-        f"depth spans {frame.depth.min():.3g}..{frame.depth.max():.3g}, expected metres in 0..{MAXIMUM_DEPTH:g}",
+        f"depth spans {frame.depth.min():.3g}..{frame.depth.max():.3g}, expected metres in"
+        f" 0..{MAXIMUM_DEPTH:g}",
     )
     require(
         frame.normals.shape == (3, *size),
@@ -135,9 +137,10 @@ def write_dense_tensors(
 ) -> Path:
     """Write a dense tensor folder (see the module) in one atomic step and return it.
 
-    ``frames`` yields one ``Frame`` per entry of ``ids`` in that order and is read once, a frame at a time. ``intrinsics`` holds
-    fx, fy, cx, cy in pixels, pixel centres at whole numbers. Raises ``DataError`` for a bad frame (naming its id), a wrong number
-    of frames, a set without training frames, and a target that holds another data set.
+    ``frames`` yields one ``Frame`` per entry of ``ids`` in that order and is read once, a frame at a time.
+    ``intrinsics`` holds fx, fy, cx, cy in pixels, pixel centres at whole numbers. Raises ``DataError`` for a
+    bad frame (naming its id), a wrong number of frames, a set without training frames, and a target that
+    holds another data set.
     """
     target = Path(target)
     count = len(ids)
@@ -224,7 +227,9 @@ class DenseTensors(TensorFolder):
 
     @classmethod
     def open(cls, folder: Path | str) -> "DenseTensors":
-        """Open a folder that ``write_dense_tensors`` made; ``DataError`` where it is incomplete or of another format."""
+        """Open a folder that ``write_dense_tensors`` made; ``DataError`` where it is incomplete or of another
+        format.
+        """
         folder = Path(folder)
         manifest = read_manifest_of(folder, FORMAT)
         return cls(folder=folder, manifest=manifest, arrays=open_arrays(folder, manifest))
@@ -244,13 +249,17 @@ class DenseTensors(TensorFolder):
         return self.samples_of(split)
 
     def batch(self, frames: np.ndarray | Sequence[int]) -> dict[str, np.ndarray]:
-        """Return the stored arrays of the given frames, copied to memory: images, labels, depth, normals, ids."""
+        """Return the stored arrays of the given frames, copied to memory: images, labels, depth, normals,
+        ids.
+        """
         rows = np.asarray(frames, dtype=np.int64)
         return {name: np.array(self.arrays[name][rows]) for name in (*FRAME_ARRAYS, "ids")}
 
 
 def check_dense_tensors(folder: Path | str) -> DenseTensors:
-    """Verify a finished dense tensor folder (schema, shapes, ranges, checksums) and open it; ``DataError`` names the fault."""
+    """Verify a finished dense tensor folder (schema, shapes, ranges, checksums) and open it; ``DataError``
+    names the fault.
+    """
     manifest = check_array_folder(Path(folder))
     tensors = DenseTensors.open(folder)
     missing = {*FRAME_ARRAYS, "split", "ids", "scenes"} - tensors.arrays.keys()
@@ -281,11 +290,13 @@ def check_dense_tensors(folder: Path | str) -> DenseTensors:
 def choose_validation(
     groups: np.ndarray, candidates: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, int]:
-    """Return a boolean [frames] mask of about ``fraction`` of the candidates, taken as whole groups, and how many groups.
+    """Return a boolean [frames] mask of about ``fraction`` of the candidates, taken as whole groups, and how
+    many groups.
 
-    ``groups`` [frames] holds a group code per frame, ``candidates`` [frames] says which frames may be chosen. Groups are
-    shuffled by ``seed`` and taken while they bring the share closer to ``fraction``, so that no group stands on both
-    sides. Raises ``DataError`` for a fraction outside [0, 1) or a positive one that no choice of whole groups can serve.
+    ``groups`` [frames] holds a group code per frame, ``candidates`` [frames] says which frames may be chosen.
+    Groups are shuffled by ``seed`` and taken while they bring the share closer to ``fraction``, so that no
+    group stands on both sides. Raises ``DataError`` for a fraction outside [0, 1) or a positive one that no
+    choice of whole groups can serve.
     """
     if not 0 <= fraction < 1:
         raise DataError(f"validation_fraction is {fraction}; give a share in [0, 1)")

@@ -1,7 +1,7 @@
 """A folder of NumPy arrays under one manifest: what every data set looks like on disk.
 
-``manifest.json`` names each array file with its type, shape, size and sha256 and is written last, and the whole folder
-appears under its name in one rename, so a folder that can be opened is complete.
+``manifest.json`` names each array file with its type, shape, size and sha256 and is written last, and the
+whole folder appears under its name in one rename, so a folder that can be opened is complete.
 """
 
 import hashlib
@@ -41,7 +41,9 @@ class TensorFolder:
         return self.manifest["dataset"]
 
     def samples_of(self, split: str) -> np.ndarray:
-        """Return the indices of the samples (stays or frames) of a split ("train", "validation" or "test"), in file order."""
+        """Return the indices of the samples (stays or frames) of a split ("train", "validation" or "test"),
+        in file order.
+        """
         return np.flatnonzero(self.arrays["split"] == SPLITS.index(split))
 
 
@@ -61,9 +63,9 @@ def fingerprint_of(manifest: Mapping[str, Any]) -> str:
 def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
     """Write ``arrays`` and their manifest to the folder ``target`` in one step.
 
-    ``manifest`` must hold ``format``, ``dataset`` and ``sources`` (a list of name, bytes and sha256 of each source file);
-    the array index, the fingerprint and the maker's version are added. A folder with the same data set and sources is
-    replaced; any other existing content raises ``DataError`` and is left alone.
+    ``manifest`` must hold ``format``, ``dataset`` and ``sources`` (a list of name, bytes and sha256 of each
+    source file); the array index, the fingerprint and the maker's version are added. A folder with the same
+    data set and sources is replaced; any other existing content raises ``DataError`` and is left alone.
     """
     target = Path(target)
     refuse_to_overwrite(target, manifest)
@@ -88,7 +90,9 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
 
 
 def refuse_to_overwrite(target: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise ``DataError`` where ``target`` holds something other than the data set and sources of ``manifest``."""
+    """Raise ``DataError`` where ``target`` holds something other than the data set and sources of
+    ``manifest``.
+    """
     if not target.exists():
         return
     if not target.is_dir():
@@ -102,7 +106,8 @@ def refuse_to_overwrite(target: Path, manifest: Mapping[str, Any]) -> None:
     present = read_manifest(target)
     if present.get("dataset") != manifest["dataset"]:
         raise DataError(
-            f"{target} holds data set {present.get('dataset')!r}, not {manifest['dataset']!r}; choose another target"
+            f"{target} holds data set {present.get('dataset')!r}, not {manifest['dataset']!r}; choose another"
+            " target"
         )
     if present.get("sources") != manifest["sources"]:
         raise DataError(

@@ -24,8 +24,7 @@ def test_mathematics_is_set(visit: Visit, page_name: str) -> None:
 
 def test_no_raw_tex_or_markup_in_the_text(visit: Visit, page_name: str) -> None:
     page = visit(page_name).page
-    leftovers = page.evaluate(
-        r"""() => {
+    leftovers = page.evaluate(r"""() => {
           const walker = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
           const found = [];
           const raw = /\\(?:mathbb|mathrm|operatorname|frac|delta|lambda|max|le|ge|eta|rho)\b|\$[^$]+\$|\{(?:ref|numref|eq|term|cite|glue|prf)[:a-z]*\}`/;
@@ -34,8 +33,7 @@ def test_no_raw_tex_or_markup_in_the_text(visit: Visit, page_name: str) -> None:
             if (raw.test(node.textContent)) found.push(node.textContent.trim());
           }
           return found;
-        }"""
-    )
+        }""")
     assert leftovers == []
 
 
@@ -48,12 +46,10 @@ def test_every_image_has_alternative_text(visit: Visit, page_name: str) -> None:
            }).map(image => image.outerHTML.slice(0, 200))"""
     )
     assert poor == []
-    unloaded = page.evaluate(
-        """async () => {
+    unloaded = page.evaluate("""async () => {
              for (const image of document.images) { image.loading = "eager"; await image.decode().catch(() => {}); }
              return [...document.images].filter(image => image.naturalWidth === 0).map(image => image.src);
-           }"""
-    )
+           }""")
     assert unloaded == []
 
 

@@ -34,12 +34,15 @@ DATA: dict[str, Any] = {
 
 @pytest.fixture
 def page(browser: Any, tmp_path: Path) -> Any:
-    """A page from disk that holds every figure and the audit, as the book does; a script error fails the test."""
+    """A page from disk that holds every figure and the audit, as the book does; a script error fails the
+    test.
+    """
     body = "".join(live_html(name, DATA.get(name)) for name in FIGURES)
     source = tmp_path / "page.html"
     source.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>t</title><script src="{(ASSETS / "live.js").as_uri()}"></script>'
-        f'<body>{body}<div class="relif-live" data-live="audit"></div></body></html>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>t</title><script'
+        f' src="{(ASSETS / "live.js").as_uri()}"></script><body>{body}<div class="relif-live"'
+        ' data-live="audit"></div></body></html>'
     )
     errors: list[str] = []
     opened = browser.new_page()
@@ -151,7 +154,8 @@ def test_a_table_is_audited_and_what_was_taken_is_said(page: Any, tmp_path: Path
     assert "10 rows, 5 subjects, columns a, b" in said
     card = json.loads(
         page.evaluate(
-            "decodeURIComponent(document.querySelector('#relif-audit-save a').href.split(',').slice(1).join(','))"
+            "decodeURIComponent(document.querySelector('#relif-audit-save"
+            " a').href.split(',').slice(1).join(','))"
         )
     )
     scores = {"a": [k / 10 + 0.05 for k in range(10)], "b": [1 - k / 10 for k in range(10) if k != 3]}

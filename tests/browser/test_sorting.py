@@ -1,4 +1,6 @@
-"""Tables sort by their headers as a reader expects: numbers by value, missing values last, with mouse and keyboard."""
+"""Tables sort by their headers as a reader expects: numbers by value, missing values last, with mouse and
+keyboard.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Means and differences over seeds: with one seed they are the audit's own, with several the subjects' influences are averaged."""
+"""Means and differences over seeds: with one seed they are the audit's own, with several the subjects'
+influences are averaged.
+"""
 
 from dataclasses import replace
 

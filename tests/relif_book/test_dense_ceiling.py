@@ -28,7 +28,8 @@ def test_a_straight_edge_between_cells_keeps_its_place_and_blurs_depth() -> None
     depth = np.where(labels == 1, 3.0, 1.0)
     found = decoder_ceiling([labels], [depth], 2)
     assert found["miou"] == 1
-    # Bilinear between the cell centres at 5.5 and 9.5: a ramp of slope 1/2 per pixel over the four pixels beside the edge.
+    # Bilinear between the cell centres at 5.5 and 9.5: a ramp of slope 1/2 per pixel over the four pixels
+    # beside the edge.
     errors = np.array([0.25, 0.75, 0.75, 0.25])
     assert found["rmse"] == pytest.approx(np.sqrt(np.square(errors).sum() / 16), rel=1e-5)
 

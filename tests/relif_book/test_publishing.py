@@ -1,4 +1,6 @@
-"""Studies published small: packed without loss, logits of some seeds, histograms with a bound, and what is refused."""
+"""Studies published small: packed without loss, logits of some seeds, histograms with a bound, and what is
+refused.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +33,9 @@ MOST_BYTES = 30 * 2**20
 
 
 def test_published_records_keep_their_keys() -> None:
-    """A record's key is that of its settings and data, whatever settings were added since; without a revision it is of the first."""
+    """A record's key is that of its settings and data, whatever settings were added since; without a revision
+    it is of the first.
+    """
     first = 0
     for path in sorted(PUBLISHED.rglob("audits.json")):
         for record in [*read_published(path.parent)[0], *read_single_task(path.parent)]:

@@ -1,4 +1,6 @@
-"""From records to published numbers: intervals as quadratic forms, the tolerance from validation alone, policy kept."""
+"""From records to published numbers: intervals as quadratic forms, the tolerance from validation alone,
+policy kept.
+"""
 
 import json
 import math

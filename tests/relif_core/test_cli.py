@@ -89,7 +89,8 @@ def test_run_leaves_a_record_and_names_mistakes(tensors: Path, tmp_path: Path) -
 def test_scores_of_any_model_are_audited(tmp_path: Path) -> None:
     table = tmp_path / "scores.csv"
     table.write_text("patient,ward,mortality,los\n1,a,0.1,0.4\n2,a,0.9,0.3\n3,b,0.3,\n4,b,0.2,0.8\n")
-    # Gaps of (0.1, 0.9, 0.3, 0.2) with (0.4, 0.3, 0.8), less 0.25: .05 0 .45 .25 .35 0 0 0 .25 0 0 .35 over 12 pairs.
+    # Gaps of (0.1, 0.9, 0.3, 0.2) with (0.4, 0.3, 0.8), less 0.25: .05 0 .45 .25 .35 0 0 0 .25 0 0 .35 over
+    # 12 pairs.
     card = tmp_path / "card.html"
     output = relif(
         "audit",
@@ -108,7 +109,8 @@ def test_scores_of_any_model_are_audited(tmp_path: Path) -> None:
     assert "Bias           0.1417" in output
     assert "Violation rate 0.5000" in output
     assert "group b" in output
-    # Nothing tells the table from itself: 3 subjects in the smaller pool leave (1 - 0.05^(2/3)) * (1 - 0.25) unseen.
+    # Nothing tells the table from itself: 3 subjects in the smaller pool leave (1 - 0.05^(2/3)) * (1 - 0.25)
+    # unseen.
     assert "+0.0000 (-0.6482 to +0.6482; paired by subject)" in output
     assert "<table" in card.read_text()
 
@@ -136,8 +138,8 @@ def test_an_audit_needs_no_torch(tmp_path: Path) -> None:
     table = tmp_path / "scores.csv"
     table.write_text("a,b\n0.1,0.4\n0.9,0.3\n")
     script = (
-        "import sys; sys.modules['torch'] = None; sys.modules['matplotlib'] = None; "
-        f"sys.argv = ['relif', 'audit', {str(table)!r}, '--tolerance', '0.1']; from relif_core.cli import main; main()"
+        "import sys; sys.modules['torch'] = None; sys.modules['matplotlib'] = None; sys.argv = ['relif',"
+        f" 'audit', {str(table)!r}, '--tolerance', '0.1']; from relif_core.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

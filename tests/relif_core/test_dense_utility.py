@@ -1,4 +1,6 @@
-"""Dense utility: the reference values, cases worked by hand, and independence of how a split is cut into batches."""
+"""Dense utility: the reference values, cases worked by hand, and independence of how a split is cut into
+batches.
+"""
 
 import math
 

@@ -46,9 +46,10 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
 
 def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     script = (
-        "import resource, signal; from pathlib import Path; from relif_core.files import UNWRITABLE, atomic_file\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "with atomic_file(Path('x')) as stream: stream.write(bytes(100_000))"
+        "import resource, signal; from pathlib import Path; from relif_core.files import UNWRITABLE,"
+        " atomic_file\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        " resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\nwith atomic_file(Path('x')) as stream:"
+        " stream.write(bytes(100_000))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False

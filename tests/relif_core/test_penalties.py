@@ -1,4 +1,6 @@
-"""The audit as a penalty, and similar pairs within a task: exact, differentiable, blind to samples without a label."""
+"""The audit as a penalty, and similar pairs within a task: exact, differentiable, blind to samples without a
+label.
+"""
 
 import numpy as np
 import pytest
@@ -49,7 +51,8 @@ def test_similar_pairs_by_hand() -> None:
     features = torch.tensor([[0.0], [1.0], [3.0], [100.0]])
     scores = {"a": torch.tensor([0.1, 0.5, 0.9, 0.0], requires_grad=True)}
     found = SimilarPairsPenalty(slope=0.1, neighbours=1)(features, scores)
-    # 0 and 1 are each other's nearest (gap 0.4, allowed 0.1), 2's nearest is 1 (gap 0.4, allowed 0.2); 3 has no label.
+    # 0 and 1 are each other's nearest (gap 0.4, allowed 0.1), 2's nearest is 1 (gap 0.4, allowed 0.2); 3 has
+    # no label.
     assert found.loss.item() == pytest.approx((0.3 + 0.3 + 0.2) / 3)
     assert found.violation_rate == 1
     assert found.n_pairs == 3

@@ -1,4 +1,6 @@
-"""The one table of problems: every kind opens, checks and changes settings by itself; nothing else knows their formats."""
+"""The one table of problems: every kind opens, checks and changes settings by itself; nothing else knows
+their formats.
+"""
 
 import json
 from pathlib import Path

@@ -102,7 +102,10 @@ def test_what_is_taken_and_what_is_left_is_said(tmp_path: Path) -> None:
     assert list(table.scores) == ["mortality", "los"]
     assert table.notes == [
         "scores: mortality, los",
-        "not taken for scores: 'row' (row numbers), 'label' (only 0 and 1, a label?); name score columns with --task",
+        (
+            "not taken for scores: 'row' (row numbers), 'label' (only 0 and 1, a label?); name score columns"
+            " with --task"
+        ),
     ]
     named = read_score_table(path, ["mortality", "label"])
     assert list(named.scores) == ["mortality", "label"]

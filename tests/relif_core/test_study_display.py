@@ -1,4 +1,6 @@
-"""What a person sees of a study: one line per ended run where there is no terminal, a table where there is one."""
+"""What a person sees of a study: one line per ended run where there is no terminal, a table where there is
+one.
+"""
 
 import io
 

@@ -28,7 +28,8 @@ def test_one_class_is_missing_with_its_reason() -> None:
 
 
 def test_kappa_by_hand() -> None:
-    # Labels 0 0 2 2, predicted 0 2 2 2: mean |difference| = 0.5; by chance 0.5 * (2 * 0.75 + 2 * 0.25) = 1.0; κ = 1 - 0.5/1.
+    # Labels 0 0 2 2, predicted 0 2 2 2: mean |difference| = 0.5; by chance 0.5 * (2 * 0.75 + 2 * 0.25) = 1.0;
+    # κ = 1 - 0.5/1.
     labels, predicted = np.array([0, 0, 2, 2]), np.array([0, 2, 2, 2])
     assert linear_weighted_kappa(labels, predicted, 3) == pytest.approx(0.5)
     found = task_utility(BINNED, labels, np.eye(3)[predicted])

@@ -116,7 +116,9 @@ def cell(tensors: ClinicalTensors, stay: int, hour: int, channel: str) -> tuple[
 
 
 def test_whole_numbers_written_as_floats_are_read(tmp_path: Path) -> None:
-    """Ids and offsets such as 12.0 give the same arrays; offsets that are no whole numbers are refused with their count."""
+    """Ids and offsets such as 12.0 give the same arrays; offsets that are no whole numbers are refused with
+    their count.
+    """
     expected = made(tmp_path, small_tables(), "expected")
     tables = small_tables()
     for row in tables["vitalAperiodic"]:
@@ -202,7 +204,9 @@ def test_each_table_is_read_with_its_units(tmp_path: Path) -> None:
         {
             "patientunitstayid": 1,
             "physicalexamoffset": 15,
-            "physicalexampath": "notes/Progress Notes/Physical Exam/Physical Exam/Neurologic/GCS/Eyes Score/3",
+            "physicalexampath": (
+                "notes/Progress Notes/Physical Exam/Physical Exam/Neurologic/GCS/Eyes Score/3"
+            ),
             "physicalexamvalue": "3",
         }
     ]
@@ -389,7 +393,9 @@ def random_tables(seed: int, stays: int = 14) -> Tables:
 def slow_cells(
     tables: dict[str, Iterable[Row]], lengths: dict[int, int]
 ) -> dict[tuple[int, str], dict[int, tuple[int, int, float]]]:
-    """For each stay and channel, hour -> the winning (minute, trust, value), event by event, from the rules as the page states them."""
+    """For each stay and channel, hour -> the winning (minute, trust, value), event by event, from the rules
+    as the page states them.
+    """
     cells: dict[tuple[int, str], dict[int, tuple[int, int, float]]] = {}
 
     def offer(stay: int, minute: int, channel: str, text: str, trust: int, low: float, high: float) -> None:
@@ -768,9 +774,10 @@ def test_unreadable_cells_are_counted(tmp_path: Path) -> None:
     ]
     notes = " ".join(made(tmp_path, tables).manifest["notes"])
     assert (
-        "vitalAperiodic: 13 rows; 8 values used; left out: 1 rows of stays outside the cohort; 0 rows before admission or after "
-        "the end; 1 rows without readable stay or time; 2 values that are no number; 1 out of range."
-    ) in notes
+        "vitalAperiodic: 13 rows; 8 values used; left out: 1 rows of stays outside the cohort; 0 rows before"
+        " admission or after the end; 1 rows without readable stay or time; 2 values that are no number; 1"
+        " out of range." in notes
+    )
 
 
 def test_another_sources_target_is_refused_and_kept(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Shared conventions: forward filling never looks ahead, splits keep subjects together, classes start at their bounds."""
+"""Shared conventions: forward filling never looks ahead, splits keep subjects together, classes start at
+their bounds.
+"""
 
 import itertools
 

@@ -1,4 +1,6 @@
-"""Options of a source are read by its signature: text and values mean the same, and what does not fit is named before any reading."""
+"""Options of a source are read by its signature: text and values mean the same, and what does not fit is
+named before any reading.
+"""
 
 from pathlib import Path
 from typing import Any, Literal

@@ -1,4 +1,6 @@
-"""PhysioNet 2012: tensors equal an independent slow parse, inputs end before their label, and bad data has a name."""
+"""PhysioNet 2012: tensors equal an independent slow parse, inputs end before their label, and bad data has a
+name.
+"""
 
 import csv
 import dataclasses
@@ -20,7 +22,7 @@ OUTCOME_HEADER = "RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death
 COLUMN = {variable.name: code for code, variable in enumerate(VARIABLES)}
 
 
-# --- an independent, slow reading of the files -----------------------------------------------------------------
+# --- an independent, slow reading of the files --------------------------------------------------------------
 
 
 def parse_slowly(text: str) -> tuple[dict[tuple[int, str], float], dict[str, float]]:
@@ -59,7 +61,7 @@ def grid_slowly(
     return values, observed
 
 
-# --- a small source made up for the tests ----------------------------------------------------------------------
+# --- a small source made up for the tests -------------------------------------------------------------------
 
 
 def make_record(identity: int, rng: np.random.Generator) -> str:
@@ -258,7 +260,7 @@ def test_set_c_alone_may_be_the_test_set_and_lines_without_a_name_are_counted(sm
     assert "Lines without a parameter name, passed over: 2." in notes
 
 
-# --- faults ----------------------------------------------------------------------------------------------------
+# --- faults -------------------------------------------------------------------------------------------------
 
 
 def spoil_line(line: str):
@@ -392,7 +394,7 @@ def test_options_out_of_range_are_refused(small, tmp_path, pack):
         prepare(tmp_path / "source", tmp_path / "out", seed=0.5)
 
 
-# --- the published data ----------------------------------------------------------------------------------------
+# --- the published data -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

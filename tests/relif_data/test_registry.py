@@ -67,10 +67,9 @@ def test_sizes_and_checksums_are_those_of_the_copies(data_folder, name):
 
 def test_importing_the_registry_loads_no_heavy_library():
     code = (
-        "import sys, relif_data;"
-        "heavy = {'polars', 'torch', 'pandas', 'pyarrow', 'numpy', 'matplotlib'} & set(sys.modules);"
-        "readers = [m for m in sys.modules if m.startswith('relif_data.') and not m.endswith(('.sources', '.options'))];"
-        "sys.exit(f'{heavy} {readers}' if heavy or readers else 0)"
+        "import sys, relif_data;heavy = {'polars', 'torch', 'pandas', 'pyarrow', 'numpy', 'matplotlib'} &"
+        " set(sys.modules);readers = [m for m in sys.modules if m.startswith('relif_data.') and not"
+        " m.endswith(('.sources', '.options'))];sys.exit(f'{heavy} {readers}' if heavy or readers else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

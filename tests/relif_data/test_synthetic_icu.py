@@ -1,4 +1,6 @@
-"""The simulator: its truth is consistent, its oracle is calibrated, its labels follow from its truth, and it can be learnt."""
+"""The simulator: its truth is consistent, its oracle is calibrated, its labels follow from its truth, and it
+can be learnt.
+"""
 
 import itertools
 import time

@@ -75,14 +75,17 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _run_times(pages: Path, names: list[str]) -> str:
-    """The status page's table, in Markdown: every page with its profile, device and run time when last executed."""
+    """The status page's table, in Markdown: every page with its profile, device and run time when last
+    executed.
+    """
     lines = ["| Page | Profile | Device | Seconds |", "| --- | --- | --- | ---: |"]
     total = 0.0
     for name in names:
         relif = read_notebook(pages / f"{name}.ipynb").metadata["relif"]
         total += relif["seconds"]
         lines.append(
-            f"| {{doc}}`/notebooks/{name}` | {relif['profile']} | {relif['device']} | {relif['seconds']:.1f} |"
+            f"| {{doc}}`/notebooks/{name}` | {relif['profile']} | {relif['device']} |"
+            f" {relif['seconds']:.1f} |"
         )
     lines.append(f"| **All pages, one after another** | | | {total:.1f} |")
     return "\n".join(lines) + "\n"

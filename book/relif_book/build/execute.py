@@ -43,7 +43,8 @@ def execute_page(
     parameters: Mapping[str, Any] | None = None,
     threads: int | None = None,
 ) -> NotebookNode:
-    """Execute one page and write the executed notebook; the old one stays in place unless the new one is whole.
+    """Execute one page and write the executed notebook; the old one stays in place unless the new one is
+    whole.
 
     Parameters
     ----------
@@ -63,8 +64,8 @@ def execute_page(
     InputError
         A parameter that the page does not declare, or a page source that breaks the rules of its form.
     PageError
-        A cell failed or did not run, or an output holds a warning or a path of this machine. The attempt is kept under
-        ``_build/failed`` for inspection.
+        A cell failed or did not run, or an output holds a warning or a path of this machine. The attempt is
+        kept under ``_build/failed`` for inspection.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -83,7 +84,8 @@ def execute_page(
     failed.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix="relif-page-") as sockets:
-            # Sockets in a folder of their own: kernels that start together cannot take each other's network port.
+            # Sockets in a folder of their own: kernels that start together cannot take each other's network
+            # port.
             kernel = {"transport": "ipc", "connection_file": str(Path(sockets) / "kernel.json")}
             notebook = papermill.execute_notebook(
                 source,
@@ -125,7 +127,8 @@ def execute_pages(
     again: bool = False,
     report: Callable[[str], None] = print,
 ) -> list[str]:
-    """Execute the pages of ``names`` whose notebook in ``folder`` is stale, ``workers`` at a time, one thread each.
+    """Execute the pages of ``names`` whose notebook in ``folder`` is stale, ``workers`` at a time, one thread
+    each.
 
     Parameters
     ----------

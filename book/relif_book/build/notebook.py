@@ -1,4 +1,6 @@
-"""Pages as notebooks: reading the MyST source, what two notebooks have in common, and a form on disk that never varies."""
+"""Pages as notebooks: reading the MyST source, what two notebooks have in common, and a form on disk that
+never varies.
+"""
 
 import hashlib
 import json
@@ -29,7 +31,8 @@ def read_source(source: Path) -> NotebookNode:
     Raises
     ------
     InputError
-        The page breaks a rule of its form: the first code cell is tagged ``parameters``, the last one calls the footer.
+        The page breaks a rule of its form: the first code cell is tagged ``parameters``, the last one calls
+            the footer.
     """
     if not source.is_file():
         raise InputError(f"page source {source.name} does not exist beside the other pages in notebooks/")
@@ -77,8 +80,9 @@ def parameter_names(notebook: NotebookNode) -> list[str]:
 def tidy(notebook: NotebookNode) -> NotebookNode:
     """Reduce a notebook, in place, to what its source and its results determine.
 
-    Cell ids follow from position; times, processor and editor metadata go; an image's alternative text moves to the cell,
-    where the book's builder reads it; the footer's dependencies move to the notebook's own metadata under ``relif``.
+    Cell ids follow from position; times, processor and editor metadata go; an image's alternative text moves
+    to the cell, where the book's builder reads it; the footer's dependencies move to the notebook's own
+    metadata under ``relif``.
     """
     relif = dict(notebook.metadata.get("relif", {}))
     for number, cell in enumerate(notebook.cells):

@@ -1,4 +1,6 @@
-"""Stale pages: which executed notebooks no longer follow from their source, the package and the files they read."""
+"""Stale pages: which executed notebooks no longer follow from their source, the package and the files they
+read.
+"""
 
 from pathlib import Path
 
@@ -14,8 +16,8 @@ MEND = "make pages"
 def reasons_stale(name: str, notebook: Path, *, root: Path) -> list[str]:
     """Say why an executed page is not what executing it now would give; an empty list means that it is fresh.
 
-    A page depends on its source, on the package modules loaded while it ran, and on every file or record that it opened
-    through its :class:`~relif_book.Page`; the executed notebook carries their fingerprints.
+    A page depends on its source, on the package modules loaded while it ran, and on every file or record that
+    it opened through its :class:`~relif_book.Page`; the executed notebook carries their fingerprints.
     """
     if not notebook.is_file():
         return ["it has never been executed"]

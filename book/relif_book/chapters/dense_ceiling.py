@@ -22,10 +22,11 @@ CEILING = "ceiling.json"
 
 
 def through_decoder(values: Tensor, valid: Tensor, cell: int = DECODER_CELL) -> Tensor:
-    """Return maps as the decoder's last step would show them: averaged over cells of ``cell`` × ``cell`` pixels, then bilinear to full size.
+    """Return maps as the decoder's last step would show them: averaged over cells of ``cell`` × ``cell``
+    pixels, then bilinear to full size.
 
-    ``values`` [B, C, H, W]; ``valid`` bool [B, 1, H, W] says which pixels count in the averages (a cell without any becomes 0). H and W must
-    be multiples of ``cell``.
+    ``values`` [B, C, H, W]; ``valid`` bool [B, 1, H, W] says which pixels count in the averages (a cell
+    without any becomes 0). H and W must be multiples of ``cell``.
     """
     height, width = values.shape[-2:]
     if height % cell or width % cell:
@@ -40,8 +41,9 @@ def decoder_ceiling(
 ) -> dict[str, float]:
     """Return mIoU, pixel accuracy and depth RMSE in metres of the truth drawn at the decoder's resolution.
 
-    ``labels`` [H, W] per image with 255 for void, ``depths`` [H, W] in metres with 0 for none. Classes go through as one-hot maps whose largest
-    value is taken; a decoder with free outputs may do slightly better than these averages.
+    ``labels`` [H, W] per image with 255 for void, ``depths`` [H, W] in metres with 0 for none. Classes go
+    through as one-hot maps whose largest value is taken; a decoder with free outputs may do slightly better
+    than these averages.
     """
     segmentation, depth = SegmentationMeter(classes), DepthMeter()
     for label, metres in zip(labels, depths, strict=True):
@@ -57,7 +59,9 @@ def decoder_ceiling(
 def write_ceiling(
     source: Path, target: Path, sizes: Sequence[tuple[int, int]] = ((288, 384), (96, 128))
 ) -> Path:
-    """Write ``ceiling.json`` of NYUv2's test images (any layout of ``relif data nyuv2``), one row per size, into ``target``."""
+    """Write ``ceiling.json`` of NYUv2's test images (any layout of ``relif data nyuv2``), one row per size,
+    into ``target``.
+    """
     listing = list_frames(Path(source))
     test = np.flatnonzero(listing.test)
     frames = [listing.read(int(index)) for index in test]

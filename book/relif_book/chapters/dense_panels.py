@@ -1,7 +1,9 @@
-"""A few test images with what models predict on them: small enough to be kept beside published records and drawn by a page.
+"""A few test images with what models predict on them: small enough to be kept beside published records and
+drawn by a page.
 
-A panel file is an ``.npz`` without pickles. It holds n images, their targets, and for every method the predictions and
-audit scores; depth is stored in steps of 1/25 m and normals in steps of 1/32, which no eye tells from the originals.
+A panel file is an ``.npz`` without pickles. It holds n images, their targets, and for every method the
+predictions and audit scores; depth is stored in steps of 1/25 m and normals in steps of 1/32, which no eye
+tells from the originals.
 """
 
 import io
@@ -32,9 +34,10 @@ DEPTH_STEPS, NORMAL_STEPS = 25, 32
 class DensePanels:
     """n test images, their targets and the predictions of M models.
 
-    ``images`` uint8 [n, h, w, 3]; ``labels`` uint8 [n, h, w] with 255 for void; ``depth`` float32 [n, h, w] in metres, 0 for none;
-    ``normals`` float32 [n, h, w, 3], zero for none. ``predicted`` maps method to the same three under "labels", "depth" and "normals";
-    ``scores`` method to float32 [n, T] in the order of ``tasks``. ``frames`` int64 [n] are the source's own numbers, ``records`` the keys of the runs.
+    ``images`` uint8 [n, h, w, 3]; ``labels`` uint8 [n, h, w] with 255 for void; ``depth`` float32 [n, h, w]
+    in metres, 0 for none; ``normals`` float32 [n, h, w, 3], zero for none. ``predicted`` maps method to the
+    same three under "labels", "depth" and "normals"; ``scores`` method to float32 [n, T] in the order of
+    ``tasks``. ``frames`` int64 [n] are the source's own numbers, ``records`` the keys of the runs.
     """
 
     images: np.ndarray
@@ -54,13 +57,17 @@ class DensePanels:
 
 
 def score_distances(scores: np.ndarray) -> np.ndarray:
-    """Return the mean over task pairs of |p_i(x) − p_j(x)| for every image x; ``scores`` is [n, T], the result [n]."""
+    """Return the mean over task pairs of |p_i(x) − p_j(x)| for every image x; ``scores`` is [n, T], the
+    result [n].
+    """
     pairs = itertools.combinations(range(scores.shape[1]), 2)
     return np.mean([np.abs(scores[:, a] - scores[:, b]) for a, b in pairs], axis=0)
 
 
 def choose_images(scores: np.ndarray) -> np.ndarray:
-    """Return the rows [3] of ``scores`` [n, T] whose scores lie closest together, in the middle and furthest apart (``CHOICES``)."""
+    """Return the rows [3] of ``scores`` [n, T] whose scores lie closest together, in the middle and furthest
+    apart (``CHOICES``).
+    """
     order = np.argsort(score_distances(scores), kind="stable")
     return order[[0, len(order) // 2, -1]]
 
@@ -70,8 +77,8 @@ def make_panels(
 ) -> DensePanels:
     """Run trained models on the three test images that the scores of one of them choose.
 
-    ``models`` and ``records`` map method to a model with its selected weights and to its record. Raises ``InputError`` where a
-    record is of other data, or where a test image carries no label for a task.
+    ``models`` and ``records`` map method to a model with its selected weights and to its record. Raises
+    ``InputError`` where a record is of other data, or where a test image carries no label for a task.
     """
     import torch
 
@@ -115,7 +122,9 @@ def make_panels(
 def load_models(
     data: Path | str, folders: Mapping[str, Path], weights: Path | str | None = None, device: str = "cpu"
 ) -> tuple["DenseProblem", dict[str, Any], dict[str, Record]]:
-    """Return the problem, the trained models and the records of finished runs; ``folders`` maps method to the folder of its run."""
+    """Return the problem, the trained models and the records of finished runs; ``folders`` maps method to the
+    folder of its run.
+    """
     from safetensors.torch import load_file
 
     from relif_core.problems.dense import DenseProblem
@@ -147,8 +156,8 @@ def write_panels(
 ) -> Path:
     """Write ``panels.npz`` into a published folder from the finished runs below ``runs`` and return its path.
 
-    ``data`` is the tensor folder of the runs, ``weights`` the file of encoder weights that their settings name. Raises ``RecordError``
-    where a method has no finished run of that seed, or several.
+    ``data`` is the tensor folder of the runs, ``weights`` the file of encoder weights that their settings
+    name. Raises ``RecordError`` where a method has no finished run of that seed, or several.
     """
     folders = {}
     for method in methods:

@@ -1,8 +1,9 @@
-"""Tolerances that follow the subgroup or the hour, beside the one fixed tolerance: what trained runs show under each ruler.
+"""Tolerances that follow the subgroup or the hour, beside the one fixed tolerance: what trained runs show
+under each ruler.
 
-Scores and embeddings at hour h are those of the same trained model when it has seen the rows before h and nothing else. The model is
-causal, so one pass over the longest prefix holds the states at all earlier hours. Only stays that reach the last hour take part:
-all hours and rulers measure the same people.
+Scores and embeddings at hour h are those of the same trained model when it has seen the rows before h and
+nothing else. The model is causal, so one pass over the longest prefix holds the states at all earlier hours.
+Only stays that reach the last hour take part: all hours and rulers measure the same people.
 """
 
 import math
@@ -51,7 +52,9 @@ class _Seen:
     test: Evaluation
 
     def own_tolerance(self, alpha: float, members: np.ndarray | None = None) -> tuple[float, int]:
-        """Return the calibrated tolerance (theorem B.3) of the validation stays in ``members`` (all if None) and its pairs."""
+        """Return the calibrated tolerance (theorem B.3) of the validation stays in ``members`` (all if None)
+        and its pairs.
+        """
         chosen = np.ones(len(self.validation.order), bool) if members is None else members
         distances = reference_distances(
             self.validation.embeddings[chosen],
@@ -81,24 +84,28 @@ def varying_tolerances(
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Audit trained runs by group and by hour, under one fixed tolerance and under tolerances that vary; aggregates only.
+    """Audit trained runs by group and by hour, under one fixed tolerance and under tolerances that vary;
+    aggregates only.
 
     Args:
-        folders: finished runs with their weights, as a study leaves them; every method with the same seeds, ERM among them.
+        folders: finished runs with their weights, as a study leaves them; every method with the same seeds,
+            ERM among them.
         tensors: the data that they were trained on.
         reference: the fixed tolerance δ* and its level α, which every other calibration takes over.
         hours: hours after which the input is cut, ascending; the last one is that of the subgroup audits.
         device: where the models are evaluated.
         progress: called with one line per evaluated run.
 
-    The result holds, as plain values: ``groups``, for every level of every group the numbers of subjects and why a level is
-    left out; ``group_audits``, per run and level the audit at δ* and at the level's own tolerance, which is calibrated on its own
-    validation pairs; ``group_means``, the same per method, averaged over seeds; ``schedule``, the tolerance of each hour, calibrated once on the ERM
-    run with the lowest seed; ``hour_audits``, per run and hour the audit at δ*, at the schedule and at the run's own tolerance;
-    and ``hour_contrasts``, each method minus ERM under the two shared rulers, paired by seed and subject.
+    The result holds, as plain values: ``groups``, for every level of every group the numbers of subjects and
+    why a level is left out; ``group_audits``, per run and level the audit at δ* and at the level's own
+    tolerance, which is calibrated on its own validation pairs; ``group_means``, the same per method, averaged
+    over seeds; ``schedule``, the tolerance of each hour, calibrated once on the ERM run with the lowest seed;
+    ``hour_audits``, per run and hour the audit at δ*, at the schedule and at the run's own tolerance; and
+    ``hour_contrasts``, each method minus ERM under the two shared rulers, paired by seed and subject.
 
     Raises:
-        InputError: hours that do not ascend or lie beyond a task's horizon, no ERM run, or seeds that differ between methods.
+        InputError: hours that do not ascend or lie beyond a task's horizon, no ERM run, or seeds that differ
+            between methods.
         RecordError: a folder without record or weights, or a run on other data.
     """
     if not hours or list(hours) != sorted(set(hours)):
@@ -181,7 +188,9 @@ def _shared_seeds(records: Sequence[Record]) -> list[int]:
 
 
 def _read_at(tensors: ClinicalTensors, hour: int) -> ClinicalTensors:
-    """Return a view in which every task has one label a stay, read at ``hour`` (a task without horizon keeps its label)."""
+    """Return a view in which every task has one label a stay, read at ``hour`` (a task without horizon keeps
+    its label).
+    """
     tasks = [task.name for task in tensors.tasks if task.level == "hourly" or task.horizon_hours is not None]
     return read_labels_at(tensors, hour, tasks=tasks)
 
@@ -289,7 +298,9 @@ def _by_group(
 
 
 def _levels(group: Group, codes: np.ndarray, run: _Seen, alpha: float) -> list[dict[str, Any]]:
-    """Count the subjects per level; a level is left out where a pool is empty or its validation pairs are too few to calibrate."""
+    """Count the subjects per level; a level is left out where a pool is empty or its validation pairs are too
+    few to calibrate.
+    """
     needed = math.ceil(1 / alpha) - 1  # the fewest pairs whose calibrated tolerance is one of their distances
     levels = []
     for code, level in enumerate(group.levels):
@@ -314,7 +325,9 @@ def _by_hour(
     context: AuditContext,
     seeds: Sequence[int],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the audits of every run at every hour under three rulers, and each method minus ERM under the two shared ones."""
+    """Return the audits of every run at every hour under three rulers, and each method minus ERM under the
+    two shared ones.
+    """
     rows, contrasts = [], []
     shared: dict[tuple[str, str, int, int], AuditResult] = {}
     for (method, seed), by_hour in seen.items():

@@ -1,7 +1,9 @@
-"""The audit table of a study: every record audited at one fixed tolerance, in all four views, with the covariances of the estimates.
+"""The audit table of a study: every record audited at one fixed tolerance, in all four views, with the
+covariances of the estimates.
 
-Aggregates only, so that it may be published where scores may not. Kept as ``audits.json`` (what it is about) and ``audits.npz``
-(numbers; a covariance as the errors and int16 correlations, right to 2e-5); tables made earlier hold everything in the JSON.
+Aggregates only, so that it may be published where scores may not. Kept as ``audits.json`` (what it is about)
+and ``audits.npz`` (numbers; a covariance as the errors and int16 correlations, right to 2e-5); tables made
+earlier hold everything in the JSON.
 """
 
 import io
@@ -43,18 +45,21 @@ _STEPS = 15
 class AuditTable:
     """The audits of R records at one fixed tolerance.
 
-    ``bias``, ``violation_rate`` and ``raw_bias`` (at each record's own induced tolerances) are [R], ``pair_bias`` [R, pairs].
-    The covariances [R, R] are those of the estimates over the draw of subjects, from summed influences; the variance of any
-    combination of records, seeds' means and paired differences included, is a quadratic form in them. The degrees of freedom [R]
-    and ``effective_pairs`` are those of :class:`AuditResult`. The curves [R, D] hold exact Bias and violation rate at
-    ``curve_tolerances``.
+    ``bias``, ``violation_rate`` and ``raw_bias`` (at each record's own induced tolerances) are [R],
+    ``pair_bias`` [R, pairs]. The covariances [R, R] are those of the estimates over the draw of subjects,
+    from summed influences; the variance of any combination of records, seeds' means and paired differences
+    included, is a quadratic form in them. The degrees of freedom [R] and ``effective_pairs`` are those of
+    :class:`AuditResult`. The curves [R, D] hold exact Bias and violation rate at ``curve_tolerances``.
 
-    ``more`` holds what only records of revision 2 on allow, read as attributes: ``calibrated_``, ``last_`` and
-    ``last_calibrated_`` ``bias`` and ``violation_rate`` (this without errors); ``calibration_effect``, calibrated minus raw Bias; ``worst``, ``macro``,
-    ``last_worst``, ``last_macro``; each with ``<kind>_covariance``, those of audits with ``<kind>_freedom`` (the covariance of utilities from one paired subject bootstrap, NaN
-    where a record keeps no logits); ``calibrated_bias_curve`` and ``calibrated_violation_rate_curve``. ``failed`` lists the runs that were
-    asked for and failed; ``exploratory`` tells that sources were modified. ``shares``, in memory only, maps every kind with a
-    covariance to the rows [R, G] whose inner products it is: scaled influences of subjects, or replicates of the bootstrap.
+    ``more`` holds what only records of revision 2 on allow, read as attributes: ``calibrated_``, ``last_``
+    and ``last_calibrated_`` ``bias`` and ``violation_rate`` (this without errors); ``calibration_effect``,
+    calibrated minus raw Bias; ``worst``, ``macro``, ``last_worst``, ``last_macro``; each with
+    ``<kind>_covariance``, those of audits with ``<kind>_freedom`` (the covariance of utilities from one
+    paired subject bootstrap, NaN where a record keeps no logits); ``calibrated_bias_curve`` and
+    ``calibrated_violation_rate_curve``. ``failed`` lists the runs that were asked for and failed;
+    ``exploratory`` tells that sources were modified. ``shares``, in memory only, maps every kind with a
+    covariance to the rows [R, G] whose inner products it is: scaled influences of subjects, or replicates of
+    the bootstrap.
     """
 
     tolerance: float
@@ -83,7 +88,8 @@ class AuditTable:
         more = self.__dict__.get("more", {})
         if name not in more:
             raise AttributeError(
-                f"this audit table has no {name!r}; its records were made before revision 2 or on tasks without logits"
+                f"this audit table has no {name!r}; its records were made before revision 2 or on tasks"
+                " without logits"
             )
         return more[name]
 
@@ -97,15 +103,18 @@ class AuditTable:
         """Return the covariance [R, R] of an estimate over the draw of subjects."""
         if kind not in self.kinds:
             raise RecordError(
-                f"this audit table has no errors of {kind!r}, only of {', '.join(self.kinds)}; publish newer records"
+                f"this audit table has no errors of {kind!r}, only of {', '.join(self.kinds)}; publish newer"
+                " records"
             )
         return getattr(self, f"{kind}_covariance")
 
     def interval(self, weights: np.ndarray, kind: str = "bias", level: float = 0.95) -> tuple[float, float]:
-        """Return the interval of Σ w_r · estimate_r over the draw of subjects, for weights [R]; ``kind`` names the estimate.
+        """Return the interval of Σ w_r · estimate_r over the draw of subjects, for weights [R]; ``kind``
+        names the estimate.
 
-        Its degrees of freedom are the fewest of the records that it weighs. A weighted mean of Bias or violation rate, whose
-        weights are not negative and sum to 1, lies in [0, 1] and has the interval of :func:`unit_interval`.
+        Its degrees of freedom are the fewest of the records that it weighs. A weighted mean of Bias or
+        violation rate, whose weights are not negative and sum to 1, lies in [0, 1] and has the interval of
+        :func:`unit_interval`.
         """
         variance = float(weights @ self.covariance(kind) @ weights)
         estimate = float(weights @ getattr(self, kind))
@@ -119,13 +128,16 @@ class AuditTable:
         return unit_interval(estimate, error, level, freedom, self.effective_pairs, widest)
 
     def _freedom(self, kind: str) -> np.ndarray:
-        """Return the degrees of freedom [R] of an estimate: those of its audits, else one less than the subjects."""
+        """Return the degrees of freedom [R] of an estimate: those of its audits, else one less than the
+        subjects.
+        """
         name = f"{kind}_freedom"
         known = name in _FREEDOM or name in self.more
         return getattr(self, name) if known else np.full(len(self.keys), self.subjects - 1.0)
 
     def view(self, name: str) -> "AuditTable":
-        """Return the table whose Bias and violation rate, errors and curves are those of one of the record's views.
+        """Return the table whose Bias and violation rate, errors and curves are those of one of the record's
+        views.
 
         Raises ``RecordError`` where the records do not have that view.
         """
@@ -190,7 +202,9 @@ class AuditTable:
 
 
 def _packed(covariance: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Return the correlations above the diagonal in int16; the lowest number stands for one that is not defined."""
+    """Return the correlations above the diagonal in int16; the lowest number stands for one that is not
+    defined.
+    """
     upper = np.triu_indices(len(covariance), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         correlations = (covariance / np.outer(errors, errors))[upper]
@@ -220,7 +234,9 @@ def _unpacked(numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def audit_record(
     record: Record, tolerance: float | Mapping[tuple[str, str], float], split: str = "test", view: str = ""
 ) -> AuditResult:
-    """Audit a record's pools in one of its views exactly, with subject-clustered errors, in the context that makes it comparable."""
+    """Audit a record's pools in one of its views exactly, with subject-clustered errors, in the context that
+    makes it comparable.
+    """
     context = AuditContext(
         dataset=f"{record.content['dataset']['dataset']} {record.content['dataset']['fingerprint'][:12]}",
         split=split,
@@ -230,7 +246,9 @@ def audit_record(
 
 
 def audit_table(records: Sequence[Record], tolerance: float, split: str = "test") -> AuditTable:
-    """Audit records of one data set at one fixed tolerance and gather everything that tables and figures need."""
+    """Audit records of one data set at one fixed tolerance and gather everything that tables and figures
+    need.
+    """
     if not records:
         raise InputError("no record to audit; run the study first")
     if len({record.content["dataset"]["fingerprint"] for record in records}) > 1:
@@ -298,7 +316,9 @@ def _view(
 
 
 def _utilities(records: Sequence[Record], split: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return Worst and Macro at the selected and the last epoch, and their replicates in one bootstrap of the subjects."""
+    """Return Worst and Macro at the selected and the last epoch, and their replicates in one bootstrap of the
+    subjects.
+    """
     found: dict[str, np.ndarray] = {}
     shares: dict[str, np.ndarray] = {}
     drawn = next((record.subjects(split) for record in records if record.logits(split)), None)
@@ -329,7 +349,8 @@ def joined(table: AuditTable, records: Sequence[Record], later: AuditTable) -> A
         later: The table of further runs, as :func:`audit_table` returns it.
 
     Raises:
-        RecordError: The tables are not of one tolerance, split and set of subjects, or a published record keeps no shares.
+        RecordError: The tables are not of one tolerance, split and set of subjects, or a published record
+            keeps no shares.
     """
     for name in ("tolerance", "split", "subjects", "pairs"):
         if getattr(table, name) != getattr(later, name):
@@ -342,7 +363,8 @@ def joined(table: AuditTable, records: Sequence[Record], later: AuditTable) -> A
         own = {kind: np.stack([_unpacked_shares(by_key[key], kind) for key in table.keys]) for kind in kinds}
     except KeyError as error:
         raise RecordError(
-            f"a published record is missing or keeps no influences ({error}); publish all runs of the study again"
+            f"a published record is missing or keeps no influences ({error}); publish all runs of the study"
+            " again"
         ) from error
     values: dict[str, Any] = {}
     names = [*_FIRST, *_FREEDOM, *(name for name in later.more if name in table.more)]
@@ -362,9 +384,11 @@ def joined(table: AuditTable, records: Sequence[Record], later: AuditTable) -> A
 
 
 def packed_shares(table: AuditTable, key: str) -> dict[str, np.ndarray]:
-    """Return what a published record keeps of its shares, so that later runs can be compared with it: 5 bits and a scale.
+    """Return what a published record keeps of its shares, so that later runs can be compared with it: 5 bits
+    and a scale.
 
-    Rounding adds less than a hundredth to a variance. The effect of calibration is the difference of two others.
+    Rounding adds less than a hundredth to a variance. The effect of calibration is the difference of two
+    others.
     """
     row = table.keys.index(key)
     packed = {}

@@ -1,4 +1,6 @@
-"""Means and differences of audits over seeds: the spread between seeds, and an interval over the subjects that all seeds share."""
+"""Means and differences of audits over seeds: the spread between seeds, and an interval over the subjects
+that all seeds share.
+"""
 
 from collections.abc import Sequence
 
@@ -11,9 +13,11 @@ from relif_core.errors import InputError
 
 
 def seed_mean(audits: Sequence[AuditResult], kind: Kind) -> tuple[float, float]:
-    """Return the mean over seeds of an audited quantity and its standard error over the draw of subjects, the seeds held as they are.
+    """Return the mean over seeds of an audited quantity and its standard error over the draw of subjects, the
+    seeds held as they are.
 
-    ``audits`` are of the same subjects, one per seed. A subject's influence on the mean is the mean of its influences.
+    ``audits`` are of the same subjects, one per seed. A subject's influence on the mean is the mean of its
+    influences.
 
     Raises ``InputError`` without audits, for audits without subjects, and for audits of other subjects.
     """
@@ -24,7 +28,8 @@ def seed_mean(audits: Sequence[AuditResult], kind: Kind) -> tuple[float, float]:
 def seed_contrast(
     before: Sequence[AuditResult], after: Sequence[AuditResult], kind: Kind, level: float = 0.95
 ) -> tuple[list[float], tuple[float, float]]:
-    """Return after − before per seed, and the interval at ``level`` of their mean over the draw of subjects, paired by subject.
+    """Return after − before per seed, and the interval at ``level`` of their mean over the draw of subjects,
+    paired by subject.
 
     ``before`` and ``after`` hold one audit per seed, in the same order and of the same subjects.
 
@@ -39,7 +44,8 @@ def seed_contrast(
 
 
 def influences(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
-    """Return every audit's influences per subject [audits, subjects], scaled so that inner products are covariances.
+    """Return every audit's influences per subject [audits, subjects], scaled so that inner products are
+    covariances.
 
     The audits must be of the same subjects, with the same shares of their pools.
 

@@ -1,4 +1,6 @@
-"""What the pages on dense prediction share: quick runs on synthetic rooms, two tolerances, and the rows of Tables 1 and 7."""
+"""What the pages on dense prediction share: quick runs on synthetic rooms, two tolerances, and the rows of
+Tables 1 and 7.
+"""
 
 import json
 import tempfile
@@ -74,8 +76,8 @@ def this_run(
 ) -> list[Record]:
     """Bring every method (ERM among them) to a record under ``folder`` and return the records.
 
-    ``data`` is a dense tensor folder (empty: synthetic rooms, rendered into ``folder``), ``weights`` a file of encoder weights (empty:
-    random). Raises ``RecordError`` where a run failed.
+    ``data`` is a dense tensor folder (empty: synthetic rooms, rendered into ``folder``), ``weights`` a file
+    of encoder weights (empty: random). Raises ``RecordError`` where a run failed.
     """
     page.device = device
     tensors = Path(data) if data else quick_rooms(folder)
@@ -110,7 +112,9 @@ def quick_rooms(folder: Path) -> Path:
 
 
 def scratch_folder(runs: str) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
-    """Return the folder that keeps a page's runs: the one named, or a temporary one to be cleaned up by the page."""
+    """Return the folder that keeps a page's runs: the one named, or a temporary one to be cleaned up by the
+    page.
+    """
     if runs:
         return Path(runs), None
     scratch = tempfile.TemporaryDirectory()
@@ -131,7 +135,9 @@ def without_single_tasks(records: Sequence[Record]) -> list[Record]:
 def image_size(
     page: "Page", results: ResultSet, summary: str = "data/records/nyuv2_data"
 ) -> tuple[int, int] | None:
-    """Return the height and width of the images behind published records; None where the committed summary is of other data."""
+    """Return the height and width of the images behind published records; None where the committed summary is
+    of other data.
+    """
     content = json.loads((page.record(summary) / "summary.json").read_text(encoding="utf-8"))
     same = content["fingerprint"] == results.dataset["fingerprint"]
     return (content["height"], content["width"]) if same else None
@@ -153,7 +159,9 @@ def kind_of_records(results: ResultSet) -> str:
 
 
 def limits(results: ResultSet, size: tuple[int, int] | None) -> str:
-    """Say in sentences what published records are, what they lack against the paper's, and what may be read from them."""
+    """Say in sentences what published records are, what they lack against the paper's, and what may be read
+    from them.
+    """
     training = results.records[0].settings.training
     missing = [title_of(method) for method in SEVEN_METHODS if method not in results.summaries]
     fewest, most = results.seed_counts
@@ -169,14 +177,21 @@ def limits(results: ResultSet, size: tuple[int, int] | None) -> str:
         lacks.append(f"no record of {', '.join(missing)}")
     if not lacks:
         return f"These records hold all seven methods with {seeds} at the settings of the paper"
-    text = f"{'These are small records' if is_small(results) else 'These records fall short of the paper'}: {'; '.join(lacks)}. "
+    text = (
+        f"{'These are small records' if is_small(results) else 'These records fall short of the paper'}:"
+        f" {'; '.join(lacks)}. "
+    )
     if most == 1:
         text += (
-            "With one seed nothing tells a method from the luck of its initial weights and batch order: an interval over rooms holds the "
-            "trained models as they are, so no order of methods in these tables is established by it. "
+            "With one seed nothing tells a method from the luck of its initial weights and batch order: an"
+            " interval over rooms holds the trained models as they are, so no order of methods in these"
+            " tables is established by it. "
         )
     if is_small(results):
-        text += "They show that the whole road works on the real images and what numbers look like early in training. "
+        text += (
+            "They show that the whole road works on the real images and what numbers look like early in"
+            " training. "
+        )
     return text + "They do not test the paper's claim about NYUv2"
 
 
@@ -193,8 +208,8 @@ def single_task_records(page: "Page", folder: str) -> list[Record]:
 def two_tolerances(first: ResultSet) -> tuple[ResultSet, ResultSet]:
     """Return the results at the reference tolerance and at half of it.
 
-    The calibrated levels of one model may lie so close together that two of them ask the same question; half the
-    tolerance asks a stricter one, and is fixed by the same validation data.
+    The calibrated levels of one model may lie so close together that two of them ask the same question; half
+    the tolerance asks a stricter one, and is fixed by the same validation data.
     """
     second = replace(first.reference, tolerance=first.reference.tolerance / 2)
     return first, result_set(first.label, first.records, second, _at(first, second.tolerance))
@@ -229,7 +244,9 @@ def _at(results: ResultSet, tolerance: float) -> AuditTable:
 
 
 def table_1_rows(first: ResultSet, second: ResultSet) -> list[dict[str, str | int]]:
-    """Worst, Macro, the three raw task metrics and Bias at two tolerances per method: mean ± standard deviation over seeds."""
+    """Worst, Macro, the three raw task metrics and Bias at two tolerances per method: mean ± standard
+    deviation over seeds.
+    """
     rows: list[dict[str, str | int]] = []
     for method, summary in first.summaries.items():
         rows.append(
@@ -249,7 +266,9 @@ def table_1_rows(first: ResultSet, second: ResultSet) -> list[dict[str, str | in
 
 
 def further_metric_rows(results: ResultSet, single: Sequence[Record] = ()) -> list[dict[str, str]]:
-    """The metrics that Table 1 has no room for, per method, and Δm where ``single`` holds runs of every task alone to compare with."""
+    """The metrics that Table 1 has no room for, per method, and Δm where ``single`` holds runs of every task
+    alone to compare with.
+    """
     changes = {method: relative_changes(results, single, method) for method in results.summaries}
     shown = any(changes.values())
     return [
@@ -273,7 +292,9 @@ def further_metric_rows(results: ResultSet, single: Sequence[Record] = ()) -> li
 
 
 def relative_changes(results: ResultSet, single: Sequence[Record], method: str) -> list[float]:
-    """Return Δm in percent of a method, one value per seed that has a run of every task alone with otherwise the same settings."""
+    """Return Δm in percent of a method, one value per seed that has a run of every task alone with otherwise
+    the same settings.
+    """
     found = []
     for record in results.records:
         if record.method != method:
@@ -335,7 +356,9 @@ def protocol_rows(held_out: ResultSet, released: ResultSet) -> list[dict[str, st
 
 
 def protocol_sentence(held_out: ResultSet, released: ResultSet | None) -> str:
-    """Say in numbers what selecting and calibrating on the test images does; that there are no records where there are none."""
+    """Say in numbers what selecting and calibrating on the test images does; that there are no records where
+    there are none.
+    """
     if released is None:
         return "No records of the protocol as released are published yet"
     methods = [name for name in held_out.summaries if name in released.summaries]
@@ -351,10 +374,12 @@ def protocol_sentence(held_out: ResultSet, released: ResultSet | None) -> str:
         for record in released.records
     ]
     return (
-        f"From held out to as released, {'; '.join(parts)}. Choosing the epoch on the test images themselves gains {max(gains):.3f} in test "
-        f"Worst over taking the last epoch, at most; the tolerance goes from {held_out.reference.tolerance:.3f} to "
-        f"{released.reference.tolerance:.3f}; and {100 * clipped_share(held_out, 'erm'):.0f} % of ERM's depth and normals scores are clipped held "
-        f"out against {100 * clipped_share(released, 'erm'):.0f} % as released, where the calibration fixes that share"
+        f"From held out to as released, {'; '.join(parts)}. Choosing the epoch on the test images themselves"
+        f" gains {max(gains):.3f} in test Worst over taking the last epoch, at most; the tolerance goes from"
+        f" {held_out.reference.tolerance:.3f} to {released.reference.tolerance:.3f}; and"
+        f" {100 * clipped_share(held_out, 'erm'):.0f} % of ERM's depth and normals scores are clipped held"
+        f" out against {100 * clipped_share(released, 'erm'):.0f} % as released, where the calibration fixes"
+        " that share"
     ).replace("-", "−")
 
 
@@ -370,7 +395,9 @@ def clipped_share(results: ResultSet, method: str) -> float:
 
 
 def violation_rows(results: ResultSet) -> list[dict[str, str]]:
-    """Violation rate per method at one tolerance: mean ± seed spread, interval over rooms, and every task pair."""
+    """Violation rate per method at one tolerance: mean ± seed spread, interval over rooms, and every task
+    pair.
+    """
     rows = []
     for method, summary in results.summaries.items():
         low, high = summary.interval("violation_rate")
@@ -378,7 +405,9 @@ def violation_rows(results: ResultSet) -> list[dict[str, str]]:
             {
                 "Method": title_of(method),
                 "Violation rate": mean_sd(summary.violation_rate, 3),
-                "Smallest and largest seed": f"{min(summary.violation_rate):.3f} to {max(summary.violation_rate):.3f}",
+                "Smallest and largest seed": (
+                    f"{min(summary.violation_rate):.3f} to {max(summary.violation_rate):.3f}"
+                ),
                 "95 % interval over rooms": f"[{low:.3f}, {high:.3f}]",
                 "Bias": mean_sd(summary.bias, 4),
                 "Mean drift budget": mean_sd(summary.budget, 3),
@@ -388,7 +417,9 @@ def violation_rows(results: ResultSet) -> list[dict[str, str]]:
 
 
 def score_rows(results: ResultSet) -> list[dict[str, str]]:
-    """Where the audit scores of the test images lie: mean over images and seeds, and the shares clipped to 0 and to 1."""
+    """Where the audit scores of the test images lie: mean over images and seeds, and the shares clipped to 0
+    and to 1.
+    """
     rows = []
     for method in results.summaries:
         for task in results.task_titles:
@@ -408,7 +439,9 @@ def score_rows(results: ResultSet) -> list[dict[str, str]]:
 
 
 def comparisons(results: ResultSet) -> list[dict[str, str]]:
-    """Every other method minus ERM, then ReLiF minus every other, as ``comparison_rows``; one row that says so where only ERM has records."""
+    """Every other method minus ERM, then ReLiF minus every other, as ``comparison_rows``; one row that says
+    so where only ERM has records.
+    """
     others = [method for method in results.summaries if method != "erm"]
     pairs = [("erm", method) for method in others]
     if "relif" in others:
@@ -423,7 +456,9 @@ def certificates(results: ResultSet) -> str:
 
 
 def verdict(results: ResultSet) -> str:
-    """Say in a sentence what the records tell of ReLiF's Bias against ERM's, where ReLiF stands, and how far its weight moved."""
+    """Say in a sentence what the records tell of ReLiF's Bias against ERM's, where ReLiF stands, and how far
+    its weight moved.
+    """
     if "relif" not in results.summaries:
         return "The records hold no ReLiF run yet, so they compare nothing"
     summaries = results.shared.summaries
@@ -440,9 +475,10 @@ def verdict(results: ResultSet) -> str:
     traces = [record.trace("weight") for record in results.records if record.method == "relif"]
     ends = sorted({f"{trace[-1]:.3f}" for trace in traces})
     return (
-        f"Bias differs by {np.mean(found.differences):+.4f} (ReLiF minus ERM); the 95 % interval over test rooms, [{low:+.4f}, {high:+.4f}], "
-        f"{reading}.{rank} The penalty weight, 0.1 during the first {results.records[0].settings.controller.warmup} updates, stands at "
-        f"{' and '.join(ends)} after {len(traces[0])}"
+        f"Bias differs by {np.mean(found.differences):+.4f} (ReLiF minus ERM); the 95 % interval over test"
+        f" rooms, [{low:+.4f}, {high:+.4f}], {reading}.{rank} The penalty weight, 0.1 during the first"
+        f" {results.records[0].settings.controller.warmup} updates, stands at {' and '.join(ends)} after"
+        f" {len(traces[0])}"
     ).replace("-", "−")
 
 
@@ -474,7 +510,9 @@ def draw_progress(axes: "Axes", results: ResultSet) -> None:
 
 
 def draw_score_ranges(axes: Sequence["Axes"], results: ResultSet) -> None:
-    """Draw, in one of the axes per task, where each method's audit scores of the test images lie: middle 90 %, middle half, median."""
+    """Draw, in one of the axes per task, where each method's audit scores of the test images lie: middle 90
+    %, middle half, median.
+    """
     methods = list(results.summaries)
     for panel, task in zip(axes, results.task_titles, strict=True):
         for row, method in enumerate(methods):

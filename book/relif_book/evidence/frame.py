@@ -1,7 +1,9 @@
-"""Records as one tidy frame: a row is one number, which pages filter, group and hand to seaborn; nothing in it is formatted.
+"""Records as one tidy frame: a row is one number, which pages filter, group and hand to seaborn; nothing in
+it is formatted.
 
-Columns: ``method``, ``seed``, ``split`` ("train", "validation", "test"), ``task`` (a task, a pair "a – b", or missing for what
-belongs to no task), ``epoch`` (missing for the whole run), ``tolerance`` (missing where none is part of it), ``quantity``, ``value``.
+Columns: ``method``, ``seed``, ``split`` ("train", "validation", "test"), ``task`` (a task, a pair "a – b", or
+missing for what belongs to no task), ``epoch`` (missing for the whole run), ``tolerance`` (missing where none
+is part of it), ``quantity``, ``value``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,10 +31,11 @@ _READINGS = {"worst": "worst", "macro": "macro", "scores": "score"}
 
 
 def final_frame(records: Sequence[Record], table: AuditTable | None = None) -> pd.DataFrame:
-    """Return what finished runs reached: utilities, induced tolerances and temperatures, and the audits of ``table``.
+    """Return what finished runs reached: utilities, induced tolerances and temperatures, and the audits of
+    ``table``.
 
-    ``worst``, ``macro`` and ``score`` (per task) stand at the selected epoch and, where the record has it, at the last one
-    (``last_worst`` …). Audits have the names of the table's kinds; ``pair_bias`` is per pair.
+    ``worst``, ``macro`` and ``score`` (per task) stand at the selected epoch and, where the record has it, at
+    the last one (``last_worst`` …). Audits have the names of the table's kinds; ``pair_bias`` is per pair.
     """
     rows: list[dict[str, Any]] = []
     for record in records:
@@ -85,10 +88,12 @@ def _audits(record: Record, table: AuditTable) -> list[dict[str, Any]]:
 
 
 def epoch_frame(records: Sequence[Record], quantities: Sequence[str] = ()) -> pd.DataFrame:
-    """Return what runs did epoch by epoch: losses, λ, validation utilities and, where records have them, the audits of every epoch.
+    """Return what runs did epoch by epoch: losses, λ, validation utilities and, where records have them, the
+    audits of every epoch.
 
-    Audited quantities (``bias``, ``violation_rate``, ``calibrated_…``) have a row per tolerance of the records' grid; ``mean``,
-    ``spread`` (raw and ``calibrated_…``) and ``temperature`` have one per task. ``quantities`` keeps these alone.
+    Audited quantities (``bias``, ``violation_rate``, ``calibrated_…``) have a row per tolerance of the
+    records' grid; ``mean``, ``spread`` (raw and ``calibrated_…``) and ``temperature`` have one per task.
+    ``quantities`` keeps these alone.
     """
     frames = []
     for record in records:

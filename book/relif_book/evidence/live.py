@@ -1,4 +1,6 @@
-"""The runs that results pages make: one study on disk that all pages share, so that a run needed twice is made once."""
+"""The runs that results pages make: one study on disk that all pages share, so that a run needed twice is
+made once.
+"""
 
 import atexit
 import fcntl
@@ -44,11 +46,12 @@ def this_run(
     workers: int,
     runs: str,
 ) -> ResultSet:
-    """Bring every method with seeds 0 .. ``seeds`` − 1 to a record and return them, audited at their own reference tolerance.
+    """Bring every method with seeds 0 .. ``seeds`` − 1 to a record and return them, audited at their own
+    reference tolerance.
 
-    ``data`` is a tensor folder (empty: simulated stays), ``runs`` the folder of the records (empty: the one that all pages
-    share), ``epochs`` 0 for what the page's profile says. The data set is named in the page's footer. Balancers that were added
-    from outside the package join where the paper's seven are compared.
+    ``data`` is a tensor folder (empty: simulated stays), ``runs`` the folder of the records (empty: the one
+    that all pages share), ``epochs`` 0 for what the page's profile says. The data set is named in the page's
+    footer. Balancers that were added from outside the package join where the paper's seven are compared.
 
     Raises ``RecordError`` where a run failed.
     """
@@ -81,7 +84,8 @@ def this_run(
 
 
 def shared_folder() -> Path:
-    """Return the folder of the runs that pages share: in the checkout's build folder, one per state of the training code.
+    """Return the folder of the runs that pages share: in the checkout's build folder, one per state of the
+    training code.
 
     Where the checkout cannot be written, a temporary folder that goes with the process.
     """
@@ -95,7 +99,9 @@ def shared_folder() -> Path:
 
 
 def training_digest() -> str:
-    """Return the sha256 over the sources that a run can depend on: a change of them makes earlier shared runs void."""
+    """Return the sha256 over the sources that a run can depend on: a change of them makes earlier shared runs
+    void.
+    """
     root = Path(relif_core.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -1,9 +1,10 @@
 """Published records: what of a study may leave the machine, and the files that the book reads.
 
-A published folder holds ``reference.json`` (the tolerance and the validation evidence that chose it), ``audits.json`` and
-``audits.npz`` (the audit table at that tolerance: aggregates) and one record per run, or all of them in ``runs.npz`` with
-``labels.npz`` (labels, subjects and rows per sample, once); runs of one task alone, which nothing can audit, lie apart in ``single_task``. Where the data's licence allows
-no per-person output, records hold histograms whose bins were merged until each holds ten or more, and there are no labels.
+A published folder holds ``reference.json`` (the tolerance and the validation evidence that chose it),
+``audits.json`` and ``audits.npz`` (the audit table at that tolerance: aggregates) and one record per run, or
+all of them in ``runs.npz`` with ``labels.npz`` (labels, subjects and rows per sample, once); runs of one task
+alone, which nothing can audit, lie apart in ``single_task``. Where the data's licence allows no per-person
+output, records hold histograms whose bins were merged until each holds ten or more, and there are no labels.
 """
 
 import io
@@ -42,11 +43,13 @@ Keep = Literal["all", "test", "study", "aggregates"]
 
 
 def write_reference(record: Record, target: Path) -> ReferenceTolerance:
-    """Return the tolerance of ``target``; without one, that of the data set is written there, else one chosen from a run's validation split.
+    """Return the tolerance of ``target``; without one, that of the data set is written there, else one chosen
+    from a run's validation split.
 
     That of the data set lies in a sibling folder which holds nothing published but ``reference.json``.
 
-    Raises ``RecordError`` where the tolerance there was chosen from other data, or is not that of the data set.
+    Raises ``RecordError`` where the tolerance there was chosen from other data, or is not that of the data
+    set.
     """
     target = Path(target)
     path = target / REFERENCE
@@ -58,8 +61,8 @@ def write_reference(record: Record, target: Path) -> ReferenceTolerance:
             raise RecordError(f"{path} was chosen from other data; publish to another folder")
         if shared is not None and shared.tolerance != reference.tolerance:
             raise RecordError(
-                f"{path} states δ = {reference.tolerance:g}, the data set's own reference {shared.tolerance:g}; "
-                "remove it, or publish to another folder"
+                f"{path} states δ = {reference.tolerance:g}, the data set's own reference"
+                f" {shared.tolerance:g}; remove it, or publish to another folder"
             )
         return reference
     reference = shared or choose_reference_tolerance(record)
@@ -102,19 +105,20 @@ def publish(
     Args:
         records: The finished runs of one study.
         target: The folder to publish to.
-        keep: Of the per-person arrays, where they may leave at all (:func:`may_leave`): "all"; "test", the test scores with
-            their subjects, and the validation scores of the reference run alone; "study", test logits of the selected epoch
-            for the ``logit_seeds`` lowest seeds of ``logit_methods`` (of all methods if empty), histograms of :data:`BINS` bins in
-            all other places, influences, labels and subjects once, and validation scores of the reference run, all packed into
-            one file; "aggregates", none. At the level "study" runs that ``target`` holds already stay, and its table grows by
+        keep: Of the per-person arrays, where they may leave at all (:func:`may_leave`): "all"; "test", the
+            test scores with their subjects, and the validation scores of the reference run alone; "study",
+            test logits of the selected epoch for the ``logit_seeds`` lowest seeds of ``logit_methods`` (of
+            all methods if empty), histograms of :data:`BINS` bins in all other places, influences, labels and
+            subjects once, and validation scores of the reference run, all packed into one file; "aggregates",
+            none. At the level "study" runs that ``target`` holds already stay, and its table grows by
             ``records``.
         logit_seeds, logit_methods: See ``keep``.
         failed: Runs that were asked for and failed (method, seed, error): they count against their method.
         exploratory: Let modified sources pass; the table says so.
 
     Raises:
-        RecordError: Two records share method and seed; runs differ in their protocol, their device type or the sources that
-            trained them; sources were modified; or no ERM run sets the tolerance.
+        RecordError: Two records share method and seed; runs differ in their protocol, their device type or
+            the sources that trained them; sources were modified; or no ERM run sets the tolerance.
     """
     target = Path(target)
     alone = [record for record in records if len(record.tasks) == 1]
@@ -218,9 +222,11 @@ def _kept(record: Record, level: Keep, is_reference: bool, with_logits: bool) ->
 
 
 def merged(counts: np.ndarray, least: int) -> np.ndarray:
-    """Merge neighbouring bins from the left until each holds ``least``; return their upper edges and counts, int64 [2, merged].
+    """Merge neighbouring bins from the left until each holds ``least``; return their upper edges and counts,
+    int64 [2, merged].
 
-    Edges count the bins of ``counts``. A rest that is too small joins the last bin; fewer than ``least`` in all leave nothing.
+    Edges count the bins of ``counts``. A rest that is too small joins the last bin; fewer than ``least`` in
+    all leave nothing.
 
     >>> merged(np.array([1, 2, 0, 3, 1]), 3).tolist()
     [[2, 5], [3, 4]]
@@ -251,38 +257,45 @@ def _check_one_study(records: Sequence[Record], target: Path) -> None:
     protocols = {getattr(record.settings.model, "protocol", "held_out") for record in records}
     if len(protocols) > 1:
         raise RecordError(
-            f"{target}: the runs follow the protocols {' and '.join(sorted(protocols))}; publish each from and to a folder of its own"
+            f"{target}: the runs follow the protocols {' and '.join(sorted(protocols))}; publish each from"
+            " and to a folder of its own"
         )
     devices = {device_type(record) for record in records}
     if len(devices) > 1:
         raise RecordError(
-            f"{target}: the runs were made on {' and '.join(sorted(devices))}; publish those of each device type to a folder of its own"
+            f"{target}: the runs were made on {' and '.join(sorted(devices))}; publish those of each device"
+            " type to a folder of its own"
         )
     names = [(record.method, record.seed) for record in records]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         shown = ", ".join(f"{method} seed {seed}" for method, seed in twice[:5])
         raise RecordError(
-            f"{target}: several runs of {shown} with other settings; publish each study from a folder of its own"
+            f"{target}: several runs of {shown} with other settings; publish each study from a folder of"
+            " its own"
         )
 
 
 def _check_sources(records: Sequence[Record], target: Path) -> None:
-    """Raise ``RecordError`` where modified or several states of the sources trained the runs; old records do not say."""
+    """Raise ``RecordError`` where modified or several states of the sources trained the runs; old records do
+    not say.
+    """
     made = {f"{record.method} seed {record.seed}": record.content["made"] for record in records}
     made = {name: item for name, item in made.items() if "commit" in item}
     modified = [name for name, item in made.items() if item["modified"]]
     if modified:
         raise RecordError(
-            f"{target}: {len(modified)} of {len(records)} runs were made from modified sources ({', '.join(modified[:5])}); commit the "
-            "changes and make these runs again, or publish as exploratory (--exploratory)"
+            f"{target}: {len(modified)} of {len(records)} runs were made from modified sources"
+            f" ({', '.join(modified[:5])}); commit the changes and make these runs again, or publish as"
+            " exploratory (--exploratory)"
         )
     states = {digest for item in made.values() for digest in item.get("all_sources", [item["source"]])}
     if len(states) > 1:
         commits = sorted({str(item["commit"])[:7] for item in made.values()})
         raise RecordError(
-            f"{target}: {len(states)} states of relif_core trained these runs (commits {', '.join(commits[:5])}); make all runs of a "
-            "study from one commit, or publish as exploratory (--exploratory)"
+            f"{target}: {len(states)} states of relif_core trained these runs (commits"
+            f" {', '.join(commits[:5])}); make all runs of a study from one commit, or publish as exploratory"
+            " (--exploratory)"
         )
 
 
@@ -293,7 +306,8 @@ def device_type(record: Record) -> str:
 
 
 def may_leave(record: Record) -> bool:
-    """Tell whether per-person output of a record may be published: both its data and their source must allow it.
+    """Tell whether per-person output of a record may be published: both its data and their source must allow
+    it.
 
     The open demos of MIMIC-III and eICU come from sources that this project publishes in aggregates only.
     """
@@ -304,7 +318,8 @@ def may_leave(record: Record) -> bool:
 
 
 def read_published(folder: Path) -> tuple[list[Record], ReferenceTolerance, AuditTable]:
-    """Return the records, the tolerance and the audit table of a published folder; runs of one task are left out.
+    """Return the records, the tolerance and the audit table of a published folder; runs of one task are left
+    out.
 
     What the runs of a study share (:data:`LABELS`) is in the arrays of every record.
     """

@@ -34,9 +34,9 @@ LEAST_VIOLATION_RATE = 0.05
 class ReferenceTolerance:
     """The held-fixed tolerance of a data set and where it comes from.
 
-    ``tolerance`` is the conformal quantile (theorem B.3) at level ``alpha`` of ``pairs`` disjoint validation pairs of the
-    reference run ``record``; ``candidates`` holds, for every level considered, its tolerance and the reference run's
-    validation Bias and violation rate there.
+    ``tolerance`` is the conformal quantile (theorem B.3) at level ``alpha`` of ``pairs`` disjoint validation
+    pairs of the reference run ``record``; ``candidates`` holds, for every level considered, its tolerance and
+    the reference run's validation Bias and violation rate there.
     """
 
     tolerance: float
@@ -59,10 +59,10 @@ def choose_reference_tolerance(
 ) -> ReferenceTolerance:
     """Choose δ_ref from a reference run's validation split alone.
 
-    The distances of disjoint validation pairs are exchangeable with the distance of a new pair, so their conformal quantile
-    at level α is exceeded with probability at most α. Of ``alphas`` the smallest is taken at which the reference run
-    violates the tolerance in at least a share ``least`` of validation pairs: under a wider tolerance an audit has nothing
-    to see. Where no level reaches that share, the largest is taken.
+    The distances of disjoint validation pairs are exchangeable with the distance of a new pair, so their
+    conformal quantile at level α is exceeded with probability at most α. Of ``alphas`` the smallest is taken
+    at which the reference run violates the tolerance in at least a share ``least`` of validation pairs: under
+    a wider tolerance an audit has nothing to see. Where no level reaches that share, the largest is taken.
     """
     distances = record.arrays["calibration/distances"]
     ordered = sorted(alphas)
@@ -105,10 +105,15 @@ def record_card(record: Record, tolerance: ReferenceTolerance | float, split: st
     settings = record.settings
     return audit_card(
         result,
-        model=f"{record.method}, seed {record.seed}, epoch {record.result['best_epoch']}, record {record.key[:12]}",
-        calibration=f"{chosen.pairs} disjoint validation pairs of the {chosen.method} run with seed {chosen.seed}"
-        if chosen
-        else None,
+        model=(
+            f"{record.method}, seed {record.seed}, epoch {record.result['best_epoch']}, record"
+            f" {record.key[:12]}"
+        ),
+        calibration=(
+            f"{chosen.pairs} disjoint validation pairs of the {chosen.method} run with seed {chosen.seed}"
+            if chosen
+            else None
+        ),
         induced=record.induced_tolerances(split),
         utility={"Worst": found["worst"], "Macro": found["macro"], **scores},
         controller=asdict(settings.controller) if settings.penalty else None,
@@ -117,10 +122,12 @@ def record_card(record: Record, tolerance: ReferenceTolerance | float, split: st
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method over its seeds at one fixed tolerance; lists hold one entry per seed, in the order of ``seeds``.
+    """One method over its seeds at one fixed tolerance; lists hold one entry per seed, in the order of
+    ``seeds``.
 
-    ``rows`` are the records' places in the audit table, ``induced`` the mean induced tolerance over task pairs on the table's
-    split and ``induced_validation`` on the validation split, ``budget`` the drift budget against the fixed tolerance.
+    ``rows`` are the records' places in the audit table, ``induced`` the mean induced tolerance over task
+    pairs on the table's split and ``induced_validation`` on the validation split, ``budget`` the drift budget
+    against the fixed tolerance.
     """
 
     method: str
@@ -192,7 +199,8 @@ def summarise(records: Sequence[Record], table: AuditTable) -> dict[str, MethodS
     if twice:
         method, seed = twice[0]
         raise RecordError(
-            f"{method} has two records of seed {seed}, which a mean would mix; keep records of different settings in folders of their own"
+            f"{method} has two records of seed {seed}, which a mean would mix; keep records of different"
+            " settings in folders of their own"
         )
     methods = list(dict.fromkeys(record.method for record in records))
     return {
@@ -210,10 +218,10 @@ def common_seeds(*summaries: MethodSummary) -> list[int]:
 class MethodComparison:
     """Method b minus method a over the seeds that both have; all lists hold one entry per such seed.
 
-    ``differences`` in Bias, ``rate_differences`` in the violation rate, ``raw_differences`` in Bias at the runs' own tolerances,
-    ``induced_differences`` in the mean tolerance that the validation split induces; ``interval`` and ``rate_interval`` of the mean difference in Bias and in
-    violation rate over the draw of test subjects, paired by subject; ``certificate`` of theorem B.2 from mean Bias and mean
-    drift budgets.
+    ``differences`` in Bias, ``rate_differences`` in the violation rate, ``raw_differences`` in Bias at the
+    runs' own tolerances, ``induced_differences`` in the mean tolerance that the validation split induces;
+    ``interval`` and ``rate_interval`` of the mean difference in Bias and in violation rate over the draw of
+    test subjects, paired by subject; ``certificate`` of theorem B.2 from mean Bias and mean drift budgets.
     """
 
     a: str
@@ -231,7 +239,8 @@ class MethodComparison:
 
 
 def compare_methods(a: MethodSummary, b: MethodSummary, level: float = 0.95) -> MethodComparison:
-    """Compare two methods of one audit table, seed by seed and subject by subject; seeds that only one has are left out.
+    """Compare two methods of one audit table, seed by seed and subject by subject; seeds that only one has
+    are left out.
 
     Raises ``InputError`` where they have no seed in common.
     """
@@ -263,7 +272,9 @@ def compare_methods(a: MethodSummary, b: MethodSummary, level: float = 0.95) -> 
 
 
 def seed_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Return the t interval of the mean of differences over the draw of seeds; None for fewer than two, whose spread nothing shows."""
+    """Return the t interval of the mean of differences over the draw of seeds; None for fewer than two, whose
+    spread nothing shows.
+    """
     count = len(differences)
     if count < 2:
         return None

@@ -1,4 +1,6 @@
-"""What the results pages share: published records beside the runs that the page has just made, as tables and figures."""
+"""What the results pages share: published records beside the runs that the page has just made, as tables and
+figures.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -52,7 +54,9 @@ class ResultSet:
 
     @property
     def shared(self) -> "ResultSet":
-        """The results over the seeds that all methods have, for what sets methods against each other; all seeds where none is shared."""
+        """The results over the seeds that all methods have, for what sets methods against each other; all
+        seeds where none is shared.
+        """
         seeds = common_seeds(*self.summaries.values())
         if not seeds:
             return self
@@ -70,13 +74,18 @@ class ResultSet:
 
     @property
     def spread(self) -> str:
-        """What the ± of a table is, for captions: the number of seeds, and what is ranked where it differs between rows."""
+        """What the ± of a table is, for captions: the number of seeds, and what is ranked where it differs
+        between rows.
+        """
         fewest, most = self.seed_counts
         if most == 1:
             return "one seed, so no spread between seeds is known"
         if fewest == most:
             return f"mean ± standard deviation over {most} seeds"
-        return f"mean ± standard deviation over each row's {fewest} to {most} seeds; ranks over the seeds that all rows have"
+        return (
+            f"mean ± standard deviation over each row's {fewest} to {most} seeds; ranks over the seeds that"
+            " all rows have"
+        )
 
     @property
     def curve_tolerances(self) -> np.ndarray:
@@ -145,7 +154,8 @@ def result_set(
     reference: ReferenceTolerance | None = None,
     table: AuditTable | None = None,
 ) -> ResultSet:
-    """Gather records at a reference tolerance: the given one, or that which the first ERM run's validation split chooses.
+    """Gather records at a reference tolerance: the given one, or that which the first ERM run's validation
+    split chooses.
 
     The audits come from ``table`` where one is given, else from the records' own pools.
     """
@@ -173,10 +183,12 @@ def published_sets(
     study: str = "",
     needs: Sequence[str] | None = None,
 ) -> list[ResultSet]:
-    """Return the published studies of one or more data sets (names separated by commas), narrowed to ``methods``.
+    """Return the published studies of one or more data sets (names separated by commas), narrowed to
+    ``methods``.
 
-    ``study`` names one of the analysis plan; the older ``<dataset>_methods`` stands in until that is published with the
-    methods ``needs`` (all ``methods`` if None). ``published_records`` names another folder of the checkout to read instead.
+    ``study`` names one of the analysis plan; the older ``<dataset>_methods`` stands in until that is
+    published with the methods ``needs`` (all ``methods`` if None). ``published_records`` names another folder
+    of the checkout to read instead.
 
     Raises ``RecordError`` for a data set of which nothing is published.
     """
@@ -206,8 +218,9 @@ def _published_name(dataset: str) -> str:
     known = sorted(path.name.removesuffix("_methods") for path in records.glob("*_methods"))
     if dataset not in known:
         raise RecordError(
-            f"dataset {dataset!r}: no methods study of it is published here; there are {', '.join(known)}. Make one with "
-            f"`relif study clinical` on its tensors and `relif publish RUNS data/records/{dataset}_methods`"
+            f"dataset {dataset!r}: no methods study of it is published here; there are {', '.join(known)}."
+            " Make one with `relif study clinical` on its tensors and `relif publish RUNS"
+            f" data/records/{dataset}_methods`"
         )
     return dataset
 
@@ -230,7 +243,9 @@ def utility_rows(results: ResultSet) -> list[dict[str, str | int]]:
 
 
 def audit_rows(results: ResultSet) -> list[dict[str, str | int]]:
-    """Fixed-tolerance Bias and violation rate with subject intervals, and Bias at the methods' own tolerances."""
+    """Fixed-tolerance Bias and violation rate with subject intervals, and Bias at the methods' own
+    tolerances.
+    """
     return [
         {
             **_head(results, method),
@@ -245,7 +260,8 @@ def audit_rows(results: ResultSet) -> list[dict[str, str | int]]:
 
 
 def induced_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str | int]]:
-    """Mean tolerance per method that the validation split induces, its difference and ratio to one method over common seeds.
+    """Mean tolerance per method that the validation split induces, its difference and ratio to one method
+    over common seeds.
 
     That of the test split and the drift budget there, which bears on the test audit, stand beside it.
     """
@@ -264,7 +280,9 @@ def induced_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[
 
 
 def induced_comparison_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
-    """Validation-induced tolerance of each method minus that of one, paired by seed: spread, t interval, ratio of the means."""
+    """Validation-induced tolerance of each method minus that of one, paired by seed: spread, t interval,
+    ratio of the means.
+    """
     rows = []
     for _, method in comparable_pairs(results, [(compared_with, name) for name in results.summaries]):
         found = compare_methods(results.summaries[compared_with], results.summaries[method])
@@ -274,7 +292,9 @@ def induced_comparison_rows(results: ResultSet, compared_with: str = "relif") ->
                 "Comparison": f"{title_of(method)} − {title_of(compared_with)}",
                 "Difference in induced tolerance": _difference(found.induced_differences, 3),
                 "95 % interval over seeds": _bracket(ends, 3) if ends else MISSING,
-                "Larger in": f"{sum(value > 0 for value in found.induced_differences)} of {len(found.seeds)} seeds",
+                "Larger in": (
+                    f"{sum(value > 0 for value in found.induced_differences)} of {len(found.seeds)} seeds"
+                ),
                 f"Ratio to {title_of(compared_with)}": _induced_ratio(results, method, compared_with),
             }
         )
@@ -282,7 +302,9 @@ def induced_comparison_rows(results: ResultSet, compared_with: str = "relif") ->
 
 
 def ruler_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
-    """What own tolerances do to each comparison with one method: the difference in Bias at the fixed tolerance and at the methods' own, and whether theorem B.2 certifies the order."""
+    """What own tolerances do to each comparison with one method: the difference in Bias at the fixed
+    tolerance and at the methods' own, and whether theorem B.2 certifies the order.
+    """
     rows = []
     for _, method in comparable_pairs(results, [(compared_with, name) for name in results.summaries]):
         found = compare_methods(results.summaries[compared_with], results.summaries[method])
@@ -303,7 +325,9 @@ def ruler_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[st
 
 
 def candidate_rows(reference: ReferenceTolerance) -> list[dict[str, str]]:
-    """The levels from which the reference tolerance was chosen, with the reference run's validation audit at each."""
+    """The levels from which the reference tolerance was chosen, with the reference run's validation audit at
+    each.
+    """
     return [
         {
             "α": f"{item['alpha']:.2f}",
@@ -325,7 +349,8 @@ def comparable_pairs(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> li
 
 
 def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Method b minus method a over common seeds: seed spread, paired interval over test subjects, and the ranking certificate.
+    """Method b minus method a over common seeds: seed spread, paired interval over test subjects, and the
+    ranking certificate.
 
     Pairs of which one has no record, or that share no seed, are left out.
     """
@@ -338,7 +363,9 @@ def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> lis
                 "Comparison": f"{title_of(b)} − {title_of(a)}",
                 "Bias difference": _difference(found.differences, 4),
                 "95 % interval over subjects": _bracket(found.interval, 4),
-                "Seeds with lower Bias": f"{sum(value < 0 for value in found.differences)} of {len(found.seeds)}",
+                "Seeds with lower Bias": (
+                    f"{sum(value < 0 for value in found.differences)} of {len(found.seeds)}"
+                ),
                 "Worst difference": _difference(found.worst_differences, 4),
                 "Fixed gap | drift budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
                 "Order certified": "yes" if certificate.certified else "no",
@@ -348,7 +375,9 @@ def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> lis
 
 
 def trade_off_rows(results: ResultSet) -> list[dict[str, str | int]]:
-    """Worst, Macro, fixed-tolerance Bias, and the rank in Bias at own (raw) and at fixed tolerance; rank 1 has the lowest Bias."""
+    """Worst, Macro, fixed-tolerance Bias, and the rank in Bias at own (raw) and at fixed tolerance; rank 1
+    has the lowest Bias.
+    """
     raw, fixed = ranks(results, "raw_bias"), ranks(results, "bias")
     return [
         {
@@ -368,7 +397,8 @@ def trade_off_rows(results: ResultSet) -> list[dict[str, str | int]]:
 
 
 def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> list[dict[str, str | int]]:
-    """Bias per method at several tolerances of the exact curves, with the method's rank there (1 is lowest) in brackets.
+    """Bias per method at several tolerances of the exact curves, with the method's rank there (1 is lowest)
+    in brackets.
 
     Ranks are over the seeds that all methods have.
     """
@@ -395,7 +425,9 @@ def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> list[dict
 
 
 def sweep_rows(results: ResultSet) -> list[dict[str, str | int]]:
-    """Utility and Bias per controller setting, with where λ and the smoothed violation rate ended and how often λ met a bound."""
+    """Utility and Bias per controller setting, with where λ and the smoothed violation rate ended and how
+    often λ met a bound.
+    """
     rows: list[dict[str, str | int]] = []
     for method, summary in results.summaries.items():
         records = [record for record in results.records if record.method == method]
@@ -426,8 +458,9 @@ def noise_sentence(results: ResultSet) -> str:
     seeds = f"{np.median(spreads):.4f} between seeds of one method" if spreads else "unknown between seeds"
     half = np.median([np.ptp(summary.interval()) for summary in summaries]) / 2
     return (
-        f"on {results.dataset['title']} the standard deviation of Bias is {seeds} and {between:.4f} between the methods' means, "
-        f"and the interval over subjects reaches {half:.4f} to either side (medians over the methods)"
+        f"on {results.dataset['title']} the standard deviation of Bias is {seeds} and {between:.4f} between"
+        f" the methods' means, and the interval over subjects reaches {half:.4f} to either side (medians over"
+        " the methods)"
     )
 
 
@@ -444,7 +477,9 @@ def weight_sentence(results: ResultSet, method: str = "relif") -> str:
 
 
 def ranks(results: ResultSet, kind: str) -> dict[str, int]:
-    """Return each method's rank in the mean of ``kind`` over the seeds that all methods have; 1 is the lowest value."""
+    """Return each method's rank in the mean of ``kind`` over the seeds that all methods have; 1 is the lowest
+    value.
+    """
     means = {
         method: float(np.mean(getattr(summary, kind))) for method, summary in results.shared.summaries.items()
     }
@@ -454,7 +489,9 @@ def ranks(results: ResultSet, kind: str) -> dict[str, int]:
 
 
 def certified_pairs(results: ResultSet) -> tuple[int, int]:
-    """Return how many pairs of methods with a seed in common have a certified order, and how many such pairs there are."""
+    """Return how many pairs of methods with a seed in common have a certified order, and how many such pairs
+    there are.
+    """
     pairs = comparable_pairs(results, list(itertools.combinations(results.summaries, 2)))
     found = [
         compare_methods(results.summaries[a], results.summaries[b]).certificate.certified for a, b in pairs
@@ -463,7 +500,9 @@ def certified_pairs(results: ResultSet) -> tuple[int, int]:
 
 
 def draw_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
-    """Draw every run's exact Bias (or "violation_rate") curve, labelled at its method, and mark the fixed tolerance."""
+    """Draw every run's exact Bias (or "violation_rate") curve, labelled at its method, and mark the fixed
+    tolerance.
+    """
     for method, summary in results.summaries.items():
         name = title_of(method)
         for index, row in enumerate(summary.rows):
@@ -492,7 +531,9 @@ def draw_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
 
 
 def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: ResultSet, method: str = "relif") -> None:
-    """Draw λ and the smoothed violation rate of every seed of a method over its steps, with target and bounds."""
+    """Draw λ and the smoothed violation rate of every seed of a method over its steps, with target and
+    bounds.
+    """
     records = [record for record in results.records if record.method == method]
     for number, record in enumerate(records):
         style = ("-", "--", ":", "-.")[number % 4]

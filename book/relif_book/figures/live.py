@@ -1,6 +1,7 @@
 """Figures that move in the rendered book: their data as JSON in the page, drawn by ``book/assets/live.js``.
 
-They need neither a network nor a library. In print and without JavaScript the static figure beside them stands alone.
+They need neither a network nor a library. In print and without JavaScript the static figure beside them
+stands alone.
 """
 
 import json
@@ -30,7 +31,10 @@ def live_html(figure: str, data: Mapping[str, Any] | None = None) -> str:
     if figure not in FIGURES:
         raise InputError(f"no live figure is called {figure!r}; there are {', '.join(FIGURES)}")
     content = json.dumps(_rounded(data or {}), allow_nan=False).replace("</", "<\\/")
-    return f'<div class="relif-live" data-live="{figure}"><script type="application/json">{content}</script></div>'
+    return (
+        f'<div class="relif-live" data-live="{figure}"><script'
+        f' type="application/json">{content}</script></div>'
+    )
 
 
 def show_live(figure: str, data: Mapping[str, Any] | None = None, *, name: str = "") -> None:

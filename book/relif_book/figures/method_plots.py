@@ -19,7 +19,8 @@ LEAST_BIAS = 1e-3
 def draw_worst_against_bias(
     axes: "Axes", results: ResultSet, untrained: Sequence[tuple[float, float, str]] = ()
 ) -> None:
-    """Draw every method's mean over the seeds that all have, these as faint points, labelled beside it; the preferred corner is marked.
+    """Draw every method's mean over the seeds that all have, these as faint points, labelled beside it; the
+    preferred corner is marked.
 
     ``untrained`` holds Bias, Worst and name of rows beside the methods, drawn as grey crosses.
     """
@@ -51,7 +52,9 @@ def draw_worst_against_bias(
 
 
 def draw_mean_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
-    """Draw each method's Bias curve, averaged over the seeds that all have, its name beside it and the fixed tolerance marked."""
+    """Draw each method's Bias curve, averaged over the seeds that all have, its name beside it and the fixed
+    tolerance marked.
+    """
     curves = mean_curves(results, kind)
     tolerances = results.curve_tolerances
     top = 1.02 * max(float(curve[0]) for curve in curves.values())
@@ -83,7 +86,9 @@ def draw_crossings(axes: "Axes", results: ResultSet) -> None:
 
 
 def mean_curves(results: ResultSet, kind: str = "bias") -> dict[str, np.ndarray]:
-    """Return each method's exact curve [D] averaged over the seeds that all methods have, at ``results.curve_tolerances``."""
+    """Return each method's exact curve [D] averaged over the seeds that all methods have, at
+    ``results.curve_tolerances``.
+    """
     return {
         method: getattr(summary.table, f"{kind}_curve")[summary.rows].mean(axis=0)
         for method, summary in results.shared.summaries.items()
@@ -93,7 +98,8 @@ def mean_curves(results: ResultSet, kind: str = "bias") -> dict[str, np.ndarray]
 def crossings(results: ResultSet, least: float = LEAST_BIAS) -> list[tuple[str, str, float, float]]:
     """Return (a, b, δ, Bias) where the mean Bias curves of two methods cross at a Bias of at least ``least``.
 
-    The curves are exact at 201 tolerances and piecewise linear; between two of these the crossing is interpolated.
+    The curves are exact at 201 tolerances and piecewise linear; between two of these the crossing is
+    interpolated.
     """
     tolerances, curves = results.curve_tolerances, mean_curves(results)
     names = list(curves)
@@ -132,7 +138,9 @@ def draw_sweep(
 def draw_sweep_traces(
     axes: "Axes", results: ResultSet, trace: str, swept: Literal["step_size", "target"]
 ) -> None:
-    """Draw a step trace ("weight" or "smoothed_rate") of the first common seed of every method, the swept setting at its end."""
+    """Draw a step trace ("weight" or "smoothed_rate") of the first common seed of every method, the swept
+    setting at its end.
+    """
     symbol = "η" if swept == "step_size" else "ρ*"
     lines = []
     for number, (method, summary) in enumerate(results.shared.summaries.items()):
@@ -153,7 +161,9 @@ def draw_sweep_traces(
 
 
 def _continue_to_labels(axes: "Axes", lines: Sequence[tuple[np.ndarray, str, dict[str, Any]]]) -> None:
-    """Lead every line (values at steps 1, 2, …, its label, its look) on beyond the axes to its label; call it when the limits stand."""
+    """Lead every line (values at steps 1, 2, …, its label, its look) on beyond the axes to its label; call it
+    when the limits stand.
+    """
     to_axes = axes.transData + axes.transAxes.inverted()
     # Lines that end at one height are labelled in the order in which they ran.
     ordered = sorted(lines, key=lambda line: (round(float(line[0][-1]), 9), float(line[0].mean())))
@@ -172,7 +182,8 @@ def _swept(results: ResultSet, method: str, swept: str) -> float:
 
 
 def label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:
-    """Write the names in a column right of the axes, in the order of the points' heights, each with a thin line to its point.
+    """Write the names in a column right of the axes, in the order of the points' heights, each with a thin
+    line to its point.
 
     Call it when the limits of the axes stand.
     """
@@ -187,9 +198,11 @@ def label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> Non
 
 
 def _apart(wanted: Sequence[float], spacing: float = 0.075) -> list[float]:
-    """Move rising heights apart by at least ``spacing`` (less where so many do not fit) within [0, 1], by the least squares.
+    """Move rising heights apart by at least ``spacing`` (less where so many do not fit) within [0, 1], by the
+    least squares.
 
-    Height i minus i times the spacing must rise, so that it is an isotonic regression; bounds cut its solution.
+    Height i minus i times the spacing must rise, so that it is an isotonic regression; bounds cut its
+    solution.
     """
     from sklearn.isotonic import isotonic_regression
 

@@ -1,4 +1,6 @@
-"""One look for every figure: theme, sizes, colours fixed by method, and images that carry their alternative text."""
+"""One look for every figure: theme, sizes, colours fixed by method, and images that carry their alternative
+text.
+"""
 
 import io
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,9 @@ SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 
 
 def colour_of(method: str) -> str:
-    """Return a method's colour, on every page the same (Okabe and Ito 2008 for the paper's seven), by its key."""
+    """Return a method's colour, on every page the same (Okabe and Ito 2008 for the paper's seven), by its
+    key.
+    """
     return look_of(method).colour
 
 
@@ -29,7 +33,9 @@ def marker_of(method: str) -> str:
 
 
 def use_theme() -> None:
-    """Set the book's look for every figure drawn afterwards: white ground, dark text of at least 9 points, light grid."""
+    """Set the book's look for every figure drawn afterwards: white ground, dark text of at least 9 points,
+    light grid.
+    """
     import matplotlib
     import seaborn
 
@@ -88,8 +94,8 @@ def show(figure: "Figure", *, alt: str) -> None:
     figure
         A matplotlib figure.
     alt
-        What a reader who cannot see the picture needs from it, in one or two sentences; it is also what nbval compares,
-        so numbers in it are rounded to what holds on another processor.
+        What a reader who cannot see the picture needs from it, in one or two sentences; it is also what nbval
+        compares, so numbers in it are rounded to what holds on another processor.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""Tables that read well: numbers right-aligned at a stated precision, captions, and headers that sort in the book."""
+"""Tables that read well: numbers right-aligned at a stated precision, captions, and headers that sort in the
+book.
+"""
 
 import html
 import math
@@ -30,7 +32,9 @@ def mean_sd(values: Iterable[float], digits: int = 3) -> str:
 
 
 def format_cell(value: Cell, digits: int = 3) -> str:
-    """Return one cell as text: floats at ``digits`` decimals, integers with thousands separators, missing values as a dash."""
+    """Return one cell as text: floats at ``digits`` decimals, integers with thousands separators, missing
+    values as a dash.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
     if isinstance(value, str):

@@ -1,7 +1,9 @@
-"""The eICU Collaborative Research Database as clinical tensors, from its raw tables or from the hourly layout of its demo.
+"""The eICU Collaborative Research Database as clinical tensors, from its raw tables or from the hourly layout
+of its demo.
 
-Raw tables give the 17 channels of the MIMIC-III benchmark tasks hour by hour; the hourly layout gives 48 vital signs and
-laboratory values. Both end in the same tasks: mortality (one label a stay) and the remaining length of stay (one label an hour).
+Raw tables give the 17 channels of the MIMIC-III benchmark tasks hour by hour; the hourly layout gives 48
+vital signs and laboratory values. Both end in the same tasks: mortality (one label a stay) and the remaining
+length of stay (one label an hour).
 Source: Pollard et al., *The eICU Collaborative Research Database*, Scientific Data 5:180178, 2018.
 """
 
@@ -42,18 +44,19 @@ def prepare(
 ) -> Path:
     """Make clinical tensors in the folder ``target`` and return it.
 
-    ``source`` is a folder of tables (CSV or CSV.gz, names and headers in any case, also inside a folder ``tables``) or one that
-    holds ``hourly/los`` and ``hourly/mortality24`` beside `patient`; "auto" takes the hourly layout where it exists. Patients,
-    not stays, are divided into train, validation and test.
+    ``source`` is a folder of tables (CSV or CSV.gz, names and headers in any case, also inside a folder
+    ``tables``) or one that holds ``hourly/los`` and ``hourly/mortality24`` beside `patient`; "auto" takes the
+    hourly layout where it exists. Patients, not stays, are divided into train, validation and test.
 
     With raw tables: ``mortality`` is death in the hospital or in the unit, read at hour ``mortality_hours``;
     ``decompensation`` adds death within 24 hours, ``diagnosis_groups`` the 14 organ systems of the diagnoses;
-    ``maximum_hours`` cuts longer stays. The hourly layout states death in the unit at hour 24 and takes none of these.
-    Hourly labels begin at hour ``first_label_hour``. A label's input ends before its hour. A reading of raw tables that was killed goes
-    on with the tables that it had not finished when it is called again.
+    ``maximum_hours`` cuts longer stays. The hourly layout states death in the unit at hour 24 and takes none
+    of these. Hourly labels begin at hour ``first_label_hour``. A label's input ends before its hour. A
+    reading of raw tables that was killed goes on with the tables that it had not finished when it is called
+    again.
 
-    Raises ``DataError`` for a source that is incomplete or damaged and for a target that holds other data, ``InputError`` for
-    options out of range.
+    Raises ``DataError`` for a source that is incomplete or damaged and for a target that holds other data,
+    ``InputError`` for options out of range.
     """
     source, target = Path(source), Path(target)
     report = progress or (lambda message: None)
@@ -88,7 +91,8 @@ def prepare(
         changed = [name for name, value in special.items() if value != usual[name]]
         if changed:
             raise InputError(
-                f"{', '.join(changed)}: the hourly layout fixes this; use layout='tables' or leave the option off"
+                f"{', '.join(changed)}: the hourly layout fixes this; use layout='tables' or leave the"
+                " option off"
             )
         options = {"layout": chosen, **common}
         content = hourly_tensors(source, **common, progress=report)
@@ -153,8 +157,8 @@ def _check_options(
     fractions = (validation_fraction, test_fraction)
     if min(fractions) <= 0 or sum(fractions) >= 1:
         raise InputError(
-            f"validation_fraction={validation_fraction}, test_fraction={test_fraction}: both must be positive "
-            "and leave some patients for training"
+            f"validation_fraction={validation_fraction}, test_fraction={test_fraction}: both must be positive"
+            " and leave some patients for training"
         )
 
 

@@ -1,9 +1,9 @@
 """The seventeen channels of the benchmark tasks, and where the eICU tables hold them.
 
-Channels, units and the values assumed before any measurement follow Harutyunyan et al., *Multitask learning and benchmarking
-with clinical time series data*, Scientific Data 6:96, 2019, its spelling of the coma scale included. Coma scales and capillary
-refill are one numeric column each (the score; 0 normal, 1 delayed), because eICU charts scores and not the category texts of
-MIMIC-III.
+Channels, units and the values assumed before any measurement follow Harutyunyan et al., *Multitask learning
+and benchmarking with clinical time series data*, Scientific Data 6:96, 2019, its spelling of the coma scale
+included. Coma scales and capillary refill are one numeric column each (the score; 0 normal, 1 delayed),
+because eICU charts scores and not the category texts of MIMIC-III.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,9 @@ Conversion = Literal["number", "fahrenheit", "percent", "pounds", "score", "refi
 
 @dataclass(frozen=True)
 class Measured:
-    """A channel with the closed range outside which a value counts as an artefact, as does a fraction where ``whole``."""
+    """A channel with the closed range outside which a value counts as an artefact, as does a fraction where
+    ``whole``.
+    """
 
     name: str
     unit: str
@@ -59,7 +61,8 @@ OXYGEN, SATURATION, RESPIRATION = "Fraction inspired oxygen", "Oxygen saturation
 
 @dataclass(frozen=True)
 class Item:
-    """One column or label of a table: the channel it feeds, how its number is read, and unit texts with their factors.
+    """One column or label of a table: the channel it feeds, how its number is read, and unit texts with their
+    factors.
 
     ``units`` None means that the table states no unit or that the quantity has none.
     """
@@ -73,8 +76,9 @@ class Item:
 class EventTable:
     """A table of measurements.
 
-    A wide table (``value`` None) has one column per item. A long one has ``labels`` (columns whose stripped, lower-case texts
-    name the item) and a ``value`` column. ``time`` is the column of minutes since admission to the unit.
+    A wide table (``value`` None) has one column per item. A long one has ``labels`` (columns whose stripped,
+    lower-case texts name the item) and a ``value`` column. ``time`` is the column of minutes since admission
+    to the unit.
     """
 
     name: str
@@ -95,7 +99,8 @@ _PERCENT = {"%": 1.0, "": 1.0}
 _GLUCOSE = {"mg/dl": 1.0, "": 1.0, "mmol/l": 18.0156}
 _GCS = "notes/progress notes/physical exam/physical exam/neurologic/gcs/"
 
-# The order is the order of trust where two tables give a value for one channel at the same minute: the later table wins.
+# The order is the order of trust where two tables give a value for one channel at the same minute: the later
+# table wins.
 TABLES: tuple[EventTable, ...] = (
     EventTable(
         "vitalPeriodic",
@@ -223,11 +228,17 @@ def rules_of_reading() -> tuple[str, ...]:
         for channel in CHANNELS
     )
     return (
-        "Temperatures of 79 and above are Fahrenheit and are converted. Inspired oxygen above 1 is a percentage. Body weights "
-        "labelled lb are converted. A trailing % is dropped.",
+        (
+            "Temperatures of 79 and above are Fahrenheit and are converted. Inspired oxygen above 1 is a"
+            " percentage. Body weights labelled lb are converted. A trailing % is dropped."
+        ),
         f"Values outside these ranges are artefacts and left out: {ranges}.",
-        "The last value of an hour counts; at one minute the more trusted table does (in ascending order: "
-        f"{', '.join(table.name for table in TABLES)}), then the greatest value.",
-        "Blood pressure mixes invasive and non-invasive readings; oxygen saturation mixes pulse oximetry and blood gases; "
-        "glucose mixes laboratory and bedside values.",
+        (
+            "The last value of an hour counts; at one minute the more trusted table does (in ascending"
+            f" order: {', '.join(table.name for table in TABLES)}), then the greatest value."
+        ),
+        (
+            "Blood pressure mixes invasive and non-invasive readings; oxygen saturation mixes pulse oximetry"
+            " and blood gases; glucose mixes laboratory and bedside values."
+        ),
     )

@@ -52,8 +52,9 @@ DEMO_STAYS = "ba26ba002694edce6de5e24a2e5940bbd458e7ea5a671d396bc73103508ec936"
 class Patients:
     """The `patient` table as typed columns, one row per unit stay, plus the counts of unreadable cells.
 
-    ``frame`` columns: stay, subject (rank of the patient identifier among all in the table), hospital_stay, minutes (length of
-    the unit stay), hospital_minutes (admission to the unit until the end of the hospital stay), age (89 and below as stated, "> 89" as 90), visit, died_unit, died_hospital (null where unknown),
+    ``frame`` columns: stay, subject (rank of the patient identifier among all in the table), hospital_stay,
+    minutes (length of the unit stay), hospital_minutes (admission to the unit until the end of the hospital
+    stay), age (89 and below as stated, "> 89" as 90), visit, died_unit, died_hospital (null where unknown),
     death_minutes (null where no death), and the texts gender, ethnicity, hospital, unit_type, stay_type, and
     height, weight on admission.
     """
@@ -82,13 +83,14 @@ def read_patients(path: Path) -> Patients:
     if stay.null_count():
         place = int(stay.is_null().arg_true()[0])
         raise DataError(
-            f"{path}: patientunitstayid {text['patientunitstayid'][place]!r} of data row {place + 1} is no whole number"
+            f"{path}: patientunitstayid {text['patientunitstayid'][place]!r} of data row {place + 1} is no"
+            " whole number"
         )
     if stay.n_unique() != len(stay):
         repeated = stay.filter(stay.is_duplicated()).unique().sort()
         raise DataError(
-            f"{path}: {len(repeated)} patientunitstayid occur more than once in table patient (the first is {repeated[0]}); "
-            "keep one row per unit stay"
+            f"{path}: {len(repeated)} patientunitstayid occur more than once in table patient (the first is"
+            f" {repeated[0]}); keep one row per unit stay"
         )
     notes = []
     numbers = {}
@@ -167,8 +169,9 @@ def groups_of(
 ) -> tuple[list[Group], dict[str, np.ndarray], list[ReadFile], list[str]]:
     """Return the audit groups of a cohort, their codes per stay, the source files read and notes.
 
-    Sex, age band, ethnicity, unit type and hospital come from `patient`; region, size and teaching status from the `hospital`
-    table where it exists. Codes are 8 bits wide: with more than 255 hospitals the single hospitals are left out.
+    Sex, age band, ethnicity, unit type and hospital come from `patient`; region, size and teaching status
+    from the `hospital` table where it exists. Codes are 8 bits wide: with more than 255 hospitals the single
+    hospitals are left out.
     """
     notes: list[str] = []
     files: list[ReadFile] = []
@@ -197,7 +200,8 @@ def groups_of(
         )
     if hospital_table is None:
         notes.append(
-            "Table hospital is missing: the groups hospital region, hospital beds and teaching status are lost."
+            "Table hospital is missing: the groups hospital region, hospital beds and teaching status are"
+            " lost."
         )
         return groups, codes, files, notes
     stream = TableStream("hospital", hospital_table, HOSPITAL_COLUMNS)
@@ -219,7 +223,9 @@ def groups_of(
 
 
 def _levels(column: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the sorted levels of a text column ("unknown" last, where it is needed) and the code of each row."""
+    """Return the sorted levels of a text column ("unknown" last, where it is needed) and the code of each
+    row.
+    """
     present = column.drop_nulls().unique().to_list()
     levels = sorted(present, key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0, text))
     if column.null_count():

@@ -89,8 +89,8 @@ def read_events(
     progress(f"{table.name}: {count.rows:,} rows, {count.used:,} values")
     if count.lost > max(LOST_SHARE * count.wanted, FEW):
         raise DataError(
-            f"{path}: {count.lost:,} of {count.wanted:,} rows that may belong to the cohort have a {STAY} or {table.time} that is no whole number; "
-            "export the table again"
+            f"{path}: {count.lost:,} of {count.wanted:,} rows that may belong to the cohort have a {STAY} or"
+            f" {table.time} that is no whole number; export the table again"
         )
     assert stream.file is not None
     return count, stream.file

@@ -1,8 +1,9 @@
-"""The hourly grid: which value of which channel counts in each hour of each stay, in memory that does not grow with events.
+"""The hourly grid: which value of which channel counts in each hour of each stay, in memory that does not
+grow with events.
 
-Every cell holds one 64-bit key made of (minute of the hour, trust of the table, value), most significant first, and a new event
-replaces a cell by the greater key. So the last minute wins, then the more trusted table, then the greatest value, whatever the
-order of the rows, and tables can be streamed in any order.
+Every cell holds one 64-bit key made of (minute of the hour, trust of the table, value), most significant
+first, and a new event replaces a cell by the greater key. So the last minute wins, then the more trusted
+table, then the greatest value, whatever the order of the rows, and tables can be streamed in any order.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ class HourlyGrid:
     """Keys of all hours of a cohort.
 
     ``stays`` and ``minutes`` are int64 [stays]: ids in ascending order and lengths of stay. Stay ``i`` has
-    ceil(minutes / 60) rows, at least 1 and at most ``maximum_hours``. ``make_keys`` gives the int64 keys of a shape from elsewhere
-    than memory, zeros or those of an interrupted reading.
+    ceil(minutes / 60) rows, at least 1 and at most ``maximum_hours``. ``make_keys`` gives the int64 keys of a
+    shape from elsewhere than memory, zeros or those of an interrupted reading.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class HourlyGrid:
         self.keys = np.zeros(shape, dtype=np.int64) if make_keys is None else make_keys(shape)
 
     def locate(self, stay: np.ndarray, minute: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return for events which are of the cohort, and the row of each (-1 before admission or after the end)."""
+        """Return for events which are of the cohort, and the row of each (-1 before admission or after the
+        end).
+        """
         place = np.minimum(np.searchsorted(self.stays, stay), len(self.stays) - 1)
         known = self.stays[place] == stay
         inside = known & (minute >= 0) & (minute < self.end[place])
@@ -73,9 +76,11 @@ class HourlyGrid:
         return result
 
     def finish(self, kept: np.ndarray, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return values (gaps filled), observed and offsets of the stays and channels kept, and release the keys.
+        """Return values (gaps filled), observed and offsets of the stays and channels kept, and release the
+        keys.
 
-        ``kept`` is bool [stays], ``channels`` int [channels]. Values are float32 [rows, channels], observed uint8.
+        ``kept`` is bool [stays], ``channels`` int [channels]. Values are float32 [rows, channels], observed
+        uint8.
         """
         rows = np.diff(self.offsets)
         offsets = np.concatenate([[0], np.cumsum(rows[kept])])

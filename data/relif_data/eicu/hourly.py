@@ -1,8 +1,10 @@
-"""The hourly layout of the eICU demo: 48 vital signs and laboratory values, as the YAIB benchmark publishes them.
+"""The hourly layout of the eICU demo: 48 vital signs and laboratory values, as the YAIB benchmark publishes
+them.
 
-In that layout row ``time = h`` of ``dyn`` holds the values of [h, h + 1) hours since admission to the unit, and ``outc`` of `los`
-holds floor(stay in hours) - h, at most 168: the remaining stay at the *start* of row h. Here the label in row h stands at hour
-h + 1, after everything in the row, and comes from the exact discharge minute of `patient`, which is never capped.
+In that layout row ``time = h`` of ``dyn`` holds the values of [h, h + 1) hours since admission to the unit,
+and ``outc`` of `los` holds floor(stay in hours) - h, at most 168: the remaining stay at the *start* of row h.
+Here the label in row h stands at hour h + 1, after everything in the row, and comes from the exact discharge
+minute of `patient`, which is never capped.
 Source: van de Water et al., *Yet Another ICU Benchmark*, ICLR 2024.
 """
 
@@ -99,16 +101,17 @@ def hourly_tensors(
     seed: int,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return everything ``write_tensors`` needs, from a folder with ``hourly/los``, ``hourly/mortality24`` and `patient`.
+    """Return everything ``write_tensors`` needs, from a folder with ``hourly/los``, ``hourly/mortality24``
+    and `patient`.
 
-    Raises ``DataError`` for missing files or columns, repeated or missing hours, labels of another kind than stated, and a damaged
-    file.
+    Raises ``DataError`` for missing files or columns, repeated or missing hours, labels of another kind than
+    stated, and a damaged file.
     """
     tables = find_tables(source, source / "tables")
     if "patient" not in tables:
         raise DataError(
-            f"{source}: the hourly layout needs the table patient as well (patients, discharge times and groups are in it); "
-            "put patient.csv.gz there or into its folder tables"
+            f"{source}: the hourly layout needs the table patient as well (patients, discharge times and"
+            " groups are in it); put patient.csv.gz there or into its folder tables"
         )
     patients = read_patients(tables["patient"])
     progress(f"patient: {patients.frame.height:,} unit stays")
@@ -166,10 +169,16 @@ def hourly_tensors(
             *([f"{strangers} stays of the hourly files are not in table patient."] if strangers else []),
             *group_notes,
             *_length_notes(rows, los.labels, frame),
-            f"Mortality: death in the unit, predicted at hour {MORTALITY_HOUR} from rows 0 to {MORTALITY_HOUR - 1}; the makers "
-            f"label stays of 30 hours and more: {int(mortality.mask.sum())} stays, {int(mortality.labels[mortality.mask == 1].sum())} "
-            f"deaths, {alive_later} of them marked alive at hospital discharge in table patient.",
-            "Empty cells were not measured in that hour; they hold the last value before, else the channel's normal value.",
+            (
+                f"Mortality: death in the unit, predicted at hour {MORTALITY_HOUR} from rows 0 to"
+                f" {MORTALITY_HOUR - 1}; the makers label stays of 30 hours and more:"
+                f" {int(mortality.mask.sum())} stays, {int(mortality.labels[mortality.mask == 1].sum())}"
+                f" deaths, {alive_later} of them marked alive at hospital discharge in table patient."
+            ),
+            (
+                "Empty cells were not measured in that hour; they hold the last value before, else the"
+                " channel's normal value."
+            ),
             "Blood pressure mixes invasive and non-invasive readings; there is no coma scale in this layout.",
         ],
         "is_open_demo": patients.is_open_demo,
@@ -237,7 +246,8 @@ def _require_all_hours(values: pl.DataFrame, path: Path) -> None:
     repeated = counts.filter(pl.col("distinct") < pl.col("len"))
     if repeated.height:
         raise DataError(
-            f"{path}: {repeated.height} stays have an hour twice (the first is {repeated['stay_id'].sort()[0]})"
+            f"{path}: {repeated.height} stays have an hour twice (the first is"
+            f" {repeated['stay_id'].sort()[0]})"
         )
     gaps = counts.filter(pl.col("last") + 1 != pl.col("len"))
     if gaps.height:
@@ -277,8 +287,11 @@ def _length_notes(rows: pl.DataFrame, labels: pl.DataFrame, frame: pl.DataFrame)
     capped = joined.filter(pl.col("exact") > CAPPED_HOURS)
     same = joined.filter(pl.col("exact").clip(upper_bound=CAPPED_HOURS) == pl.col("label")).height
     return [
-        "Remaining length of stay comes from the discharge minute in table patient, which has no cap: of the published "
-        f"labels {same} of {joined.height} equal min(floor(stay) - hour, {CAPPED_HOURS}) from that minute; "
-        f"{capped.height} of them, in {capped['stay_id'].n_unique()} stays, are capped and would hide the classes from 7 days up.",
+        (
+            "Remaining length of stay comes from the discharge minute in table patient, which has no cap: of"
+            f" the published labels {same} of {joined.height} equal min(floor(stay) - hour, {CAPPED_HOURS})"
+            f" from that minute; {capped.height} of them, in {capped['stay_id'].n_unique()} stays, are capped"
+            " and would hide the classes from 7 days up."
+        ),
         f"Inputs end after {CAPPED_HOURS + 1} hours: longer stays have no rows and no labels beyond.",
     ]

@@ -1,4 +1,6 @@
-"""The raw tables of eICU (CSV or CSV.gz) as tensors: 17 channels hourly, mortality, length of stay and optional tasks."""
+"""The raw tables of eICU (CSV or CSV.gz) as tensors: 17 channels hourly, mortality, length of stay and
+optional tasks.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,12 +43,14 @@ def table_tensors(
     work: Path,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return everything ``write_tensors`` needs, from a folder of raw tables (or one with a folder ``tables``).
+    """Return everything ``write_tensors`` needs, from a folder of raw tables (or one with a folder
+    ``tables``).
 
-    ``work`` is a folder where an interrupted reading waits to be continued; the caller removes it when all is done.
+    ``work`` is a folder where an interrupted reading waits to be continued; the caller removes it when all is
+    done.
 
-    Raises ``DataError`` where `patient` or every measurement table is missing, a column is missing, a file is damaged, stay
-    ids repeat, or no stay is left.
+    Raises ``DataError`` where `patient` or every measurement table is missing, a column is missing, a file is
+    damaged, stay ids repeat, or no stay is left.
     """
     tables = find_tables(source, source / "tables")
     if "patient" not in tables:
@@ -55,7 +59,8 @@ def table_tensors(
         )
     if diagnosis_groups and "diagnosis" not in tables:
         raise DataError(
-            f"{source}: diagnosis_groups needs the table diagnosis, which is missing; add it or leave the option off"
+            f"{source}: diagnosis_groups needs the table diagnosis, which is missing; add it or leave the"
+            " option off"
         )
     missing_notes = _missing_tables(source, tables)
     for note in missing_notes:
@@ -175,7 +180,8 @@ def _missing_tables(source: Path, tables: dict[str, Path]) -> list[str]:
     present = [table for table in TABLES if table.name.lower() in tables]
     if not present:
         raise DataError(
-            f"{source}: no table of measurements is there; at least one of {', '.join(table.name for table in TABLES)} is needed"
+            f"{source}: no table of measurements is there; at least one of"
+            f" {', '.join(table.name for table in TABLES)} is needed"
         )
     covered = {channel for table in present for channel in table.channels} | set(ADMISSION_COLUMNS.values())
     notes = []
@@ -194,7 +200,9 @@ def _missing_tables(source: Path, tables: dict[str, Path]) -> list[str]:
 
 
 def _put_admission_values(frame: pl.DataFrame, grid: HourlyGrid) -> list[str]:
-    """Enter height and weight on admission as measured at minute 0; implausible ones are counted and left out."""
+    """Enter height and weight on admission as measured at minute 0; implausible ones are counted and left
+    out.
+    """
     notes = []
     for column, name in (("height", "Height"), ("weight", "Weight")):
         channel = CHANNELS[INDEX[name]]
@@ -203,8 +211,9 @@ def _put_admission_values(frame: pl.DataFrame, grid: HourlyGrid) -> list[str]:
         chosen = np.flatnonzero(good)
         grid.put(name, grid.offsets[chosen], np.zeros(len(chosen), dtype=np.int64), value[chosen], 1)
         notes.append(
-            f"patient: {len(chosen)} admission {column}s used as measured at minute 0, "
-            f"{int((np.isfinite(value) & ~good).sum())} out of range, {int((~np.isfinite(value)).sum())} unknown."
+            f"patient: {len(chosen)} admission {column}s used as measured at minute 0,"
+            f" {int((np.isfinite(value) & ~good).sum())} out of range, {int((~np.isfinite(value)).sum())}"
+            " unknown."
         )
     return notes
 
@@ -215,9 +224,12 @@ def _label_notes(
     unknown = int(frame["died_hospital" if mortality == "hospital" else "died_unit"].is_null().sum())
     short = int((frame["minutes"] < 60 * mortality_hours).sum())
     return [
-        f"Mortality: death in the {mortality}, predicted at hour {mortality_hours}; without label: {short} stays that ended "
-        f"before, {unknown} with unknown outcome, {int(targets.contradictory(frame).sum())} recorded as dead on leaving the unit "
-        "and alive on leaving the hospital.",
+        (
+            f"Mortality: death in the {mortality}, predicted at hour {mortality_hours}; without label:"
+            f" {short} stays that ended before, {unknown} with unknown outcome,"
+            f" {int(targets.contradictory(frame).sum())} recorded as dead on leaving the unit and alive on"
+            " leaving the hospital."
+        ),
         f"Hourly labels stand at whole hours from {first_label_hour} on, up to the discharge from the unit.",
         "Times are those for which a value was charted, not when it was entered.",
     ]

@@ -1,8 +1,11 @@
-"""What an interrupted reading of eICU tables leaves behind, so that the next call goes on with the tables that are missing.
+"""What an interrupted reading of eICU tables leaves behind, so that the next call goes on with the tables
+that are missing.
 
-The hourly grid lies in a file of a hidden folder beside the target. A cell keeps the greatest key that any event offered, so reading a
-table a second time changes nothing: a table that was interrupted is simply read again. ``state.json`` names the tables that
-were begun and those that are finished, with their counts; it counts only while the cohort, the code and the begun files are the same.
+The hourly grid lies in a file of a hidden folder beside the target. A cell keeps the greatest key that any
+event offered, so reading a
+table a second time changes nothing: a table that was interrupted is simply read again. ``state.json`` names
+the tables that were begun and those that are finished, with their counts; it counts only while the cohort,
+the code and the begun files are the same.
 """
 
 import json
@@ -29,7 +32,9 @@ def work_folder(target: Path) -> Path:
 
 
 class GridStore:
-    """The work folder of one reading. ``key`` holds what determines the grid besides the event tables; another key starts over."""
+    """The work folder of one reading. ``key`` holds what determines the grid besides the event tables;
+    another key starts over.
+    """
 
     def __init__(self, folder: Path, key: Mapping[str, Any], tables: Mapping[str, Path]) -> None:
         self.folder, self.tables = Path(folder), tables
@@ -44,7 +49,9 @@ class GridStore:
             remove_work(self.folder)
 
     def open_keys(self, shape: tuple[int, int]) -> np.ndarray:
-        """Return the grid's keys int64 ``shape``: those of the interrupted reading, or zeros whose space on disk is reserved."""
+        """Return the grid's keys int64 ``shape``: those of the interrupted reading, or zeros whose space on
+        disk is reserved.
+        """
         path = self.folder / KEYS
         try:
             if self.begun:
@@ -107,5 +114,6 @@ def remove_work(folder: Path) -> None:
 def full_disk(place: Path, error: OSError) -> DataError:
     """Return the ``DataError`` for a place that could not be written."""
     return DataError(
-        f"{place} cannot be written ({error}); free space on that disk or choose another target, then run the same command again"
+        f"{place} cannot be written ({error}); free space on that disk or choose another target, then run the"
+        " same command again"
     )

@@ -60,11 +60,12 @@ _HOSPITALS = 12
 
 
 def write_raw(cohort: SimulatedCohort, folder: Path, *, compressed: bool = True) -> Path:
-    """Write a simulated cohort as the eICU tables `patient`, `hospital`, `diagnosis` and the tables of measurements.
+    """Write a simulated cohort as the eICU tables `patient`, `hospital`, `diagnosis` and the tables of
+    measurements.
 
-    A reading of hour ``r`` is charted at a minute of that hour drawn from the cohort's seed. Lengths of stay are rounded up to
-    whole minutes. The folder is marked as simulated, appears in one step, and ``prepare`` reads it as it reads eICU.
-    Returns the folder.
+    A reading of hour ``r`` is charted at a minute of that hour drawn from the cohort's seed. Lengths of stay
+    are rounded up to whole minutes. The folder is marked as simulated, appears in one step, and ``prepare``
+    reads it as it reads eICU. Returns the folder.
     """
     rng = np.random.default_rng([cohort.seed, 2018])
     owner = np.repeat(np.arange(len(cohort.stays)), cohort.rows_per_stay)

@@ -1,6 +1,7 @@
 """CSV tables as a stream of frames: bounded memory, compressed or not, any case of names, damage named.
 
-A table is read in blocks of whole lines and every cell stays text, so that what is no number can be counted by the caller.
+A table is read in blocks of whole lines and every cell stays text, so that what is no number can be counted
+by the caller.
 """
 
 import contextlib
@@ -60,9 +61,9 @@ def find_tables(*folders: Path) -> dict[str, Path]:
 class TableStream:
     """One table, read once from start to end.
 
-    ``columns`` are required, ``optional`` ones are filled with null where the header lacks them; all names are compared in
-    lower case. After ``frames`` is exhausted, ``file`` holds size, sha256 and number of rows. Raises ``DataError`` for an
-    empty file, a missing or repeated column, a damaged or truncated file.
+    ``columns`` are required, ``optional`` ones are filled with null where the header lacks them; all names
+    are compared in lower case. After ``frames`` is exhausted, ``file`` holds size, sha256 and number of rows.
+    Raises ``DataError`` for an empty file, a missing or repeated column, a damaged or truncated file.
     """
 
     def __init__(

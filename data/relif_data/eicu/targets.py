@@ -45,7 +45,8 @@ def label_hours(offsets: np.ndarray) -> np.ndarray:
 
 
 def length_of_stay(minutes: np.ndarray, offsets: np.ndarray, first_label_hour: int) -> Target:
-    """Remaining length of stay in ten classes, at every hour ``h`` from ``first_label_hour`` while 60 h <= minutes.
+    """Remaining length of stay in ten classes, at every hour ``h`` from ``first_label_hour`` while 60 h <=
+    minutes.
 
     ``minutes`` [stays] is the length of the unit stay; the class is that of (minutes - 60 h) / 1440 days.
     """
@@ -67,7 +68,8 @@ def length_of_stay(minutes: np.ndarray, offsets: np.ndarray, first_label_hour: i
 def mortality(frame: pl.DataFrame, outcome: Literal["hospital", "unit"], horizon: int) -> Target:
     """Death in the hospital or in the unit, predicted at hour ``horizon`` for stays that last until then.
 
-    No label where the outcome is unknown, or where `patient` says both dead in the unit and alive in the hospital.
+    No label where the outcome is unknown, or where `patient` says both dead in the unit and alive in the
+    hospital.
     """
     died = frame["died_hospital" if outcome == "hospital" else "died_unit"]
     known = died.is_not_null() & ~contradictory(frame) & (frame["minutes"] >= 60 * horizon).fill_null(False)
@@ -79,8 +81,8 @@ def mortality(frame: pl.DataFrame, outcome: Literal["hospital", "unit"], horizon
 def decompensation(frame: pl.DataFrame, offsets: np.ndarray, first_label_hour: int) -> Target:
     """Death within the next 24 hours, at every hour from ``first_label_hour`` to the end of the unit stay.
 
-    The time of death is the unit's discharge for deaths there and the hospital's discharge for later ones. No label where the
-    outcome or that time is unknown.
+    The time of death is the unit's discharge for deaths there and the hospital's discharge for later ones. No
+    label where the outcome or that time is unknown.
     """
     hour = label_hours(offsets)
     rows = np.diff(offsets)
@@ -105,8 +107,8 @@ def contradictory(frame: pl.DataFrame) -> pl.Series:
 def diagnosis_groups(frame: pl.DataFrame, path: Path) -> tuple[Target, ReadFile, list[str]]:
     """Which of 14 organ systems the stay's entered diagnoses name (the first part of ``diagnosisstring``).
 
-    As with phenotypes, the label belongs to the whole stay and is read from its last row; diagnoses are never an input. Stays
-    without any diagnosis row carry no label.
+    As with phenotypes, the label belongs to the whole stay and is read from its last row; diagnoses are never
+    an input. Stays without any diagnosis row carry no label.
     """
     stream = TableStream("diagnosis", path, ("patientunitstayid", "diagnosisstring"))
     stays = frame["stay"].to_numpy()

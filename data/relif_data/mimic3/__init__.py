@@ -1,8 +1,8 @@
 """MIMIC-III: raw tables, or the folders that the public benchmark makes of them, to clinical tensors.
 
-``prepare`` is the way in. ``preparation`` reads raw tables, ``benchmark_folders`` the benchmark's own output, ``effects`` counts what each
-repair changes, ``benchmark_tables`` shows the intermediate results, ``raw_tables`` writes simulated cohorts as raw tables and ``planted``
-puts known quirks into them.
+``prepare`` is the way in. ``preparation`` reads raw tables, ``benchmark_folders`` the benchmark's own output,
+``effects`` counts what each repair changes, ``benchmark_tables`` shows the intermediate results,
+``raw_tables`` writes simulated cohorts as raw tables and ``planted`` puts known quirks into them.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,10 +29,12 @@ def prepare(
 ) -> Path:
     """Turn ``source`` into clinical tensors at ``target`` and return it.
 
-    ``source`` is a folder of MIMIC-III tables or the benchmark's task folders, told apart by their contents. For tables see
-    ``preparation.prepare_raw``; their own licence file decides the output policy. The benchmark's folders come with values, labels and test
-    subjects as they are: they take ``validation_share``, ``seed`` and ``output_policy`` only (``benchmark_folders.prepare_benchmark_folder``).
-    Raises ``InputError`` for an option that the source does not take, and the errors of these functions.
+    ``source`` is a folder of MIMIC-III tables or the benchmark's task folders, told apart by their contents.
+    For tables see ``preparation.prepare_raw``; their own licence file decides the output policy. The
+    benchmark's folders come with values, labels and test
+    subjects as they are: they take ``validation_share``, ``seed`` and ``output_policy`` only
+    (``benchmark_folders.prepare_benchmark_folder``). Raises ``InputError`` for an option that the source does
+    not take, and the errors of these functions.
     """
     from relif_data.mimic3.benchmark_folders import is_benchmark_folder, prepare_benchmark_folder
     from relif_data.mimic3.preparation import prepare_raw

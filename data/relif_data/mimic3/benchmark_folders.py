@@ -1,7 +1,8 @@
 """The public benchmark's own output folders to clinical tensors.
 
-Layout: ``root/<task>/{train,test}/`` with ``<subject>_episode<n>_timeseries.csv`` files and ``listfile.csv``; optionally
-``train_listfile.csv`` and ``val_listfile.csv`` in the task folder, as the benchmark's validation split writes them.
+Layout: ``root/<task>/{train,test}/`` with ``<subject>_episode<n>_timeseries.csv`` files and ``listfile.csv``;
+optionally ``train_listfile.csv`` and ``val_listfile.csv`` in the task folder, as the benchmark's validation
+split writes them.
 """
 
 import hashlib
@@ -48,10 +49,10 @@ def prepare_benchmark_folder(
 ) -> Path:
     """Turn the benchmark's task folders into clinical tensors of the tasks found there and return ``target``.
 
-    The benchmark's train and test subjects are kept; validation subjects come from its ``val_listfile.csv`` where there is one, else they
-    are drawn from the training subjects by ``seed``. Stays are numbered 1000 x subject + episode, since the folders do not name them.
-    ``output_policy`` is "aggregate" (credentialed data) or "person". Raises ``DataError`` for missing files or lists that contradict
-    each other.
+    The benchmark's train and test subjects are kept; validation subjects come from its ``val_listfile.csv``
+    where there is one, else they are drawn from the training subjects by ``seed``. Stays are numbered 1000 x
+    subject + episode, since the folders do not name them. ``output_policy`` is "aggregate" (credentialed
+    data) or "person". Raises ``DataError`` for missing files or lists that contradict each other.
     """
     report = progress or (lambda message: None)
     root = Path(root)
@@ -143,7 +144,9 @@ def _read_lists(folder: Path) -> pl.DataFrame:
 
 
 def _samples(lists: dict[str, pl.DataFrame], root: Path) -> dict[str, pl.DataFrame]:
-    """Return labels by task as numbers: ``file`` with ``label``, with ``hour`` for hourly tasks, or with 25 columns."""
+    """Return labels by task as numbers: ``file`` with ``label``, with ``hour`` for hourly tasks, or with 25
+    columns.
+    """
     number = pl.col("y_true").cast(pl.Float64)
     hour = pl.col("period_length").cast(pl.Float64).round(0).cast(pl.Int64)
     samples: dict[str, pl.DataFrame] = {}
@@ -178,8 +181,9 @@ def _refuse_unlabelled(task: str, frame: pl.DataFrame, root: Path) -> None:
     bad = bad.filter(~pl.col("good"))
     if bad.height:
         raise DataError(
-            f"{root / FOLDERS[task]}: {bad.height:,} of {frame.height:,} labels are missing or no label of this task (first: row {bad['place'][0]} "
-            "of its lists, train before test); make the folder again, or take these rows out of the list"
+            f"{root / FOLDERS[task]}: {bad.height:,} of {frame.height:,} labels are missing or no label of"
+            f" this task (first: row {bad['place'][0]} of its lists, train before test); make the folder"
+            " again, or take these rows out of the list"
         )
 
 
@@ -223,7 +227,9 @@ def _multitask_samples(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 def _stays(lists: dict[str, pl.DataFrame], samples: dict[str, pl.DataFrame], root: Path) -> pl.DataFrame:
-    """Return one row per stay: subject, episode, split, the file that shows most of it, and its number of hours."""
+    """Return one row per stay: subject, episode, split, the file that shows most of it, and its number of
+    hours.
+    """
     order = {task: place for place, task in enumerate(FOLDERS)}
     everything = pl.concat(
         frame.select("file", "split", "folder", "subject", "episode", place=pl.lit(order[task]))
@@ -235,8 +241,8 @@ def _stays(lists: dict[str, pl.DataFrame], samples: dict[str, pl.DataFrame], roo
     mixed = everything.group_by("subject").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
     if mixed.height:
         raise DataError(
-            f"{root}: subject {mixed['subject'][0]} stands in more than one split ({mixed.height} such subjects); "
-            "make all task folders with the same lists"
+            f"{root}: subject {mixed['subject'][0]} stands in more than one split ({mixed.height} such"
+            " subjects); make all task folders with the same lists"
         )
     stays = everything.sort("place").unique("file", keep="first").sort("subject", "episode")
     lengths = [
@@ -257,7 +263,9 @@ def _stays(lists: dict[str, pl.DataFrame], samples: dict[str, pl.DataFrame], roo
 
 
 def _read_series(stays: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Read all time series in one scan; returns them in long form and the number of cells that could not be read."""
+    """Read all time series in one scan; returns them in long form and the number of cells that could not be
+    read.
+    """
     paths = (stays["folder"] + "/" + stays["file"]).to_list()
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:

@@ -1,4 +1,6 @@
-"""The benchmark's intermediate results as tables, for comparison with reference outputs and for pages that count them."""
+"""The benchmark's intermediate results as tables, for comparison with reference outputs and for pages that
+count them.
+"""
 
 import tempfile
 from collections import Counter
@@ -22,9 +24,10 @@ def benchmark_tables(
 ) -> dict[str, pl.DataFrame]:
     """Return the tables that the benchmark leaves behind, made from raw MIMIC-III tables.
 
-    ``stays``, ``excluded_stays`` (with the rule that removed them), ``validation_counts`` (per subject), ``events`` (one row per stay and chart
-    time, 17 channels, hours outside the stay included), and the labels ``labels_ihm``, ``labels_decomp``, ``labels_los``, ``labels_pheno``
-    keyed by ``icustay_id`` and ``period_length`` (hours), and ``labels_multitask`` (per stay, lists over the hours from 0).
+    ``stays``, ``excluded_stays`` (with the rule that removed them), ``validation_counts`` (per subject),
+    ``events`` (one row per stay and chart time, 17 channels, hours outside the stay included), and the labels
+    ``labels_ihm``, ``labels_decomp``, ``labels_los``, ``labels_pheno`` keyed by ``icustay_id`` and
+    ``period_length`` (hours), and ``labels_multitask`` (per stay, lists over the hours from 0).
     Everything is held in memory: meant for the demo and for parts of the full data.
     """
     with tempfile.TemporaryDirectory(prefix="mimic3-") as work:
@@ -81,7 +84,9 @@ def _events(series: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
 
 
 def _stays(stays: pl.DataFrame, events: pl.DataFrame, tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """Add event and sample counts, and the first height and weight of the time series, hours before the ICU included."""
+    """Add event and sample counts, and the first height and weight of the time series, hours before the ICU
+    included.
+    """
     summary = events.group_by("icustay_id").agg(
         pl.len().cast(pl.Int64).alias("n_event_rows"),
         pl.col("Height").drop_nulls().first().alias("height"),

@@ -1,6 +1,7 @@
 """From the text of an event's value to a channel's number, by the benchmark's rules or their repaired form.
 
-Rules act on the distinct (item, value, unit) triples, of which there are few, and are joined back to the rows.
+Rules act on the distinct (item, value, unit) triples, of which there are few, and are joined back to the
+rows.
 """
 
 from collections import Counter
@@ -41,9 +42,11 @@ def clean(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the rows that carry a value, and the numbers behind their keys.
 
-    Rows have ``stay``, ``time``, ``channel``, ``key`` and ``text_key``: of several rows of a channel at one chart time the one with the
-    greatest ``key`` wins (``text_key`` is the benchmark's). The second frame gives the ``number`` of every (channel, key, text_key); for
-    categorical channels it is the position of the category. ``rows`` has the columns of ``MappedEvents``. Every exclusion adds to ``counts``. Raises ``DataError`` where one ROW_ID stands for different events.
+    Rows have ``stay``, ``time``, ``channel``, ``key`` and ``text_key``: of several rows of a channel at one
+    chart time the one with the greatest ``key`` wins (``text_key`` is the benchmark's). The second frame
+    gives the ``number`` of every (channel, key, text_key); for categorical channels it is the position of the
+    category. ``rows`` has the columns of ``MappedEvents``. Every exclusion adds to ``counts``. Raises
+    ``DataError`` where one ROW_ID stands for different events.
     """
     rows = _without_repeats(rows, counts)
     rows = _dropped(rows, pl.col("time").is_null(), "unreadable_time", counts)
@@ -69,8 +72,8 @@ def _without_repeats(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     again = single.filter(pl.col("row_id").is_not_null() & pl.struct("table", "row_id").is_duplicated())
     if again.height:
         raise DataError(
-            f"ROW_ID {again['row_id'][0]} stands for different events ({again['row_id'].n_unique()} such ids); "
-            "the event table was altered, fetch it again"
+            f"ROW_ID {again['row_id'][0]} stands for different events ({again['row_id'].n_unique()} such"
+            " ids); the event table was altered, fetch it again"
         )
     counts["repeated_row"] += rows.height - single.height
     return single
@@ -83,7 +86,9 @@ def _dropped(rows: pl.DataFrame, condition: pl.Expr, reason: str, counts: Counte
 
 
 def meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]) -> pl.DataFrame:
-    """Return the usable (item, value, unit) triples with channel, number and keys; count the others by reason."""
+    """Return the usable (item, value, unit) triples with channel, number and keys; count the others by
+    reason.
+    """
     known = items()
     if "fio2_set_item" not in repairs:
         known = known.filter(pl.col("itemid") != FIO2_SET_ITEM)
@@ -127,7 +132,9 @@ def _dropped_triples(
 
 
 def _checked_units(frame: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]) -> pl.DataFrame:
-    """Count unit texts that are not known for their channel, by channel and text, and leave their rows out if so asked."""
+    """Count unit texts that are not known for their channel, by channel and text, and leave their rows out if
+    so asked.
+    """
     known = pl.DataFrame(
         [(code, unit) for code, channel in enumerate(channels()) for unit in (channel.known_units or ())],
         schema={"channel": pl.UInt8, "unit": pl.String},
@@ -171,7 +178,9 @@ def _raw_number() -> pl.Expr:
 
 
 def _category() -> pl.Expr:
-    """The position of a coma scale's text among its channel's categories; null for a text that is none of them."""
+    """The position of a coma scale's text among its channel's categories; null for a text that is none of
+    them.
+    """
     expression = pl.lit(None, dtype=pl.Float64)
     for code in COMA:
         positions = {text: float(place) for place, text in enumerate(channels()[code].categories)}
@@ -226,8 +235,8 @@ def _impossible() -> pl.Expr:
 def _with_keys(frame: pl.DataFrame, repairs: frozenset[str]) -> pl.DataFrame:
     """Add the keys by which the greatest of several values is found.
 
-    The benchmark compares cleaned channels as numbers, the others as text. The repaired key compares numbers, and scores of the
-    coma scale before their texts.
+    The benchmark compares cleaned channels as numbers, the others as text. The repaired key compares numbers,
+    and scores of the coma scale before their texts.
     """
     as_text = _is(*UNCLEANED, *COMA)
     text_rank = pl.col("value").rank("dense").over("channel")

@@ -1,6 +1,7 @@
 """Which ICU stays are studied: the cohort rules of the MIMIC-III benchmark, in order, with counts.
 
-Rules (Harutyunyan et al. 2019): first and last ward and care unit agree; the admission has exactly one stay left; age 18 or more.
+Rules (Harutyunyan et al. 2019): first and last ward and care unit agree; the admission has exactly one stay
+left; age 18 or more.
 """
 
 from collections.abc import Mapping
@@ -31,10 +32,10 @@ GENDER_CODES = {"F": 1, "FEMALE": 1, "M": 2, "MALE": 2, "": 0}
 class Cohort:
     """The stays in study and how they were chosen.
 
-    ``stays`` has one row per stay, sorted by subject and admission time: ids, times, ``age`` (years), ``los_hours``,
-    ``death_hours`` (from admission to the admission's death time, null if none), ``mortality_inhospital``, ``mortality_inunit``,
-    ``expire_flag``, codes, ``stay`` (row number) and ``subject`` (number of the subject). ``excluded`` names the
-    first rule that removed each other stay.
+    ``stays`` has one row per stay, sorted by subject and admission time: ids, times, ``age`` (years),
+    ``los_hours``, ``death_hours`` (from admission to the admission's death time, null if none),
+    ``mortality_inhospital``, ``mortality_inunit``, ``expire_flag``, codes, ``stay`` (row number) and
+    ``subject`` (number of the subject). ``excluded`` names the first rule that removed each other stay.
     """
 
     stays: pl.DataFrame
@@ -45,8 +46,8 @@ class Cohort:
 def select_cohort(tables: Mapping[str, Table]) -> Cohort:
     """Apply the cohort rules to ICUSTAYS, ADMISSIONS and PATIENTS.
 
-    Stays without an admission or a patient row are removed and counted. Raises ``DataError`` for repeated ids, unreadable times
-    and an empty cohort.
+    Stays without an admission or a patient row are removed and counted. Raises ``DataError`` for repeated
+    ids, unreadable times and an empty cohort.
     """
     stays = _read_stays(tables)
     admissions = _read_admissions(tables)
@@ -124,15 +125,17 @@ def _read_stays(tables: Mapping[str, Table]) -> pl.DataFrame:
 
 
 def _refuse_other_lengths(stays: pl.DataFrame, table: Table) -> None:
-    """Raise where LOS is in another unit than days: a tenth of the stays disagree with OUTTIME - INTIME by more than an hour."""
+    """Raise where LOS is in another unit than days: a tenth of the stays disagree with OUTTIME - INTIME by
+    more than an hour.
+    """
     days = _seconds("intime", "outtime") / 86_400
     known = stays.with_row_index("place", offset=1).with_columns(days=days).drop_nulls(["days", "los_days"])
     wrong = known.filter((pl.col("los_days") - pl.col("days")).abs() > 1 / 24)
     if wrong.height > OTHER_LENGTH_SHARE * known.height:
         ratio = float(np.median((wrong["los_days"] / wrong["days"]).to_numpy()))
         raise DataError(
-            f"{table.path}: LOS of {wrong.height:,} of {known.height:,} stays is not OUTTIME - INTIME in days (first: data row {wrong['place'][0]}; "
-            f"the middle ratio is {ratio:.5g}); give LOS in days"
+            f"{table.path}: LOS of {wrong.height:,} of {known.height:,} stays is not OUTTIME - INTIME in days"
+            f" (first: data row {wrong['place'][0]}; the middle ratio is {ratio:.5g}); give LOS in days"
         )
 
 

@@ -12,10 +12,11 @@ _ICD10 = r"^[A-DF-UW-Z]\d[0-9A-Z]{1,5}$"
 
 
 def read_diagnoses(tables: dict[str, Table], repairs: frozenset[str]) -> pl.DataFrame:
-    """Return the diagnosis rows that count: those whose code is in the dictionary table, or all of them if so repaired.
+    """Return the diagnosis rows that count: those whose code is in the dictionary table, or all of them if so
+    repaired.
 
-    Codes with a point (401.9), from a column of floats (4019.0), padded or in lower case are read; where a spreadsheet took the leading
-    zeros of the diagnoses they are put back by the dictionary.
+    Codes with a point (401.9), from a column of floats (4019.0), padded or in lower case are read; where a
+    spreadsheet took the leading zeros of the diagnoses they are put back by the dictionary.
 
     Args:
         tables: The source tables.
@@ -25,8 +26,8 @@ def read_diagnoses(tables: dict[str, Table], repairs: frozenset[str]) -> pl.Data
         subject_id, hadm_id, icd9_code.
 
     Raises:
-        DataError: More than 1 % of the codes are of ICD-10 or no codes, the dictionary has lost its leading zeros too, or a code without its zeros
-            could be either of two with different phenotypes.
+        DataError: More than 1 % of the codes are of ICD-10 or no codes, the dictionary has lost its leading
+            zeros too, or a code without its zeros could be either of two with different phenotypes.
     """
     table, source = tables["diagnoses_icd"], tables["d_icd_diagnoses"]
     ids = {"subject_id": pl.Int64, "hadm_id": pl.Int64, "icd9_code": pl.String}
@@ -43,8 +44,9 @@ def read_diagnoses(tables: dict[str, Table], repairs: frozenset[str]) -> pl.Data
         foreign = diagnoses.filter(condition)
         if foreign.height > max(FOREIGN_SHARE * diagnoses.height, few):
             raise DataError(
-                f"{table.path}: ICD9_CODE of {foreign.height:,} of {diagnoses.height:,} rows is {kind} (first: data row {foreign['place'][0]}); "
-                "phenotypes are defined by ICD-9: take DIAGNOSES_ICD of MIMIC-III"
+                f"{table.path}: ICD9_CODE of {foreign.height:,} of {diagnoses.height:,} rows is {kind}"
+                f" (first: data row {foreign['place'][0]}); phenotypes are defined by ICD-9: take"
+                " DIAGNOSES_ICD of MIMIC-III"
             )
     diagnoses = diagnoses.drop("place")
     if "all_diagnosis_codes" in repairs:
@@ -70,7 +72,8 @@ def _zeros_restored(
     listed, phenotype = dictionary["icd9_code"], phenotypes()[1]
     if listed.str.contains(r"^\d{1,2}$").any():
         raise DataError(
-            f"{table.path}, {source.path.name}: the ICD9_CODEs have lost their leading zeros; export them again as text"
+            f"{table.path}, {source.path.name}: the ICD9_CODEs have lost their leading zeros; export them"
+            " again as text"
         )
     known = pl.concat([listed, phenotype["icd9_code"]]).unique()
     padded = pl.concat(
@@ -88,8 +91,9 @@ def _zeros_restored(
     rows = diagnoses.join(doubtful, on="icd9_code", how="semi", maintain_order="left")
     if rows.height:
         raise DataError(
-            f"{table.path}: ICD9_CODE has lost its leading zeros, and {rows.height:,} of {diagnoses.height:,} rows could be either of two codes "
-            f"of different phenotypes (first: data row {rows['place'][0]}); export the table again with ICD9_CODE as text"
+            f"{table.path}: ICD9_CODE has lost its leading zeros, and {rows.height:,} of {diagnoses.height:,}"
+            " rows could be either of two codes of different phenotypes (first: data row"
+            f" {rows['place'][0]}); export the table again with ICD9_CODE as text"
         )
     chosen = choices.sort("zeros").unique("icd9_code", keep="first").select("icd9_code", "candidate")
     return diagnoses.join(chosen, on="icd9_code", how="left", maintain_order="left").select(

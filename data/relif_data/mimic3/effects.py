@@ -22,12 +22,14 @@ TOGETHER = "all default repairs"
 
 
 def repair_effects(source: Path, *, progress: Callable[[str], None] | None = None) -> pl.DataFrame:
-    """Return one row per repair, and one for the default repairs together: what it changes in the benchmark's data.
+    """Return one row per repair, and one for the default repairs together: what it changes in the benchmark's
+    data.
 
-    Columns: ``repair``, ``default``; ``events``, event rows (for numeric_maximum chart times, for label repairs none) that the rule
-    touched; ``value_cells`` and ``mask_cells``, stay-hour and channel cells whose filled value or mask changed, of ``all_cells``; ``stays`` with
-    any such change; and per task the labels that changed, appeared or disappeared. The events are read once; inputs are made a bounded
-    number of rows at a time.
+    Columns: ``repair``, ``default``; ``events``, event rows (for numeric_maximum chart times, for label
+    repairs none) that the rule touched; ``value_cells`` and ``mask_cells``, stay-hour and channel cells whose
+    filled value or mask changed, of ``all_cells``; ``stays`` with any such change; and per task the labels
+    that changed, appeared or disappeared. The events are read once; inputs are made a bounded number of rows
+    at a time.
     """
     report = progress or (lambda message: None)
     single = {name: frozenset({name}) for name in REPAIRS}
@@ -87,7 +89,8 @@ def _inputs(
     else:
         series, grid = reuse.series, reuse.grid
     described = with_outcomes(stays, series, extraction)
-    # No event: no hour is ever after the first one, so no hourly label; such stays carry no mortality label either.
+    # No event: no hour is ever after the first one, so no hourly label; such stays carry no mortality label
+    # either.
     described = described.with_columns(pl.col("first_hours").fill_null(float("inf")))
     return _Inputs(
         series, grid, label_stays(described, phenotype_labels(described, extraction.diagnoses), bins)

@@ -1,4 +1,6 @@
-"""Ceilings on what cannot be read, per table and cause, relative to the rows that are wanted: above, an error; below, a count."""
+"""Ceilings on what cannot be read, per table and cause, relative to the rows that are wanted: above, an
+error; below, a count.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +18,9 @@ FEW = 10
 TIME_SHARE, VALUE_SHARE = 0.01, 0.5
 CAUSES = {
     "empty_value": "no value; export the table again with its VALUE column",
-    "unreadable_value": "a value that cannot be read; export the table again, with a point for the decimal comma",
+    "unreadable_value": (
+        "a value that cannot be read; export the table again, with a point for the decimal comma"
+    ),
     "unknown_units": "a unit that no rule knows; export the table again with its VALUEUOM column",
 }
 
@@ -26,8 +30,9 @@ def refuse_losses(
 ) -> None:
     """Raise ``DataError`` where too many wanted rows of an event table are lost to one cause.
 
-    Wanted are the rows of mapped items that belong to stays of the cohort. Times may be unreadable in 1 % of a table's; a value, or its
-    unit, in half of a channel's rows of a table. Ten rows or fewer are no reason to refuse.
+    Wanted are the rows of mapped items that belong to stays of the cohort. Times may be unreadable in 1 % of
+    a table's; a value, or its unit, in half of a channel's rows of a table. Ten rows or fewer are no reason
+    to refuse.
     """
     if not events.rows["chartevents"]:
         raise DataError(f"{tables['chartevents'].path} has no row under its header; fetch the file again")
@@ -55,8 +60,8 @@ def refuse_losses(
                 & time_of(pl.col("charttime")).is_null(),
             )
             raise DataError(
-                f"{table.path}: {lost:,} of {wanted:,} wanted rows have a CHARTTIME that cannot be read (first: data row {first}); "
-                "expected YYYY-MM-DD HH:MM:SS; export the table again"
+                f"{table.path}: {lost:,} of {wanted:,} wanted rows have a CHARTTIME that cannot be read"
+                f" (first: data row {first}); expected YYYY-MM-DD HH:MM:SS; export the table again"
             )
         for (channel,), own_rows in part.group_by("channel"):
             _refuse_values(table, str(channels()[channel].name), own_rows.select(*triples, "len"), repairs)
@@ -78,7 +83,8 @@ def _refuse_values(table: Table, channel: str, triples: pl.DataFrame, repairs: f
                 pl.struct("itemid", "value").is_in(lost.select("itemid", "value").to_struct().implode()),
             )
             raise DataError(
-                f"{table.path}: {counts[cause]:,} of {wanted:,} wanted rows of {channel} have (first: data row {place}) {mend}"
+                f"{table.path}: {counts[cause]:,} of {wanted:,} wanted rows of {channel} have (first: data"
+                f" row {place}) {mend}"
             )
 
 

@@ -37,7 +37,9 @@ CARE_UNITS = ("MICU", "SICU", "CCU", "CSRU", "TSICU", "other")
 
 @dataclass(frozen=True)
 class Extraction:
-    """Everything before the hourly grid: cohort, mapped events on disk, usable diagnosis rows, repairs in force."""
+    """Everything before the hourly grid: cohort, mapped events on disk, usable diagnosis rows, repairs in
+    force.
+    """
 
     cohort: Cohort
     events: MappedEvents
@@ -60,21 +62,24 @@ def prepare_raw(
     dataset: str = "mimic3",
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Turn a folder of MIMIC-III tables (v1.4 or the demo) into clinical tensors of the four benchmark tasks; return ``target``.
+    """Turn a folder of MIMIC-III tables (v1.4 or the demo) into clinical tensors of the four benchmark tasks;
+    return ``target``.
 
-    ``compatibility="benchmark"`` reproduces the benchmark value for value; "repaired" repairs what ``REPAIRS`` lists; ``repairs`` names
-    the repairs one by one. The subject lists are files with one id a line, or id and 0/1 (as the benchmark's testset.csv and
-    valset.csv); without them subjects are split by ``seed``. An interrupted run is resumed: finished event tables
-    wait in a hidden folder beside ``target``.
+    ``compatibility="benchmark"`` reproduces the benchmark value for value; "repaired" repairs what
+    ``REPAIRS`` lists; ``repairs`` names the repairs one by one. The subject lists are files with one id a
+    line, or id and 0/1 (as the benchmark's testset.csv and valset.csv); without them subjects are split by
+    ``seed``. An interrupted run is resumed: finished event tables wait in a hidden folder beside ``target``.
 
-    Raises ``DataError`` for damaged or missing tables and a target that holds something else, ``InputError`` for unknown options.
+    Raises ``DataError`` for damaged or missing tables and a target that holds something else, ``InputError``
+    for unknown options.
     """
     report = progress or (lambda message: None)
     target = Path(target)
     chosen = chosen_repairs(compatibility, repairs)
     if not (validation_share >= 0 and test_share >= 0 and validation_share + test_share < 1):
         raise InputError(
-            f"validation_share={validation_share}, test_share={test_share}: shares of the subjects, at least 0 and together below 1"
+            f"validation_share={validation_share}, test_share={test_share}: shares of the subjects, at least"
+            " 0 and together below 1"
         )
     # A list that cannot be read is named before hours of reading tables.
     for path in (train_subjects, validation_subjects, test_subjects):
@@ -156,7 +161,9 @@ def extract(
 
 
 def buckets(extraction: Extraction) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Yield the cohort's stays in runs of whole subjects together with their mapped rows, a bounded number of rows at a time."""
+    """Yield the cohort's stays in runs of whole subjects together with their mapped rows, a bounded number of
+    rows at a time.
+    """
     lazy = pl.scan_parquet(list(extraction.events.files), glob=False)
     per_stay = lazy.group_by("stay").len().collect(engine="streaming")
     stays = extraction.cohort.stays.join(per_stay, on="stay", how="left", maintain_order="left")
@@ -184,7 +191,9 @@ def with_outcomes(stays: pl.DataFrame, series: pl.DataFrame, extraction: Extract
 def _assemble(
     extraction: Extraction, work: Path, counts: Counter[str], report: Callable[[str], None]
 ) -> tuple[dict[str, Any], pl.DataFrame, list[CohortStep]]:
-    """Build the hourly arrays bucket by bucket in a file of the work folder, then the labels of all stays at once."""
+    """Build the hourly arrays bucket by bucket in a file of the work folder, then the labels of all stays at
+    once.
+    """
     longest = extraction.cohort.stays["los_hours"].fill_null(0.0).fill_nan(0.0).clip(lower_bound=0)
     room = max(int(bins_of(longest.to_numpy()).sum()), 1)
     columns = sum(len(channel.columns) for channel in tensor_channels())
@@ -224,7 +233,9 @@ def _assemble(
 
 
 def _reserved(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Return a float32 array in a file whose space is reserved, so that a full disk is an error here and no crash later."""
+    """Return a float32 array in a file whose space is reserved, so that a full disk is an error here and no
+    crash later.
+    """
     try:
         array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         with open(path, "r+b") as stream:
@@ -270,8 +281,9 @@ def subject_split(
 ) -> np.ndarray:
     """Return 0, 1 or 2 (train, validation, test) per stay, by lists where given, the rest drawn by subject.
 
-    With a test list but no validation list, the validation part is drawn from the other subjects; a subject in no list is train. Raises
-    ``DataError`` for an unreadable list, one that names no subject of the data, and two lists that share a subject.
+    With a test list but no validation list, the validation part is drawn from the other subjects; a subject
+    in no list is train. Raises ``DataError`` for an unreadable list, one that names no subject of the data,
+    and two lists that share a subject.
     """
     if test_subjects is None and validation_subjects is None and train_subjects is None:
         return split_by_subject(subjects, shares[0], shares[1], seed)
@@ -300,7 +312,8 @@ def read_subject_list(path: Path) -> np.ndarray:
         table = [[int(float(field)) for field in line.split(",")] for line in lines if line[:1].isdigit()]
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} is no subject list ({type(error).__name__}); write one subject id a line, or subject id and 0 or 1 with a comma"
+            f"{path} is no subject list ({type(error).__name__}); write one subject id a line, or subject id"
+            " and 0 or 1 with a comma"
         ) from error
     return np.array([row[0] for row in table if len(row) < 2 or row[1] == 1], dtype=np.int64)
 

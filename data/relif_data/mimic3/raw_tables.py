@@ -1,4 +1,6 @@
-"""Simulated cohorts written as MIMIC-III tables, so that the whole road from raw tables runs without any patient's data."""
+"""Simulated cohorts written as MIMIC-III tables, so that the whole road from raw tables runs without any
+patient's data.
+"""
 
 import gzip
 from pathlib import Path
@@ -52,8 +54,9 @@ def write_raw(
 ) -> Path:
     """Write a simulated cohort as the MIMIC-III tables that the reader needs and return ``folder``.
 
-    Every reading of hour r becomes one event within (r, r + 1] hours after admission. ``upper_case`` names files and columns as full
-    v1.4 does, else in lower case; ``compress`` writes CSV.gz. A file SYNTHETIC.md marks the folder. The same cohort gives the same bytes.
+    Every reading of hour r becomes one event within (r, r + 1] hours after admission. ``upper_case`` names
+    files and columns as full v1.4 does, else in lower case; ``compress`` writes CSV.gz. A file SYNTHETIC.md
+    marks the folder. The same cohort gives the same bytes.
     """
     rng = np.random.default_rng([cohort.seed, 3])
     people = _stay_frame(cohort)

@@ -1,4 +1,6 @@
-"""The benchmark's quirks that are plain errors, each with a name, what is done instead, and whether it is on by default."""
+"""The benchmark's quirks that are plain errors, each with a name, what is done instead, and whether it is on
+by default.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +10,9 @@ from relif_core.errors import InputError
 
 @dataclass(frozen=True)
 class Repair:
-    """One repair: what the benchmark does, what is done instead, and whether ``compatibility="repaired"`` includes it."""
+    """One repair: what the benchmark does, what is done instead, and whether ``compatibility="repaired"``
+    includes it.
+    """
 
     name: str
     quirk: str
@@ -19,13 +23,14 @@ class Repair:
 _ALL = (
     Repair(
         "numeric_maximum",
-        "of several heart rates, respiratory rates, mean pressures or coma scores at one chart time the greatest text wins: "
-        "'95' beats '105'",
+        "of several heart rates, respiratory rates, mean pressures or coma scores at one chart time the"
+        " greatest text wins: '95' beats '105'",
         "the greatest number (for coma scales the highest score) wins",
     ),
     Repair(
         "fio2_scale",
-        "the fraction of inspired oxygen is divided by 100 whatever its size (unless the unit is torr): 0.5 becomes 0.005",
+        "the fraction of inspired oxygen is divided by 100 whatever its size (unless the unit is torr): 0.5"
+        " becomes 0.005",
         "only numbers above 1 are divided by 100",
     ),
     Repair(
@@ -60,13 +65,15 @@ _ALL = (
     ),
     Repair(
         "all_diagnosis_codes",
-        "diagnosis rows whose code is missing in the ICD-9 dictionary table are lost before phenotypes are assigned",
+        "diagnosis rows whose code is missing in the ICD-9 dictionary table are lost before phenotypes are"
+        " assigned",
         "every diagnosis row counts",
     ),
     Repair(
         "hospital_death",
-        "death in hospital is read from the date of death (a midnight) or a death time up to discharge; deaths on the day of "
-        "discharge but outside the hospital count, deaths recorded minutes after discharge do not",
+        "death in hospital is read from the date of death (a midnight) or a death time up to discharge;"
+        " deaths on the day of discharge but outside the hospital count, deaths recorded minutes after"
+        " discharge do not",
         "the admission's own death flag decides",
     ),
     Repair(
@@ -83,8 +90,8 @@ REPAIRS = {repair.name: repair for repair in _ALL}
 def chosen_repairs(compatibility: str, repairs: Iterable[str] | str | None = None) -> frozenset[str]:
     """Return the names of the repairs in force.
 
-    ``compatibility`` "benchmark" means none, "repaired" the default ones; ``repairs`` (names, or one text with commas) replaces
-    that choice. Raises ``InputError`` for an unknown word.
+    ``compatibility`` "benchmark" means none, "repaired" the default ones; ``repairs`` (names, or one text
+    with commas) replaces that choice. Raises ``InputError`` for an unknown word.
     """
     if compatibility not in ("benchmark", "repaired"):
         raise InputError(f"compatibility={compatibility!r}: choose 'repaired' or 'benchmark'")

@@ -1,7 +1,8 @@
 """From cleaned events to each stay's time series, and on to the hourly grid.
 
-Rows of one subject with the same chart time are one moment, of which each channel takes one value. A stay receives the moments that
-carry its stay id or lie between its admission and its end, whichever stay they were charted for.
+Rows of one subject with the same chart time are one moment, of which each channel takes one value. A stay
+receives the moments that carry its stay id or lie between its admission and its end, whichever stay they were
+charted for.
 """
 
 from collections import Counter
@@ -20,10 +21,12 @@ EPSILON_HOURS = 1e-6
 def time_series(
     rows: pl.DataFrame, numbers: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str] | None = None
 ) -> pl.DataFrame:
-    """Return one row per stay, chart time and channel: ``stay``, ``hours`` since admission, ``channel``, ``number``; sorted.
+    """Return one row per stay, chart time and channel: ``stay``, ``hours`` since admission, ``channel``,
+    ``number``; sorted.
 
-    ``rows`` and ``numbers`` come from ``clean``; ``stays`` are the cohort stays of all subjects in ``rows``. With ``counts``, chart
-    times whose winning number differs from the benchmark's are counted as "numeric_maximum".
+    ``rows`` and ``numbers`` come from ``clean``; ``stays`` are the cohort stays of all subjects in ``rows``.
+    With ``counts``, chart times whose winning number differs from the benchmark's are counted as
+    "numeric_maximum".
     """
     owner = stays.select(
         "stay", "subject", intime=pl.col("intime").dt.epoch("s"), outtime=pl.col("outtime").dt.epoch("s")
@@ -84,7 +87,9 @@ def within_stay(series: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Grid:
-    """Hourly channels of some stays: ``filled`` float32 and ``observed`` uint8, both [rows, 17]; ``offsets`` int64 [stays + 1]."""
+    """Hourly channels of some stays: ``filled`` float32 and ``observed`` uint8, both [rows, 17]; ``offsets``
+    int64 [stays + 1].
+    """
 
     filled: np.ndarray
     observed: np.ndarray
@@ -92,10 +97,12 @@ class Grid:
 
 
 def hourly_grid(series: pl.DataFrame, stay_ids: np.ndarray, bins: np.ndarray) -> Grid:
-    """Put a time series (rows within the stay, sorted by stay and hours) on the hourly grid of the given stays.
+    """Put a time series (rows within the stay, sorted by stay and hours) on the hourly grid of the given
+    stays.
 
-    Bin ``b`` holds what was charted in (b, b + 1] hours, admission itself included in bin 0; the last value in time wins, gaps hold the
-    last value before, else the channel's normal value. ``stay_ids`` are ascending values of ``stay``, ``bins`` their numbers of bins.
+    Bin ``b`` holds what was charted in (b, b + 1] hours, admission itself included in bin 0; the last value
+    in time wins, gaps hold the last value before, else the channel's normal value. ``stay_ids`` are ascending
+    values of ``stay``, ``bins`` their numbers of bins.
     """
     offsets = np.concatenate([[0], np.cumsum(bins)]).astype(np.int64)
     width = len(channels())

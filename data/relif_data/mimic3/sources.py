@@ -74,10 +74,12 @@ class Table:
 
 
 def find_tables(source: Path) -> dict[str, Table]:
-    """Return the tables of ``TABLES`` found in a folder, or in the one folder up to four levels below that holds some; headers checked.
+    """Return the tables of ``TABLES`` found in a folder, or in the one folder up to four levels below that
+    holds some; headers checked.
 
-    A plain file is preferred to a compressed one of the same table. Raises ``DataError`` naming every missing table or column, a plain
-    file of another size than its compressed twin's content, and what the folder holds instead.
+    A plain file is preferred to a compressed one of the same table. Raises ``DataError`` naming every missing
+    table or column, a plain file of another size than its compressed twin's content, and what the folder
+    holds instead.
     """
     source = _located(Path(source))
     if not source.is_dir():
@@ -89,7 +91,8 @@ def find_tables(source: Path) -> dict[str, Table]:
     missing = sorted(name.upper() for name in TABLES.keys() - files.keys())
     if missing:
         raise DataError(
-            f"{source}: no CSV or CSV.gz file for {', '.join(missing)}; copy the missing MIMIC-III tables there"
+            f"{source}: no CSV or CSV.gz file for {', '.join(missing)}; copy the missing MIMIC-III tables"
+            " there"
         )
     return {name: _open(name, files[name]) for name in TABLES}
 
@@ -99,7 +102,9 @@ def _table_name(path: Path) -> str:
 
 
 def _located(source: Path) -> Path:
-    """Return the folder with the tables: ``source``, or the only one below it; ``DataError`` names what lies there instead."""
+    """Return the folder with the tables: ``source``, or the only one below it; ``DataError`` names what lies
+    there instead.
+    """
     if not source.is_dir() or any(_table_name(path) in TABLES for path in source.iterdir()):
         return source
     below = [source]
@@ -143,7 +148,8 @@ def _refuse_half_unpacked(plain: Path, packed: Path) -> None:
         stated = int.from_bytes(stream.read(4), "little")
     if stated != plain.stat().st_size % 2**32:
         raise DataError(
-            f"{plain} is not the content of {packed.name} beside it: one of the two is not whole; remove that one"
+            f"{plain} is not the content of {packed.name} beside it: one of the two is not whole; remove"
+            " that one"
         )
 
 
@@ -186,11 +192,13 @@ def unreadable(path: Path, error: BaseException) -> DataError:
     """Return the ``DataError`` for a file that could not be read through."""
     if found := re.search(r"(?:at|failed in) column '([^']+)'", str(error)):
         return DataError(
-            f"{path} cannot be read: a cell of column {found[1].upper()} is no number; mend that row or fetch the file again"
+            f"{path} cannot be read: a cell of column {found[1].upper()} is no number; mend that row or fetch"
+            " the file again"
         )
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return DataError(
-        f"{path} cannot be read: {reason}; compare its size and sha256 with the official ones and fetch it again"
+        f"{path} cannot be read: {reason}; compare its size and sha256 with the official ones and fetch it"
+        " again"
     )
 
 
@@ -202,7 +210,8 @@ def scan(
     Args:
         table: The table.
         columns: Type by name in lower case.
-        by_text: Read numbers by way of their texts: slower, but padded ones and whole numbers written as ``145834.0`` are read.
+        by_text: Read numbers by way of their texts: slower, but padded ones and whole numbers written as
+            ``145834.0`` are read.
     """
     written = {column.lower(): column for column in table.header}
     schema = {name: pl.String if by_text else columns.get(name.lower(), pl.String) for name in table.header}
@@ -225,7 +234,8 @@ def _typed(column: str, kind: pl.DataType | type[pl.DataType]) -> pl.Expr:
 def time_of(column: pl.Expr) -> pl.Expr:
     """Return the time that a text states, null where it states none.
 
-    ``YYYY-MM-DD HH:MM:SS``, also with T for the space, a fraction of zeros, and UTC, Z or an offset of zero behind it.
+    ``YYYY-MM-DD HH:MM:SS``, also with T for the space, a fraction of zeros, and UTC, Z or an offset of zero
+    behind it.
     """
     text = column.str.strip_chars()
     plain = text.str.slice(19).str.contains(r"^(\.0+)?( ?UTC|Z|[+-]00(:?00)?)?$")
@@ -246,7 +256,9 @@ def read(table: Table, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -
 
 
 def parse_times(frame: pl.DataFrame, columns: tuple[str, ...], table: Table, key: str) -> pl.DataFrame:
-    """Turn text columns into datetimes; empty text is null, anything else unreadable raises ``DataError`` naming the row."""
+    """Turn text columns into datetimes; empty text is null, anything else unreadable raises ``DataError``
+    naming the row.
+    """
     parsed = frame.with_columns(time_of(pl.col(column)).alias(f"{column} parsed") for column in columns)
     for column in columns:
         bad = parsed.filter(

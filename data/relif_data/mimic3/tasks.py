@@ -1,7 +1,7 @@
 """Labels of the four benchmark tasks, for all stays and hours at once.
 
-In-hospital mortality is predicted at hour 48; decompensation (death within 24 hours) and remaining length of stay at every whole hour
-from the fifth on; 25 phenotypes at the end of the stay (Harutyunyan et al. 2019).
+In-hospital mortality is predicted at hour 48; decompensation (death within 24 hours) and remaining length of
+stay at every whole hour from the fifth on; 25 phenotypes at the end of the stay (Harutyunyan et al. 2019).
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,9 @@ def tensor_tasks() -> tuple[Task, ...]:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels and masks by task name, and what the hourly ones were made from: ``hour`` and ``remaining_hours`` [rows]."""
+    """Labels and masks by task name, and what the hourly ones were made from: ``hour`` and
+    ``remaining_hours`` [rows].
+    """
 
     labels: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
@@ -49,11 +51,12 @@ class Labels:
 
 
 def label_stays(stays: pl.DataFrame, phenotype_labels: np.ndarray, bins: np.ndarray) -> Labels:
-    """Return the labels of stays with ``los_hours`` L, ``death_hours`` V, ``mortality`` and ``first_hours``, the first charted hour.
+    """Return the labels of stays with ``los_hours`` L, ``death_hours`` V, ``mortality`` and ``first_hours``,
+    the first charted hour.
 
-    Hour t of a stay is labelled where t > 4, t > first charted hour, and t <= L (for decompensation also t <= V); it is decompensation
-    where the patient dies in hospital and V - t < 24, and L - t is what remains of the stay. Mortality needs L >= 48 and an event before
-    hour 48.
+    Hour t of a stay is labelled where t > 4, t > first charted hour, and t <= L (for decompensation also t <=
+    V); it is decompensation where the patient dies in hospital and V - t < 24, and L - t is what remains of
+    the stay. Mortality needs L >= 48 and an event before hour 48.
     """
     length = stays["los_hours"].to_numpy()
     death = stays["death_hours"].fill_null(np.inf).to_numpy()
@@ -89,7 +92,9 @@ def label_stays(stays: pl.DataFrame, phenotype_labels: np.ndarray, bins: np.ndar
 
 
 def phenotype_labels(stays: pl.DataFrame, diagnoses: pl.DataFrame) -> np.ndarray:
-    """Return uint8 [stays, 25]: 1 where any diagnosis code of the stay's admission is in the phenotype's list."""
+    """Return uint8 [stays, 25]: 1 where any diagnosis code of the stay's admission is in the phenotype's
+    list.
+    """
     names, codes = phenotypes()
     place = stays.select("subject_id", "hadm_id").with_row_index("place")
     found = (

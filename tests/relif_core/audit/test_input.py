@@ -143,10 +143,10 @@ def test_inputs_are_not_changed() -> None:
 
 def test_import_needs_numpy_only() -> None:
     program = (
-        "import sys, relif_core.audit\n"
-        "loaded = {name.split('.')[0] for name in sys.modules}\n"
-        "print(sorted(loaded & {'torch', 'matplotlib', 'pandas', 'polars', 'scipy', 'sklearn', 'pydantic', 'rich'}))\n"
-        "print(sorted(name for name in sys.modules if name.startswith('relif_core.') and '.audit' not in name))"
+        "import sys, relif_core.audit\nloaded = {name.split('.')[0] for name in"
+        " sys.modules}\nprint(sorted(loaded & {'torch', 'matplotlib', 'pandas', 'polars', 'scipy', 'sklearn',"
+        " 'pydantic', 'rich'}))\nprint(sorted(name for name in sys.modules if name.startswith('relif_core.')"
+        " and '.audit' not in name))"
     )
     output = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

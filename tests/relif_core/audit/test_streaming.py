@@ -1,4 +1,6 @@
-"""Files and folders give the histogram of their scores, whatever reads them: one pass, a CSV, or a cluster of two nodes."""
+"""Files and folders give the histogram of their scores, whatever reads them: one pass, a CSV, or a cluster of
+two nodes.
+"""
 
 import threading
 from collections.abc import Iterator

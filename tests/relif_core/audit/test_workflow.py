@@ -1,4 +1,6 @@
-"""Ruler, audit and verdict: one score map for all models, comparisons only under one ruler, and nothing that a file cannot hold."""
+"""Ruler, audit and verdict: one score map for all models, comparisons only under one ruler, and nothing that
+a file cannot hold.
+"""
 
 import json
 from typing import Any

@@ -1,4 +1,6 @@
-"""A batch without labels of a task: the balancer works on the others and holds what it knows of the absent one."""
+"""A batch without labels of a task: the balancer works on the others and holds what it knows of the absent
+one.
+"""
 
 import pytest
 import torch

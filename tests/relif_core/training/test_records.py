@@ -1,4 +1,6 @@
-"""What a record says beyond its result: revision, making, every epoch's audit, calibrated and last-epoch views."""
+"""What a record says beyond its result: revision, making, every epoch's audit, calibrated and last-epoch
+views.
+"""
 
 import json
 from collections.abc import Callable

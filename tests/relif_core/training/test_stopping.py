@@ -17,7 +17,10 @@ from relif_core.studies.grid import grid, run_study
 #: Two seconds are the bar on a machine of its own (benchmarks tell); a test shares its processor.
 SOON = 10.0
 #: Stores nothing larger than ten kilobytes.
-SMALL_FILES = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); "
+SMALL_FILES = (
+    "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    " resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); "
+)
 #: Sends itself SIGTERM when the first epoch is shown.
 STOPPED_AT_ONCE = """
 import os, signal

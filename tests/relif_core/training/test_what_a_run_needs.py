@@ -1,4 +1,6 @@
-"""Before the first step: splits, classes, labels, batches. During it: absent labels, and numbers that are not finite."""
+"""Before the first step: splits, classes, labels, batches. During it: absent labels, and numbers that are not
+finite.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

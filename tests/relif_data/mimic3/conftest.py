@@ -12,8 +12,10 @@ import pytest
 
 ADMITTED = datetime.datetime(2150, 3, 1, 10, 0, 0)
 COLUMNS = {
-    "icustays": "row_id subject_id hadm_id icustay_id dbsource first_careunit last_careunit first_wardid last_wardid intime "
-    "outtime los",
+    "icustays": (
+        "row_id subject_id hadm_id icustay_id dbsource first_careunit last_careunit first_wardid last_wardid"
+        " intime outtime los"
+    ),
     "admissions": "row_id subject_id hadm_id admittime dischtime deathtime ethnicity hospital_expire_flag",
     "patients": "row_id subject_id gender dob dod",
     "diagnoses_icd": "row_id subject_id hadm_id seq_num icd9_code",
@@ -25,7 +27,9 @@ COLUMNS = {
 
 
 class RawTables:
-    """A small set of tables to which stays and events are added one by one; any row may be edited before writing."""
+    """A small set of tables to which stays and events are added one by one; any row may be edited before
+    writing.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in COLUMNS}
@@ -50,7 +54,9 @@ class RawTables:
         age: float = 50.0,
         code: str | None = "5849",
     ) -> None:
-        """Add a stay of some hours with its admission (number 1000 + stay), patient, one diagnosis and one heart rate at hour 0.5."""
+        """Add a stay of some hours with its admission (number 1000 + stay), patient, one diagnosis and one
+        heart rate at hour 0.5.
+        """
         subject, admission = subject or stay, 1000 + stay
         end = begin + datetime.timedelta(hours=hours)
         death = None if died_at is None else begin + datetime.timedelta(hours=died_at)

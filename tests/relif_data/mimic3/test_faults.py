@@ -188,14 +188,18 @@ except DataError as error:
 def in_process(
     source: Path, target: Path, moment: str = "", limit: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Prepare in a process of its own, killed at a progress message or unable to write files larger than a limit."""
+    """Prepare in a process of its own, killed at a progress message or unable to write files larger than a
+    limit.
+    """
     arguments = [sys.executable, "-c", KILLED, str(source), str(target), moment, str(limit)]
     return subprocess.run(arguments, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("moment", ["chartevents", "hourly grid"])
 def test_killed_and_resumed(two_stays: Any, tmp_path: Path, moment: str) -> None:
-    """kill -9 leaves no tensors; the same command again goes on from the finished tables and gives the same tensors."""
+    """kill -9 leaves no tensors; the same command again goes on from the finished tables and gives the same
+    tensors.
+    """
     raw = two_stays.write(tmp_path / "raw")
     target = tmp_path / "tensors"
     killed = in_process(raw, target, moment)
@@ -210,7 +214,9 @@ def test_killed_and_resumed(two_stays: Any, tmp_path: Path, moment: str) -> None
 
 
 def test_a_changed_source_is_read_again(two_stays: Any, tmp_path: Path) -> None:
-    """After an interruption a changed table is not taken from the work folder, and a broken remainder is not trusted."""
+    """After an interruption a changed table is not taken from the work folder, and a broken remainder is not
+    trusted.
+    """
     raw = two_stays.write(tmp_path / "raw")
     target = tmp_path / "tensors"
     in_process(raw, target, "labevents")
@@ -227,7 +233,9 @@ def test_a_changed_source_is_read_again(two_stays: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [300, 9_000, 30_000])
 def test_full_disk(two_stays: Any, tmp_path: Path, limit: int) -> None:
-    """Where files cannot grow (as on a full disk) the error says so and no tensors appear, whichever file it was."""
+    """Where files cannot grow (as on a full disk) the error says so and no tensors appear, whichever file it
+    was.
+    """
     for minute in range(3000):
         two_stays.event(1, 211, minute / 60, str(minute % 301))
     raw = two_stays.write(tmp_path / "raw")

@@ -1,4 +1,6 @@
-"""The benchmark's output folders, and simulated cohorts written as raw tables, both taken down the whole road."""
+"""The benchmark's output folders, and simulated cohorts written as raw tables, both taken down the whole
+road.
+"""
 
 from pathlib import Path
 
@@ -152,7 +154,9 @@ def test_layouts_of_the_source_do_not_matter(
 def test_benchmark_folders_equal_the_raw_tables(
     folders: Path, tensors: ClinicalTensors, tmp_path: Path, alone: str | None
 ) -> None:
-    """Read from all task folders, or from the multitask folder alone: the same inputs, labels and masks as from raw tables."""
+    """Read from all task folders, or from the multitask folder alone: the same inputs, labels and masks as
+    from raw tables.
+    """
     root = folders
     if alone:
         root = tmp_path / "alone"
