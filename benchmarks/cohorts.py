@@ -52,7 +52,7 @@ def draw_cohort(subjects: int, generator: np.random.Generator, shift: float = 0.
 
 
 def true_values(tolerance: float, shift: float = 0.0, points: int = 400_000) -> tuple[float, float]:
-    """Return Bias and violation rate of the generating distribution, from midpoints of its quantile function."""
+    """Return the generating distribution's Bias and violation rate, from midpoints of its quantiles."""
     normal = _normal_quantiles(points)
     scores = {task: _sigmoid(mean + shift + spread * normal) for task, (mean, spread) in SCORE_MAPS.items()}
     result = audit(scores, tolerance)

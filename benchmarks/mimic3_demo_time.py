@@ -48,7 +48,8 @@ def main() -> None:
     for name, seconds in (("wall seconds", wall), ("processor seconds", processor)):
         middle = statistics.median(seconds)
         lines.append(
-            f"{name},{min(seconds):.2f},{middle:.2f},{max(seconds):.2f},{len(seconds)},{PUBLIC_SECONDS / middle:.0f},{place}"
+            f"{name},{min(seconds):.2f},{middle:.2f},{max(seconds):.2f},{len(seconds)},"
+            f"{PUBLIC_SECONDS / middle:.0f},{place}"
         )
     with atomic_file(RESULTS) as stream:
         stream.write("\n".join(lines).encode() + b"\n")

@@ -30,7 +30,8 @@ path = sys.argv[1]
 """
 REPORT = """
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps([kept, groups, time.perf_counter() - start, time.process_time(), int(peak.split()[1]) / 1024]))
+mebibytes = int(peak.split()[1]) / 1024
+print(json.dumps([kept, groups, time.perf_counter() - start, time.process_time(), mebibytes]))
 """
 ENGINES = {
     "polars": (
@@ -66,7 +67,8 @@ with tempfile.TemporaryDirectory() as folder:
     target = Path(folder) / "kept.parquet"
     connection.execute(
         f"copy (select {columns}, try_cast(charttime as timestamp) as time from {read} "
-        f"where cast(itemid as integer) in ({','.join(map(str, wanted))})) to '{target}' (format parquet, compression lz4_raw)"
+        f"where cast(itemid as integer) in ({','.join(map(str, wanted))})) "
+        f"to '{target}' (format parquet, compression lz4_raw)"
     )
     kept = connection.execute(f"select count(*) from '{target}'").fetchone()[0]
 groups = connection.execute(

@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def write_table(measured: list[tuple[int, int, float, float, float]]) -> None:
-    """Write the measurements, their straight line's prediction for the full data, and where they were taken."""
+    """Write the measurements, their straight line's prediction for the full data, and the machine."""
     count, hours, seconds, processor, memory = (
         np.array(column, dtype=float) for column in zip(*measured, strict=True)
     )

@@ -359,7 +359,7 @@ def _age(path: Path) -> float:
 
 
 def unpack(given: argparse.Namespace) -> None:
-    """At home: put the records of the files that came back into a folder per data set, each read and checked."""
+    """At home: check the records that came back and put them into one folder per data set."""
     for path in sorted(given.back.glob("records-*.tar")):
         with tarfile.open(path) as tar:
             tar.extractall(given.target, filter="data")

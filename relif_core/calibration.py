@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-#: Fitted temperatures stay inside: a task whose validation labels are separated would drive T to 0, noise to infinity.
+#: Bounds of fitted temperatures: separated validation labels would drive T to 0, noise to infinity.
 LOWEST, HIGHEST = 0.01, 100.0
 
 

@@ -14,8 +14,8 @@ from relif_core.audit import bias_curve
 from relif_core.calibration import temperatures_of
 from relif_core.problems.base import Evaluation
 
-#: The tolerances of the curves: 0 to 1 in steps of 0.05, the paper's 0.275 and PhysioNet 2012's 0.627. Between two of them Bias
-#: is convex with slope −VR, so the stored points bound it from both sides.
+#: The tolerances of the curves: 0 to 1 in steps of 0.05, the paper's 0.275 and PhysioNet 2012's 0.627.
+#: Between two of them Bias is convex with slope −VR, so the stored points bound it from both sides.
 TOLERANCES = tuple(sorted({*(round(0.05 * step, 2) for step in range(21)), 0.275, 0.627}))
 #: Test is read after every so many epochs.
 TEST_EVERY = 5

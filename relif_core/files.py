@@ -105,7 +105,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed writers of ``path`` left beside it: the ``.partial`` neighbours that nobody holds."""
+    """Remove what killed writers of ``path`` left: the ``.partial`` neighbours that nobody holds."""
     for item in os.scandir(path.parent):
         if item.name.startswith(f".{path.name}.") and item.name.endswith(".partial"):
             with contextlib.suppress(OSError), _opened(item.path) as lock:

@@ -22,8 +22,8 @@ from typing import Any
 from relif_core.errors import InputError
 
 ENVIRONMENT = "RELIF_BALANCERS"
-#: Looks of methods without their own: colours that are not ReLiF's or ERM's, and marks that no balancer of the paper has. The
-#: two lengths share no divisor, so the first 40 such methods look different.
+#: Looks of methods without their own: neither ReLiF's and ERM's colours nor a mark of the paper's balancers.
+#: The two lengths share no divisor, so the first 40 such methods look different.
 COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("X", "h", "<", ">", "p", "d", "8", "H")
 
@@ -50,7 +50,7 @@ class Method:
     dense: bool = False
 
 
-#: Key, title, class and, for methods of the paper, their look: as published first, then as released, then extra rows.
+#: Key, title, class and, for methods of the paper, their look: as published, as released, extra rows.
 _BALANCERS = (
     ("erm", "ERM", "erm:ERM", "#555555", "o"),
     ("uncertainty", "Uncertainty", "uncertainty:Uncertainty", "#56B4E9", "s"),
@@ -77,10 +77,10 @@ STATIC_WEIGHTS = (0.01, 0.03, 0.3, 1.0)
 STEP_SIZES = (0.01, 0.1, 0.3, 1.0)
 #: Target violation rates ρ* beside the default 0.16. The grid is this project's.
 TARGETS = (0.05, 0.1, 0.3, 0.5)
-#: The step size of the target sweep: at the default 0.001 the weight hardly moves in a short run, whatever the target.
+#: The step size of the target sweep: at the default 0.001 the weight hardly moves in a short run.
 TARGET_STEP_SIZE = 0.1
-#: δ* of PhysioNet 2012 (data/records/physionet2012/reference.json), and the target of its violation rate: half of what an
-#: exploratory ERM run has on validation (data/analysis_plan.md). Elsewhere set
+#: δ* of PhysioNet 2012 (data/records/physionet2012/reference.json), and the target of its violation rate:
+#: half of an exploratory ERM run's on validation (data/analysis_plan.md). Elsewhere set
 #: ``surrogate.tolerance`` and ``controller.target``.
 AUDIT_PENALTY = {
     "surrogate": {"kind": "audit", "tolerance": 0.6271688831030655},

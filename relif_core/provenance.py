@@ -12,7 +12,7 @@ from typing import Any
 from relif_core.files import package_digest, write_json
 
 PACKAGE = Path(__file__).parent
-#: Beside the sources where there is no git (a copied tree): the commit that they are of, and their digest then.
+#: Beside the sources where there is no git (a copied tree): their commit, and their digest then.
 STAMP = "source_stamp.json"
 #: Instruction sets that decide how a CPU rounds, in the names of /proc/cpuinfo.
 _FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")

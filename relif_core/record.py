@@ -25,8 +25,8 @@ from relif_core.files import atomic_file, write_json
 from relif_core.settings import RunSettings, as_json, settings_from
 
 FORMAT = "relif-record-1"
-#: The four ways to read a run's audit scores, and the arrays that hold them: the selected or the last epoch, raw or after one
-#: temperature per task.
+#: The four ways to read a run's audit scores, and the arrays that hold them: the selected or the last epoch,
+#: raw or after one temperature per task.
 VIEWS = {"": "score", "calibrated": "calibrated", "last": "last", "last_calibrated": "last_calibrated"}
 
 

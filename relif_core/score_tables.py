@@ -212,7 +212,7 @@ def _delimited(path: Path, content: bytes, kind: str) -> "polars.DataFrame":
 
 
 def _typed(column: "polars.Series") -> "polars.Series":
-    """Return a text column as integers or numbers where every cell is one; ids with leading zeros stay text."""
+    """Return a text column as numbers where every cell is one; ids with leading zeros stay text."""
     import polars
 
     held = column.drop_nulls()

@@ -20,12 +20,12 @@ from relif_core.methods import method_of
 
 ADDED: Mapping[str, Any] = {"added_after_records_were_made": True}
 
-#: The state of the numerics: part of a run's key, and raised whenever the same settings would give other numbers.
+#: The state of the numerics: part of a run's key, raised whenever the same settings would give other numbers.
 #:
 #: 1. Records made before there was a revision; their JSON does not name it.
-#: 2. Balancers and means skip tasks that a batch has no label for; dense heads start at the median depth and the mean
-#:    normal; dropout masks are drawn only where a head reads; AdamW is fused; validation runs in the training precision;
-#:    GradNorm's weights take Adam steps; every epoch is audited (``epoch/`` arrays).
+#: 2. Balancers and means skip tasks that a batch has no label for; dense heads start at the median depth and
+#:    the mean normal; dropout masks are drawn only where a head reads; AdamW is fused; validation runs in the
+#:    training precision; GradNorm's weights take Adam steps; every epoch is audited (``epoch/`` arrays).
 REVISION = 2
 
 #: A range in words, and the test of a number for it (NaN fails every comparison).
@@ -264,7 +264,7 @@ class RunSettings(Checked):
 
 Settings = TypeVar("Settings")
 
-#: What dense prediction changes in ``RunSettings`` (NYUv2: the settings of the paper's released configuration).
+#: What dense prediction changes in ``RunSettings`` (NYUv2, as in the paper's released configuration).
 DENSE_DEFAULTS: dict[str, Any] = {
     "model": DenseModelSettings(),
     "training": {"learning_rate": 1e-4, "batch_size": 8, "epochs": 100},

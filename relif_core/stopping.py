@@ -1,4 +1,4 @@
-"""Stopping on request: the first Ctrl-C or SIGTERM asks, and what has not stopped soon after is interrupted."""
+"""Stopping on request: the first Ctrl-C or SIGTERM asks; what has not stopped soon after is interrupted."""
 
 import contextlib
 import signal
@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: Set (by a signal handler, from any thread) to ask the runs of this process to stop after their step in progress.
+#: Set (by a signal handler, from any thread) to stop the runs of this process after their step in progress.
 STOP = threading.Event()
-#: Seconds that a process which was asked to stop has for its checkpoint, and those that a command has which waits for such processes.
+#: Seconds that a process asked to stop has for its checkpoint, and that a command waits for such processes.
 GRACE, PATIENCE = 1.2, 1.6
 
 

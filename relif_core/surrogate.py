@@ -1,4 +1,4 @@
-"""The Lipschitz surrogate: a differentiable penalty on prediction gaps that exceed representation distances."""
+"""The Lipschitz surrogate: a differentiable penalty on prediction gaps above representation distances."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -221,7 +221,7 @@ class LipschitzSurrogate(nn.Module):
         return top, order[:, : self.prototypes].flatten(), top > VALID_SCORE
 
     def _cross_task_mask(self, tasks: int, size: int, device: torch.device) -> Tensor:
-        """Return the [P, P] mask of pairs whose first prototype belongs to an earlier task than the second."""
+        """Return the [P, P] mask of pairs whose first prototype is of an earlier task than the second."""
         key = (tasks, size, device)
         if key not in self._cross_task:
             task = torch.arange(size, device=device) // (size // tasks)

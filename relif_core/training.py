@@ -69,8 +69,8 @@ class EpochReport:
 Progress = Callable[[EpochReport], None]
 #: What a checkpoint carries of a loop as it is.
 _PLAIN_STATE = (
-    "epoch", "steps", "total", "best_epoch", "best_worst", "best_weights", "best_temperatures", "last_temperatures", "seconds",
-    "history", "trace", "sources",
+    "epoch", "steps", "total", "best_epoch", "best_worst", "best_weights", "best_temperatures",
+    "last_temperatures", "seconds", "history", "trace", "sources",
 )  # fmt: skip
 
 
@@ -185,7 +185,7 @@ class TrainingLoop:
         self.audits = EpochAudits(problem.task_names)
         self.score_calibration: dict[str, Any] | None = None
         self.seconds = 0.0
-        #: Digests of the sources that took part, in order: more than one where the code changed between two calls.
+        #: Digests of the sources that took part, in order: several where the code changed between calls.
         self.sources: list[str] = []
         self.history: dict[str, list[Any]] = {
             name: [] for name in ("losses", "penalty", "weight", "smoothed_rate", "worst", "macro", "scores")
@@ -272,7 +272,7 @@ class TrainingLoop:
         return torch.stack([values, torch.cat([losses.present, counted]).to(values)])
 
     def select(self) -> None:
-        """Evaluate on the validation split, audit the epoch and keep the weights where Worst improved enough."""
+        """Evaluate on validation, audit the epoch and keep the weights where Worst improved enough."""
         evaluation = self._evaluate("validation")
         worst, macro = evaluation.utility.worst, evaluation.utility.macro
         self.last_temperatures = self.audits.add("validation", self.epoch, evaluation)

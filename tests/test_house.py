@@ -206,7 +206,7 @@ def test_nothing_loads_code_from_data() -> None:
 
 
 def test_no_reader_takes_a_name_for_a_pattern() -> None:
-    """Polars reads ``scores[1].csv`` as a pattern unless it is told not to; what lies in memory is no path."""
+    """Polars reads ``scores[1].csv`` as a pattern unless told not to; what lies in memory is no path."""
     patterned = {
         "read_csv",
         "scan_csv",

@@ -1,4 +1,4 @@
-"""``python -m relif_book``: execute pages, bring committed pages up to date, find stale ones, build the book."""
+"""``python -m relif_book``: execute pages, find stale ones and bring them up to date, build the book."""
 
 import argparse
 import ast

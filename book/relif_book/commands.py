@@ -63,7 +63,7 @@ def publish(
         bool, typer.Option(help="Publish runs of modified or several states of the sources, labelled so.")
     ] = False,
 ) -> None:
-    """Write the records of a study, as far as the data's licence allows, with their audits at one tolerance."""
+    """Write a study's records as far as the data's licence allows, audited at one tolerance."""
     import json
 
     from relif_book.evidence.publishing import publish as publish_records

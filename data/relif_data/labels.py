@@ -5,7 +5,7 @@ import numpy as np
 from relif_core.errors import InputError
 
 LENGTH_OF_STAY_DAYS = (1, 2, 3, 4, 5, 6, 7, 8, 14)
-"""Lower bounds, in days, of the second to the last length-of-stay class (Harutyunyan et al. 2019: ten classes)."""
+"""Lower bounds in days of the length-of-stay classes after the first (ten, Harutyunyan et al. 2019)."""
 
 LENGTH_OF_STAY_CLASSES = (
     "< 1 day",

@@ -2,14 +2,14 @@
 
 Three layouts are read, told apart by what the source folder holds:
 
-=========  ======================================================================================================
+=========  ==========================================================================================
 layout     content
-=========  ======================================================================================================
-official   ``nyu_depth_v2_labeled.mat`` with ``splits.mat`` (the dataset page) and ``classMapping40.mat`` (894 → 40
-           classes, Gupta et al. 2013) beside it
+=========  ==========================================================================================
+official   ``nyu_depth_v2_labeled.mat``, and beside it ``splits.mat`` (the dataset page) and
+           ``classMapping40.mat`` (894 → 40 classes, Gupta et al. 2013)
 arrays     ``{train,val}/{image,label,depth,normal}/<k>.npy``, as published with MTAN (Liu et al. 2019)
-images     ``{train,test}/{image,label,depth}/<NNNN>.{jpg|png,png,png}``: 13 classes, depth in millimetres
-=========  ======================================================================================================
+images     ``{train,test}/{image,label,depth}/<NNNN>.{jpg|png,png,png}``: 13 classes, depth in mm
+=========  ==========================================================================================
 
 The 13 classes are those of Couprie et al. (ICLR 2013); ``tables/nyu40_to_13.csv`` maps the 40 classes of
 Gupta et al. (CVPR 2013) to them and agrees with the mapping that A. Handa published with SceneNet. Where a
@@ -55,13 +55,13 @@ CLASS_NAMES = (
     "wall",
     "window",
 )
-#: The colour camera of the dataset's toolbox at 640 x 480 (there counted from 1); the labelled depth is projected onto it.
+#: Colour camera of the dataset's toolbox at 640 x 480 (there counted from 1); depth is projected onto it.
 COLOUR_CAMERA = Intrinsics(fx=518.857901, fy=519.469611, cx=325.582449 - 1, cy=253.736166 - 1)
 OFFICIAL_SIZE = (480, 640)
-#: Statement beside a travelling form (``relif_data.nyuv2_travel``): what was changed, and the sources' checksums.
+#: Beside a travelling form (``relif_data.nyuv2_travel``): what was changed, and the sources' checksums.
 TRAVEL = "travel.json"
 MAT_FILE, SPLIT_FILE, MAPPING_FILE = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
-#: Consecutive frames show one room; blocks of this many are kept together where the source names neither scenes nor official numbers.
+#: Consecutive frames show one room: where the source names no scenes, blocks of this many stay together.
 BLOCK = 16
 AXIS_FRAMES = 8
 
@@ -97,7 +97,7 @@ class Listing:
 
 
 def map_40_to_13() -> np.ndarray:
-    """Return uint8 [41]: the 13-class index of each of the 40 classes (counted from 1), 255 at 0 (no class)."""
+    """Return uint8 [41]: the 13-class index of each of the 40 classes (counted from 1), 255 at 0."""
     table = np.full(41, IGNORE, dtype=np.uint8)
     text = resources.files("relif_data").joinpath("tables/nyu40_to_13.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
@@ -269,7 +269,7 @@ def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def shrink_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return uint8 [height, width, 3] at ``size``: area averages where it shrinks, bilinear where it grows."""
+    """Return uint8 [height, width, 3] at ``size``: area averages to shrink, bilinear to grow."""
     if image.shape[:2] == size:
         return image
     from PIL import Image

@@ -22,7 +22,7 @@ from relif_data.parallel import in_order
 from relif_data.surface_normals import Intrinsics
 
 CLASS = {name: code for code, name in enumerate(CLASS_NAMES)}
-#: Typical colour of each class; every object departs from it at random, so that colour hints at the class without giving it away.
+#: Typical colour of each class. Objects depart from it at random, so that colour hints at the class only.
 BASE_COLOURS = {
     "bed": (0.62, 0.52, 0.60),
     "books": (0.55, 0.35, 0.30),

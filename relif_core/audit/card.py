@@ -1,4 +1,4 @@
-"""The audit card: what must stand beside a fixed-tolerance audit, as JSON with a schema, Markdown and HTML."""
+"""The audit card: what must stand beside a fixed-tolerance audit, as JSON, Markdown and HTML."""
 
 import html
 import json

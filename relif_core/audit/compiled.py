@@ -27,7 +27,7 @@ def loaded(work: int = 0) -> Passes | None:
 
 
 def load() -> None:
-    """Make every later audit of this process use the compiled passes; raises ``ImportError`` without numba."""
+    """Make later audits of this process use the compiled passes; ``ImportError`` without numba."""
     import numba
 
     if not _loaded:

@@ -1,4 +1,4 @@
-"""The exact protocol: Bias and violation rate over all n_i·n_j pairs of two pools, without forming the pairs."""
+"""The exact protocol: Bias and violation rate over all n_i·n_j pairs of two pools, never formed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -72,7 +72,8 @@ def same_subject_audit(
     With S_ij the subjects that have samples of both tasks, a subject's gap terms are averaged over all pairs
     of its own samples x of task i and y of task j, then over subjects:
 
-        excess_ij = mean_s mean_xy (|p_i(x) − p_j(y)| − δ_ij)₊,   share_ij = mean_s mean_xy 1[|p_i(x) − p_j(y)| > δ_ij].
+        excess_ij = mean_s mean_xy (|p_i(x) − p_j(y)| − δ_ij)₊
+        share_ij = mean_s mean_xy 1[|p_i(x) − p_j(y)| > δ_ij]
 
     Unlike Bias, both change when scores are handed to other people; they lie within :func:`coupling_bounds`.
 
@@ -88,8 +89,9 @@ def same_subject_audit(
     Raises:
         InputError: what :func:`audit` refuses, or a task pair without a common subject.
 
-    >>> same_subject_audit({"a": [0.1, 0.9], "b": [0.9, 0.1]}, {"a": [1, 2], "b": [1, 2]}, 0.5).excess  # doctest: +ELLIPSIS
-    0.3...
+    >>> scores, subjects = {"a": [0.125, 1.0], "b": [1.0, 0.125]}, {"a": [1, 2], "b": [1, 2]}
+    >>> same_subject_audit(scores, subjects, tolerance=0.5).excess
+    0.375
     """
     checked = checked_scores(scores)
     tolerances = checked_tolerances(tolerance, list(checked))

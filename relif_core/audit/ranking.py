@@ -1,4 +1,4 @@
-"""How far a method's own ruler drifts from the reference, and when an order of methods survives that drift."""
+"""How far a method's own ruler drifts from the reference, and when an order of methods survives it."""
 
 import math
 import numbers

@@ -38,7 +38,8 @@ class ScoreMap:
     In a data frame a task is the column of its name; logits [n, K] are the columns that match a pattern:
     ("max_softmax", "los_*").
 
-    >>> ScoreMap(depth=("quantile", 0.0, 1.0)).fit({"depth": [2.0, 4.0]}).scores({"depth": [1.0, 3.5]})["depth"].tolist()
+    >>> reference = ScoreMap(depth=("quantile", 0.0, 1.0)).fit({"depth": [2.0, 4.0]})
+    >>> reference.scores({"depth": [1.0, 3.5]})["depth"].tolist()
     [0.0, 0.75]
     """
 

@@ -1,9 +1,9 @@
 """Audits from histograms: what a site or a stream keeps is a count per bin and task, never a score.
 
-Theorem T6 of the book proves the bounds: with m bins, every gap read from bin centres is within 1/m of the
-    true one, so
+Theorem T6 of the book: with m bins, every gap read from bin centres is within 1/m of the true one, so
 
-    Bias_m(δ + 1/m) ≤ Bias(δ) ≤ Bias_m(δ − 1/m),   |Bias(δ) − Bias_m(δ)| ≤ 1/m,   VR_m(δ + 1/m) ≤ VR(δ) ≤ VR_m(δ − 1/m).
+    Bias_m(δ + 1/m) ≤ Bias(δ) ≤ Bias_m(δ − 1/m),   |Bias(δ) − Bias_m(δ)| ≤ 1/m,
+    VR_m(δ + 1/m) ≤ VR(δ) ≤ VR_m(δ − 1/m).
 """
 
 import hashlib

@@ -13,7 +13,7 @@ _TEXT_BLOCK = 1 << 13
 
 
 def subject_codes(subjects: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the distinct subject ids over all tasks, ascending, and per task each sample's index into them."""
+    """Return the distinct subject ids of all tasks, ascending, and per task each sample's index in them."""
     distinct: list[np.ndarray] = []
     place: dict[str, int] = {}
     for task, array in subjects.items():

@@ -390,7 +390,7 @@ def _both_tails(t: float, freedom: float) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float, rest: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b) by its continued fraction; ``rest`` is 1 − x."""
+    """Regularised incomplete beta function I_x(a, b) by its continued fraction; ``rest`` is 1 − x."""
     if x == 0:
         return 0.0
     front = math.exp(

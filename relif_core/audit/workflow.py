@@ -1,4 +1,4 @@
-"""The road from a table of scores to a verdict: one object per audited model, measured with a shared ruler."""
+"""From a table of scores to a verdict: one object per audited model, measured with a shared ruler."""
 
 import json
 import math
@@ -30,7 +30,7 @@ CURVE_TOLERANCES = np.linspace(0, 1, 51)
 
 @dataclass(frozen=True)
 class NamedComparison:
-    """One model's audit against another's: a − b by name, with the p-values of the family adjusted together."""
+    """One model's audit against another's: a − b by name, with the family's p-values adjusted together."""
 
     a: str
     b: str
@@ -284,7 +284,7 @@ class Audit:
         )
 
     def to_json(self, *, include_influences: bool = False) -> str:
-        """Return result, curve and ruler as JSON text: no scores, and one row per subject only if asked for."""
+        """Return result, curve and ruler as JSON: no scores, and one row per subject only on request."""
         curve = self.curve()
         content = {
             "schema": SCHEMA,

@@ -31,7 +31,7 @@ class Balancer(nn.Module):
     """Whether it follows the publication or what the released code of the paper under study does."""
 
     needs_gradients: bool = False
-    """False: the weights depend on the losses only, and one backward of the weighted loss serves everything."""
+    """False: the weights depend on the losses alone, and one backward of the weighted loss serves all."""
 
     gradient_scope: Literal["shared", "all"] = "shared"
     """Parameters behind the Gram matrix; "all" adds each head's squared gradient norm to the diagonal."""

@@ -1,4 +1,4 @@
-"""The clinical model: one LSTM over the hours of a stay, shared by every task, and one small head per task."""
+"""The clinical model: one LSTM over the hours of a stay, shared by all tasks, and a small head for each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

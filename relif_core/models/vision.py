@@ -196,7 +196,7 @@ class DenseModel(nn.Module):
         return TaskLosses(torch.stack(values), torch.stack([valid[task].any() for task in self.heads]))
 
     def features(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return what an external distance between images compares: their 8 × 8 thumbnails in 0..1 [B, 192]."""
+        """Return the images' 8 × 8 thumbnails in 0..1 [B, 192], which an external distance compares."""
         return functional.adaptive_avg_pool2d(batch["images"].float() / 255, 8).flatten(1)
 
     @torch.no_grad()

@@ -91,7 +91,7 @@ class DepthMeter:
 
 
 class NormalsMeter:
-    """Angles between predicted and true surface normals over all pixels that have a true normal, in degrees."""
+    """Degrees between predicted and true surface normals, over all pixels that have a true one."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.total = torch.zeros((), dtype=torch.float64, device=device)

@@ -74,8 +74,8 @@ class StudyDisplay:
         for name, (_, report) in self._under_way.items():
             losses = " ".join(f"{task} {loss:.3f}" for task, loss in report.losses.items())
             table.add_row(
-                name, f"{report.epoch}/{report.epochs}", losses, f"{report.penalty:.3f}", f"{report.weight:.4f}",
-                f"{report.smoothed_rate:.3f}", _worst(report),
+                name, f"{report.epoch}/{report.epochs}", losses, f"{report.penalty:.3f}",
+                f"{report.weight:.4f}", f"{report.smoothed_rate:.3f}", _worst(report),
             )  # fmt: skip
         for name, text in self._ended[-SHOWN_ENDED:]:
             table.add_row(name, text)

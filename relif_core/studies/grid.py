@@ -102,7 +102,7 @@ TARGET_SWEEP = tuple(
 HYBRIDS = ("uncertainty+relif", "gradnorm+relif", "pcgrad+relif", "fairgrad+relif")
 FURTHER_BALANCERS = ("nash_mtl", "cagrad", "upgrad", "mgda", "imtl_g", "aligned_mtl", "dual_proj")
 
-#: The studies of data/analysis_plan.md have one precision, whatever the device: that of the processor that made them.
+#: The studies of data/analysis_plan.md have one precision on every device: that of the CPU they began on.
 TABLE_5: dict[str, Any] = {"training": {"precision": "float32"}}
 MANY_SEEDS: dict[str, Any] = {
     "model": {"hidden": 128},

@@ -37,7 +37,7 @@ class _Worker:
     job: Job | None = None
 
     def begin(self, job: Job) -> None:
-        """Hand a job over. Where the worker has just died the end of its line tells, and the job is charged."""
+        """Hand a job over. If the worker has just died, its line's end tells, and the job is charged."""
         self.job = job
         with contextlib.suppress(OSError):
             self.line.send(job)

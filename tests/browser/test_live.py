@@ -19,10 +19,10 @@ DATA: dict[str, Any] = {
         "tolerances": np.linspace(0, 1, 5),
         "tolerance": 0.5,
         "methods": [
-            {"title": "A", "colour": "#000", "worst": 0.6, "bias": [0.4, 0.3, 0.2, 0.1, 0], "violation_rate": [1, 0.8, 0.5, 0.2, 0],
-             "own_tolerance": 0.2, "own_bias": 0.32},
-            {"title": "B", "colour": "#00f", "worst": 0.5, "bias": [0.5, 0.3, 0.1, 0.05, 0], "violation_rate": [1, 0.7, 0.4, 0.1, 0],
-             "own_tolerance": 0.6, "own_bias": 0.08},
+            {"title": "A", "colour": "#000", "worst": 0.6, "bias": [0.4, 0.3, 0.2, 0.1, 0],
+             "violation_rate": [1, 0.8, 0.5, 0.2, 0], "own_tolerance": 0.2, "own_bias": 0.32},
+            {"title": "B", "colour": "#00f", "worst": 0.5, "bias": [0.5, 0.3, 0.1, 0.05, 0],
+             "violation_rate": [1, 0.7, 0.4, 0.1, 0], "own_tolerance": 0.6, "own_bias": 0.08},
         ],
     },
     "t1": {"p": [0.0, 0.2, 0.9], "other": [0.3, 0.5]},
@@ -62,7 +62,8 @@ def test_the_audit_in_the_page_equals_the_package(page: Any) -> None:
         columns: dict[str, list[float | None]] = {}
         for task in range(tasks):
             drawn = [
-                generator.random(rows), generator.beta(0.3, 3, rows), np.round(generator.random(rows), 1), np.full(rows, 0.25),
+                generator.random(rows), generator.beta(0.3, 3, rows),
+                np.round(generator.random(rows), 1), np.full(rows, 0.25),
             ][int(generator.integers(4))]  # fmt: skip
             absent = generator.random(rows) < generator.choice([0, 0.3])
             absent[:2] = False
@@ -89,9 +90,10 @@ def test_the_audit_in_the_page_equals_the_package(page: Any) -> None:
         """([cases, tolerances]) => cases.map(({ columns, delta, subjects }) => {
             const result = relif.audit(columns, delta, subjects);
             const curve = relif.biasCurve(columns, tolerances);
-            const numbers = (row) => [row.bias, row.violation_rate, row.bias_se, row.violation_rate_se, ...row.bias_interval,
-                                      ...row.violation_rate_interval];
-            return [result, ...result.per_pair].flatMap(numbers).concat(curve.map((c) => c[0]), curve.map((c) => c[1]))
+            const numbers = (row) => [row.bias, row.violation_rate, row.bias_se, row.violation_rate_se,
+                                      ...row.bias_interval, ...row.violation_rate_interval];
+            return [result, ...result.per_pair].flatMap(numbers)
+                .concat(curve.map((c) => c[0]), curve.map((c) => c[1]))
                 .map((value) => (Number.isNaN(value) ? null : value));
         })""",
         [cases, tolerances],
@@ -104,7 +106,8 @@ def test_the_audit_in_the_page_equals_the_package(page: Any) -> None:
 
 def numbers_of(row: Any) -> list[float]:
     return [
-        row.bias, row.violation_rate, row.bias_se, row.violation_rate_se, *row.bias_interval(), *row.violation_rate_interval(),
+        row.bias, row.violation_rate, row.bias_se, row.violation_rate_se,
+        *row.bias_interval(), *row.violation_rate_interval(),
     ]  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def test_coupling_interval_holds_the_observed_and_the_independent_value(clinical
 
 
 def scaled_record(record: Record, factors: dict[str, float]) -> Record:
-    """Return a dense record that keeps raw scores, of a model whose decoder maps are multiplied by factors."""
+    """Return a dense record with raw scores, of a model whose decoder maps are multiplied by factors."""
     generator = np.random.default_rng(0)
     arrays = dict(record.arrays)
     for task, factor in factors.items():

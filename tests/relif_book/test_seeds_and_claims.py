@@ -76,8 +76,9 @@ def made_up(
     }
     pairs = [{"tasks": list(pair), "tolerance": induced} for pair in itertools.combinations(TASKS, 2)]
     dataset = {
-        "dataset": "nyuv2" if dense else "synthetic_icu", "title": "Made up", "licence": "none", "output_policy": "person",
-        "synthetic": not dense, "fingerprint": "f" * 64, "tasks": [{"name": task, "title": task} for task in TASKS],
+        "dataset": "nyuv2" if dense else "synthetic_icu", "title": "Made up", "licence": "none",
+        "output_policy": "person", "synthetic": not dense, "fingerprint": "f" * 64,
+        "tasks": [{"name": task, "title": task} for task in TASKS],
     }  # fmt: skip
     settings = method_settings(method, **(dense_changes(seed=seed) if dense else {"seed": seed}))
     content = {
@@ -119,7 +120,7 @@ def _nyuv2(seeds: tuple[int, ...], gaps: tuple[tuple[str, float], ...]) -> Resul
 def uneven() -> ResultSet:
     """ERM with five seeds, of which the last two have high Bias, ReLiF with three, and PCGrad with one."""
     records = [
-        *[made_up("erm", seed, gap=0.21 if seed < 3 else 0.4, induced=0.2 + 0.01 * seed) for seed in range(5)],
+        *[made_up("erm", n, gap=0.21 if n < 3 else 0.4, induced=0.2 + 0.01 * n) for n in range(5)],
         *[made_up("relif", seed, gap=0.23, worst=0.52, induced=0.4 + 0.02 * seed) for seed in range(3)],
         made_up("pcgrad", 1, gap=0.24),
     ]  # fmt: skip
@@ -186,7 +187,7 @@ def test_pairs_without_records_are_left_out(uneven: ResultSet) -> None:
 
 
 def test_the_ruler_table_tells_what_own_tolerances_do(uneven: ResultSet) -> None:
-    """At the fixed tolerance ERM (common seeds) has the lower Bias, at its own much smaller one the higher."""
+    """At the fixed tolerance ERM (common seeds) has the lower Bias, at its own smaller one the higher."""
     row = next(row for row in ruler_rows(uneven.narrowed(("erm", "relif"))))
     assert row["Comparison"] == "ERM − ReLiF"
     assert row["Bias, fixed δ"].startswith("−")

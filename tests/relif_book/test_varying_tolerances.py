@@ -1,4 +1,4 @@
-"""Rulers that follow groups and hours: what a prefix may see, theorem B.1 on every row, and what is refused."""
+"""Rulers that follow groups and hours: what a prefix may see, theorem B.1 on every row, refusals."""
 
 from collections.abc import Callable
 from dataclasses import replace

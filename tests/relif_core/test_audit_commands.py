@@ -1,4 +1,4 @@
-"""``relif audit`` from a reference model's table to a verdict: what each verb prints, writes and ends with."""
+"""``relif audit`` from a reference model's table to a verdict: what each verb prints and writes."""
 
 import json
 import subprocess
@@ -66,7 +66,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "--alpha", "0.4", "--matchings", "20", "-o", "ruler.json"],
         *(
             ["run", table, "--ruler", "ruler.json", "--subject", "patient", "--group", "sex",
-             "--embedding", "z*", "--keep-influences", "--histogram", f"{name}.hist.json", "-o", f"{name}.audit.json"]
+             "--embedding", "z*", "--keep-influences",
+             "--histogram", f"{name}.hist.json", "-o", f"{name}.audit.json"]
             for name, table in (("erm", "erm.parquet"), ("relif", "relif.csv"))
         ),
     ]  # fmt: skip
@@ -168,16 +169,22 @@ def test_sites_merge_to_the_pooled_audit(folder: Path, shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["calibrate", "reference.parquet", "--embedding", "y*", "--task", "a", "--task", "b", "-o", "r"], "no column 'y*'"),
-        (["calibrate", "reference.parquet", "--embedding", "z*", "--score", "depth", "-o", "r"], "write TASK=RULE"),
-        (["calibrate", "reference.parquet", "--embedding", "z*", "--score", "depth=cube", "--task", "b", "-o", "r"],
+        (["calibrate", "reference.parquet", "--embedding", "y*", "--task", "a", "--task", "b", "-o", "r"],
+         "no column 'y*'"),
+        (["calibrate", "reference.parquet", "--embedding", "z*", "--score", "depth", "-o", "r"],
+         "write TASK=RULE"),
+        (["calibrate", "reference.parquet", "--embedding", "z*", "--score", "depth=cube", "--task", "b",
+          "-o", "r"],
          "score rule 'cube' is unknown"),
-        (["calibrate", "reference.parquet", "--embedding", "z*", "--task", "depth", "-o", "r"], "at least two tasks"),
+        (["calibrate", "reference.parquet", "--embedding", "z*", "--task", "depth", "-o", "r"],
+         "at least two tasks"),
         (["run", "erm.parquet", "--ruler", "absent.json"], "absent.json cannot be read"),
         (["run", "erm.parquet", "--ruler", "card.toml"], "this is no ruler"),
-        (["run", "reference.parquet", "--ruler", "ruler.json", "--subject", "id"], "subject 'id' is no column"),
+        (["run", "reference.parquet", "--ruler", "ruler.json", "--subject", "id"],
+         "subject 'id' is no column"),
         (["run", "erm.parquet", "--ruler", "ruler.json", "--meta", "ruler.json"], "is no TOML"),
-        (["run", "erm.parquet", "--ruler", "ruler.json", "--card", "card.pdf"], "written as .json, .md or .html"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "--card", "card.pdf"],
+         "written as .json, .md or .html"),
         (["compare", "erm.audit.json"], "name two audit files"),
         (["compare", "erm.audit.json", "ruler.json"], "this is no audit file"),
         (["compare", "erm.audit.json", "relif.audit.json", "--adjust", "no"], "adjust 'no' is unknown"),

@@ -35,7 +35,7 @@ def random_step(
 def pair_by_pair(
     embeddings: Tensor, scores: dict[str, Tensor], tau: float | None, kappa: float | None, prototypes: int = 5
 ) -> tuple[Tensor, float, float, float]:
-    """Return loss, violation rate and scales as the definition reads, one pair at a time in double precision."""
+    """Return loss, violation rate and scales by the definition, one pair at a time in double precision."""
     chosen: list[list[tuple[Tensor, Tensor]]] = []
     for values in scores.values():
         best = sorted(

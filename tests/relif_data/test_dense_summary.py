@@ -1,4 +1,4 @@
-"""Aggregates of dense data: they are those of the arrays, and published normals agree with the fitted ones."""
+"""Aggregates of dense data are those of the arrays, and published normals agree with fitted ones."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The hourly layout of the eICU demo: alignment, labels and faults, on made-up files and on the demo itself."""
+"""The hourly layout of the eICU demo: alignment, labels and faults, on made-up files and the demo."""
 
 import csv
 import gzip

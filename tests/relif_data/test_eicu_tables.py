@@ -1,4 +1,4 @@
-"""eICU from raw tables: values and labels against slow per-stay computations, no leakage, and faults by name."""
+"""eICU from raw tables: values and labels against slow per-stay computations, no leakage, named faults."""
 
 import csv
 import gzip

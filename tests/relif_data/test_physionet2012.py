@@ -86,7 +86,8 @@ def make_set(first: int, stays: int, seed: int) -> tuple[dict[int, str], list[st
     rng = np.random.default_rng(seed)
     records = {first + k: make_record(first + k, rng) for k in range(stays)}
     outcomes = [
-        f"{identity},{rng.integers(-1, 30)},{rng.integers(-1, 20)},{rng.choice([-1, 1, 2, 7, 8, 13, 14, 60])},-1,{k % 2}"
+        f"{identity},{rng.integers(-1, 30)},{rng.integers(-1, 20)},"
+        f"{rng.choice([-1, 1, 2, 7, 8, 13, 14, 60])},-1,{k % 2}"
         for k, identity in enumerate(records)
     ]
     return records, outcomes

@@ -125,7 +125,7 @@ def test_committed_summaries_hold_aggregates_only(name: str) -> None:
 
 
 def test_repair_effects_hide_few_stays_and_labels() -> None:
-    """Cells go with the stays that hold them, and a handful of changed labels is not shown; zeros stay zeros."""
+    """Cells go with the stays that hold them, and a few changed labels are not shown; zeros stay zeros."""
     row = {"repair": "a", "events": 3, "value_cells": 40, "mask_cells": 2, "all_cells": 900, "stays": 4}
     (found,) = guarded_effects([row | {"los_labels": 0, "mortality_labels": 3}], SMALL_CELL)
     assert (found["value_cells"], found["mask_cells"], found["stays"]) == (None, None, None)

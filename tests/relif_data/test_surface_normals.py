@@ -1,4 +1,4 @@
-"""Normals from depth: exact on planes, honest at edges and holes, close to published normals on real frames."""
+"""Normals from depth: exact on planes, honest at edges and holes, close to published ones on real frames."""
 
 import numpy as np
 import pytest

@@ -190,7 +190,7 @@ def _execute_in_worker(name: str, target: Path, root: Path) -> float:
 
 
 def _refresh_prose(name: str, target: Path, *, root: Path) -> bool:
-    """Carry a change of Markdown cells over to an otherwise fresh notebook; return whether that was enough."""
+    """Carry changed Markdown cells over to an otherwise fresh notebook; tell whether that was enough."""
     if not target.is_file():
         return False
     source, executed = read_source(root / "notebooks" / f"{name}.md"), read_notebook(target)
@@ -223,7 +223,7 @@ def _unfinished(notebook: NotebookNode) -> list[str]:
 
 
 def _unpublishable(notebook: NotebookNode, root: Path) -> list[str]:
-    """Outputs that must not be committed: warnings, pictures without alternative text, paths of this machine."""
+    """Outputs that must not be committed: warnings, pictures without alternative text, local paths."""
     private = {str(root), str(Path.home()), tempfile.gettempdir()} - {"/"}
     problems = []
     for number, cell in enumerate(notebook.cells):

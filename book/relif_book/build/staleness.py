@@ -49,7 +49,7 @@ def executed_as_committed(notebook: NotebookNode) -> bool:
 
 
 def stale_pages(root: Path) -> dict[str, list[str]]:
-    """Return every stale committed page with the reasons, and executed notebooks that have lost their source."""
+    """Return stale committed pages and notebooks without a source, each with its reasons."""
     folder = root / "notebooks"
     sources = {path.stem for path in folder.glob("*.md")}
     stale = {}

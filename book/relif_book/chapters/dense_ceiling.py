@@ -1,4 +1,4 @@
-"""What a decoder can reach at best: the true labels and depth, seen through the resolution at which it draws."""
+"""What a decoder can reach at best: true labels and depth at the resolution at which it draws."""
 
 import json
 from collections.abc import Sequence

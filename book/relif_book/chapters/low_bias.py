@@ -170,7 +170,7 @@ def scale_map(record: Record, tolerance: float, logs: np.ndarray) -> np.ndarray:
 
 
 def own_calibrated(record: Record, split: str = "test") -> dict[str, np.ndarray] | None:
-    """Return the scores scaled by the model's own validation quantiles; None where clipping hid one of them."""
+    """Scale scores by the model's own validation quantiles; None where clipping hid one of them."""
     scores = {task: values.astype(np.float64) for task, values in record.scores(split).items()}
     for task in MAP_TASKS:
         shared = record.scores("validation")[task]

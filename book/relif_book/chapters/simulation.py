@@ -38,7 +38,7 @@ class Patients:
 
 @dataclass(frozen=True)
 class Cohort:
-    """What one simulated method leaves behind: per task the scores, patient ids and embeddings of its pool."""
+    """What one simulated method leaves: per task the scores, patient ids and embeddings of its pool."""
 
     scores: dict[str, NDArray[np.float64]]
     subjects: dict[str, NDArray[np.int64]]

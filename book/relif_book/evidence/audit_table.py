@@ -30,8 +30,8 @@ CURVE_TOLERANCES = np.linspace(0, 1, 201)
 SCORE_DEFINITION = "sigmoid, largest softmax or largest sigmoid; hourly tasks averaged over labelled hours"
 #: What every table holds, earlier ones too.
 _FIRST = (
-    "bias", "violation_rate", "raw_bias", "pair_bias", "bias_covariance", "violation_rate_covariance", "curve_tolerances",
-    "bias_curve", "violation_rate_curve",
+    "bias", "violation_rate", "raw_bias", "pair_bias", "bias_covariance", "violation_rate_covariance",
+    "curve_tolerances", "bias_curve", "violation_rate_curve",
 )  # fmt: skip
 _PLAIN = ("tolerance", "split", "keys", "subjects", "pairs")
 #: Came with errors for unequal subjects; earlier tables have the degrees of equal ones.

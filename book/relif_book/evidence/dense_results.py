@@ -58,7 +58,7 @@ QUICK_ROOMS: dict[str, Any] = {
     "validation_fraction": 0.4,
     "seed": 0,
 }
-#: The size of the paper's images, and the height and width of one cell of the undilated encoder's map in pixels.
+#: In pixels: height and width of the paper's images, and the side of a cell of the undilated encoder's map.
 PAPER_SIZE, ENCODER_CELL = (288, 384), 32
 
 
@@ -122,7 +122,7 @@ def scratch_folder(runs: str) -> tuple[Path, tempfile.TemporaryDirectory[str] | 
 
 
 def in_table_order(results: ResultSet) -> ResultSet:
-    """Return the results with the paper's seven methods first, in its order, and further methods behind them."""
+    """Put the paper's seven methods first, in its order, and further methods behind them."""
     others = [method for method in results.summaries if method not in SEVEN_METHODS]
     return results.narrowed([*SEVEN_METHODS, *others])
 
@@ -216,7 +216,7 @@ def two_tolerances(first: ResultSet) -> tuple[ResultSet, ResultSet]:
 
 
 def _at(results: ResultSet, tolerance: float) -> AuditTable:
-    """Return the audit table of the records at another tolerance; what does not depend on it is taken over."""
+    """Audit the records at another tolerance; what does not depend on it is taken over."""
     old = next(iter(results.summaries.values())).table
     rows = [old.keys.index(record.key) for record in results.records]
     audits = [audit_record(record, tolerance) for record in results.records]
@@ -384,7 +384,7 @@ def protocol_sentence(held_out: ResultSet, released: ResultSet | None) -> str:
 
 
 def clipped_share(results: ResultSet, method: str) -> float:
-    """Return the share of a method's depth and normals scores of the test images that are clipped to 0 or 1."""
+    """Return the share of a method's depth and normals test scores that are clipped to 0 or 1."""
     pools = [
         record.scores("test")[task]
         for record in results.records

@@ -25,7 +25,7 @@ from relif_core.audit.uncertainty import interval
 from relif_core.errors import InputError, RecordError
 from relif_core.record import Record
 
-#: Candidate levels of the reference tolerance, and the validation violation rate that the reference model must still have.
+#: Candidate levels of the reference tolerance, and the reference model's least validation violation rate.
 ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 LEAST_VIOLATION_RATE = 0.05
 
@@ -90,7 +90,7 @@ def choose_reference_tolerance(
 
 
 def record_card(record: Record, tolerance: ReferenceTolerance | float, split: str = "test") -> Card:
-    """Return the audit card of a record at a reference tolerance, or at a number that the user answers for."""
+    """Return a record's audit card at a reference tolerance, or at a number that the user answers for."""
     chosen = tolerance if isinstance(tolerance, ReferenceTolerance) else None
     delta = chosen.tolerance if chosen else float(tolerance)  # type: ignore[arg-type]
     result = audit_record(record, delta, split)
@@ -163,7 +163,7 @@ class MethodSummary:
         return weights
 
     def interval(self, kind: str = "bias", level: float = 0.95) -> tuple[float, float]:
-        """Return the interval of the seeds' mean over the draw of test subjects (the seeds held as they are)."""
+        """Return the seeds' mean's interval over the draw of test subjects, with the seeds held fixed."""
         return self.table.interval(self.mean_weights(), kind, level)
 
     def of_seeds(self, seeds: Sequence[int]) -> "MethodSummary":

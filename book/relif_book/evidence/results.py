@@ -549,8 +549,10 @@ def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: ResultSet, meth
             )
     settings = records[0].settings.controller
     rate_axes.axhline(settings.target, color="black", linewidth=0.8, linestyle="--")
-    rate_axes.annotate(f"target ρ* = {settings.target:g}", (0.98, settings.target), xycoords=("axes fraction", "data"),
-                       ha="right", va="bottom")  # fmt: skip
+    rate_axes.annotate(
+        f"target ρ* = {settings.target:g}", (0.98, settings.target), xycoords=("axes fraction", "data"),
+        ha="right", va="bottom",
+    )  # fmt: skip
     weight_axes.set(xlabel="step", ylabel="penalty weight λ")
     rate_axes.set(xlabel="step", ylabel="smoothed violation rate", ylim=(0, 1))
     weight_axes.legend(frameon=False)
@@ -580,7 +582,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _head(results: ResultSet, method: str) -> dict[str, str | int]:
-    """The first cells of a method's row: its name, and its number of seeds where that differs between rows."""
+    """First cells of a method's row: its name, and its number of seeds where rows differ in it."""
     return {"Method": title_of(method), **_seed_cell(results, method)}
 
 

@@ -22,7 +22,7 @@ _BLOCK = 1 << 22
 def bootstrap_counts(
     subjects: Mapping[str, np.ndarray], replicates: int = REPLICATES, seed: int = SEED
 ) -> np.ndarray:
-    """Return how often every replicate drew the subject with a given number [replicates, highest number + 1]."""
+    """Return how often every replicate drew each subject [replicates, highest number + 1]."""
     present = np.unique(np.concatenate(list(subjects.values())))
     generator = np.random.default_rng(seed)
     counts = np.zeros((replicates, int(present[-1]) + 1), dtype=np.float32)

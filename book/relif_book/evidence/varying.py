@@ -1,4 +1,4 @@
-"""Tables and figures of tolerances that follow subgroups or hours, from what ``varying_tolerances`` returns."""
+"""Tables and figures of tolerances that follow subgroups or hours, from ``varying_tolerances``."""
 
 import itertools
 import statistics

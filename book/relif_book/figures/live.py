@@ -38,7 +38,7 @@ def live_html(figure: str, data: Mapping[str, Any] | None = None) -> str:
 
 
 def show_live(figure: str, data: Mapping[str, Any] | None = None, *, name: str = "") -> None:
-    """Display a figure that moves; with ``name``, another page can show it too (``{glue}`` with ``:doc:``)."""
+    """Display a figure that moves; ``name`` lets another page show it too (``{glue}`` with ``:doc:``)."""
     from IPython.display import display
 
     content = {"text/html": live_html(figure, data), "text/plain": f"A figure that moves: {figure}"}

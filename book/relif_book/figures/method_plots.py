@@ -1,4 +1,4 @@
-"""Figures of many methods: Worst against Bias, mean Bias curves with their crossings, and sweeps with traces."""
+"""Figures of many methods: Worst against Bias, Bias curves with their crossings, sweeps with traces."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -193,7 +193,7 @@ def label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> Non
     for (x, y, name), height in zip(ordered, _apart(wanted), strict=True):
         axes.annotate(
             name, (x, y), xytext=(1.04, height), textcoords="axes fraction", va="center", fontsize=9,
-            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkB": 3, "relpos": (0, 0.5)},
+            arrowprops=dict(arrowstyle="-", color="#999999", linewidth=0.6, shrinkB=3, relpos=(0, 0.5)),
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Simulated stays written as raw eICU tables, so that the whole road can be tested without any patient data."""
+"""Simulated stays written as raw eICU tables: the whole road can be tested without patient data."""
 
 import gzip
 import json

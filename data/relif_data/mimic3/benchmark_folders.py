@@ -29,7 +29,7 @@ FOLDERS = {
     "decompensation": "decompensation",
     "mortality": "in-hospital-mortality",
 }
-"""Task name to folder name, in the order in which a stay's time series is looked for: the first three hold the whole stay."""
+"""Task to folder, in the order in which a stay's series is looked for: the first three hold all of it."""
 
 
 def is_benchmark_folder(root: Path) -> bool:

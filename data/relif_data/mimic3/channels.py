@@ -81,7 +81,7 @@ def items() -> pl.DataFrame:
 
 @functools.cache
 def phenotypes() -> tuple[tuple[str, ...], pl.DataFrame]:
-    """Return the 25 phenotype names in published order and the frame ``icd9_code``, ``phenotype`` (position)."""
+    """Return the 25 phenotypes in published order and the frame ``icd9_code``, ``phenotype`` (position)."""
     with open(TABLES / "phenotypes.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     pairs = [(code, position) for position, row in enumerate(rows) for code in row["icd9_codes"].split(";")]

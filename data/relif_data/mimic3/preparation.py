@@ -306,7 +306,7 @@ def subject_split(
 
 
 def read_subject_list(path: Path) -> np.ndarray:
-    """Return the subject ids of a list file: one id a line, or id and 0/1, of which those with 1 are listed."""
+    """Return the subject ids of a list file: one id a line, or id and 0/1, where 1 means listed."""
     try:
         lines = path.read_text(encoding="utf-8").split()
         table = [[int(float(field)) for field in line.split(",")] for line in lines if line[:1].isdigit()]
@@ -360,7 +360,7 @@ def _totals(validation: pl.DataFrame) -> dict[str, int]:
 
 
 def _licence(source: Path) -> dict[str, Any]:
-    """Tell the open demo and simulated tables, by the files that come with them, from the credentialed data."""
+    """Tell the open demo and simulated tables, by the files beside them, from the credentialed data."""
     if (source / "SYNTHETIC.md").is_file():
         return {
             "name": "Apache-2.0 (simulated tables; no patient data)",

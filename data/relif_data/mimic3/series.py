@@ -77,7 +77,7 @@ def bins_of(hours: np.ndarray) -> np.ndarray:
 
 
 def within_stay(series: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of a time series from admission to the end of the stay (``los_hours``), ends included."""
+    """Return a time series' rows from admission to the end of the stay (``los_hours``), ends included."""
     return (
         series.join(stays.select("stay", "los_hours"), on="stay", maintain_order="left")
         .filter((pl.col("hours") > -EPSILON_HOURS) & (pl.col("hours") < pl.col("los_hours") + EPSILON_HOURS))

@@ -1,4 +1,4 @@
-"""Histograms merge without loss, and what is read from them is within the proven bounds of the exact audit."""
+"""Histograms merge without loss, and reads from them keep the proven bounds of the exact audit."""
 
 import json
 

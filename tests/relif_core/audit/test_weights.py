@@ -1,4 +1,4 @@
-"""Sample weights: whole numbers are repeated samples, equal ones change nothing, and only their ratios count."""
+"""Sample weights: whole numbers are repeated samples, equal ones change nothing, only ratios count."""
 
 from typing import Any
 

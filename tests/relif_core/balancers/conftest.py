@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass
 class QuadraticProblem:
-    r"""Tasks :math:`L_i(\theta) = \tfrac12 (\theta - c_i)^\top A_i (\theta - c_i) + b_i` in double precision."""
+    r"""Tasks :math:`L_i(\theta) = \tfrac12 (\theta - c_i)^\top A_i (\theta - c_i) + b_i` in float64."""
 
     curvatures: Tensor
     centres: Tensor

@@ -1,4 +1,4 @@
-"""GradNorm against its definition by automatic differentiation, and what the released variant does instead."""
+"""GradNorm against its definition by automatic differentiation, and what the released variant does."""
 
 from collections.abc import Callable
 

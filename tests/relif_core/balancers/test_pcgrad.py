@@ -43,7 +43,7 @@ def test_equals_surgery_on_a_quadratic_problem(seed: int, tasks: int, quadratic:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_released_variant_equals_surgery_on_whole_parameter_vectors(seed: int, quadratic: Callable) -> None:
-    """Heads have disjoint blocks: each must come out as its own gradient times the coefficient of its task."""
+    """Heads have disjoint blocks: each comes out as its own gradient times its task's coefficient."""
     tasks, head = 3, 4
     problem = quadratic(seed, tasks)
     balancer = make_balancer("pcgrad_as_released", tasks, seed=seed)

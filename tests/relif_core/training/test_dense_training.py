@@ -1,4 +1,4 @@
-"""Dense prediction in the training loop: shared calibration, resumed runs, protocols, and the ERM run first."""
+"""Dense prediction in the training loop: shared calibration, resumed runs, protocols, ERM first."""
 
 from pathlib import Path
 from typing import Any

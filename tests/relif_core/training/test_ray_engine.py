@@ -67,7 +67,7 @@ def cluster() -> Iterator[Any]:
 
 
 def study_with_a_loss(ring: Any, data: Path, target: Path, lose: Callable[[], object]) -> None:
-    """Run the study on the cluster; at the first report of an epoch something is lost. All runs must finish."""
+    """Lose something of the cluster at the study's first report of an epoch. All runs must finish."""
     lost: list[object] = []
 
     def lose_once(name: str, report: object) -> None:

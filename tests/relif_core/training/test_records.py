@@ -81,7 +81,7 @@ def test_every_epoch_is_audited(record: Record) -> None:
 
 
 def test_scores_follow_from_kept_logits(record: Record) -> None:
-    """Half-precision logits and a temperature give the scores back, hourly tasks and the last epoch included."""
+    """Half-precision logits and a temperature give the scores back, also hourly and at the last epoch."""
     bare = Record(
         record.content,
         {

@@ -31,7 +31,7 @@ from relif_core.studies.jobs import ATTEMPTS
 
 Small = Callable[..., RunSettings]
 
-#: Imports torch once; every line on its input forks a child that works on the study, in a process group of its own.
+#: Imports torch once; every line on its input forks a child, in its own process group, that runs the study.
 FORK_SERVER = """
 import os, sys
 from pathlib import Path
@@ -277,8 +277,9 @@ def test_names_that_there_are_not_list_those_that_there_are() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("abc", "no seed"), ("1,,2", "no seed"), ("", "no seed"), ("-3", "no seed"), ("3--1", "no seed"), ("1.5", "no seed"),
-        ("²", "no seed"), ("0", "there is none"), ("9-5", "runs backwards"), ("100-110,105", "seed 105 is listed twice"), ("0-99999", "more than 10,000"),
+        ("abc", "no seed"), ("1,,2", "no seed"), ("", "no seed"), ("-3", "no seed"), ("3--1", "no seed"),
+        ("1.5", "no seed"), ("²", "no seed"), ("0", "there is none"), ("9-5", "runs backwards"),
+        ("100-110,105", "seed 105 is listed twice"), ("0-99999", "more than 10,000"),
         ("99999999999-99999999999", "above the largest seed"),
     ],
 )  # fmt: skip

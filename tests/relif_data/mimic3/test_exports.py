@@ -1,4 +1,4 @@
-"""Tables as databases and spreadsheets export them give the tensors of the tables as PhysioNet delivers them."""
+"""Tables as databases and spreadsheets export them give the tensors of PhysioNet's own tables."""
 
 import gzip
 from collections.abc import Callable
@@ -173,7 +173,7 @@ def test_notations_of_codes_keep_the_phenotypes(
 
 
 def test_codes_that_cannot_be_known_are_refused(two_stays: Any, tmp_path: Path) -> None:
-    """ICD-10, a zero lost from one of two possible codes, and a dictionary without zeros are errors by name."""
+    """ICD-10, a zero lost from one of two possible codes, and a dictionary without zeros are named errors."""
     tables = diagnosed(two_stays)
     changed(tables, ("icd9_code",), lambda code: code.lstrip("0"), only="diagnoses_icd")
     # 410.1 and 041.01, an infarction and a streptococcus, are both 4101 without the zero.

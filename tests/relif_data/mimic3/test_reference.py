@@ -1,4 +1,4 @@
-"""Agreement with the public benchmark's outputs on the MIMIC-III demo: every cell, every label, every count."""
+"""Agreement with the public benchmark's outputs on the MIMIC-III demo: cells, labels and counts."""
 
 from pathlib import Path
 

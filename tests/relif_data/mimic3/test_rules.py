@@ -203,7 +203,7 @@ def test_shifted_birth_dates_keep_the_stay(raw_tables: Callable[[], Any], tmp_pa
 
 
 def test_events_of_an_overlapping_stay_are_shared(raw_tables: Callable[[], Any], tmp_path: Path) -> None:
-    """A stay receives its own events whenever charted, and any event of the subject charted while it lasted."""
+    """A stay receives its own events whenever charted, and any of the subject's charted while it lasted."""
     tables = raw_tables()
     tables.stay(1, hours=60.0)
     later = tables.rows["icustays"][0]["intime"] + datetime.timedelta(hours=100)
