@@ -1,36 +1,55 @@
 """Bias and violation rate while a model is evaluated batch by batch: a metric for torchmetrics that needs
-torch alone.
+torch alone, and loads it when the class is asked for.
 """
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from relif_core.audit.pools import FEW_ULP, Tolerance, checked_tolerances
 from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
 from relif_core.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
 
-class _PlainMetric(torch.nn.Module):
+
+def __getattr__(name: str) -> Any:
+    """Make :class:`AuditMetric` when it is first asked for, on torchmetrics if that is installed."""
+    if name != "AuditMetric":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    bases: tuple[type, ...]
+    try:
+        from torchmetrics import Metric
+
+        bases = (_Counting, Metric)
+    except ImportError:
+        from torch.nn import Module
+
+        bases = (_Counting, _Plain, Module)
+    made = type(bases[-1])(name, bases, {"__doc__": _Counting.__doc__, "__module__": __name__})
+    return globals().setdefault(name, made)
+
+
+class _Plain:
     """What :class:`AuditMetric` needs of ``torchmetrics.Metric``, for where that is not installed."""
 
-    counts: torch.Tensor
+    counts: "torch.Tensor"
+    _own: "torch.Tensor | None" = None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._own: torch.Tensor | None = None
-
-    def add_state(self, name: str, default: torch.Tensor, dist_reduce_fx: str) -> None:
-        self.register_buffer(name, default, persistent=False)
+    def add_state(self, name: str, default: "torch.Tensor", dist_reduce_fx: str) -> None:
+        self.register_buffer(name, default, persistent=False)  # type: ignore[attr-defined]
 
     def reset(self) -> None:
         """Forget every batch."""
+        import torch
+
         self.counts, self._own = torch.zeros_like(self.counts), None
 
     def sync(self) -> None:
         """Let every process hold the counts of all; nothing where training is not distributed."""
+        import torch
+
         if self._own is None and torch.distributed.is_available() and torch.distributed.is_initialized():
             self._own, self.counts = self.counts, self.counts.clone()
             torch.distributed.all_reduce(self.counts)
@@ -51,13 +70,7 @@ class _PlainMetric(torch.nn.Module):
                 self.unsync()
 
 
-try:
-    from torchmetrics import Metric
-except ImportError:
-    Metric = _PlainMetric
-
-
-class AuditMetric(Metric):
+class _Counting:
     """Audit a model over the batches of an epoch, in constant memory and over all processes of distributed
     training.
 
@@ -80,17 +93,21 @@ class AuditMetric(Metric):
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
+    counts: "torch.Tensor"
 
     def __init__(self, tasks: Sequence[str], tolerance: Tolerance, bins: int = BINS, **settings: Any) -> None:
+        import torch
+
         super().__init__(**settings)
         checked_bins(bins)
         if len(set(tasks)) < 2:
             raise InputError(f"an audit compares tasks and needs at least two, got {list(tasks)}")
         self.tasks, self.tolerance, self.bins = tuple(tasks), tolerance, bins
         checked_tolerances(tolerance, self.tasks)
-        self.add_state("counts", torch.zeros(len(tasks), bins, dtype=torch.int64), dist_reduce_fx="sum")
+        state = torch.zeros(len(tasks), bins, dtype=torch.int64)
+        self.add_state("counts", state, dist_reduce_fx="sum")  # type: ignore[attr-defined]
 
-    def update(self, scores: Mapping[str, torch.Tensor]) -> None:
+    def update(self, scores: Mapping[str, "torch.Tensor"]) -> None:
         """Count a batch.
 
         Args:
@@ -101,6 +118,8 @@ class AuditMetric(Metric):
             InputError: an unknown task, another shape, NaN or scores outside [0, 1] (a few units in the last
                 place beyond, as softmax leaves them, count as 0 or 1).
         """
+        import torch
+
         batch = torch.zeros_like(self.counts)
         for task, values in scores.items():
             if task not in self.tasks:
@@ -123,13 +142,16 @@ class AuditMetric(Metric):
             batch[self.tasks.index(task)] += torch.bincount(cells, minlength=self.bins).to(batch.device)
         self.counts += batch
 
-    def compute(self) -> dict[str, torch.Tensor]:
+    def compute(self) -> "dict[str, torch.Tensor]":
         """Return "bias" and "violation_rate", each with the ends "_low" and "_high" of its proven range.
 
         Raises:
             InputError: a task without a score so far.
         """
-        with self._together():
+        import torch
+
+        # torchmetrics wraps compute in sync and unsync itself.
+        with self._together() if isinstance(self, _Plain) else contextlib.nullcontext():
             found = self.sketch().audit(self.tolerance)
         values = {
             "bias": found.bias,
@@ -147,8 +169,3 @@ class AuditMetric(Metric):
         """
         cells = self.counts.cpu().numpy().copy()
         return HistogramSketch(dict(zip(self.tasks, cells, strict=True)), dict.fromkeys(self.tasks, 0))
-
-    if Metric is not _PlainMetric:
-        _together = staticmethod(
-            contextlib.nullcontext
-        )  # torchmetrics wraps compute in sync and unsync itself
