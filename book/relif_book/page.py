@@ -1,6 +1,5 @@
 """Provenance of a page: its parameters, the data, records and code it used, and the footer that says so."""
 
-import ast
 import html
 import os
 import platform
@@ -12,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from relif_book.parameters import assigned, check_parameters, declared_parameters
 from relif_book.project import fingerprint, fingerprint_of_text, project_root
 from relif_core import __version__
-from relif_core.errors import InputError, RecordError
+from relif_core.errors import RecordError
 
 PROVENANCE_MIME = "application/vnd.relif.provenance+json"
 """The output type under which a page's footer hands its dependencies to the executor."""
 
 _GLUE_PREFIX = "application/papermill.record/"
-_PROFILES = ("quick", "full")
 #: The packages of this distribution, on whose sources a page depends.
 PACKAGES = ("relif_core", "relif_data", "relif_book")
 _Choice = TypeVar("_Choice")
@@ -38,39 +37,25 @@ class DataSource:
 class Page:
     """One execution of one page: what it was asked for, what it used, and how long it took.
 
-    Parameters
-    ----------
-    name
-        File name of the page without its ending, as in ``notebooks/<name>.md``.
-    parameters
-        Every name of the cell tagged ``parameters`` with its value; ``profile`` ("quick" or "full") is
-        required.
+    The parameters are the names of the cell tagged ``parameters`` in ``notebooks/<name>.md``, with the values
+    that they have where the page is made. ``device`` is where it computes, "cpu" until the page sets it.
 
-    Attributes
-    ----------
-    device
-        Where the page computes, "cpu" until the page sets it (as in ``page.device = "cuda"``).
+    Args:
+        name: File name of the page without its ending.
+        parameters: Values instead of the caller's.
 
-    Raises
-    ------
-    InputError
-        The profile is unknown, or papermill injected a name that the page does not declare (papermill itself
-        only logs that, and the page would run with its defaults).
+    Raises:
+        InputError: A parameter is unknown (papermill itself only logs that, and the page would run with its
+            defaults) or outside its domain (:mod:`relif_book.parameters`).
     """
 
     def __init__(self, name: str, **parameters: Any) -> None:
-        profile = parameters.get("profile")
-        if profile not in _PROFILES:
-            raise InputError(f"page '{name}': profile is {profile!r}; choose one of {', '.join(_PROFILES)}")
-        unknown = sorted(_injected_names() - set(parameters))
-        if unknown:
-            raise InputError(
-                f"page '{name}': unknown parameter {', '.join(unknown)}; this page takes"
-                f" {', '.join(sorted(parameters))}"
-            )
+        declared, around = declared_parameters(name), sys._getframe(1).f_globals
+        values = {key: around.get(key, value) for key, value in declared.items()} | parameters
+        check_parameters(name, {**dict.fromkeys(_injected_names()), **values}, declared)
         self.name = name
-        self.parameters = parameters
-        self.profile: str = profile
+        self.parameters = values
+        self.profile: str = values.get("profile", "quick")
         self.device = "cpu"
         self._started = time.perf_counter()
         self._data: list[DataSource] = []
@@ -81,22 +66,30 @@ class Page:
         """Return the value that belongs to the page's profile."""
         return quick if self.profile == "quick" else full
 
-    def uses_data(self, title: str, *, licence: str, synthetic: bool = False) -> None:
-        """Name a data set in the footer, with its licence; say whether it is simulated."""
+    def uses_data(
+        self, title: str | Mapping[str, Any], *, licence: str = "", synthetic: bool = False
+    ) -> None:
+        """Name a data set in the footer, with its licence; say whether it is simulated.
+
+        A manifest, or what a record says of its data set, tells all three.
+        """
+        if isinstance(title, Mapping):
+            synthetic = title.get("synthetic", False)
+            return self.uses_data(title["title"], licence=title["licence"], synthetic=synthetic)
         source = DataSource(title, licence, synthetic)
         if source not in self._data:
             self._data.append(source)
+        return None
 
     def file(self, path: str | Path) -> Path:
-        """Return the path of a committed file or folder that this page reads, and make the page depend on its
-        content.
+        """Return the path of a committed file or folder that this page reads; a change of it makes the page
+        stale.
 
-        ``path`` is relative to the top of the checkout. A change of the content makes the page stale.
+        Args:
+            path: Relative to the top of the checkout.
 
-        Raises
-        ------
-        RecordError
-            Nothing is there.
+        Raises:
+            RecordError: Nothing is there.
         """
         relative = Path(path)
         found = project_root() / relative
@@ -203,18 +196,7 @@ def _injected_names() -> set[str]:
     names: set[str] = set()
     for cell in history:
         if cell.startswith("# Parameters\n"):
-            names |= assigned_names(cell)
-    return names
-
-
-def assigned_names(source: str) -> set[str]:
-    """Return the names that a cell of plain assignments sets."""
-    names: set[str] = set()
-    for statement in ast.parse(source).body:
-        targets = (
-            statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        )
-        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+            names |= set(assigned(cell))
     return names
 
 

@@ -30,7 +30,7 @@ seed = 0
 ```{code-cell} ipython3
 from relif_book import Page
 
-page = Page("tiny", profile=profile, seed=seed)
+page = Page("tiny")
 ```
 """
 FOOTER = """

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from relif_book.build.notebook import parameter_names, read_source
+from relif_book.build.notebook import parameters_of, read_source
+from relif_book.parameters import PARAMETERS, check_parameters, declared_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "notebooks").glob("*.md"))
@@ -28,12 +29,13 @@ def test_the_table_of_contents_names_every_page_once() -> None:
 @pytest.mark.parametrize("source", PAGES, ids=lambda path: path.stem)
 def test_a_page_has_its_name_its_parameters_and_its_committed_notebook(source: Path) -> None:
     notebook = read_source(source)
-    names = parameter_names(notebook)
+    names = parameters_of(notebook)
     assert "profile" in names
-    calls = re.findall(r'Page\(\s*"(\w+)",([^)]*)\)', "\n".join(cell.source for cell in notebook.cells))
-    assert len(calls) == 1
-    assert calls[0][0] == source.stem
-    assert sorted(re.findall(r"(\w+)=", calls[0][1])) == names
+    assert set(names) <= set(PARAMETERS), "give the new parameter a domain in relif_book.parameters"
+    assert declared_parameters(source.stem) == names
+    check_parameters(source.stem, names, names)
+    calls = re.findall(r'Page\(\s*"(\w+)"', "\n".join(cell.source for cell in notebook.cells))
+    assert calls == [source.stem]
     assert source.with_suffix(".ipynb").is_file()
 
 

@@ -102,10 +102,14 @@ def test_papermill_alone_is_stopped_by_the_page_at_an_unknown_parameter(
     write_page("print(seed)")
     run(project)
     with pytest.raises(
-        papermill.PapermillExecutionError, match="unknown parameter sede; this page takes profile, seed"
+        papermill.PapermillExecutionError, match="unknown parameter sede; it takes profile, seed"
     ):
         papermill.execute_notebook(
-            str(project / "notebooks" / "tiny.ipynb"), None, parameters={"sede": 1}, progress_bar=False
+            str(project / "notebooks" / "tiny.ipynb"),
+            None,
+            parameters={"sede": 1},
+            progress_bar=False,
+            cwd=project,
         )
 
 
@@ -114,7 +118,7 @@ def test_papermill_alone_is_stopped_by_the_page_at_an_unknown_parameter(
     [
         (":tags: [parameters]\n", "", "first code cell must carry the tag 'parameters'"),
         ("page.footer()", "pass", "last code cell must call page.footer"),
-        ('profile = "quick"', 'profile = "slow"', "profile is 'slow'; choose one of quick, full"),
+        ('profile = "quick"', 'profile = "slow"', "profile is 'slow'; it must be 'quick' or 'full'"),
     ],
 )
 def test_the_form_of_a_page_is_checked(

@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 
 from relif_book.build.notebook import (
     cell_text,
-    parameter_names,
+    parameters_of,
     read_notebook,
     read_source,
     same_results,
@@ -21,7 +21,8 @@ from relif_book.build.notebook import (
     write_notebook,
 )
 from relif_book.build.staleness import executed_as_committed, reasons_stale
-from relif_core.errors import InputError, ReliFError
+from relif_book.parameters import check_parameters
+from relif_core.errors import ReliFError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
@@ -72,12 +73,7 @@ def execute_page(
     from traitlets.config import Config
 
     source = read_source(root / "notebooks" / f"{name}.md")
-    known = parameter_names(source)
-    unknown = sorted(set(parameters or {}) - set(known))
-    if unknown:
-        raise InputError(
-            f"page '{name}': unknown parameter {', '.join(unknown)}; it takes {', '.join(known)}"
-        )
+    check_parameters(name, parameters or {}, parameters_of(source))
     if threads is not None:
         os.environ.update(dict.fromkeys(_ONE_THREAD, str(threads)))
     failed = root / "_build" / "failed" / f"{name}.ipynb"

@@ -11,7 +11,8 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from relif_book.page import PROVENANCE_MIME, assigned_names
+from relif_book.page import PROVENANCE_MIME
+from relif_book.parameters import assigned
 from relif_core.errors import InputError
 from relif_core.files import atomic_file
 
@@ -69,12 +70,12 @@ def write_notebook(notebook: NotebookNode, path: Path) -> None:
         stream.write((nbformat.writes(notebook, version=4) + "\n").encode())
 
 
-def parameter_names(notebook: NotebookNode) -> list[str]:
-    """Names that the cell tagged ``parameters`` sets, in alphabetical order."""
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
-            return sorted(assigned_names(cell.source))
-    return []
+def parameters_of(notebook: NotebookNode) -> dict[str, Any]:
+    """Return what the cell tagged ``parameters`` sets."""
+    cells = (
+        c for c in notebook.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])
+    )
+    return assigned(next(cells).source)
 
 
 def tidy(notebook: NotebookNode) -> NotebookNode:

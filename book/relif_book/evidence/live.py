@@ -38,23 +38,20 @@ _ABOVE_RUNS = ("pages", "cli.py", "reporting.py", "publishing.py")
 def this_run(
     page: "Page",
     methods: Sequence[str],
-    *,
-    data: str,
-    seeds: int,
-    epochs: int,
-    device: str,
-    workers: int,
-    runs: str,
+    **parameters: Any,
 ) -> ResultSet:
     """Bring every method with seeds 0 .. ``seeds`` − 1 to a record and return them, audited at their own
     reference tolerance.
 
-    ``data`` is a tensor folder (empty: simulated stays), ``runs`` the folder of the records (empty: the one
-    that all pages share), ``epochs`` 0 for what the page's profile says. The data set is named in the page's
-    footer. Balancers that were added from outside the package join where the paper's seven are compared.
+    Of the page's parameters (or of those given instead) ``data`` is a tensor folder (empty: simulated stays),
+    ``runs`` the folder of the records (empty: the one that all pages share), ``epochs`` 0 for what the page's
+    profile says. The data set is named in the footer. Balancers that were added from outside the package
+    join where the paper's seven are compared.
 
     Raises ``RecordError`` where a run failed.
     """
+    given = {**page.parameters, **parameters}
+    data, runs, epochs, device = (given[name] for name in ("data", "runs", "epochs", "device"))
     page.device = device
     if set(SEVEN_METHODS) <= set(methods):
         methods = [*methods, *added_balancers()]
@@ -67,10 +64,10 @@ def this_run(
     with _alone(folder):
         tensors = Path(data) if data else _simulated(folder)
         summary = run_study(
-            grid(list(dict.fromkeys(["erm", *methods])), range(seeds), **changes),
+            grid(list(dict.fromkeys(["erm", *methods])), range(given["seeds"]), **changes),
             tensors,
             folder / "records",
-            workers=workers,
+            workers=given["workers"],
             device=device,
         )
     if summary.failed:

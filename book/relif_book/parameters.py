@@ -1,0 +1,179 @@
+"""The parameters of pages: what a name takes on every page that declares it, checked before a page runs."""
+
+import ast
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from relif_book.project import project_root
+from relif_core.errors import InputError
+from relif_core.methods import method_of
+
+_CELL = re.compile(
+    r"^```\{code-cell\}[^\n]*\n:tags: \[parameters\b[^\]]*\]\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a parameter takes: in words, as a test, and three or more ``others`` at which its pages are tried.
+
+    ``holds`` may raise ``InputError`` with words of its own. Text may be empty where the page's own value is.
+    """
+
+    must: str
+    holds: Callable[[Any], bool]
+    others: tuple[Any, ...] = ()
+
+
+def _whole(least: int, most: int, *others: int) -> Domain:
+    def holds(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+    return Domain(f"be a whole number from {least} to {most}", holds, others)
+
+
+def _number(low: float, high: float, *others: float, inside: bool = False) -> Domain:
+    def holds(value: Any) -> bool:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and (low < value < high if inside else low <= value <= high)
+
+    return Domain(
+        f"be a number {'between' if inside else 'from'} {low:g} {'and' if inside else 'to'} {high:g}",
+        holds,
+        others,
+    )
+
+
+def _text(must: str, each: Callable[[str], bool], *others: str, several: bool = False) -> Domain:
+    def holds(value: Any) -> bool:
+        if not isinstance(value, str) or "\0" in value:
+            return False
+        parts = value.split(",") if several and not os.path.isdir(value) else [value]
+        return all(each(part.strip()) for part in parts) and len(set(parts)) == len(parts)
+
+    return Domain(must + (", or several separated by commas, each once" if several else ""), holds, others)
+
+
+def _device(value: str) -> bool:
+    if re.fullmatch(r"cuda(:\d{1,3})?", value):
+        import torch
+
+        count = torch.cuda.device_count()
+        if int(value[5:] or 0) >= count:
+            raise InputError(f"this machine has {count} CUDA devices; choose cpu")
+        return True
+    return value == "cpu"
+
+
+def _method(value: str) -> bool:
+    return bool(method_of(value))
+
+
+def _study(value: str) -> bool:
+    return re.fullmatch(r"\w+", value) is not None and os.path.isdir(
+        project_root() / "data" / "records" / value
+    )
+
+
+def _data_set(value: str) -> bool:
+    return re.fullmatch(r"\w+", value) is not None
+
+
+def _kept(value: str) -> bool:
+    return bool(value) and os.path.isdir(os.path.join(project_root(), value))
+
+
+SEED = _whole(0, 2**32 - 1, 4, 7, 1000)
+SHARE = _number(0, 1, 0.05, 0.5, 1.0, 0.0)
+RECORDS = _text("be a folder of the checkout", _kept, several=True)
+#: Every parameter of the book, by its name; a page's own meaning of a name stands as "page.name".
+PARAMETERS: Mapping[str, Domain] = {
+    "profile": Domain("be 'quick' or 'full'", lambda value: value in ("quick", "full")),
+    "seed": SEED,
+    "pair_seed": SEED,
+    "seeds": _whole(1, 1000, 1, 2, 3, 4),
+    "epochs": _whole(0, 100_000, 1, 2, 4),
+    "workers": _whole(1, 1024, 2, 3, 4),
+    "device": _text("be cpu, cuda or cuda:N", _device),
+    "tolerance": SHARE,
+    "alpha": _number(0, 1, 0.01, 0.5, 0.9, inside=True),
+    "hinge_width": _number(1e-4, 1, 0.01, 0.5, 1.0),
+    "huber_width": _number(1e-4, 1, 0.01, 0.5, 1.0),
+    "step_size": _number(0, 1, 0.001, 0.5, 1.0),
+    "steps_per_epoch": _whole(1, 10_000_000, 1, 40, 5000),
+    "neighbours": _whole(1, 100, 1, 10, 20),
+    "hour": _whole(1, 47, 6, 12, 36),
+    "method": _text("be a method", _method, "gradnorm", "pcgrad+relif", "relif_static"),
+    "methods": _text("be a method", _method, "erm", "erm,gradnorm", "erm,relif,pcgrad", several=True),
+    "dataset": _text("be a data set", _data_set, "eicu_demo", "synthetic", "physionet2012", several=True),
+    "studies": _text(
+        "be a folder below data/records", _study,
+        "physionet2012_methods", "eicu_demo_methods", "synthetic_methods", several=True,
+    ),
+    "published_records": RECORDS,
+    "released_records": RECORDS,
+    "dense_records": RECORDS,
+    "data": _text("be a folder that exists", os.path.isdir, several=True),
+    "weights": _text("be a file that exists", os.path.isfile),
+    "runs": _text("be a folder, or a name for a new one", lambda value: not os.path.isfile(value)),
+}  # fmt: skip
+
+
+def declared_parameters(page: str) -> dict[str, Any]:
+    """Return the names and values of the cell tagged ``parameters`` in ``notebooks/<page>.md``.
+
+    Raises:
+        InputError: There is no such page, or it has no such cell of plain assignments.
+    """
+    source = project_root() / "notebooks" / f"{page}.md"
+    if not source.is_file():
+        raise InputError(f"page source {source.name} does not exist beside the other pages in notebooks/")
+    cell = _CELL.search(source.read_text(encoding="utf-8"))
+    if cell is None:
+        raise InputError(f"{source.name}: the first code cell must carry the tag 'parameters'")
+    return assigned(cell[1])
+
+
+def assigned(source: str) -> dict[str, Any]:
+    """Return what a cell of plain assignments sets; a value that is no literal is None."""
+    found: dict[str, Any] = {}
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            try:
+                value = ast.literal_eval(statement.value) if statement.value else None
+            except ValueError:
+                value = None
+            found |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def check_parameters(page: str, given: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+    """Check the parameters ``given`` to a page that has the ``declared`` ones.
+
+    Raises:
+        InputError: A name that the page does not declare, or a value outside the name's domain.
+    """
+    unknown = sorted(set(given) - set(declared))
+    if unknown:
+        named = ", ".join(name[:60] for name in unknown[:5])
+        raise InputError(f"page '{page}': unknown parameter {named}; it takes {', '.join(sorted(declared))}")
+    for name, value in given.items():
+        domain = PARAMETERS.get(f"{page}.{name}") or PARAMETERS.get(name)
+        if domain is None or (value == "" and declared[name] == ""):
+            continue
+        place = f"page '{page}': {name} is {_shown(value)}"
+        try:
+            holds = domain.holds(value)
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
+        if not holds:
+            raise InputError(f"{place}; it must {domain.must}")
+
+
+def _shown(value: Any) -> str:
+    text = "out of range" if isinstance(value, int) and abs(value) > 10**18 else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
