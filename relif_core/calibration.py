@@ -1,5 +1,4 @@
-"""Temperature scaling: one positive number per task that divides its logits, fitted by validation NLL on the
-true labels.
+"""Temperature scaling: a positive number per task divides its logits, fitted by validation NLL on labels.
 
 NumPy alone. With β = 1/T the mean NLL of a binary or multilabel task is mean softplus(βz) − yβz, that of a
 binned task mean log Σ_k exp(βz_k) − βz_y; both are convex in β, so the root of the derivative is the optimum
@@ -17,8 +16,7 @@ LOWEST, HIGHEST = 0.01, 100.0
 
 @dataclass(frozen=True, eq=False)
 class LabelledLogits:
-    """The logits of a task's labelled rows: ``logits`` [n, classes], ``labels`` [n] (multilabel: [n,
-    classes]).
+    """A task's labelled rows: ``logits`` [n, classes], ``labels`` [n] (multilabel: [n, classes]).
 
     ``rows`` [pool] counts the rows of each sample in the task's audit pool, in pool order: one each, except
     for hourly tasks.
@@ -52,8 +50,7 @@ class LabelledLogits:
 
 
 def fit_temperature(found: LabelledLogits) -> float:
-    """Return the temperature in [``LOWEST``, ``HIGHEST``] with the smallest mean NLL of the true labels; 1
-    without a row.
+    """Return the temperature in [``LOWEST``, ``HIGHEST``] of least mean NLL of the labels; 1 without rows.
 
     Newton steps in log β inside a bracket that every step narrows; where Newton leaves it, the bracket is
     halved.

@@ -313,9 +313,7 @@ def read_changes(pairs: list[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the block within two seconds, and the command with a message and the
-    signal's exit status.
-    """
+    """Let Ctrl-C and SIGTERM end the block within two seconds, the command with the signal's status."""
     from relif_core.errors import RunPaused
     from relif_core.stopping import StopRequest, stop_on_signals
 

@@ -211,8 +211,7 @@ class ViolationController(_BoundedController):
 
 
 class ProportionalIntegralController(_BoundedController):
-    r"""Proportional-integral feedback on log λ: an extension that answers faster without giving up the
-    target.
+    r"""Proportional-integral feedback on log λ: an extension that answers faster and keeps the target.
 
     With the error :math:`e = \bar r - \rho^*` and the integral term :math:`I`, 0 at first,
 

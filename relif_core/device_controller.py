@@ -15,8 +15,7 @@ from relif_core.errors import InputError
 
 
 class DeviceController:
-    """Steers λ on a device as ``controller`` would on the host, in float64 and in the same order of
-    operations.
+    """Steers λ on a device as ``controller`` would on the host: float64, same order of operations.
 
     The weights of :class:`ConstantWeight` and :class:`ViolationController` are the host's exactly; those of
     :class:`ProportionalIntegralController` differ where the device's exponential does. ``settle`` hands the
@@ -42,9 +41,7 @@ class DeviceController:
         self._trace: list[Tensor] = []
 
     def update(self, violation_rate: Tensor) -> Tensor:
-        """Take in one step's rate (NaN: a skipped step) and return the weight for its loss, both scalar
-        tensors.
-        """
+        """Take in a step's rate (NaN: skipped) and return its loss's weight, both scalar tensors."""
         rule, state = self.controller, self._state
         rate = violation_rate.double()
         valid = ~rate.isnan()
@@ -67,8 +64,7 @@ class DeviceController:
         return state["weight"]
 
     def settle(self) -> list[list[float]]:
-        """Give the host's controller this state; return weight, rate and smoothed rate of every step since
-        the last call.
+        """Hand the host's controller this state; return weights, rates, smoothed rates since last time.
 
         Raises:
             InputError: A rate was outside [0, 1].

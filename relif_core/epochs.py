@@ -1,5 +1,4 @@
-"""What every epoch of a run leaves beside its losses and utilities: the audit on a fixed grid of tolerances,
-raw and calibrated.
+"""What every epoch leaves beside its losses: the audit on a fixed grid of tolerances, raw and calibrated.
 
 Validation is read after every epoch, test after every fifth, the selected and the last one. Nothing here
 steers training.
@@ -22,9 +21,7 @@ TEST_EVERY = 5
 
 
 class EpochAudits:
-    """The readings of a run so far: lists of plain numbers per split and quantity, which a checkpoint
-    carries.
-    """
+    """The readings of a run so far, as lists of numbers per split and quantity for the checkpoint."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = tuple(tasks)
@@ -33,9 +30,7 @@ class EpochAudits:
     def add(
         self, split: str, epoch: int, evaluation: Evaluation, temperatures: Mapping[str, float] | None = None
     ) -> dict[str, float]:
-        """Read one epoch of a split once; return the temperatures, fitted on this evaluation unless they are
-        given.
-        """
+        """Read one epoch of a split once; return the temperatures, fitted here unless given."""
         fitted = temperatures_of(evaluation.logits) if temperatures is None else dict(temperatures)
         rows = self.readings[split]
         if epoch not in rows.get("epoch", []):
@@ -70,9 +65,7 @@ class EpochAudits:
         return found
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return ``epoch/<split>/<quantity>`` [epochs read, ...] float32 by rising epoch, and
-        ``epoch/tolerances``.
-        """
+        """Return ``epoch/<split>/<quantity>`` [epochs, ...] float32, ascending, and ``epoch/tolerances``."""
         found = {"epoch/tolerances": np.array(TOLERANCES)}
         for split, rows in self.readings.items():
             order = np.argsort(rows.get("epoch", []))

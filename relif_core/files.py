@@ -47,10 +47,13 @@ class _Noting(io.FileIO):
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary neighbour of ``path`` for binary writing; it takes the name ``path`` only if the block
-    succeeds.
+    """Open a temporary neighbour of ``path`` for writing bytes; it becomes ``path`` if the block succeeds.
 
-    Raises ``StorageError`` where the place cannot be written: no space, read-only, not permitted.
+    Args:
+        path: the file to write or replace.
+
+    Raises:
+        StorageError: the place cannot be written: no space, read-only, not permitted.
     """
     path = Path(path)
     with _named_faults(path):
@@ -138,9 +141,7 @@ def _named_faults(path: Path) -> Iterator[None]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return ``folder / name``; ``DataError`` where that leaves the folder, by its name or through a symbolic
-    link.
-    """
+    """Return ``folder / name``; ``DataError`` where the name or a symbolic link leaves the folder."""
     path = Path(folder) / name
     if not path.resolve().is_relative_to(Path(folder).resolve()):
         raise DataError(f"{folder}: {name!r} leads out of the folder; refused")
@@ -148,7 +149,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def refuse_inside(target: Path, folder: Path) -> None:
-    """Raise ``InputError`` where ``target`` is ``folder``, which holds data alone, or lies in it."""
+    """Refuse (``InputError``) a ``target`` that is ``folder``, which holds data alone, or lies in it."""
     if Path(target).resolve().is_relative_to(Path(folder).resolve()):
         raise InputError(f"{target} lies inside the data folder {folder}; choose another target")
 

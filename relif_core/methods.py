@@ -178,8 +178,7 @@ def method_of(key: str) -> Method:
 
 
 def look_of(key: str) -> Method:
-    """Return a method's entry for readers: as :func:`method_of`, and a plain one for a method that is not
-    known here.
+    """Return a method's entry for readers: as :func:`method_of`, or a plain one for an unknown method.
 
     Records may be of a balancer that somebody added; their pages are read without its file.
     """

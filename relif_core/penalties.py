@@ -1,5 +1,4 @@
-"""Other training penalties than the surrogate, for comparison: the audit itself, and similar pairs within one
-task.
+"""Penalties for comparison with the surrogate: the audit itself, and similar pairs within one task.
 
 Both take the place of :class:`~relif_core.surrogate.LipschitzSurrogate` in a run: the same controller weighs
 them and reads their violation rate. They keep no state.

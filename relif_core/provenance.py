@@ -20,8 +20,7 @@ _FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
 @functools.cache
 def sources() -> dict[str, Any]:
-    """Return ``commit`` and ``modified`` of the imported package, and ``source``, the digest of its Python
-    files.
+    """Return the imported package's ``commit``, ``modified`` and ``source``, its Python files' digest.
 
     Without git they come from :data:`STAMP`; without both, commit and modified are None. Asked once per
     process, since a checkout may change while one runs.
@@ -40,8 +39,7 @@ def write_stamp(package: Path = PACKAGE) -> Path:
 
 
 def command(arguments: list[str] | None = None) -> str | None:
-    """Return the program and its arguments, every absolute path reduced to its name; None inside a Ray
-    worker.
+    """Return program and arguments, absolute paths reduced to their names; None in a Ray worker.
 
     >>> command(["/home/me/bin/relif", "run", "/data/icu", "--target=/tmp/out", "--seed", "3"])
     'relif run icu --target=out --seed 3'

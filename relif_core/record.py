@@ -31,9 +31,7 @@ VIEWS = {"": "score", "calibrated": "calibrated", "last": "last", "last_calibrat
 
 
 def run_key(settings: RunSettings, data_fingerprint: str, device: str) -> str:
-    """Return the sha256 of what determines a run: its settings, its data and the kind of device ("cpu" or
-    "cuda").
-    """
+    """Return the sha256 of what determines a run: settings, data, and device kind ("cpu" or "cuda")."""
     content = {"format": FORMAT, "settings": as_json(settings), "data": data_fingerprint, "device": device}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -110,9 +108,7 @@ class Record:
         )
 
     def logits(self, split: str = "test", *, last: bool = False) -> dict[str, LabelledLogits]:
-        """Return the logits and labels of a split at the selected or the last epoch; empty where the record
-        keeps none.
-        """
+        """Return a split's logits and labels at the selected or last epoch; empty where none are kept."""
         kinds = {task["name"]: task.get("kind", "") for task in self.content["dataset"]["tasks"]}
         found = {}
         for task in self.tasks:
@@ -226,9 +222,7 @@ class Record:
 
 
 def load_records(folder: Path, **wanted: Any) -> list[Record]:
-    """Load every finished record below ``folder``, sorted by method and seed; ``wanted`` filters by method or
-    seed.
-    """
+    """Load the finished records below ``folder`` by method and seed; ``wanted`` filters by either."""
     records = [Record.load(path.parent) for path in sorted(Path(folder).rglob("record.json"))]
     for name, value in wanted.items():
         records = [record for record in records if getattr(record, name) == value]

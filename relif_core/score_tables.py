@@ -1,6 +1,4 @@
-"""Audit scores from a file: CSV, TSV, Parquet or JSON lines, wide (one column per task) or long (one row per
-score).
-"""
+"""Audit scores from CSV, TSV, Parquet or JSON lines, wide (a column per task) or long (a row per score)."""
 
 import io
 import sys
@@ -27,9 +25,7 @@ INDEX_NAMES = ("", "index", "Unnamed: 0", "__index_level_0__", "rownames")
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores, subject ids, group labels and weights of a file, each task → array; ``notes`` tell what was
-    taken and left.
-    """
+    """A file's scores, subject ids, group labels and weights, task → array; ``notes`` tell what was left."""
 
     scores: Scores
     subjects: Scores | None

@@ -300,9 +300,7 @@ def dense_changes(**changes: Any) -> dict[str, Any]:
 
 
 def dense_settings(method: str, **changes: Any) -> RunSettings:
-    """Return the settings of a named method on dense prediction: ``method_settings`` on top of
-    ``DENSE_DEFAULTS``.
-    """
+    """Return a named method's settings on dense prediction: ``method_settings`` on ``DENSE_DEFAULTS``."""
     return method_settings(method, **dense_changes(**changes))
 
 
@@ -327,9 +325,7 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 
 def settings_from(kind: type[Settings], content: Mapping[str, Any]) -> Settings:
-    """Read settings of type ``kind`` back from their JSON form; a setting that came later has the value that
-    it had before.
-    """
+    """Read settings of type ``kind`` from JSON; a later setting has the value it had before it came."""
     before = {
         item.name: item.metadata["before"]
         for item in dataclasses.fields(kind)  # type: ignore[arg-type]
@@ -353,9 +349,7 @@ def as_json(settings: Any) -> dict[str, Any]:
 
 
 def _kind_for(owner: type, name: str, present: Any, changes: Mapping[str, Any]) -> Any:
-    """Return ``present``, or the defaults of the other kind of settings that alone knows every name in
-    ``changes``.
-    """
+    """Return ``present``, or the other kind's defaults if that alone knows every name in ``changes``."""
 
     def knows(kind: Any) -> bool:
         return dataclasses.is_dataclass(kind) and set(changes) <= {

@@ -21,8 +21,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the block the first Ctrl-C or SIGTERM sets ``STOP``; a second one, or ``PATIENCE`` seconds,
-    interrupts the block.
+    """Let the first Ctrl-C or SIGTERM set ``STOP``, a second or ``PATIENCE`` seconds interrupt the block.
 
     Raises:
         KeyboardInterrupt: The block was interrupted.

@@ -241,8 +241,7 @@ class LipschitzSurrogate(nn.Module):
 
 
 def _padded_quantile(values: Tensor, count: Tensor, level: float) -> Tensor:
-    """Return the linearly interpolated quantile of the ``count`` finite entries of every row, without a host
-    read.
+    """Return every row's linearly interpolated quantile of ``count`` finite entries, without a host read.
 
     ``values`` [R, N] holds infinity in the other entries; the result [R] is infinite where a row has no
     finite entry.
@@ -266,7 +265,7 @@ def _unit_vectors(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_shapes(embeddings: Tensor, scores: Mapping[str, Tensor]) -> None:
-    """Raise ``InputError`` unless there is a task and every task has one score per embedding."""
+    """Refuse (``InputError``) input without a task, or without one score per embedding."""
     if embeddings.ndim != 2:
         raise InputError(
             f"LipschitzSurrogate: embeddings must be [B, D], got shape {tuple(embeddings.shape)}"

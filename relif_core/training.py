@@ -51,9 +51,7 @@ CALIBRATION_SEED = 0
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What a progress display shows after an epoch: mean task losses, penalty R, λ, r̄ and validation
-    utility.
-    """
+    """What a display shows after an epoch: mean task losses, penalty R, λ, r̄ and validation utility."""
 
     epoch: int
     epochs: int
@@ -89,15 +87,25 @@ def run(
     """Train, select, evaluate and write one record into ``folder``; return it.
 
     A finished record of the same key is returned as it is; a checkpoint of the same key is continued. The
-    reported numbers come from the epoch with the best validation Worst. Once ``time.time()`` has passed
-    ``deadline`` the run stops after the epoch in progress, once ``STOP`` is set after the step in progress;
-    both leave a checkpoint. Between epochs one is written when the last is ``CHECKPOINT_SECONDS`` old.
+    reported numbers come from the epoch with the best validation Worst. Once ``STOP`` is set the run stops
+    after the step in progress and leaves a checkpoint; between epochs one is written when the last is
+    ``CHECKPOINT_SECONDS`` old.
 
-    Raises ``RecordError`` where the folder belongs to another run or is in use by another process,
-    ``DivergenceError`` where the losses leave the finite numbers, ``RunPaused`` at the deadline or when asked
-    to stop (start the run again to go on), ``InputError`` for settings of another revision than this code
-    computes, ``DataError`` before the first step where the data cannot carry the run (an empty split, a task
-    without labels or classes, fewer than two batches).
+    Args:
+        settings: what to train.
+        problem: the data and what is learnt on them.
+        folder: of this run alone.
+        progress: told of every epoch.
+        deadline: ``time.time()`` after which the run stops with the epoch in progress and leaves a
+            checkpoint.
+
+    Raises:
+        RecordError: the folder belongs to another run or is in use by another process.
+        DivergenceError: the losses leave the finite numbers.
+        RunPaused: the deadline has passed or ``STOP`` is set; start the run again to go on.
+        InputError: the settings are of another revision than this code computes.
+        DataError: before the first step: an empty split, a task without labels or classes, fewer than two
+            batches.
     """
     folder = Path(folder)
     key = run_key(settings, problem.data_fingerprint, problem.device.type)
@@ -199,8 +207,7 @@ class TrainingLoop:
         return self.epoch >= training.epochs or (self.epoch - self.best_epoch) >= training.patience
 
     def train_epoch(self) -> bool:
-        """Run an epoch's optimisation steps, or those that a stopped run has left, and note its mean losses
-        and penalty.
+        """Run an epoch's steps, or what a stopped run has left of them; note its mean losses and penalty.
 
         A task's mean is over the batches that have a label of it; NaN where none has.
 
@@ -368,9 +375,7 @@ class TrainingLoop:
         return self.problem.training_batches(training.batch_size, self.settings.seed, self.epoch - 1)
 
     def _divergence(self, reason: str) -> DivergenceError:
-        """Return the error for numbers that are not finite in the epoch in progress: data that hold NaN are
-        named first.
-        """
+        """Return the error for numbers that are not finite in this epoch; data that hold NaN come first."""
         place = f"{self.settings.method}, seed {self.settings.seed}, epoch {self.epoch}"
         for batch in self._batches():
             for name, values in batch.items():
@@ -454,9 +459,7 @@ class TrainingLoop:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """Return the inner products [T, T] of rows [T, n]; on a GPU one dot product a pair, which a GEMM this
-    thin cannot match.
-    """
+    """Return the inner products [T, T] of rows [T, n]; on a GPU a dot product a pair beats a GEMM."""
     if rows.device.type == "cpu":
         return rows @ rows.T
     gram = rows.new_empty(len(rows), len(rows))
@@ -467,9 +470,7 @@ def _gram(rows: Tensor) -> Tensor:
 
 
 def machine(device: torch.device, precision: str) -> dict[str, Any]:
-    """Describe where and by what a run was made: device, threads, precision, library versions, sources and
-    command.
-    """
+    """Describe where and by what a run was made: device, threads, precision, versions, sources, command."""
     on_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else processor_name(),
@@ -559,9 +560,7 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
 def _outputs(
     prefix: str, split: str, evaluation: Evaluation, temperatures: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-    """Return what a split's audit can be made of again: calibrated scores, logits, and (once) labels and rows
-    per sample.
-    """
+    """What a split's audit can be redone from: calibrated scores, logits and (once) labels and rows."""
     found: dict[str, np.ndarray] = {}
     for task, scores in calibrated_scores(evaluation, temperatures).items():
         logits = evaluation.logits[task]

@@ -89,9 +89,7 @@ def comparison(
 
 
 def _error(a: AuditResult, b: AuditResult, kind: Kind) -> tuple[float, float]:
-    """Return the standard error of a − b, paired by subject and draw as far as they are known, and its
-    freedom.
-    """
+    """Return the standard error of a − b, paired by subject and draw where known, and its freedom."""
     if a.influences is None or b.influences is None:
         return (
             float(getattr(a, f"{kind}_se") + getattr(b, f"{kind}_se")),

@@ -1,5 +1,4 @@
-"""The linear passes of the exact audit in machine code, for where numba is installed and there is enough to
-do.
+"""The linear passes of the exact audit in machine code, where numba is installed and the work is large.
 
 The arithmetic is NumPy's in NumPy's order, so the bits are the same, and no array is made but the results.
 Loading numba takes seconds, so smaller audits stay with NumPy until a large one has loaded it.
@@ -18,9 +17,7 @@ _loaded: list[Passes] = []
 
 
 def loaded(work: int = 0) -> Passes | None:
-    """Return the compiled passes; None if they are not loaded and ``work``, a number of scores, is no reason
-    to load them.
-    """
+    """Return the compiled passes; None unless loaded or worth loading for ``work``, a number of scores."""
     if not _loaded and work >= WORTH_LOADING and importlib.util.find_spec("numba"):
         load()
     return _loaded[0] if _loaded else None

@@ -1,5 +1,4 @@
-"""The door for arrays from outside: pandas, polars, torch, masked arrays and lists become NumPy arrays, and
-nothing is guessed.
+"""The door for arrays from outside: pandas, polars, torch, masked arrays and lists become NumPy arrays.
 
 No library is imported here: each is known by its methods.
 """
@@ -19,8 +18,7 @@ MISSING_TEXT = ("", "nan", "NaN", "NaT", "None", "<NA>")
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """An array from outside: its values, which of them are missing, which are masked, and the index of a
-    pandas Series.
+    """An array from outside: its values, what is missing, what is masked, and a pandas Series' index.
 
     A masked entry was left out on purpose; a missing one (None, NaN of an object array, NA, null) may have
     been forgotten.
@@ -32,9 +30,7 @@ class Given:
     index: Any = None
 
     def taken(self, places: np.ndarray) -> "Given":
-        """Return the entries at ``places`` (positions or a mask); a mask of the entries themselves is used
-        up.
-        """
+        """Return the entries at ``places`` (positions or a mask); their own mask is used up."""
         missing = None if self.missing is None else self.missing[places]
         return Given(self.values[places], missing if missing is not None and missing.any() else None)
 
@@ -99,9 +95,7 @@ def _is_missing(item: Any) -> bool:
 
 
 def _of_one_kind(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Return objects of one kind (all text, all integers, all real numbers) as such an array; others stay
-    objects.
-    """
+    """Return objects that are all text, integers or real numbers as such an array; others as they are."""
     held = array[~missing]
     kinds = {type(item) for item in held.tolist()}
     for kind, dtype in (

@@ -44,16 +44,13 @@ class PairTerms:
     rate_second: np.ndarray
 
     def kinds(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        """Yield (first pool's terms, second pool's terms, their mean), for Bias and then for the violation
-        rate.
-        """
+        """Yield (first pool's terms, second pool's terms, their mean) of Bias, then of the violation rate."""
         yield self.bias_first, self.bias_second, self.bias
         yield self.rate_first, self.rate_second, self.violation_rate
 
 
 def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
-    """Return exact Bias, violation rate and per-sample means of one task pair in O(n_i + n_j) time and
-    memory.
+    """Return exact Bias, violation rate and per-sample means of a task pair in O(n_i + n_j) time and memory.
 
     For x of the first pool let a be the number of y with y − x > δ and b the number with x − y > δ. With
     prefix sums S of the n_j sorted scores y,
@@ -85,9 +82,7 @@ def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
 
 
 def _weighted_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
-    """As :func:`pair_terms` with every count and every sum weighted: x and y are drawn in proportion to their
-    weights.
-    """
+    """As :func:`pair_terms` for weighted pools: x and y are drawn in proportion to their weights."""
     bias_first, rate_first = _weighted_means(first.values, second, tolerance)
     bias_second, rate_second = _weighted_means(second.values, first, tolerance)
     rate = float(first.weights @ rate_first)
@@ -118,8 +113,7 @@ def _weighted_means(values: np.ndarray, other: Pool, tolerance: float) -> tuple[
 def _sample_terms(
     values: np.ndarray, prefix: np.ndarray, tolerance: float, excess: np.ndarray, count: np.ndarray
 ) -> None:
-    """Write E_y[(|x − y| − δ)_+] and the number of violating y for each x over the counts that are their
-    sources.
+    """Overwrite counts with their results: E_y[(|x − y| − δ)_+] and the number of violating y of each x.
 
     ``excess``, read as int64, comes with the number of the other pool's scores up to x + δ, ``count`` with
     the number of those more than δ under x; ``prefix`` are the other pool's prefix sums.
@@ -146,8 +140,7 @@ def _cross(
     within: np.ndarray | None,
     exceeded: np.ndarray | None,
 ) -> None:
-    """Merge ``low`` + δ with ``high`` (both ascending) and count across, in blocks that stay in the
-    processor's cache.
+    """Merge ``low`` + δ with ``high`` (both ascending) and count across, in blocks that fit the cache.
 
     ``within``, if given, receives for each x in ``low`` the number of y in ``high`` with y − x ≤ δ;
     ``exceeded`` for each y in ``high`` the number of x in ``low`` with y − x > δ. Only scores that some other

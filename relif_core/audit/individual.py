@@ -51,9 +51,7 @@ class IndividualRow:
 
 @dataclass(frozen=True, kw_only=True)
 class IndividualAudit:
-    """Excess and violation share, averaged over ``rows`` with equal weight, with subject-clustered standard
-    errors.
-    """
+    """Excess and violation share, means over ``rows`` of equal weight with subject-clustered errors."""
 
     subjects: int
     gap: float
@@ -137,9 +135,7 @@ def _within_subjects(
     people: int,
     tolerance: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return per subject the sums over all its pairs of gap, excess and violations, and the number of its
-    pairs, each [people].
-    """
+    """Return per subject [people] the sums of gap, excess and violations over its pairs, and their number."""
     order = np.argsort(second_codes, kind="stable")
     partners, held = second[order].astype(np.float64), np.bincount(second_codes, minlength=people)
     begin = np.cumsum(held) - held
@@ -263,8 +259,7 @@ def similar_pair_audit(
 
 
 def lipschitz_limit(scores: Mapping[str, Any], pairs: SimilarPairs, alpha: float = 0.1) -> dict[str, float]:
-    """Return per task the L that a share α of a reference model's neighbour pairs exceeds: the ruler of
-    :func:`similar_pair_audit`.
+    """Return per task the L of :func:`similar_pair_audit` that a share α of a reference's pairs exceeds.
 
     L is the smallest observed |p(a) − p(b)| / d(a, b) that at most a share α of the pairs lies above. Pairs
     share people, so this is a description of validation data and no conformal guarantee.

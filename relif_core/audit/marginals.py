@@ -1,6 +1,4 @@
-"""What Bias says about two marginal distributions: its parts, its bounds over couplings, and what shrinking
-does to it.
-"""
+"""What Bias says about two marginal distributions: its parts, its bounds over couplings, shrinking."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,8 +49,7 @@ def bias_parts(first: Any, second: Any, tolerance: float = 0.0) -> BiasParts:
 
 
 def coupling_bounds(first: Any, second: Any, tolerance: float) -> tuple[float, float]:
-    """Return the least and the greatest E(|X − Y| − δ)₊ over all ways of pairing two equally long lists
-    (theorem T4).
+    """Return the least and greatest E(|X − Y| − δ)₊ over all pairings of two equally long lists (theorem T4).
 
     The least pairs both in ascending order (comonotone), the greatest one ascending with the other descending
     (Cambanis, Simons and Stout 1976). Same-subject Bias on the common subjects and the independent one lie

@@ -1,6 +1,4 @@
-"""Bias and violation rate while a model is evaluated batch by batch: a metric for torchmetrics that needs
-torch alone, and loads it when the class is asked for.
-"""
+"""Bias and violation rate batch by batch: a metric for torchmetrics that needs torch alone, loaded late."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,8 +69,7 @@ class _Plain:
 
 
 class _Counting:
-    """Audit a model over the batches of an epoch, in constant memory and over all processes of distributed
-    training.
+    """Audit a model over an epoch's batches, in constant memory and over all processes of a training.
 
     Each update adds the batch's scores, detached, to a histogram per task (:class:`HistogramSketch`); a score
     is never kept. A ``torchmetrics.Metric`` where torchmetrics is installed, else a module with the same
@@ -164,8 +161,6 @@ class _Counting:
         return {name: torch.tensor(value, device=self.counts.device) for name, value in values.items()}
 
     def sketch(self) -> HistogramSketch:
-        """Return the histogram of this process's batches, or of all processes between ``sync`` and
-        ``unsync``.
-        """
+        """Return the histogram of this process's batches; of all processes within ``sync``."""
         cells = self.counts.cpu().numpy().copy()
         return HistogramSketch(dict(zip(self.tasks, cells, strict=True)), dict.fromkeys(self.tasks, 0))

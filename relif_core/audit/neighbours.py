@@ -1,6 +1,4 @@
-"""Exact k nearest neighbours on NumPy alone: no n × n array, each pair of blocks of samples is looked at
-once.
-"""
+"""Exact k nearest neighbours on NumPy alone: block by block, without an n × n array."""
 
 import numpy as np
 
@@ -8,8 +6,7 @@ _BLOCK = 1024
 
 
 def nearest_neighbours(inputs: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k nearest samples of other subjects for every sample, nearest first, ties by the lower
-    index.
+    """Return every sample's k nearest samples of other subjects, nearest first, ties by the lower index.
 
     Samples are sorted along their first principal axis and cut into blocks. One float32 matrix product gives
     all squared distances between two blocks up to a rounding that is bounded; what may be nearer than the

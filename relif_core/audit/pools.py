@@ -296,9 +296,7 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
 
 
 def checked_numbers(values: Any, name: str, dimensions: int) -> np.ndarray:
-    """Return real numbers of so many dimensions as float64, or refuse anything else; NaN is for the caller to
-    judge.
-    """
+    """Return real numbers of so many dimensions as float64, refuse others; NaN is the caller's affair."""
     found = given(values, name)
     array = found.values
     if array.ndim != dimensions or array.dtype.kind not in "fiub":
@@ -372,8 +370,7 @@ def sorted_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool,
 
 
 def _float32_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
-    """As ``sorted_pool_with_codes``: the bits of a score and its code share one integer, so that a plain sort
-    moves both.
+    """As ``sorted_pool_with_codes``: one integer holds a score's bits and its code, and a sort moves both.
 
     The bits of a float32 that is not negative sort as its value does. Codes stay below 2³²: no pool holds
     that many samples.

@@ -289,8 +289,7 @@ def _fingerprint(
     *,
     ordered: bool,
 ) -> str:
-    """Hash which subjects lie in which pool how often, and with which weight; sampled pools depend on the
-    order too.
+    """Hash which subjects lie in which pool, how often and how heavy; sampled pools also in which order.
 
     Without subject ids only the sizes and the weights are known.
     """
@@ -321,9 +320,7 @@ def _audit_groups(
     weights: dict[str, np.ndarray] | None,
     labels: dict[str, np.ndarray],
 ) -> tuple[dict[str, AuditResult], dict[str, str]]:
-    """Audit every group by itself: labels are encoded once, samples sorted by group once, and groups are
-    slices.
-    """
+    """Audit every group by itself: labels encoded once, samples sorted once, groups as slices."""
     names, codes = subject_codes(labels)
     order = {task: np.argsort(codes[task], kind="stable") for task in scores}
     numbers = {task: np.bincount(codes[task], minlength=len(names)) for task in scores}

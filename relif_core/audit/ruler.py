@@ -1,6 +1,4 @@
-"""The ruler of an audit: one score map and one tolerance, fitted on a reference model and shared by
-everything that is measured.
-"""
+"""The ruler of an audit: a score map and a tolerance, fitted on a reference model, shared by all models."""
 
 import fnmatch
 import hashlib
@@ -21,16 +19,13 @@ KINDS = ("identity", "sigmoid", "max_sigmoid", "max_softmax", "quantile")
 
 
 class MappedScores(dict[str, np.ndarray]):
-    """Audit scores by task, with the columns that are no outputs in ``rest``; an output of NaN is masked: no
-    label.
-    """
+    """Audit scores by task, and in ``rest`` the columns that are no outputs; NaN is masked: no label."""
 
     rest: dict[str, Any]
 
 
 class ScoreMap:
-    """How model outputs become audit scores in [0, 1], one rule per task, the same for every model that is
-    audited.
+    """How model outputs become audit scores in [0, 1]: one rule per task, the same for every model.
 
     Rules: "identity" (a score already), "sigmoid" of a logit [n], "max_sigmoid" and "max_softmax" of logits
     [n, K], and ("quantile", low, high): clip((x − q_low) / (q_high − q_low), 0, 1) with quantiles of the
@@ -52,8 +47,7 @@ class ScoreMap:
         self.rules = {task: _rule(task, rule) for task, rule in tasks.items()}
 
     def fit(self, reference: Any) -> "ScoreMap":
-        """Return the map with its quantiles taken from a reference model's outputs (a mapping or a data
-        frame).
+        """Return the map with its quantiles taken from a reference model's outputs (mapping or frame).
 
         Raises:
             InputError: a task without outputs, or quantiles that coincide.

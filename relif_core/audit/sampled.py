@@ -25,9 +25,7 @@ class SampledPair:
 def sampled_pools(
     sizes: Mapping[str, int], pool_size: int, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Return per task the positions of the sampled pool: all of them, or ``pool_size`` drawn without
-    replacement.
-    """
+    """Return per task the sampled pool's positions: all, or ``pool_size`` drawn without replacement."""
     return {
         task: generator.choice(size, pool_size, replace=False) if size > pool_size else np.arange(size)
         for task, size in sizes.items()

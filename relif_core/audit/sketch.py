@@ -28,8 +28,7 @@ _MOST_BINS = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class HistogramSketch:
-    """Counts of audit scores per bin and task: of constant size, mergeable, and enough for an audit within
-    1/bins.
+    """Counts of audit scores per bin and task: constant in size, mergeable, an audit within 1/bins.
 
     ``counts`` maps a task to int64 [bins]; bin k holds the scores in [k/bins, (k+1)/bins), the last one 1 as
     well. The number of bins is a power of two, so that binning is exact in binary arithmetic. ``hidden`` maps
@@ -95,8 +94,7 @@ class HistogramSketch:
         )
 
     def hide(self, least: int) -> "HistogramSketch":
-        """Return the sketch without cells of fewer than ``least`` samples; their number is kept, their places
-        are not.
+        """Return the sketch without cells of fewer than ``least`` samples; it keeps their number only.
 
         Hidden and empty cells look alike. Where the hidden samples of a task are fewer than ``least``
         themselves, its smallest cells join them, since the number would give away what the cells no longer
@@ -186,8 +184,7 @@ class HistogramSketch:
     def subject_sums(
         self, scores: Mapping[str, Any], subjects: Mapping[str, Any], tolerance: Tolerance
     ) -> "InfluenceSums":
-        """Return what a site adds to the standard error of this merged sketch: five numbers or so, none of a
-        person.
+        """Return what a site adds to this merged sketch's standard error: five sums or so, none of a person.
 
         The sums of all sites, added up, give :meth:`audit` the error clustered by subject
         (:class:`SubjectSpread`), if no subject has samples at two sites.
@@ -250,9 +247,7 @@ class HistogramSketch:
         numbers: dict[str, np.ndarray],
         summed: Callable[[str, np.ndarray], np.ndarray],
     ) -> "InfluenceSums":
-        """Sum the units' influences z and square them as the jackknife does: z / (1 − largest share of a
-        pool).
-        """
+        """Sum the units' influences z and square them as a jackknife: z / (1 − largest share of a pool)."""
         tolerances = self._tolerances(tolerance)
         shares = np.max([own / self.counts[task].sum() for task, own in numbers.items()], axis=0)
         influences = self._influences(tolerances)
@@ -288,9 +283,7 @@ class HistogramSketch:
             yield (i, j), delta, _Terms(masses[i], masses[j], delta * self.bins)
 
     def _influences(self, tolerances: dict[Pair, float]) -> dict[str, np.ndarray]:
-        """Return per task [2, bins]: what one sample in a bin contributes to the errors of Bias and violation
-        rate.
-        """
+        """Return per task [2, bins] what a sample in a bin adds to the errors of Bias and violation rate."""
         influences = {task: np.zeros((2, self.bins)) for task in self.counts}
         for pair, _, terms in self._pairs(tolerances):
             for task, means in zip(pair, terms.means(), strict=True):
@@ -319,9 +312,7 @@ class HistogramSketch:
         return digest.hexdigest()[:32]
 
     def to_json(self) -> str:
-        """Return the sketch as JSON text, which holds counts and nothing of a person; :meth:`from_json` reads
-        it back.
-        """
+        """Return the counts as JSON text, with nothing of a person; :meth:`from_json` reads it."""
         tasks = {
             task: {"hidden": self.hidden[task], "counts": cells.tolist()}
             for task, cells in self.counts.items()
@@ -424,9 +415,7 @@ class InfluenceSums:
 
 @dataclass(frozen=True, kw_only=True)
 class SketchPair:
-    """Bias and violation rate of one task pair from histograms, with the ranges that contain the exact
-    values.
-    """
+    """Bias and violation rate of a task pair from histograms, with ranges that hold the exact values."""
 
     tasks: Pair
     tolerance: float
@@ -467,9 +456,7 @@ class SketchAudit:
     per_pair: tuple[SketchPair, ...]
 
     def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the range of Bias, widened at both ends by the confidence interval of that end
-        (:func:`unit_interval`).
-        """
+        """Return Bias's range, each end widened by its own confidence interval (:func:`unit_interval`)."""
         widest = max(0.0, 1 - min(row.tolerance for row in self.per_pair))
         return self._interval(self.bias_range, self.bias_se, level, self.bias_freedom, widest)
 
@@ -500,8 +487,7 @@ class _Mass:
         return cls(cells, np.append(0, np.cumsum(cells)), np.append(0, np.cumsum(cells * bins)))
 
     def terms(self, other: "_Mass", tolerance: float, least: int) -> np.ndarray:
-        """Return [2, bins]: over the other task's samples, the mean of d − tolerance where d ≥ ``least``, and
-        their share.
+        """Return [2, bins] over the other task: the mean of d − tolerance where d ≥ ``least``, and the share.
 
         d is the distance from each own bin to the sample's, in bins.
         """
@@ -514,9 +500,7 @@ class _Mass:
 
 
 class _Terms:
-    """Bias and violation rate of one pair of histograms, at the tolerance and at one bin's width to either
-    side of it.
-    """
+    """Bias and violation rate of two histograms, at the tolerance and one bin's width to either side."""
 
     def __init__(self, first: _Mass, second: _Mass, tolerance: float) -> None:
         """``tolerance`` is in bins."""
@@ -531,16 +515,12 @@ class _Terms:
         return max(0.0, bias), rate
 
     def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return [2, bins] for either task: what a sample in a bin has of Bias and violation rate, over the
-        other task.
-        """
+        """Return per task [2, bins] a sample's Bias and violation rate over the other task, by bin."""
         at = self._tolerance, self._least
         return self._first.terms(self._second, *at), self._second.terms(self._first, *at)
 
     def bias_range(self, seen: float, most: float) -> tuple[float, float]:
-        """Return bounds of Bias where only a share of the pairs is ``seen`` and the others have ``most`` at
-        most.
-        """
+        """Bound Bias where a share of the pairs is ``seen`` and the others have ``most`` at most."""
         return seen * self._low[0], min(most, seen * self._high[0] + (1 - seen) * most)
 
     def rate_range(self, seen: float, most: float) -> tuple[float, float]:
@@ -549,7 +529,7 @@ class _Terms:
 
 
 def checked_bins(bins: int) -> None:
-    """Raise ``InputError`` unless ``bins`` is a power of two between 2 and 2²⁰."""
+    """Refuse (``InputError``) bins that are no power of two between 2 and 2²⁰."""
     if (
         isinstance(bins, bool)
         or not isinstance(bins, int | np.integer)

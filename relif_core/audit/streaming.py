@@ -1,6 +1,4 @@
-"""Histograms of score files larger than memory (Polars' streaming engine), and of folders of them on many
-machines (Ray).
-"""
+"""Histograms of score files larger than memory (Polars), and of folders of them on many machines (Ray)."""
 
 import logging
 from collections.abc import Sequence

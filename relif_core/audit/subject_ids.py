@@ -27,9 +27,7 @@ def subject_codes(subjects: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[
 
 
 def _ids_and_codes(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """``np.unique`` of all arrays with inverse, quicker where ids are, or can be written as, integers of
-    moderate size.
-    """
+    """``np.unique`` of all arrays with inverse, quicker for ids that are, or read as, moderate integers."""
     kind = np.result_type(*arrays)
     if kind.kind != "U":
         ids, codes = _distinct_integers(np.concatenate(arrays, dtype=np.int64))
@@ -47,9 +45,7 @@ def _ids_and_codes(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray
 
 
 def _distinct_integers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct int64 ``numbers``, ascending, and each number's index into them; ``numbers`` are
-    overwritten.
-    """
+    """Return the distinct int64 ``numbers``, ascending, and all indices into them; overwrites ``numbers``."""
     low = int(numbers.min())
     width, bits = int(numbers.max()) - low, index_bits(numbers.size)
     if width.bit_length() + bits > 64:
@@ -75,9 +71,7 @@ def _distinct_integers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Alphabet:
-    """What text needs to be read as mixed-radix numbers that sort alike: per place the least character and
-    how many follow.
-    """
+    """Text as mixed-radix numbers that sort alike: per place the least character and how many follow."""
 
     low: list[int]
     radix: list[int]

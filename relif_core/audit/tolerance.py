@@ -164,8 +164,7 @@ def matched_distances(units: np.ndarray, ids: np.ndarray, seed: int) -> np.ndarr
 
 
 def conformal_tolerance(distances: Sequence[float] | np.ndarray, alpha: float) -> float:
-    """Return the reference tolerance that a new exchangeable distance exceeds with probability at most
-    ``alpha``.
+    """Return the tolerance that a new exchangeable distance exceeds with probability at most ``alpha``.
 
     Args:
         distances: [n] reference distances in [0, 1] of exchangeable pairs (see :func:`calibration_pairs`).

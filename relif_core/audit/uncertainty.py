@@ -46,8 +46,7 @@ class Influences:
     violation_rate: np.ndarray
 
     def scaled(self, kind: str) -> np.ndarray:
-        """Return influences [G] on "bias" or "violation_rate" whose squares sum to the variance of the
-        estimate.
+        """Return influences [G] on "bias" or "violation_rate"; their squares sum to the variance.
 
         The variance of a sum of estimates on the same subjects is the sum of squares of their summed
         influences, and the covariance of two is the inner product (see :func:`scaled_influences`).
@@ -56,8 +55,7 @@ class Influences:
 
 
 class Spread(NamedTuple):
-    """Standard errors [2] of Bias and violation rate, the degrees of freedom [2] of each, and what they rest
-    on.
+    """Standard errors [2] of Bias and violation rate, their degrees of freedom [2], and their units.
 
     ``units`` counts the independent units; ``freedom`` is the degrees of freedom by their number and sizes
     alone and ``effective_pairs`` how many independent pairs they make: G/2 of G effective subjects, whatever
@@ -196,8 +194,7 @@ def scaled_influences(summed: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def clustered_error(summed: np.ndarray, subjects: int) -> float:
-    """Return sqrt(G/(G−1) · Σ_s z_s²), the standard error from influences of G independent subjects of equal
-    weight.
+    """Return sqrt(G/(G−1) · Σ_s z_s²), the standard error from G independent subjects' influences.
 
     NaN for a single subject, whose spread nothing shows.
     """
@@ -207,8 +204,7 @@ def clustered_error(summed: np.ndarray, subjects: int) -> float:
 
 
 def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
-    """Return the standard error from scaled influences z [G], and its degrees of freedom, at most
-    ``freedom``.
+    """Return the standard error of scaled influences z [G] and its degrees of freedom, ≤ ``freedom``.
 
     The error is sqrt(Σ z²). Its square varies like Σ z² of so many normal numbers as 2 (Σ z²)² / (Σ z⁴ − (Σ
     z²)²/G), which is G for normal influences and about 2k where k subjects alone make up the variance
@@ -220,9 +216,7 @@ def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
 
 
 def independent_error(pools: Iterable[np.ndarray], freedom: float) -> tuple[float, float]:
-    """Return sqrt(Σ s²/n) of pools of independent per-sample terms and its degrees of freedom; NaN where n =
-    1.
-    """
+    """Return sqrt(Σ s²/n) of independent pools' per-sample terms, and its freedom; NaN where n = 1."""
     total = excess = 0.0
     for means in pools:
         n = len(means)
@@ -264,8 +258,7 @@ def unit_interval(
     effective_pairs: float,
     widest: float = 1.0,
 ) -> tuple[float, float]:
-    """Return the interval of a mean over pairs of a quantity in [0, ``widest``], such as Bias or violation
-    rate.
+    """Return the interval of a mean over pairs in [0, ``widest``], such as Bias or violation rate.
 
     It is logit ± t · error / (estimate (1 − estimate)), mapped back: near the middle estimate ± t · error,
     near 0 or 1, where few units make up the estimate, asymmetric and within (0, 1). An estimate of 0 or 1, or
@@ -313,8 +306,7 @@ def difference_interval(
 
 
 def unseen_bound(effective_pairs: float, level: float) -> float:
-    """Return the largest probability, at one-sided ``level``, of what none of so many independent pairs
-    shows.
+    """Return the largest probability, at one-sided ``level``, of what none of so many pairs shows.
 
     It solves (1 − p)^pairs = 1 − level. G subjects make G/2 independent pairs, whatever ties a subject's
     tasks.
@@ -331,9 +323,7 @@ def checked_level(level: float) -> float:
 
 
 def p_value(difference: float, error: float, freedom: float) -> float:
-    """Return the two-sided p-value of no difference, 1 where no unit tells the two apart, NaN without an
-    error.
-    """
+    """Return the two-sided p-value of no difference: 1 where no unit tells them apart, NaN without error."""
     if math.isnan(error) or not freedom > 0:
         return math.nan
     if error <= NO_VARIATION or difference == 0:
@@ -343,8 +333,7 @@ def p_value(difference: float, error: float, freedom: float) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def student_quantile(probability: float, freedom: float) -> float:
-    """Return the quantile of Student's t distribution for a probability in [0.5, 1), to 9 digits (at most
-    1e154).
+    """Return Student's t quantile at a probability in [0.5, 1), to 9 digits (at most 1e154).
 
     Below 1,000 degrees of freedom the distribution function is inverted; from there on the Cornish-Fisher
     expansion about the normal quantile serves (Abramowitz and Stegun 1964, 26.5.8 and 26.7.5). NaN without
@@ -418,8 +407,7 @@ def subject_bootstrap(
     replicates: int = 1000,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw subjects with replacement and return the exact Bias and violation rate of every replicate,
-    [replicates].
+    """Draw subjects with replacement; return exact Bias and violation rate per replicate [replicates].
 
     A check of the clustered standard errors: slower by a factor of ``replicates``, but free of the
     first-order expansion. A replicate in which some task has no sample is drawn again.

@@ -101,9 +101,7 @@ class Audit:
         return self.summary()
 
     def summary(self) -> str:
-        """Return the finding in a few lines: both estimates with intervals, what they rest on, the worst
-        group.
-        """
+        """Return the finding in a few lines: both estimates, their intervals and units, the worst group."""
         result = self.result
         (low, high), (rate_low, rate_high) = (
             result.bias_interval(self.level),
@@ -129,9 +127,7 @@ class Audit:
         return "\n".join([*lines, *(f"note: {note}" for note in result.notes)])
 
     def table(self) -> list[dict[str, Any]]:
-        """Return one row for the whole, for every task pair and for every group: estimates with intervals
-        (pandas.DataFrame takes it).
-        """
+        """Return one row for the whole, each task pair and each group, as pandas.DataFrame takes it."""
         parts: list[tuple[str, str, Any]] = [("all", "", self.result)]
         parts += [("pair", " – ".join(row.tasks), row) for row in self.result.per_pair]
         parts += [("group", label, part) for label, part in self.result.groups.items()]
@@ -239,8 +235,7 @@ class Audit:
         return ranking_certificate(self.result.bias, other.result.bias, *budgets)
 
     def induce(self, embeddings: Any, k: int = 5) -> dict[Pair, float]:
-        """Compute and keep the tolerances that the model's own representation induces: a diagnostic on the
-        card.
+        """Compute and keep the tolerances of the model's own representation: a diagnostic on the card.
 
         ``embeddings`` are one array [n, D] for all tasks, or a mapping task → array, aligned with the scores.
         """

@@ -12,8 +12,7 @@ SMALLEST_NORM = 1e-7
 
 
 class CAGrad(SmallMatrixBalancer):
-    r"""The direction with the largest decrease of the worst task, within :math:`c\|g_0\|` of the mean
-    :math:`g_0`.
+    r"""The direction that lowers the worst task most, within :math:`c\|g_0\|` of the mean :math:`g_0`.
 
     The dual problem is solved on the probability simplex, from the Gram matrix alone (SLSQP, as in the
     publication; the worst decrease is then within 1e-4 of the best):

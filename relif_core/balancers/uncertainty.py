@@ -38,9 +38,7 @@ class Uncertainty(Balancer):
 
 
 class UncertaintyAsReleased(Uncertainty):
-    """As :class:`Uncertainty`, but the model's weight decay pulls the log-variances to 0, as in the released
-    code.
-    """
+    """As :class:`Uncertainty`, with weight decay pulling the log-variances to 0 (released code)."""
 
     version = "as_released"
 

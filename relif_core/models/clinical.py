@@ -17,9 +17,7 @@ FALLEN = 0.2
 
 @dataclass(frozen=True)
 class ClinicalOutputs:
-    """One forward pass: ``embedding`` [B, hidden] and, per task, logits [B, classes] or [B, T, classes]
-    (hourly).
-    """
+    """A forward pass: ``embedding`` [B, hidden], and logits [B, classes] or [B, T, classes] (hourly)."""
 
     embedding: Tensor
     logits: dict[str, Tensor]
@@ -88,8 +86,7 @@ class ClinicalModel(nn.Module):
         return ClinicalOutputs(embedding, logits)
 
     def _states(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the top layer's states [R, hidden] and in which row stands every stay's hour [B, T] (any row
-        beyond its length).
+        """Return the top layer's states [R, hidden] and each stay-hour's row [B, T] (any beyond its length).
 
         On a processor stays are sorted by length and the LSTM goes over runs of hours with the stays that are
         still alive.
@@ -145,9 +142,7 @@ class ClinicalModel(nn.Module):
         return TaskLosses(torch.stack(values), torch.stack(present))
 
     def features(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return what an external distance between stays compares: their inputs' mean over their valid hours
-        [B, channels].
-        """
+        """Return the inputs' means over valid hours [B, channels], which an external distance compares."""
         return batch["inputs"].sum(1) / batch["lengths"].unsqueeze(1)
 
     def scores(self, outputs: ClinicalOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -200,9 +195,7 @@ def _alive(lengths: Tensor, hours: int) -> list[int]:
 
 
 def _runs(alive: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, stop, stays) of runs of hours: a new one begins where at least ``FALLEN`` of the last
-    one's stays have ended.
-    """
+    """Yield (start, stop, stays) of runs of hours: each ends once ``FALLEN`` of its stays have ended."""
     start = 0
     for hour, count in enumerate(alive):
         if count <= (1 - FALLEN) * alive[start]:

@@ -18,9 +18,7 @@ _declared: list[torch.library.Library] = []
 
 
 def import_torchvision() -> ModuleType:
-    """Return the torchvision module; the missing schemas are declared only when the plain import fails for
-    their lack.
-    """
+    """Return torchvision; missing schemas are declared only where the plain import fails for them."""
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:

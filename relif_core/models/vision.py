@@ -1,6 +1,4 @@
-"""The dense model: one ResNet encoder shared by segmentation, depth and surface normals, and one decoder per
-task.
-"""
+"""The dense model: one ResNet encoder for segmentation, depth and surface normals, and a decoder for each."""
 
 import itertools
 from collections.abc import Mapping
@@ -40,9 +38,7 @@ class DenseOutputs:
 
 
 class Decoder(nn.Module):
-    """Three blocks (3 × 3 convolution, batch norm, ReLU, bilinear ×2) of 256, 128 and 64 channels, then a 1 ×
-    1 output.
-    """
+    """Three blocks (3 × 3 convolution, batch norm, ReLU, bilinear ×2) to 256, 128, 64; a 1 × 1 output."""
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
@@ -67,9 +63,7 @@ class Decoder(nn.Module):
 
 
 class PyramidDecoder(nn.Module):
-    """Atrous spatial pyramid pooling as in DeepLab v3 (Chen et al. 2017): the common head of public
-    multi-task results on NYUv2.
-    """
+    """Atrous spatial pyramid pooling (DeepLab v3, Chen et al. 2017), the usual head of NYUv2 results."""
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
@@ -84,9 +78,7 @@ class PyramidDecoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A torchvision ResNet without its classifier: RGB in 0..1 (or uint8) to a feature map at 1/32 (dilated:
-    1/8) of the image.
-    """
+    """A torchvision ResNet without classifier: RGB in 0..1 (or uint8) to a map at 1/32 (dilated: 1/8)."""
 
     mean: Tensor
     deviation: Tensor
@@ -114,8 +106,7 @@ class Encoder(nn.Module):
 
 
 class DenseModel(nn.Module):
-    """ResNet encoder with a decoder for each of segmentation, depth and surface normals, or for the one
-    ``task`` that is named.
+    """ResNet encoder with decoders for segmentation, depth and surface normals, or for one ``task``.
 
     A batch is a mapping with ``images`` uint8 [B, 3, H, W] and the targets as stored: ``labels`` [B, H, W]
     (255 = none), ``depth`` [B, H, W] in metres (0 = none) and ``normals`` [B, 3, H, W] (any scale, zero =
@@ -211,8 +202,7 @@ class DenseModel(nn.Module):
             self.heads["normals"].get_parameter("output.bias").copy_(normal)
 
     def raw_scores(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the uncalibrated audit score [B] (float32) of every task, 0 where an image has no valid
-        pixel for it.
+        """Return every task's uncalibrated audit score [B] (float32), 0 where an image has no valid pixel.
 
         Each is a mean over the image's valid pixels: for segmentation of the largest softmax, for depth and
         normals of the L2 norm over the channels of the decoder's last map, resized to the image.
@@ -231,9 +221,7 @@ class DenseModel(nn.Module):
         return scores
 
     def scores(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the audit score [B] in [0, 1] of every task: clip((raw − q10) / (q90 − q10), 0, 1), 0
-        without a valid pixel.
-        """
+        """Return every task's score [B]: clip((raw − q10) / (q90 − q10), 0, 1), 0 without a valid pixel."""
         carries = self.carries(batch)
         scores = {}
         for task, raw in self.raw_scores(outputs, batch).items():
@@ -242,18 +230,20 @@ class DenseModel(nn.Module):
         return scores
 
     def carries(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return bool [B] per task: which images have at least one valid pixel and so belong to the task's
-        pool.
-        """
+        """Return bool [B] per task: images with a valid pixel, which form the task's pool."""
         return {task: valid.flatten(1).any(dim=1) for task, valid in self._valid(batch).items()}
 
     def _valid(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {task: valid for task, valid in valid_pixels(batch).items() if task in self.heads}
 
     def calibrate(self, quantiles: Mapping[str, tuple[float, float]]) -> None:
-        """Set (q10, q90) of the raw score for the named tasks; they travel with the state dictionary.
+        """Set (q10, q90) of the raw score; they travel with the state dictionary.
 
-        Raises ``InputError`` for an unknown task or quantiles that are not finite and ascending.
+        Args:
+            quantiles: (q10, q90) by task.
+
+        Raises:
+            InputError: an unknown task, or quantiles that are not finite and ascending.
         """
         for task, (low, high) in quantiles.items():
             if task not in TASKS:
@@ -273,9 +263,7 @@ class DenseModel(nn.Module):
 
 
 def calibration_quantiles(raw: Tensor, lower: float = 0.1, upper: float = 0.9) -> tuple[float, float]:
-    """Return the two quantiles (linear interpolation) of raw scores [n], to be measured on validation images
-    of the reference model.
-    """
+    """Return both quantiles (linear interpolation) of a reference model's validation raw scores [n]."""
     if raw.numel() == 0 or not raw.isfinite().all():
         raise InputError("calibration needs at least one raw score, all finite")
     low, high = torch.quantile(
@@ -294,15 +282,18 @@ def valid_pixels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_encoder_weights(encoder: Encoder, weights: Path | str | None) -> str:
-    """Fill an encoder from a weights file, torchvision's download or nothing, and return in words what was
-    loaded.
+    """Fill an encoder from a file, torchvision's download or nothing; return in words what was loaded.
 
     In a version 1 ResNet (He et al. 2016) the stride of a bottleneck sits on its first convolution, in
     torchvision's ("v1.5") on the second; a safetensors file whose metadata entry ``stride`` begins with "v1:"
     gets the former. Classifier weights are ignored.
 
-    Raises ``DataError`` where the file is missing, unreadable or made for another encoder, or where nothing
-    can be downloaded.
+    Args:
+        encoder: filled in place.
+        weights: a file, ``DOWNLOAD`` for torchvision's own, or None for random ones.
+
+    Raises:
+        DataError: the file is missing, unreadable or of another encoder, or nothing can be downloaded.
     """
     if weights is None:
         return f"{encoder.name}, random initialisation: no pretrained weights were given"

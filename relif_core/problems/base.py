@@ -58,7 +58,7 @@ class Problem(Protocol):
         """Return this problem as one run needs it; ``records`` is the folder of the study's other runs."""
 
     def check(self, batch_size: int) -> None:
-        """Raise ``DataError`` where a run cannot be trained, selected and reported on these data."""
+        """Refuse (``DataError``) data on which a run cannot be trained, selected and reported."""
 
     def build_model(self, settings: Any) -> Any:
         """Return a freshly initialised model on this device; ``settings`` is ``RunSettings.model``."""
@@ -73,13 +73,10 @@ class Problem(Protocol):
         """Run a model over "validation" or "test"."""
 
     def raw_scores(self, model: Any, split: str) -> dict[str, np.ndarray]:
-        """Return per task, for the samples of its pool, what audits under other calibrations need and scores
-        and logits do not hold.
-        """
+        """Return per task and pool what audits under other calibrations need beyond scores and logits."""
 
     def calibrate_scores(self, model: Any, found: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """Put the audit scores of a model on the scale that all methods share; return what the record says of
-        it.
+        """Put a model's audit scores on the scale that all methods share; return it for the record.
 
         ``found`` is what the selected model returned, for the same run's model of another epoch. None where
         the scores are in [0, 1] by definition.

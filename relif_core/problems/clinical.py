@@ -70,9 +70,7 @@ class ClinicalProblem:
         return self.tensors.fingerprint
 
     def for_run(self, settings: RunSettings, records: Path) -> "ClinicalProblem":
-        """Return this problem, cut to the run's ``training.maximum_hours``; it needs nothing of its study's
-        other runs.
-        """
+        """Return this problem cut to ``training.maximum_hours``; it needs no other run of its study."""
         if not isinstance(settings.model, ModelSettings):
             raise InputError(f"{self.tensors.folder} is clinical: its model settings are ModelSettings")
         problem = copy.copy(self)
@@ -92,10 +90,11 @@ class ClinicalProblem:
         self._device_lengths = torch.from_numpy(self._lengths).to(self.device)
 
     def check(self, batch_size: int) -> None:
-        """Raise ``DataError`` where a run cannot be trained, selected and reported on these data.
+        """Refuse data on which a run cannot be trained, selected and reported.
 
-        Refused: an empty split; fewer than two training batches; a task whose training labels are missing or
-        of one class; validation labels that leave every task's score undefined.
+        Raises:
+            DataError: an empty split; fewer than two training batches; a task whose training labels are
+                missing or of one class; validation labels that leave every task's score undefined.
         """
         stays = {split: self.tensors.stays_of(split) for split in SPLITS}
         empty = [split for split, members in stays.items() if not len(members)]
@@ -145,9 +144,7 @@ class ClinicalProblem:
         return ClinicalModel(self.tensors.inputs, self.tensors.tasks, settings).to(self.device)
 
     def subjects(self, samples: np.ndarray) -> np.ndarray:
-        """Return each sample's subject as a number: its rank among the data set's subjects (no source id
-        leaves).
-        """
+        """Return each sample's subject as its rank in the data set: no source id leaves."""
         _, numbers = np.unique(self.tensors.arrays["subjects"], return_inverse=True)
         return numbers[samples].astype(np.int32)
 
@@ -167,9 +164,7 @@ class ClinicalProblem:
         return batch
 
     def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[dict[str, Tensor]]:
-        """Yield one epoch of shuffled training batches; the order depends on (seed, epoch) alone. A last
-        single stay is dropped.
-        """
+        """Yield an epoch of training batches, shuffled by (seed, epoch); a last single stay is dropped."""
         stays = self.tensors.stays_of("train")
         order = np.random.default_rng([seed, epoch]).permutation(stays)
         for start in range(0, len(order), batch_size):

@@ -1,6 +1,4 @@
-"""Dense tensors as a training problem: batches on the device, augmentation there, the model, and evaluation
-of a split.
-"""
+"""Dense tensors as a training problem: batches, augmentation, model and evaluation on the device."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -81,10 +79,10 @@ class DenseProblem:
         return self.tensors.fingerprint
 
     def for_run(self, settings: RunSettings, records: Path) -> "DenseProblem":
-        """Return this problem with a run's tasks, augmentation, protocol and, where methods are compared, the
-        calibration of its ERM run.
+        """Return this problem with a run's tasks, augmentation, protocol and, if needed, ERM calibration.
 
-        Raises ``RecordError`` where ``records`` holds no finished ERM run of the same seed and settings.
+        Raises:
+            RecordError: ``records`` holds no finished ERM run of the same seed and settings.
         """
         model = settings.model
         if not isinstance(model, DenseModelSettings):
@@ -111,7 +109,8 @@ class DenseProblem:
 
         The depth decoder starts at the training frames' median depth, the normals' at their mean normal.
 
-        Raises ``InputError`` where the settings name weights whose file was not given or is another one.
+        Raises:
+            InputError: the settings name weights whose file was not given or is another one.
         """
         source = self._weights_for(settings)
         model = DenseModel(
@@ -122,8 +121,7 @@ class DenseProblem:
         return model.to(self.device)
 
     def training_constants(self) -> tuple[float, Tensor]:
-        """Return the median depth in metres and the mean normal [3] over the training frames' valid pixels,
-        measured once.
+        """Return median depth in metres and mean normal [3] of the training frames, measured once.
 
         Both are exact: depth is counted by its float16 value (the order of whose bit patterns is that of
         positive numbers; of an even number of pixels the lower middle one), normals are summed as whole
@@ -143,8 +141,11 @@ class DenseProblem:
         return self._constants[self.as_released]
 
     def check(self, batch_size: int) -> None:
-        """Raise ``DataError`` for an empty split, fewer than two training batches, or a task without a
-        labelled frame in a split.
+        """Refuse data on which a run cannot be trained, selected and reported.
+
+        Raises:
+            DataError: an empty split, fewer than two training batches, or a task without a labelled frame in
+                a split.
         """
         valid = {"segmentation": ("labels", IGNORE), "depth": ("depth", 0), "normals": ("normals", 0)}
         for split in SPLITS:
@@ -177,8 +178,7 @@ class DenseProblem:
         return self._weights
 
     def calibrate_scores(self, model: DenseModel, found: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Calibrate the scores of a selected ERM model on its own validation scores; return the calibration
-        in force.
+        """Calibrate a selected ERM model on its own validation scores; return the calibration.
 
         With ``found``, what this returned for the run's selected model, that calibration is put in place
         instead. ``reference`` is the key of the ERM record that it comes from, None where this run is the ERM
@@ -194,8 +194,7 @@ class DenseProblem:
         return {"quantiles": quantiles, "reference": self.calibrated_by}
 
     def subjects(self, samples: np.ndarray) -> np.ndarray:
-        """Return each frame's subject as a number: its scene where the source names scenes, else its run of
-        frame numbers.
+        """Return each frame's subject: its scene where scenes are named, else its run of frame numbers.
 
         Frames of one room are no independent draws, so a room counts as one subject in standard errors.
         NYUv2's official numbers go through the rooms in order and its parts divide rooms, so a run of
@@ -227,9 +226,7 @@ class DenseProblem:
         return {name: array[index] for name, array in self._resident.items()}
 
     def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[dict[str, Tensor]]:
-        """Yield one epoch of shuffled, augmented training batches, fixed by (seed, epoch). A last single
-        frame is dropped.
-        """
+        """Yield an epoch of augmented batches, fixed by (seed, epoch); a last single frame is dropped."""
         generator = np.random.default_rng([seed, epoch])
         order = generator.permutation(self._frames("train"))
         for start in range(0, len(order), batch_size):
@@ -267,8 +264,7 @@ class DenseProblem:
 
     @torch.no_grad()
     def raw_scores(self, model: DenseModel, split: str) -> dict[str, np.ndarray]:
-        """Return per task what an audit under another calibration reads, for the images of its pool [n],
-        float32.
+        """Return per task what audits under other calibrations read, for its pool's images [n], float32.
 
         Depth and normals: the score before it is put on the common scale and clipped. Segmentation: the score
         at each of ``TEMPERATURES`` [n, 8].
@@ -330,8 +326,7 @@ def weights_identity(path: Path | str) -> str:
 
 
 def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) -> Record:
-    """Return the finished ERM record below ``records`` that calibrates a run: same data, model, training,
-    seed and revision.
+    """Return the finished ERM record below ``records`` that calibrates a run: same data, settings and seed.
 
     Settings of penalty, controller and audit do not matter: ERM does not read them while it trains.
     """
@@ -354,8 +349,7 @@ def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) 
 def augment(
     batch: dict[str, Tensor], augmentation: Augmentation, generator: np.random.Generator
 ) -> dict[str, Tensor]:
-    """Return a batch with images mirrored (each with probability 1/2) and, for "flip_scale", zoomed by a
-    random crop.
+    """Return a batch with images mirrored (probability 1/2) and, for "flip_scale", zoomed by a random crop.
 
     A mirror image negates the x component of its normals. A zoom by s shows a crop of 1/s of the height and
     width at full size and divides depth by s (the camera keeps its focal length, its principal point moves

@@ -28,9 +28,7 @@ class SegmentationMeter:
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: ``logits`` [B, classes, H, W], ``labels`` [B, H, W] with 255 (or any value outside
-        the classes) left out.
-        """
+        """Count a batch: ``logits`` [B, classes, H, W], ``labels`` [B, H, W]; other values are left out."""
         predicted = logits.argmax(dim=1)
         truth = labels.long()
         valid = (truth >= 0) & (truth < self.classes) & (truth != IGNORE)
@@ -38,17 +36,13 @@ class SegmentationMeter:
         self.confusion.view(-1).index_add_(0, pairs.flatten(), valid.flatten().to(torch.int64))
 
     def intersection_over_union(self) -> Tensor:
-        """Return IoU per class [classes] (float64), NaN for a class that neither labels nor predictions
-        contain.
-        """
+        """Return IoU [classes] (float64), NaN for a class in neither labels nor predictions."""
         hits = self.confusion.diagonal().double()
         union = self.confusion.sum(dim=0) + self.confusion.sum(dim=1) - self.confusion.diagonal()
         return hits / union
 
     def utility(self) -> TaskUtility:
-        """Return mIoU as the score, with pixel accuracy; mIoU averages over the classes present in labels or
-        predictions.
-        """
+        """Return mIoU, over classes in labels or predictions, as the score, with pixel accuracy."""
         total = int(self.confusion.sum())
         if total == 0:
             return TaskUtility(None, {}, "no labelled pixel")
@@ -110,9 +104,7 @@ class NormalsMeter:
         self.counts.index_add_(0, bins.flatten(), valid.flatten().to(torch.int64))
 
     def utility(self) -> TaskUtility:
-        """Return 1 − mean angle / 180° as the score, with mean, median (to 0.01°) and the shares within
-        11.25°, 22.5° and 30°.
-        """
+        """Return 1 − mean angle / 180°, mean, median (to 0.01°), shares within 11.25°, 22.5° and 30°."""
         count = int(self.counts.sum())
         if count == 0:
             return TaskUtility(None, {}, "no pixel with a surface normal")
@@ -144,9 +136,7 @@ class DenseMeter:
 
     @torch.no_grad()
     def add(self, predictions: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
-        """Add a batch of predictions (as of ``DenseModel``) and its stored targets; nothing waits for the
-        device.
-        """
+        """Add a batch of ``DenseModel``'s predictions and stored targets, without waiting for the device."""
         for task, predicted in predictions.items():
             self.finite[task] = self.finite[task] & predicted.isfinite().all()
         targets = {"segmentation": "labels", "depth": "depth", "normals": "normals"}
@@ -166,8 +156,7 @@ class DenseMeter:
 
 
 def relative_change(utility: Utility, reference: Mapping[str, Mapping[str, float]]) -> float:
-    """Return Δm in percent: the mean relative change of all raw metrics against single-task references,
-    positive = better.
+    """Return Δm in percent: mean relative change of all raw metrics from single-task runs, positive = better.
 
     ``reference`` maps task to the metrics of a model trained on that task alone. Within a task its metrics
     count equally, and tasks count equally (Maninis et al. 2019; Vandenhende et al. 2021). Raises

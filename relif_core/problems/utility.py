@@ -62,13 +62,16 @@ class Utility:
 def task_utility(task: Task, labels: np.ndarray, predictions: np.ndarray) -> TaskUtility:
     """Return the utility of a clinical task.
 
-    ``labels`` [n] (or [n, classes] for multilabel) and ``predictions`` [n, classes]: probabilities for binary
-    and multilabel tasks, class probabilities or scores for binned ones; one row per labelled stay or hour.
-
     Binary: AUROC; multilabel: mean AUROC over the labels that have both classes; binned: (κ + 1) / 2 with
     Cohen's linear-weighted κ (Cohen 1968) of the most probable class.
 
-    Raises ``InputError`` where labels and predictions differ in number or a prediction is not finite.
+    Args:
+        task: the task, whose kind decides the measure.
+        labels: [n], multilabel [n, classes], one row per labelled stay or hour.
+        predictions: [n, classes]: probabilities, for binned tasks any class scores.
+
+    Raises:
+        InputError: labels and predictions differ in number, or a prediction is not finite.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if len(labels) != len(predictions):
@@ -85,9 +88,7 @@ def task_utility(task: Task, labels: np.ndarray, predictions: np.ndarray) -> Tas
 
 
 def linear_weighted_kappa(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Return Cohen's κ with linear weights over classes ``0..classes-1``; NaN where chance agreement is
-    perfect.
-    """
+    """Return Cohen's linear-weighted κ over classes ``0..classes-1``; NaN at perfect chance agreement."""
     from sklearn.metrics import cohen_kappa_score
 
     with warnings.catch_warnings():

@@ -1,6 +1,4 @@
-"""What a person sees of a study: a live table on a terminal, one line per ended run elsewhere, and at the end
-what it cost.
-"""
+"""What a person sees of a study: a live table on a terminal, else a line per ended run, and the cost."""
 
 import time
 from collections.abc import Sequence
@@ -83,9 +81,7 @@ class StudyDisplay:
 
 
 def cost_lines(records: Sequence["Record"]) -> list[str]:
-    """Return what training cost, one aligned line per method and one for all: runs, epochs, minutes, seconds
-    per epoch.
-    """
+    """Return what training cost, a line per method and for all: runs, epochs, minutes, seconds per epoch."""
     methods = list(dict.fromkeys(record.method for record in records))
     groups = [(method, [record for record in records if record.method == method]) for method in methods]
     if len(groups) > 1:

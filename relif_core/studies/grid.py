@@ -190,9 +190,7 @@ def named_study(
 
 
 def grid(methods: Sequence[str], seeds: Iterable[int], **changes: Any) -> list[RunSettings]:
-    """Return the settings of every method with every seed, ``changes`` applied to all: all methods of a seed,
-    then the next seed.
-    """
+    """Return every method's settings with every seed, ``changes`` applied to all, one seed after another."""
     return [method_settings(method, **changes, seed=seed) for seed in seeds for method in methods]
 
 
@@ -236,10 +234,12 @@ def read_seeds(text: str) -> list[int]:
 
 
 def refuse_other_study(runs: Sequence[RunSettings], data: Path, target: Path) -> None:
-    """Raise ``InputError`` where ``target`` holds records that do not belong with ``runs``.
+    """Refuse to put ``runs`` beside records of another study.
 
-    Runs belong together that share the data, the model, the training and the revision of the numerics: what a
-    study compares.
+    Runs of a study share the data, the model, the training and the revision of the numerics.
+
+    Raises:
+        InputError: ``target`` holds records that do not belong with ``runs``.
     """
     fingerprint = read_manifest(Path(data))["fingerprint"]
     own = [_shared(as_json(settings), fingerprint) for settings in runs]
@@ -277,22 +277,26 @@ def run_study(
 ) -> StudySummary:
     """Bring every run of a study to a record under ``target``, in the order given.
 
-    ``data`` is a tensor folder, clinical or dense (then ``weights`` is the file of encoder weights that the
-    settings name, and an ERM run, which calibrates the scores of its seed, comes before them). ``workers``
-    processes share the device (1: this process alone); each computes with ``threads`` threads, so that a
-    record does not depend on the number of workers. A run that fails is reported in the summary and the
-    others go on.
+    A run that fails is reported in the summary and the others go on. Once ``relif_core.stopping.STOP`` is
+    set, runs stop within two seconds and none is begun; the next call goes on.
 
-    Within ``minutes`` nothing is begun that would not end in time, by what the finished runs of its kind
-    took, and after them the runs under way stop; once ``relif_core.stopping.STOP`` is set they stop within
-    two seconds and nothing is begun. The next call goes on.
+    Args:
+        runs: settings, each once; on dense data an ERM run, which calibrates its seed's scores, goes first.
+        data: a clinical or dense tensor folder.
+        target: folder of the records.
+        workers: processes that share the device; 1 is this process alone.
+        device: "cpu", "cuda" or "cuda:N".
+        threads: threads of each process, so that a record does not depend on the number of workers.
+        minutes: nothing is begun that would not end in time, by what the finished runs of its kind took; runs
+            under way stop then.
+        watch: told what happens.
+        engine: a key of ``ENGINES``; None takes processes for several workers, else this process.
+        address: of "ray", a cluster whose machines see ``data`` and ``target`` under the same paths; None
+            starts one here.
+        weights: the file of encoder weights that dense settings name.
 
-    ``engine`` is a key of ``ENGINES``; None takes processes for several workers and this process for one.
-    "ray" works on the cluster at ``address`` (None: one started here), whose machines must see ``data`` and
-    ``target`` under the same paths.
-
-    Raises ``InputError`` for runs listed twice, a target inside the data folder, or an engine that there is
-    not.
+    Raises:
+        InputError: runs listed twice, a target inside the data folder, or an unknown engine.
     """
     if workers < 1 or threads < 1:
         raise InputError("a study needs at least one worker and one thread")
@@ -332,9 +336,7 @@ def run_study(
 
 
 def _found(job: Job, summary: StudySummary) -> Record | None:
-    """Return a job's finished record; one that cannot be read is named in the summary and set aside, to be
-    made again.
-    """
+    """Return a job's finished record; one that cannot be read is named and set aside, to be made again."""
     if not Record.finished(job.folder):
         return None
     try:

@@ -106,9 +106,7 @@ class Schedule:
         return job, ending
 
     def died(self, job: Job, cause: str) -> Iterable[Outcome]:
-        """Charge the death of a worker to the job that it ran alone: the job waits for another worker, or is
-        given up.
-        """
+        """Charge a worker's death to the job it ran alone: it waits for another worker or is given up."""
         self._deaths[job] += 1
         if self._deaths[job] == ATTEMPTS:
             message = f"its worker process died {ATTEMPTS} times, last of {cause}; run it alone to see why"
@@ -133,9 +131,7 @@ class Schedule:
 
 
 def _kinds(settings: RunSettings) -> tuple[str, str]:
-    """What two runs share that last equally long (all but the seed), and what they share that last about as
-    long.
-    """
+    """What runs share that last equally long (all but the seed), and that last about as long."""
     content = as_json(settings)
     del content["seed"]
     similar = {name: content[name] for name in ("model", "training")}

@@ -27,14 +27,19 @@ _problems: dict[Workshop, dict[int | None, "Problem"]] = {}
 
 
 def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterator[Outcome]:
-    """Work off the jobs, at most ``workers`` at a time.
+    """Work off the jobs, at most ``workers`` at a time; on a GPU they share each device.
 
-    ``workshop.address`` names a running cluster ("auto": the one of this machine); without it a cluster is
-    started here and ended with the study. A job that took ``ATTEMPTS`` workers with it is given up. On a GPU
-    the ``workers`` share each device.
+    A job that took ``ATTEMPTS`` workers with it is given up.
 
-    Raises ``InputError`` where Ray is not installed, the cluster does not answer, or none of its machines can
-    hold a run.
+    Args:
+        schedule: the jobs.
+        workshop: its ``address`` names a running cluster ("auto": this machine's); without one, a cluster
+            starts here and ends with the study.
+        workers: number of jobs at a time.
+        watch: told what happens.
+
+    Raises:
+        InputError: Ray is not installed, the cluster does not answer, or no machine of it can hold a run.
     """
     try:
         import ray
@@ -82,7 +87,7 @@ def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch)
 
 
 def _reach(address: str | None) -> None:
-    """Raise ``InputError`` where nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    """Refuse (``InputError``) a HOST:PORT where nothing listens: Ray itself would try for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not colon:
         return
@@ -96,9 +101,7 @@ def _reach(address: str | None) -> None:
 
 
 def _can_hold(nodes: list[dict[str, Any]], needs: dict[str, float]) -> None:
-    """Raise ``InputError`` where no machine of the cluster is large enough for one run, which would wait for
-    ever.
-    """
+    """Refuse (``InputError``) a cluster without a machine large enough: a run would wait for ever."""
     offers = [node["Resources"] for node in nodes if node["Alive"]]
     if not any(all(offer.get(name, 0) >= amount for name, amount in needs.items()) for offer in offers):
         most = {name: max((offer.get(name, 0) for offer in offers), default=0) for name in needs}

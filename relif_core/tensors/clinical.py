@@ -48,9 +48,7 @@ Level = Literal["stay", "hourly"]
 
 @dataclass(frozen=True)
 class Channel:
-    """A measured quantity: its unit, its value columns (one, or one per category) and the value assumed
-    before any measurement.
-    """
+    """A measured quantity: unit, value columns (one, or one per category), value before any measurement."""
 
     name: str
     unit: str
@@ -124,8 +122,10 @@ def write_tensors(
     """Write a clinical tensor folder (see the module) in one atomic step and return it.
 
     ``output_policy`` is "person" where the licence lets per-person model output leave the machine,
-    "aggregate" where only aggregates may. Raises ``DataError`` for arrays that contradict each other or the
-    schema, and for a target that holds another data set.
+    "aggregate" where only aggregates may.
+
+    Raises:
+        DataError: arrays contradict each other or the schema, or the target holds another data set.
     """
     arrays: dict[str, np.ndarray] = {
         "values": np.ascontiguousarray(values, dtype=np.float32),
@@ -185,9 +185,7 @@ class ClinicalTensors(TensorFolder):
 
     @classmethod
     def open(cls, folder: Path | str) -> "ClinicalTensors":
-        """Open a folder that ``write_tensors`` made; ``DataError`` where it is incomplete or of another
-        format.
-        """
+        """Open a folder that ``write_tensors`` made; ``DataError`` where it is incomplete or no such."""
         folder = Path(folder)
         manifest = read_manifest_of(folder, FORMAT)
         return cls(
@@ -215,9 +213,7 @@ class ClinicalTensors(TensorFolder):
 
 
 def check_tensors(folder: Path | str) -> ClinicalTensors:
-    """Verify a finished clinical tensor folder (schema, shapes, ranges, checksums) and open it; ``DataError``
-    names the fault.
-    """
+    """Verify schema, shapes, ranges and checksums, and open a clinical tensor folder, or ``DataError``."""
     manifest = check_array_folder(Path(folder))
     tensors = ClinicalTensors.open(folder)
     _check_schema(manifest, tensors.arrays, str(folder))
@@ -225,8 +221,7 @@ def check_tensors(folder: Path | str) -> ClinicalTensors:
 
 
 def training_statistics(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation [columns] (float64) of the ``chosen`` rows of ``values``, a block of
-    rows at a time.
+    """Return mean and standard deviation [columns] (float64) of the ``chosen`` rows, read in blocks.
 
     Rows are added one after another whatever the block size, so the result does not depend on it.
     """
@@ -250,7 +245,7 @@ def _tuples(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], place: str) -> None:
-    """Raise ``DataError`` where arrays contradict the schema: shapes, ranges, masks, ids, splits."""
+    """Refuse (``DataError``) arrays against the schema: shapes, ranges, masks, ids, splits."""
 
     def require(holds: Any, problem: str) -> None:
         if not holds:

@@ -1,5 +1,4 @@
-"""Images with per-pixel labels, depth and surface normals as tensors on disk: one format for every dense
-source.
+"""Images with labels, depth and surface normals as tensors on disk: one format for every dense source.
 
 =============  ===========================================================================================
 array          content
@@ -63,11 +62,18 @@ class Frame:
 
 
 def check_frame(frame: Frame, *, height: int, width: int, classes: int, place: str) -> None:
-    """Raise ``DataError`` naming ``place`` where a frame has a wrong shape, type or range.
+    """Refuse a frame of a wrong shape, type or range.
 
-    Refused: shapes other than the stated size, labels outside 0..classes-1 and 255, depth that is not finite,
-    negative or beyond 1000 m, normals that are not finite or neither zero nor of unit length (within 2 %),
-    and a frame without any normal although it has depth.
+    Args:
+        frame: the frame.
+        height: the stated height in pixels.
+        width: the stated width in pixels.
+        classes: labels lie in 0..classes-1 or are 255.
+        place: named in the message.
+
+    Raises:
+        DataError: other shapes or labels; depth not finite, negative or beyond 1000 m; normals not finite, or
+            neither zero nor of unit length (within 2 %); depth without any normal.
     """
 
     def require(holds: Any, problem: str) -> None:
@@ -138,9 +144,11 @@ def write_dense_tensors(
     """Write a dense tensor folder (see the module) in one atomic step and return it.
 
     ``frames`` yields one ``Frame`` per entry of ``ids`` in that order and is read once, a frame at a time.
-    ``intrinsics`` holds fx, fy, cx, cy in pixels, pixel centres at whole numbers. Raises ``DataError`` for a
-    bad frame (naming its id), a wrong number of frames, a set without training frames, and a target that
-    holds another data set.
+    ``intrinsics`` holds fx, fy, cx, cy in pixels, pixel centres at whole numbers.
+
+    Raises:
+        DataError: a bad frame (naming its id), a wrong number of frames, a set without training frames, or a
+            target that holds another data set.
     """
     target = Path(target)
     count = len(ids)
@@ -227,9 +235,7 @@ class DenseTensors(TensorFolder):
 
     @classmethod
     def open(cls, folder: Path | str) -> "DenseTensors":
-        """Open a folder that ``write_dense_tensors`` made; ``DataError`` where it is incomplete or of another
-        format.
-        """
+        """Open what ``write_dense_tensors`` made; ``DataError`` where it is incomplete or no such folder."""
         folder = Path(folder)
         manifest = read_manifest_of(folder, FORMAT)
         return cls(folder=folder, manifest=manifest, arrays=open_arrays(folder, manifest))
@@ -249,17 +255,13 @@ class DenseTensors(TensorFolder):
         return self.samples_of(split)
 
     def batch(self, frames: np.ndarray | Sequence[int]) -> dict[str, np.ndarray]:
-        """Return the stored arrays of the given frames, copied to memory: images, labels, depth, normals,
-        ids.
-        """
+        """Return copies of the given frames' arrays: images, labels, depth, normals, ids."""
         rows = np.asarray(frames, dtype=np.int64)
         return {name: np.array(self.arrays[name][rows]) for name in (*FRAME_ARRAYS, "ids")}
 
 
 def check_dense_tensors(folder: Path | str) -> DenseTensors:
-    """Verify a finished dense tensor folder (schema, shapes, ranges, checksums) and open it; ``DataError``
-    names the fault.
-    """
+    """Verify (schema, shapes, ranges, checksums) and open a dense tensor folder, or raise ``DataError``."""
     manifest = check_array_folder(Path(folder))
     tensors = DenseTensors.open(folder)
     missing = {*FRAME_ARRAYS, "split", "ids", "scenes"} - tensors.arrays.keys()
@@ -290,13 +292,21 @@ def check_dense_tensors(folder: Path | str) -> DenseTensors:
 def choose_validation(
     groups: np.ndarray, candidates: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, int]:
-    """Return a boolean [frames] mask of about ``fraction`` of the candidates, taken as whole groups, and how
-    many groups.
+    """Choose about a ``fraction`` of the candidates as whole groups, so that no group stands on both sides.
 
-    ``groups`` [frames] holds a group code per frame, ``candidates`` [frames] says which frames may be chosen.
-    Groups are shuffled by ``seed`` and taken while they bring the share closer to ``fraction``, so that no
-    group stands on both sides. Raises ``DataError`` for a fraction outside [0, 1) or a positive one that no
-    choice of whole groups can serve.
+    Groups are shuffled by ``seed`` and taken while they bring the share closer to ``fraction``.
+
+    Args:
+        groups: [frames] group code of every frame.
+        candidates: bool [frames], which frames may be chosen.
+        fraction: share in [0, 1).
+        seed: of the shuffle.
+
+    Returns:
+        Mask [frames] of the chosen, and the number of groups.
+
+    Raises:
+        DataError: a fraction outside [0, 1), or a positive one that no choice of whole groups can serve.
     """
     if not 0 <= fraction < 1:
         raise DataError(f"validation_fraction is {fraction}; give a share in [0, 1)")
@@ -358,7 +368,7 @@ class _Statistics:
 def _check_index(
     arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any], count: int, place: str
 ) -> None:
-    """Raise ``DataError`` where ids, split and scenes contradict each other."""
+    """Refuse (``DataError``) ids, split and scenes that contradict each other."""
     split, ids, scenes = arrays["split"], arrays["ids"], arrays["scenes"]
     if not split.shape == ids.shape == scenes.shape == (count,):
         raise DataError(f"{place}: split, ids and scenes need one entry per frame")

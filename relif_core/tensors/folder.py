@@ -41,9 +41,7 @@ class TensorFolder:
         return self.manifest["dataset"]
 
     def samples_of(self, split: str) -> np.ndarray:
-        """Return the indices of the samples (stays or frames) of a split ("train", "validation" or "test"),
-        in file order.
-        """
+        """Return the samples (stays or frames) of "train", "validation" or "test", in file order."""
         return np.flatnonzero(self.arrays["split"] == SPLITS.index(split))
 
 
@@ -61,11 +59,18 @@ def fingerprint_of(manifest: Mapping[str, Any]) -> str:
 
 
 def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
-    """Write ``arrays`` and their manifest to the folder ``target`` in one step.
+    """Write arrays and their manifest to a folder in one step.
 
-    ``manifest`` must hold ``format``, ``dataset`` and ``sources`` (a list of name, bytes and sha256 of each
-    source file); the array index, the fingerprint and the maker's version are added. A folder with the same
-    data set and sources is replaced; any other existing content raises ``DataError`` and is left alone.
+    A folder with the same data set and sources is replaced.
+
+    Args:
+        target: the folder.
+        manifest: holds ``format``, ``dataset`` and ``sources`` (name, bytes and sha256 of each source file);
+            the array index, the fingerprint and the maker's version are added.
+        arrays: by name.
+
+    Raises:
+        DataError: ``target`` holds anything else, which is left alone.
     """
     target = Path(target)
     refuse_to_overwrite(target, manifest)
@@ -90,9 +95,7 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
 
 
 def refuse_to_overwrite(target: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise ``DataError`` where ``target`` holds something other than the data set and sources of
-    ``manifest``.
-    """
+    """Refuse (``DataError``) a ``target`` of another data set or sources than ``manifest``'s."""
     if not target.exists():
         return
     if not target.is_dir():
