@@ -68,11 +68,12 @@ class Block:
     runs: tuple[RunSettings, ...]
 
 
-def blocks_of(weights: str | None, rehearsal: bool) -> tuple[Block, ...]:
+def blocks_of(weights: str | None, rehearsal: bool, every: int = 1) -> tuple[Block, ...]:
     """Return the blocks by falling value: sizes and seeds of ``nyuv2`` and ``table3`` in
     data/analysis_plan.md.
 
-    In a rehearsal every block has two methods, one seed and one epoch of small models.
+    Dense runs evaluate every so many epochs (the plan: 1). In a rehearsal every block has two methods, one
+    seed and one epoch of small models.
     """
     pair, others = ("erm", "relif"), tuple(name for name in SEVEN_METHODS if name not in ("erm", "relif"))
     plan = (
@@ -83,6 +84,8 @@ def blocks_of(weights: str | None, rehearsal: bool) -> tuple[Block, ...]:
     )
     model: dict[str, Any] = {"weights": weights}
     training: dict[str, Any] = {"epochs": 40, "patience": 40, "precision": "bfloat16"}
+    if every != 1:
+        training["evaluate_every"] = every
     clinical: dict[str, Any] = {}
     if rehearsal:
         plan = tuple((name, data, methods[:2], range(400, 401)) for name, data, methods, _ in plan)
@@ -156,7 +159,7 @@ def run(given: argparse.Namespace) -> None:
 
     weights = None if given.rehearsal else next(given.inputs.glob("weights*"), None)
     measured: dict[str, dict[str, float]] = {}
-    for block in blocks_of(sha256_of(weights) if weights else None, given.rehearsal):
+    for block in blocks_of(sha256_of(weights) if weights else None, given.rehearsal, given.evaluate_every):
         source = given.inputs / block.data
         if not source.is_dir():
             note(block=block.name, not_begun=f"the package holds no {block.data}")
@@ -237,7 +240,7 @@ def measure(
     best = max(rates, key=lambda number: rates[number])
     if not rates[best]:
         raise DataError(f"{folder}: no worker could make its steps; see what it printed above")
-    epoch = count * best / rates[best] + evaluation * best
+    epoch = count * best / rates[best] + evaluation * best / settings.training.evaluate_every
     return {
         "erm_step_ms": 1e3 * steps["erm"],
         "relif_step_ms": 1e3 * steps["relif"],
@@ -393,6 +396,9 @@ def main(arguments: list[str] | None = None) -> None:
     running.add_argument("--minutes", type=float, default=14.0)
     running.add_argument("--reserve", type=float, default=RESERVE, help="seconds kept for the end")
     running.add_argument("--device", default="cuda")
+    running.add_argument(
+        "--evaluate-every", type=int, default=1, help="epochs; another number than 1 needs an amendment"
+    )
     running.add_argument("--try-workers", type=int, nargs="+", default=(1, 2, 4, 6))
     running.add_argument("--piece", type=float, default=16.0, help="MiB of a file that goes back")
     running.add_argument("--files", type=int, default=8, help="files of records that go back")

@@ -1,7 +1,8 @@
 """What every epoch leaves beside its losses: the audit on a fixed grid of tolerances, raw and calibrated.
 
-Validation is read after every epoch, test after every fifth, the selected and the last one. Nothing here
-steers training.
+Validation is read after every evaluated epoch, test after every fifth, the selected and the last one. Of
+dense tasks the raw scores' quantiles are kept, so that any calibration can be put on them later: a run need
+not know its own while it trains. Nothing here steers training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from relif_core.problems.base import Evaluation
 TOLERANCES = tuple(sorted({*(round(0.05 * step, 2) for step in range(21)), 0.275, 0.627}))
 #: Test is read after every so many epochs.
 TEST_EVERY = 5
+#: The levels of the quantiles that stand for a pool of raw scores: the middles of 64 equal parts.
+LEVELS = (np.arange(64) + 0.5) / 64
 
 
 class EpochAudits:
@@ -62,11 +65,24 @@ class EpochAudits:
             for kind in ("bias", "violation_rate"):
                 missing = [np.nan] * len(TOLERANCES)
                 found[prefix + kind] = missing if curve is None else getattr(curve, kind).tolist()
+        for task, raw in evaluation.raw.items():
+            kept = np.quantile(raw, LEVELS, method="inverted_cdf") if len(raw) else LEVELS * np.nan
+            found[f"raw/{task}"] = kept.tolist()
         return found
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return ``epoch/<split>/<quantity>`` [epochs, ...] float32, ascending, and ``epoch/tolerances``."""
+    def arrays(self, quantiles: Mapping[str, Sequence[float]] | None = None) -> dict[str, np.ndarray]:
+        """Return ``epoch/<split>/<quantity>`` [epochs, ...] float32, ascending, and ``epoch/tolerances``.
+
+        Args:
+            quantiles: task name to the (q10, q90) that scale raw scores: an epoch that had no scale yet gets
+                its curves from the kept quantiles. Each stands for 1/64 of a pool, so that a score moves by
+                1/128 in the mean at most, and Bias by 1/64.
+        """
         found = {"epoch/tolerances": np.array(TOLERANCES)}
+        for rows in self.readings.values() if quantiles else ():
+            for place, curve in enumerate(rows.get("bias", [])):
+                if np.isnan(curve).all():
+                    self._fill(rows, place, quantiles or {})
         for split, rows in self.readings.items():
             order = np.argsort(rows.get("epoch", []))
             for name, values in rows.items():
@@ -74,6 +90,20 @@ class EpochAudits:
                 if not name.endswith(("bias", "violation_rate")) or not np.isnan(read).all():
                     found[f"epoch/{split}/{name}"] = read
         return found
+
+    def _fill(
+        self, rows: Mapping[str, list[Any]], place: int, quantiles: Mapping[str, Sequence[float]]
+    ) -> None:
+        pools = {}
+        for task in self.tasks:
+            raw = np.array(rows[f"raw/{task}"][place], dtype=np.float64)
+            low, high = quantiles.get(task, (0.0, 1.0))
+            if not np.isnan(raw).any():
+                pools[task] = np.clip((raw - low) / (high - low), 0, 1)
+        if len(pools) > 1:
+            curve = bias_curve(pools, TOLERANCES)
+            for kind in ("bias", "violation_rate"):
+                rows[kind][place] = getattr(curve, kind).tolist()
 
 
 def calibrated_scores(evaluation: Evaluation, temperatures: Mapping[str, float]) -> dict[str, np.ndarray]:

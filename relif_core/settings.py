@@ -122,7 +122,7 @@ class TrainingSettings(Checked):
     """Optimisation and checkpoint selection.
 
     ``precision`` is the autocast type of the device that trains. ``gradient_clip`` 0 clips nothing, as in the
-    release.
+    release. Epochs are evaluated, and may be selected, every ``evaluate_every``, and at the end.
     """
 
     ranges: ClassVar = {
@@ -132,6 +132,7 @@ class TrainingSettings(Checked):
         "weight_decay": NOT_NEGATIVE,
         "gradient_clip": NOT_NEGATIVE,
         "patience": AT_LEAST_ONE,
+        "evaluate_every": AT_LEAST_ONE,
         "minimum_improvement": NOT_NEGATIVE,
         "maximum_hours": AT_LEAST_ONE,
     }
@@ -145,6 +146,7 @@ class TrainingSettings(Checked):
     minimum_improvement: float = 5e-4
     precision: Literal["float32", "bfloat16"] = "float32"
     maximum_hours: int | None = None
+    evaluate_every: int = field(default=1, metadata=ADDED)
 
 
 @dataclass(frozen=True)

@@ -279,7 +279,13 @@ class TrainingLoop:
         return torch.stack([values, torch.cat([losses.present, counted]).to(values)])
 
     def select(self) -> None:
-        """Evaluate on validation, audit the epoch and keep the weights where Worst improved enough."""
+        """Evaluate on validation, audit the epoch and keep the weights where Worst improved enough.
+
+        An epoch that is not evaluated has no utility in the history.
+        """
+        if self.epoch % self.settings.training.evaluate_every and not self.finished:
+            self._note_epoch(math.nan, math.nan, [None] * len(self.problem.task_names))
+            return
         evaluation = self._evaluate("validation")
         worst, macro = evaluation.utility.worst, evaluation.utility.macro
         self.last_temperatures = self.audits.add("validation", self.epoch, evaluation)
@@ -292,9 +298,12 @@ class TrainingLoop:
             self.best_weights = {
                 name: value.detach().clone() for name, value in self.model.state_dict().items()
             }
+        self._note_epoch(worst, macro, [task.score for task in evaluation.utility.tasks.values()])
+
+    def _note_epoch(self, worst: float, macro: float, scores: list[float | None]) -> None:
         self.history["worst"].append(worst)
         self.history["macro"].append(macro)
-        self.history["scores"].append([task.score for task in evaluation.utility.tasks.values()])
+        self.history["scores"].append(scores)
         self.history["weight"].append(self.controller.weight if self.settings.penalty else 0.0)
         self.history["smoothed_rate"].append(self._smoothed_rate())
 
@@ -523,7 +532,7 @@ def _finish(loop: TrainingLoop, key: str, began: float, resumed: bool) -> Record
         if len(scores):
             arrays[f"last/test/{task}"] = scores.astype(np.float32)
     arrays |= _outputs("last_", "test", last, loop.last_temperatures)
-    arrays |= loop.audits.arrays()
+    arrays |= loop.audits.arrays((loop.score_calibration or {}).get("quantiles"))
     # λ and r̄ follow from the rates, which are shares of a few pairs: float32 holds them as they were.
     arrays["trace/violation_rate"] = np.array(loop.trace["violation_rate"], dtype=np.float32)
     content = {

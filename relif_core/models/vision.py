@@ -222,11 +222,14 @@ class DenseModel(nn.Module):
 
     def scores(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return every task's score [B]: clip((raw − q10) / (q90 − q10), 0, 1), 0 without a valid pixel."""
-        carries = self.carries(batch)
+        return self.scaled(self.raw_scores(outputs, batch), self.carries(batch))
+
+    def scaled(self, raw: Mapping[str, Tensor], carries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the audit scores that raw ones make; ``carries`` as :meth:`carries`."""
         scores = {}
-        for task, raw in self.raw_scores(outputs, batch).items():
+        for task, values in raw.items():
             low, high = self.score_low[TASKS.index(task)], self.score_high[TASKS.index(task)]
-            scores[task] = ((raw - low) / (high - low)).clamp(0, 1) * carries[task]
+            scores[task] = ((values - low) / (high - low)).clamp(0, 1) * carries[task]
         return scores
 
     def carries(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

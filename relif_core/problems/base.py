@@ -20,9 +20,9 @@ class Evaluation:
 
     Per task: ``scores`` float32 [n] and ``samples`` int64 [n] (rows of the data set) for the samples that
     carry a label. ``embeddings`` float32 [N, D] and ``order`` int64 [N] (rows of the data set) cover the
-    whole split. ``logits`` holds, where a task has class logits, those of its labelled rows. ``on_scale`` is
-    False while the scores have no scale that methods share (a dense ERM run in training, whose own quantiles
-    set the scale at its end).
+    whole split. ``logits`` holds, where a task has class logits, those of its labelled rows. ``raw`` holds
+    the scores of dense tasks before scale and clipping. ``on_scale`` is False while the scores have no scale
+    that methods share (a dense ERM run in training, whose own quantiles set the scale at its end).
     """
 
     utility: Utility
@@ -31,6 +31,7 @@ class Evaluation:
     embeddings: np.ndarray = field(repr=False)
     order: np.ndarray = field(repr=False)
     logits: dict[str, LabelledLogits] = field(default_factory=dict, repr=False)
+    raw: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     on_scale: bool = True
 
     def embeddings_of(self, task: str) -> np.ndarray:

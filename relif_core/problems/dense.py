@@ -241,22 +241,25 @@ class DenseProblem:
         frames = self._frames(split)
         meter = DenseMeter(len(self.tensors.class_names), self.device, model.task_names)
         embeddings: list[Tensor] = []
-        scores: dict[str, list[Tensor]] = {task: [] for task in model.task_names}
-        carries: dict[str, list[Tensor]] = {task: [] for task in model.task_names}
+        parts: dict[str, list[list[Tensor]]] = {task: [] for task in model.task_names}
         for start in range(0, len(frames), EVALUATION_BATCH):
             batch = self.batch(frames[start : start + EVALUATION_BATCH])
             outputs = model(batch)
             meter.add(outputs.predictions, batch)
             embeddings.append(outputs.embedding.float())
-            for task, score in model.scores(outputs, batch).items():
-                scores[task].append(score)
-            for task, carried in model.carries(batch).items():
-                carries[task].append(carried)
-        valid = {task: torch.cat(parts).cpu().numpy() for task, parts in carries.items()}
+            raw, carries = model.raw_scores(outputs, batch), model.carries(batch)
+            scores = model.scaled(raw, carries)
+            for task, rows in parts.items():
+                rows.append([scores[task], raw[task], carries[task]])
+        found = {
+            task: [torch.cat(part).cpu().numpy() for part in zip(*rows, strict=True)]
+            for task, rows in parts.items()
+        }
         return Evaluation(
             utility=meter.utility(),
-            scores={task: torch.cat(parts).cpu().numpy()[valid[task]] for task, parts in scores.items()},
-            samples={task: frames[held] for task, held in valid.items()},
+            scores={task: scores[held] for task, (scores, _, held) in found.items()},
+            raw={task: raw[held] for task, (_, raw, held) in found.items()},
+            samples={task: frames[held] for task, (_, _, held) in found.items()},
             embeddings=torch.cat(embeddings).cpu().numpy(),
             order=frames,
             on_scale=any(quantiles != (0.0, 1.0) for quantiles in model.calibration.values()),
@@ -288,20 +291,16 @@ class DenseProblem:
                 found[task].append(rows[task][carried])
         return {task: torch.cat(parts).cpu().numpy() for task, parts in found.items()}
 
-    @torch.no_grad()
     def measure_calibration(
         self, model: DenseModel, split: str = "validation"
     ) -> dict[str, tuple[float, float]]:
         """Return (q10, q90) of a model's raw depth and normals scores on a split."""
-        model.eval()
-        frames = self._frames(split)
-        raw: dict[str, list[Tensor]] = {task: [] for task in model.task_names if task != "segmentation"}
-        for start in range(0, len(frames), EVALUATION_BATCH):
-            batch = self.batch(frames[start : start + EVALUATION_BATCH])
-            found, carried = model.raw_scores(model(batch), batch), model.carries(batch)
-            for task, parts in raw.items():
-                parts.append(found[task][carried[task]])
-        return {task: calibration_quantiles(torch.cat(parts)) for task, parts in raw.items()}
+        raw = self.evaluate(model, split).raw
+        return {
+            task: calibration_quantiles(torch.from_numpy(values))
+            for task, values in raw.items()
+            if task != "segmentation"
+        }
 
     def _frames(self, split: str) -> np.ndarray:
         if self.as_released:

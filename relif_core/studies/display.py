@@ -1,5 +1,6 @@
 """What a person sees of a study: a live table on a terminal, else a line per ended run, and the cost."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -99,4 +100,5 @@ def cost_lines(records: Sequence["Record"]) -> list[str]:
 
 
 def _worst(report: "EpochReport") -> str:
-    return f"Worst {report.worst:.4f} (best at {report.best_epoch})"
+    worst = "not evaluated" if math.isnan(report.worst) else f"Worst {report.worst:.4f}"
+    return f"{worst} (best at {report.best_epoch})"

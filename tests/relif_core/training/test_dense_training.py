@@ -9,6 +9,8 @@ import torch
 
 from relif_book.evidence.audit_table import audit_record
 from relif_book.evidence.publishing import publish, read_published, read_single_task
+from relif_core.audit import bias_curve
+from relif_core.epochs import LEVELS, TOLERANCES
 from relif_core.errors import DataError, InputError, RecordError
 from relif_core.problems import open_problem
 from relif_core.problems.dense import TEMPERATURES, DenseProblem, find_reference, is_reference
@@ -95,6 +97,41 @@ def test_scores_follow_from_raw_scores(records: Path, method: str) -> None:
             else:
                 low, high = quantiles[task]
                 np.testing.assert_allclose(np.clip((raw - low) / (high - low), 0, 1), scores, atol=1e-4)
+
+
+def test_curves_follow_when_the_scale_is_known(records: Path) -> None:
+    """ERM knows its scale only at its end; 64 quantiles of every epoch's raw scores give the curves."""
+    erm = of(records, "erm")
+    quantiles = erm.result["score_calibration"]["quantiles"]
+    for split in ("validation", "test"):
+        row = erm.arrays[f"epoch/{split}/epoch"].tolist().index(erm.result["best_epoch"])
+        for task in quantiles:
+            kept = erm.arrays[f"epoch/{split}/raw/{task}"][row]
+            np.testing.assert_allclose(
+                kept,
+                np.quantile(erm.arrays[f"raw/{split}/{task}"], LEVELS, method="inverted_cdf"),
+                rtol=1e-4,
+            )
+        exact = bias_curve(erm.scores(split), TOLERANCES)
+        for kind in ("bias", "violation_rate"):
+            assert np.isfinite(erm.arrays[f"epoch/{split}/{kind}"]).all()
+        np.testing.assert_allclose(erm.arrays[f"epoch/{split}/bias"][row], exact.bias, atol=1 / 64)
+
+
+def test_epochs_may_be_evaluated_now_and_then(problem: DenseProblem, tmp_path: Path) -> None:
+    """Training is the same; what is not evaluated has no utility and is never selected."""
+    every = {**SMALL["training"], "epochs": 3}
+    found = [
+        run(small("erm", training={**every, "evaluate_every": step}), problem, tmp_path / str(step))
+        for step in (1, 2)
+    ]
+    first, second = (record.result["history"] for record in found)
+    assert first["losses"] == second["losses"]
+    assert second["worst"] == [None, *first["worst"][1:]]
+    assert found[1].arrays["epoch/validation/epoch"].tolist() == [2, 3]
+    assert found[1].result["best_epoch"] in (2, 3)
+    assert found[0].key != found[1].key
+    assert "evaluate_every" not in found[0].content["settings"]["training"]
 
 
 def test_the_record_tells_a_dense_run(records: Path, problem: DenseProblem) -> None:

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relif_core import provenance
 from relif_core.audit import bias_curve
@@ -143,11 +145,31 @@ def test_curves_that_come_late_keep_their_epoch() -> None:
             worst=0.5, macro=0.5, tasks={task: SimpleNamespace(score=0.5) for task in scores}
         )
         audits.add(
-            "test", epoch, SimpleNamespace(scores=scores, logits={}, utility=utility, on_scale=on_scale)
-        )  # type: ignore[arg-type]
+            "test",
+            epoch,
+            SimpleNamespace(scores=scores, logits={}, raw={}, utility=utility, on_scale=on_scale),  # type: ignore[arg-type]
+        )
     arrays = audits.arrays()
     assert arrays["epoch/test/epoch"].tolist() == [5, 7, 8]
     assert np.isnan(arrays["epoch/test/bias"][0]).all()
     np.testing.assert_allclose(
         arrays["epoch/test/bias"][1:], [bias_curve(scores, TOLERANCES).bias] * 2, rtol=1e-6
     )
+
+
+@given(
+    st.lists(st.floats(0, 3), min_size=1, max_size=200),
+    st.lists(st.floats(0, 3), min_size=1, max_size=200),
+    st.floats(0.5, 2),
+)
+def test_kept_quantiles_give_bias_to_a_64th(first: list[float], second: list[float], high: float) -> None:
+    """Raw scores kept as 64 quantiles, put on a scale that came later, against the pools themselves."""
+    raw = {"depth": np.array(first), "normals": np.array(second)}
+    utility = SimpleNamespace(worst=0.5, macro=0.5, tasks={task: SimpleNamespace(score=0.5) for task in raw})
+    audits = EpochAudits(tuple(raw))
+    reading = SimpleNamespace(scores=raw, logits={}, raw=raw, utility=utility, on_scale=False)
+    audits.add("test", 1, reading)  # type: ignore[arg-type]
+    scale = dict.fromkeys(raw, (0.25, 0.25 + high))
+    found = audits.arrays(scale)["epoch/test/bias"][0]
+    pools = {task: np.clip((own - 0.25) / high, 0, 1) for task, own in raw.items()}
+    np.testing.assert_allclose(found, bias_curve(pools, TOLERANCES).bias, atol=1 / 64 + 1e-6)
