@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from relif_core.outcome import machine
 from relif_core.problems.dense import DenseProblem
 from relif_core.settings import dense_settings
 from relif_core.tensors.dense import FRAME_ARRAYS, DenseTensors
-from relif_core.training import TrainingLoop, machine
+from relif_core.training import TrainingLoop
 from relif_data.synthetic_rooms import prepare
 
 BATCH = 8

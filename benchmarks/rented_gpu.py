@@ -43,12 +43,13 @@ sys.path.insert(0, str(ROOT / "data"))
 
 from relif_core.errors import DataError, InputError  # noqa: E402
 from relif_core.files import atomic_file, sha256_of, write_json  # noqa: E402
+from relif_core.outcome import machine  # noqa: E402
 from relif_core.problems import open_problem  # noqa: E402
 from relif_core.provenance import STAMP, sources  # noqa: E402
 from relif_core.record import Record  # noqa: E402
 from relif_core.settings import RunSettings, changed, dense_settings  # noqa: E402
 from relif_core.studies.grid import SEVEN_METHODS, named_study, run_study  # noqa: E402
-from relif_core.training import TrainingLoop, machine  # noqa: E402
+from relif_core.training import TrainingLoop  # noqa: E402
 
 #: What travels of the tree: nothing that a run does not read, no records.
 TREE = ("relif_core", "data/relif_data", "data/analysis_plan.md", "benchmarks/rented_gpu.py")

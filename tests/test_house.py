@@ -29,7 +29,7 @@ FLOORS = [
     },
     {"models", "record"},
     {"problems"},
-    {"epochs", "training"},
+    {"epochs", "outcome", "training"},
     {"studies", "audit_commands"},
     {"cli"},
     {"relif_data"},
