@@ -77,9 +77,7 @@ def against_sorting(samples: int, passes: str) -> list[str]:
 
 
 def other_shapes(samples: int, passes: str) -> list[str]:
-    """Return the rows of the second table: a curve, many tasks, many groups, each beside one audit of the
-    same scores.
-    """
+    """Return the second table's rows: a curve, many tasks, many groups, each beside one audit."""
     generator = np.random.default_rng(1)
     scores = {"a": generator.random(samples), "b": generator.beta(2, 5, samples)}
     groups = {task: generator.integers(0, 5000, samples) for task in scores}

@@ -1,5 +1,4 @@
-"""An ERM epoch on clinical tensors against the plain loop: ``python -m benchmarks.clinical_epoch TENSORS
-[TENSORS ...]``.
+"""An ERM epoch against the plain loop: ``python -m benchmarks.clinical_epoch TENSORS [TENSORS ...]``.
 
 The plain loop is what this project ran before: ``nn.LSTM`` over the padded batch with its own dropout,
 Bernoulli dropout on every state, AdamW one parameter at a time, validation in float32. Both make the steps of
@@ -65,9 +64,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def floor(inputs: int, model: ModelSettings, rows: int) -> str:
-    """Say how long the matrix products of the LSTM alone take at the processor's float32 rate, measured on
-    one of them.
-    """
+    """Say how long the LSTM's matrix products alone take at the processor's measured float32 rate."""
     forward = inputs + 2 * model.hidden * model.layers - model.hidden
     back = 2 * model.hidden * model.layers - model.hidden
     count = 2 * rows * 4 * model.hidden * (2 * forward + back)

@@ -1,6 +1,4 @@
-"""Simulated cohorts whose true Bias and violation rate are known: subjects, several stays each, correlated
-tasks.
-"""
+"""Simulated cohorts of known Bias and violation rate: subjects with several stays, correlated tasks."""
 
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -27,8 +25,7 @@ class Cohort:
 
 
 def draw_cohort(subjects: int, generator: np.random.Generator, shift: float = 0.4) -> Cohort:
-    """Draw a cohort: a logit is mean + spread · (severity of the subject, of the stay and noise, unit
-    variance).
+    """Draw a cohort: logit = mean + spread · (subject's severity, stay's severity, noise; unit variance).
 
     Stays per subject are 1 + Poisson(1); a stay carries a task's label with the task's own probability. The
     second method adds ``shift`` to every logit and shares nine tenths of the first one's noise.

@@ -1,5 +1,4 @@
-"""Dense training: ReLiF's step against ERM's, and the project's epoch against a plain DataLoader: ``python -m
-benchmarks.dense_step``.
+"""Dense training: ReLiF's step against ERM's, an epoch against a plain loader: ``-m benchmarks.dense_step``.
 
 Steps of both methods are timed in turn on the same batches. The plain loop is what a reader would write: one
 .npy file per frame and kind, a map-style dataset, ``torch.utils.data.DataLoader``, the same model and AdamW.

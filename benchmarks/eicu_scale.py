@@ -35,9 +35,7 @@ print(json.dumps([time.perf_counter() - start, use.ru_utime + use.ru_stime, use.
 
 
 def write_small_tables(folder: Path, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Write `patient` with eICU's distribution of lengths (median 1.6, mean 2.7 days); return stay ids and
-    minutes.
-    """
+    """Write `patient` with eICU's lengths (median 1.6, mean 2.7 days); return stay ids and minutes."""
     stays = np.sort(rng.choice(np.arange(141_000, 3_354_000), STAYS, replace=False))
     minutes = np.minimum(rng.lognormal(np.log(2300), 1.0, STAYS), 60_000).astype(np.int64)
     died = np.where(rng.random(STAYS) < 0.09, "Expired", "Alive")

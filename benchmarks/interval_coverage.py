@@ -71,9 +71,7 @@ def _cohort(latent: np.ndarray, generator: np.random.Generator, sizes: np.ndarra
 
 @dataclass(frozen=True)
 class Scenario:
-    """A kind of cohort: its name, how many subjects, the law of the scores, stays per subject, δ, and why its
-    intervals may be conservative.
-    """
+    """A kind of cohort: name, subjects, law of scores, stays each, δ, why intervals may be conservative."""
 
     name: str
     subjects: int

@@ -1,5 +1,4 @@
-"""Time and memory of preparing MIMIC-III against the number of CHARTEVENTS rows, on the demo replicated with
-shifted ids.
+"""Time and memory of preparing MIMIC-III by CHARTEVENTS rows: the demo, copied with shifted ids.
 
     python benchmarks/mimic3_scale.py --source $RELIF_DATA/mimic3_demo --rows 4e6 15e6 30e6 60e6
 

@@ -1,5 +1,4 @@
-"""The GPU part of the paper on a machine rented by the minute: one package there, one command there, a few
-small files back.
+"""The GPU part of the paper on a machine rented by the minute: one package, one command, a few files back.
 
 At home, from a clean checkout (``FORM`` is a travelling form of NYUv2, ``CLINICAL`` a clinical tensor
 folder)::
@@ -70,8 +69,7 @@ class Block:
 
 
 def blocks_of(weights: str | None, rehearsal: bool, every: int = 1) -> tuple[Block, ...]:
-    """Return the blocks by falling value: sizes and seeds of ``nyuv2`` and ``table3`` in
-    data/analysis_plan.md.
+    """Return the blocks of ``nyuv2`` and ``table3`` (sizes, seeds: data/analysis_plan.md) by falling value.
 
     Dense runs evaluate every so many epochs (the plan: 1). In a rehearsal every block has two methods, one
     seed and one epoch of small models.
@@ -218,8 +216,7 @@ def measure(
     tries: Sequence[int],
     repeats: int,
 ) -> dict[str, float]:
-    """Measure ERM's and ReLiF's step and an evaluation, then steps per second of several workers; choose
-    their number.
+    """Time ERM's and ReLiF's step, an evaluation and the steps of several workers; choose their number.
 
     Returns:
         Milliseconds of a step of both, their ratio, ``run_seconds`` of an ERM run that shares the device as

@@ -1,5 +1,4 @@
-"""The data sources that the package can turn into tensors: what each is, where to get it, and under which
-terms.
+"""The data sources that can become tensors: what each is, where to get it, and under which terms.
 
 Importing this package loads none of the modules that read a source; ``prepare`` loads the one it needs.
 """
@@ -17,9 +16,7 @@ __all__ = ["REGISTRY", "OutputPolicy", "Source", "SourceFile", "prepare", "sourc
 
 
 def source(name: str) -> Source:
-    """Return the registry entry of a source; ``InputError`` names the known ones where ``name`` is none of
-    them.
-    """
+    """Return a source's registry entry; ``InputError`` names the known ones where ``name`` is none."""
     if name not in REGISTRY:
         raise InputError(f"no data source is called {name!r}; known are {', '.join(sorted(REGISTRY))}")
     return REGISTRY[name]
@@ -33,13 +30,18 @@ def prepare(
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Path:
-    """Turn the source ``name`` at ``source_path`` into tensors in the folder ``target`` and return that
-    folder.
+    """Turn a source into tensors in the folder ``target`` and return it.
 
-    ``options`` go to the source's own ``prepare``, text read by its signature (``options.typed_options``);
-    ``progress`` is called with one line of text per step. Synthetic sources take no ``source_path`` (None).
-    Raises ``InputError`` for an unknown name, a missing source path or an option that does not fit, and
-    ``DataError`` for faults in the data.
+    Args:
+        name: the source's key.
+        source_path: its files; None for a synthetic source.
+        target: folder of the tensors.
+        progress: called with a line of text per step.
+        **options: of the source's own ``prepare``; text is read by its signature (``options.typed_options``).
+
+    Raises:
+        InputError: an unknown name, a missing source path or an option that does not fit.
+        DataError: faults in the data.
     """
     entry = source(name)
     if source_path is None and not entry.synthetic:

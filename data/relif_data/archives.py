@@ -23,9 +23,15 @@ def read_members(path: Path, largest: int = LARGEST_CONTENT) -> Iterator[tuple[s
     """Yield name and content of every regular file of a folder or .tar.xz, .tar.gz, .tgz or .zip archive.
 
     Names use ``/`` and are relative to the folder or archive; hidden files and the ``__MACOSX`` folder are
-    passed over. Nothing is written to disk. Raises ``DataError`` for an archive that is broken or cut short,
-    for a member with an absolute path, a path that climbs out (``..``), a link or a device, and when the
-    contents exceed ``largest`` bytes in all.
+    passed over. Nothing is written to disk.
+
+    Args:
+        path: folder or archive.
+        largest: bytes that all contents together may have.
+
+    Raises:
+        DataError: an archive that is broken, cut short or too large, or a member that is a link or a device,
+            has an absolute path or climbs out (``..``).
     """
     path = Path(path)
     total = 0

@@ -1,6 +1,4 @@
-"""What ``relif data`` says at its end: cohort, drops and classes, so that a wrong reading is seen before it
-is used.
-"""
+"""What ``relif data`` says at its end: cohort, drops and classes, so that a wrong reading is seen early."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +11,7 @@ MOST_CLASSES = 12
 
 
 def closing_lines(folder: Path) -> list[str]:
-    """Return the closing summary of a tensor folder, small cells hidden as in ``summarise_tensors``; empty
-    for image tensors.
-    """
+    """Return a tensor folder's closing summary, small cells hidden; empty for image tensors."""
     if read_manifest(folder)["format"] != FORMAT:
         return []
     tensors = ClinicalTensors.open(folder)

@@ -1,6 +1,4 @@
-"""What the book says of a dense tensor folder: shares and histograms over whole splits, and how fitted
-normals compare with published ones.
-"""
+"""What the book says of dense tensors: shares and histograms per split, fitted against published normals."""
 
 import json
 from pathlib import Path
@@ -26,9 +24,7 @@ REFERENCE_FRAMES = (
 
 
 def summarise_dense(tensors: DenseTensors) -> dict[str, Any]:
-    """Return frames, class shares, depth and normal histograms per split as plain values (shares of all
-    pixels, of pixels with depth, of pixels with a normal).
-    """
+    """Return frames and shares of classes, depths and normals per split, of all or of valid pixels."""
     splits = {}
     for split in SPLITS:
         labels = np.zeros(256, dtype=np.int64)
@@ -76,8 +72,7 @@ def summarise_dense(tensors: DenseTensors) -> dict[str, Any]:
 
 @torch.no_grad()
 def constant_predictors(tensors: DenseTensors) -> dict[str, Any]:
-    """Return the test utility of what looks at no image, fitted to the training frames: one value everywhere,
-    and one per pixel.
+    """Return the test utility of one training value everywhere, and of one per pixel.
 
     The first predicts the most frequent class, the median depth and the mean normal; the second each pixel's
     most frequent class, mean depth and mean normal.
@@ -127,9 +122,7 @@ def constant_predictors(tensors: DenseTensors) -> dict[str, Any]:
 
 
 def write_constant_predictors(tensors: Path, target: Path) -> Path:
-    """Add the constant predictors of a tensor folder to ``constants.json`` in ``target``, which holds those
-    of every size.
-    """
+    """Add a tensor folder's constant predictors to ``constants.json`` in ``target``, one entry a size."""
     path = target / "constants.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     own = constant_predictors(DenseTensors.open(tensors))
@@ -138,8 +131,7 @@ def write_constant_predictors(tensors: Path, target: Path) -> Path:
 
 
 def compare_with_published_normals(source: Path) -> list[dict[str, Any]]:
-    """Return, per published normal map beside NYUv2's image layout, the angles in degrees between it and
-    normals fitted to the depth.
+    """Return per published normal map the angles in degrees to normals fitted to the depth.
 
     ``channels`` and ``signs`` say how the published file stores its axes; they are found, not assumed.
     """
@@ -175,9 +167,7 @@ def compare_with_published_normals(source: Path) -> list[dict[str, Any]]:
 
 
 def write_dense_summary(tensors: Path, source: Path | None, target: Path) -> Path:
-    """Write ``summary.json`` of a tensor folder into ``target``, with the comparison of normals where
-    ``source`` is NYUv2's image layout.
-    """
+    """Write ``summary.json`` into ``target``; an NYUv2 image layout as ``source`` adds its normals."""
     content = summarise_dense(DenseTensors.open(tensors))
     content["published_normals"] = compare_with_published_normals(source) if source else []
     write_json(target / "summary.json", content)

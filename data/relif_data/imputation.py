@@ -6,8 +6,7 @@ import numpy as np
 def forward_fill(
     values: np.ndarray, observed: np.ndarray, offsets: np.ndarray, normal: np.ndarray
 ) -> np.ndarray:
-    """Return a copy of ``values`` whose unobserved cells hold the stay's last observed value, or the
-    channel's normal value.
+    """Return ``values`` with unobserved cells at the stay's last observed value, or the channel's normal one.
 
     ``values`` and ``observed`` have shape [rows, channels], stay ``i`` owns rows ``offsets[i]:offsets[i +
     1]`` in time order, and ``normal`` has shape [channels]. Row ``r`` of the result depends on rows ``0..r``

@@ -1,5 +1,4 @@
-"""At which hour a label stands and which rows a head reads for it: the causal reading, and the errors to
-compare it with.
+"""At which hour a label stands and which rows a head reads for it: causally, or with errors to compare.
 
 The tensors hold every label with the hour at which it is true. ``read_labels_at`` turns the chosen tasks into
 one label a stay, at one hour, and decides what the head may see. The labels and the stays in the test part
@@ -32,18 +31,24 @@ def read_labels_at(
     tasks: Sequence[str] | None = None,
     seed: int = 0,
 ) -> ClinicalTensors:
-    """Return a view of ``tensors`` in which each of ``tasks`` has one label a stay, read in the given way;
-    nothing is written.
+    """Return a view of ``tensors`` in which each of ``tasks`` has one label a stay; nothing is written.
 
-    ``tasks`` defaults to the hourly tasks, or to every stay-level task with a horizon where there is no
-    hourly one. An hourly task keeps its label at ``hour`` (row ``hour - 1``); stays without one there carry
-    none. A stay-level task keeps its labels: the head reads them at ``hour`` in the causal reading, at the
-    task's own horizon otherwise. With "released" the hourly labels of *training* stays stand at an hour drawn
-    from the stay's labelled ones by ``seed``. The fingerprint names the reading, so records of different
-    readings never share a key.
+    An hourly task keeps its label at ``hour`` (row ``hour - 1``); stays without one there carry none. A
+    stay-level task keeps its labels: the head reads them at ``hour`` in the causal reading, at the task's own
+    horizon otherwise. With "released" the hourly labels of *training* stays stand at an hour drawn from the
+    stay's labelled ones. The fingerprint names the reading, so records of different readings never share a
+    key.
 
-    Raises ``InputError`` for an unknown reading or task, an hour below 1 or beyond a task's horizon, and a
-    task without a horizon.
+    Args:
+        tensors: the data.
+        hour: from 1.
+        reading: "causal", or an error to compare with.
+        tasks: default the hourly tasks, or every stay-level task with a horizon where there is no hourly one.
+        seed: of the drawn hours.
+
+    Raises:
+        InputError: an unknown reading or task, an hour below 1 or beyond a task's horizon, or a task without
+            one.
     """
     if reading not in READINGS:
         raise InputError(f"reading={reading!r}: choose among {', '.join(READINGS)}")
@@ -86,9 +91,7 @@ def read_labels_at(
 def _one_label_a_stay(
     tensors: ClinicalTensors, task: Task, hour: int, drawn: bool, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return an hourly task's label and mask [stays] at ``hour``, or for training stays at a labelled hour
-    ``drawn`` at random.
-    """
+    """Return an hourly task's label and mask [stays] at ``hour``; training stays: at an hour ``drawn``."""
     label, mask = tensors.arrays[f"labels/{task.name}"], tensors.arrays[f"masks/{task.name}"]
     offsets = tensors.arrays["offsets"]
     reached = np.diff(offsets) >= hour

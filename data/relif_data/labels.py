@@ -20,7 +20,7 @@ AGE_BANDS = ("< 45", "45–64", "65–79", "≥ 80")
 
 
 def require_integer(name: str, value: object, least: int) -> None:
-    """Raise ``InputError`` where the option ``name`` is no integer of at least ``least``."""
+    """Refuse (``InputError``) an option ``name`` that is no integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f"{name}={value!r}: give an integer of at least {least}")
 

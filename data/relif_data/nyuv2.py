@@ -68,9 +68,7 @@ AXIS_FRAMES = 8
 
 @dataclass(frozen=True)
 class RawFrame:
-    """A frame as a source holds it: image uint8 [h, w, 3], labels integers [h, w], depth metres [h, w],
-    normals [3, h, w] or None.
-    """
+    """A source's frame: image uint8 [h, w, 3], labels [h, w], depth m [h, w], normals [3, h, w] or None."""
 
     image: np.ndarray
     labels: np.ndarray
@@ -80,9 +78,7 @@ class RawFrame:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout holds: ids, official part and room of each frame, how to read one, and which files made
-    it up.
-    """
+    """A layout's content: ids, official part and room of each frame, how to read one, which files."""
 
     layout: str
     ids: np.ndarray
@@ -116,17 +112,24 @@ def prepare(
     workers: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the dense tensor folder ``target`` from NYU Depth V2 in any of the layouts of the module and
-    return it.
+    """Write NYU Depth V2, in any layout of the module, as the dense tensor folder ``target``; return it.
 
-    ``height`` and ``width`` are the stored size: images shrink by area averaging, labels and depth take the
-    nearest pixel, stored normals the nearest pixel too, brought back to unit length; missing normals are
-    fitted at the stored size. The test part is the official one; a share of ``validation_fraction`` of the
-    training frames becomes the validation part, whole rooms at a time, chosen by ``seed``. ``workers``
-    threads (default: the processors, at most 8) read and convert.
+    Images shrink by area averaging; labels, depth and stored normals take the nearest pixel, normals brought
+    back to unit length; missing normals are fitted at the stored size. The test part is the official one.
 
-    Raises ``DataError`` for an unknown layout, missing or truncated files, an image without its label or
-    depth, wrong shapes, labels outside 0..12 and 255, and depth or normals that are NaN or all zero.
+    Args:
+        source: folder of the data.
+        target: folder of the tensors.
+        height: stored, in pixels.
+        width: stored, in pixels.
+        validation_fraction: share of the training frames that becomes validation, whole rooms at a time.
+        seed: of that choice.
+        workers: threads that read and convert; default the processors, at most 8.
+        progress: called with a line of text per step.
+
+    Raises:
+        DataError: an unknown layout, missing or truncated files, an image without its label or depth, wrong
+            shapes, labels outside 0..12 and 255, depth or normals that are NaN or all zero.
     """
     source = Path(source)
     say = progress or (lambda message: None)
@@ -210,9 +213,7 @@ def _travel_statement(source: Path) -> dict[str, Any]:
 
 
 def list_frames(source: Path) -> Listing:
-    """Tell the layout of ``source`` and list its frames; ``DataError`` where nothing known is there or pairs
-    are incomplete.
-    """
+    """Tell the layout of ``source`` and list its frames; ``DataError`` if unknown or pairs are incomplete."""
     if source.is_file() and source.suffix == ".mat":
         return _list_official(source)
     if (source / MAT_FILE).is_file():
@@ -230,9 +231,7 @@ def list_frames(source: Path) -> Listing:
 def convert_frame(
     raw: RawFrame, size: tuple[int, int], camera: Intrinsics, axes: AxisOrder | None, place: str
 ) -> Frame:
-    """Return a raw frame at ``size`` (height, width) with normals in camera axes, fitted to the depth where
-    it has none.
-    """
+    """Return a raw frame at ``size`` (height, width); normals in camera axes, fitted where it has none."""
     shape = raw.image.shape[:2]
     if raw.image.ndim != 3 or raw.image.shape[2] != 3:
         raise DataError(f"{place}: image has shape {raw.image.shape}, expected [height, width, 3]")
@@ -280,9 +279,7 @@ def shrink_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def unit(normals: np.ndarray, place: str) -> np.ndarray:
-    """Return normals [3, height, width] at unit length; vectors shorter than 0.1 count as none and become
-    zero.
-    """
+    """Return normals [3, height, width] at unit length; those shorter than 0.1 become zero: none."""
     if not np.isfinite(normals).all():
         raise DataError(f"{place}: normals hold NaN or infinity; write 0 where there is none")
     normals = normals.astype(np.float32)
@@ -480,9 +477,7 @@ def _list_images(source: Path) -> Listing:
 
 
 def _load_image(path: Path, modes: Sequence[str]) -> np.ndarray:
-    """Read a JPEG or PNG that must have one of the Pillow ``modes``; ``DataError`` where it is truncated or
-    of another kind.
-    """
+    """Read a JPEG or PNG of one of the Pillow ``modes``; ``DataError`` where truncated or another kind."""
     from PIL import Image
 
     try:
@@ -526,9 +521,7 @@ def _paired(folder: Path, kinds: Sequence[str], suffixes: Sequence[str]) -> dict
 
 
 def _blocks(ids: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Return a code per frame that changes wherever the id jumps or the official part changes (ids
-    ascending).
-    """
+    """Return a code per frame that changes where the id jumps or the part changes (ids ascending)."""
     change = (np.diff(ids) != 1) | (np.diff(test.astype(np.int8)) != 0)
     return np.concatenate([[0], np.cumsum(change)])
 
@@ -538,9 +531,7 @@ def _file_entry(path: Path) -> dict[str, Any]:
 
 
 def _folder_entry(source: Path, name: str, paths: dict[int, dict[str, Path]], kind: str) -> dict[str, Any]:
-    """Describe a folder of files as one source: total size, and the sha256 of the list of names and
-    checksums.
-    """
+    """Describe a folder of files as one source: total size, sha256 of the list of names and checksums."""
     files = [frame[kind] for frame in paths.values()]
     lines = "".join(f"{sha256_of(path)}  {path.relative_to(source).as_posix()}\n" for path in files)
     return {

@@ -1,5 +1,4 @@
-"""A small form of NYU Depth V2 that travels easily: the image-folder layout at a smaller size, and what that
-loses.
+"""A small form of NYU Depth V2 that travels easily: smaller images in folders, and what that loses.
 
 ``write_travel_form`` writes ``{train,test}/{image,label,depth}/<NNNN>.{jpg,png,png}`` and ``travel.json``, a
 statement of what was changed; ``relif data nyuv2`` reads the folder like any other in that layout. Labels and
@@ -47,14 +46,22 @@ def write_travel_form(
     workers: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the travelling form of NYU Depth V2 (any layout of ``relif data nyuv2``) into the new folder
-    ``target``; return it.
+    """Write the travelling form of NYU Depth V2 into the new folder ``target``; return it.
 
-    ``height`` and ``width`` are the size in pixels, ``quality`` (1..95) that of the JPEG images. The folder
-    appears whole or not at all.
+    The folder appears whole or not at all.
 
-    Raises ``DataError`` for a source that cannot be read, labels or depth that the form cannot hold, a
-    quality outside 1..95, and a target that exists.
+    Args:
+        source: any layout of ``relif data nyuv2``.
+        target: the new folder.
+        height: in pixels.
+        width: in pixels.
+        quality: of the JPEG images, 1..95.
+        workers: threads; default the processors, at most 8.
+        progress: called with a line of text per step.
+
+    Raises:
+        DataError: a source that cannot be read, labels or depth that the form cannot hold, a quality outside
+            1..95, or a target that exists.
     """
     source, target = Path(source), Path(target)
     if target.exists():
@@ -116,8 +123,7 @@ def write_travel_form(
 
 
 def measure_travel_form(source: Path, travel: Path, frames: int = 48) -> dict[str, Any]:
-    """Return how large a travelling form is and what it lost, measured on ``frames`` images spread evenly
-    over the set.
+    """Return a travelling form's size and its losses, measured on ``frames`` images spread over the set.
 
     ``labels_changed``: share of pixels whose class differs from that of tensors of this size made from
     ``source``; ``depth_error``: largest difference in metres to their depth; ``image_psnr``: median over

@@ -1,6 +1,4 @@
-"""Options of a data source: read by the signature of the function that takes them, and checked before
-anything is read.
-"""
+"""Options of a data source, read by its function's signature and checked before anything is read."""
 
 import inspect
 import math

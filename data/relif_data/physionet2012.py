@@ -51,9 +51,7 @@ SETS = ("a", "b", "c")
 
 @dataclass(frozen=True)
 class Variable:
-    """A time-series variable: unit, possible range (inclusive), and a usual value for data without any
-    training reading.
-    """
+    """A time-series variable: unit, possible range (inclusive), usual value where training has none."""
 
     name: str
     unit: str
@@ -208,9 +206,7 @@ def prepare(
 
 
 def read_set(source: Path, name: str) -> ChallengeSet:
-    """Read one set (``name`` a, b or c) and its outcomes from the folder ``source``; errors as for
-    ``prepare``.
-    """
+    """Read one set (``name`` a, b or c) with outcomes from ``source``; errors as for ``prepare``."""
     path = _set_path(source, name)
     outcomes_path = source / f"Outcomes-{name}.txt"
     if path is None:
@@ -237,9 +233,7 @@ def _file_record(path: Path) -> dict[str, Any]:
 
 
 def _read_records(path: Path) -> tuple[np.ndarray, list[bytes], dict[str, Any]]:
-    """Return record ids in ascending order, each record's lines without the header, and the source's
-    checksum.
-    """
+    """Return ascending record ids, each record's lines without header, and the source's checksum."""
     found: dict[int, bytes] = {}
     digest = hashlib.sha256()
     size = 0
@@ -267,9 +261,7 @@ def _read_records(path: Path) -> tuple[np.ndarray, list[bytes], dict[str, Any]]:
 
 
 def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
-    """Parse all records in one go: columns record (position in ``ids``), minute, code, value; order of the
-    files kept.
-    """
+    """Parse all records at once: record (position in ``ids``), minute, code, value, in file order."""
     lines = np.array([body.count(b"\n") for body in bodies])
     starts = np.cumsum(lines) - lines
 
@@ -362,9 +354,7 @@ def _read_outcomes(path: Path) -> dict[str, np.ndarray]:
 
 
 def _require_same_ids(path: Path, ids: np.ndarray, outcomes_path: Path, outcome_ids: np.ndarray) -> None:
-    """Every record needs its outcome and every outcome its record: otherwise one of the two files is
-    incomplete.
-    """
+    """Refuse sets in which a record lacks its outcome or an outcome its record."""
     for given, place, other, lacking in (
         (ids, outcomes_path, outcome_ids, "outcome"),
         (outcome_ids, path, ids, "record"),
@@ -520,8 +510,7 @@ def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float
 def _normal_values(
     readings: np.ndarray, observed: np.ndarray, training: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """Return each variable's median over observed training hours, and the variables that have none (usual
-    value instead).
+    """Return each variable's median over observed training hours, and the variables that have none.
 
     The ventilation flag is only ever recorded as 1, so its value before the first record is 0, not a median.
     """

@@ -1,6 +1,4 @@
-"""The registry entry of every data source: title, licence, official page, access, expected size, checksums,
-citation.
-"""
+"""The registry of data sources: title, licence, page, access, expected size, checksums, citation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +9,7 @@ OutputPolicy = Literal["person", "aggregate"]
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a source: its name below the source folder, size in bytes, sha256 and data rows, each None
-    where not known.
+    """A file of a source: name below its folder, bytes, sha256 and data rows, each None where not known.
 
     ``copy`` says whose copy the size and checksum describe: other packings of the same data have other ones.
     """

@@ -1,5 +1,4 @@
-"""What may be said of a clinical tensor folder in public: counts of stays, measurements and labels, and no
-row of anybody.
+"""What may be said in public of clinical tensors: counts of stays, measurements and labels; nobody's row.
 
 ``summarise_tensors`` gives plain values that fit a small JSON file. Where the data came from a credentialed
 source, or its open demo, counts that fewer than ``least`` stays make are hidden (None), and so is what would
@@ -30,9 +29,7 @@ Count = int | None
 
 
 def least_count(tensors: ClinicalTensors) -> int:
-    """Return the smallest count of stays that may be shown: 1 where the data are simulated or open per
-    person, else 10.
-    """
+    """Return the smallest count of stays that may be shown: 1 for simulated or per-person data, else 10."""
     guarded = tensors.dataset in GUARDED or tensors.manifest["output_policy"] != "person"
     return SMALL_CELL if guarded and not tensors.manifest["synthetic"] else 1
 
@@ -42,9 +39,15 @@ def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dic
 
     ``cohort`` lists the rules with the stays left; ``channels`` the stay-hours and the stays with a
     measurement; ``tasks`` per split the labels per class (for multilabel tasks the positives per label);
-    ``groups`` the stays per level (None for a group of more than 12 levels). Counts below ``least`` (default:
-    ``least_count``) are None, and consecutive rules that removed fewer are merged. Raises ``InputError`` for
-    ``least`` below 1.
+    ``groups`` the stays per level (None for a group of more than 12 levels).
+
+    Args:
+        tensors: the data.
+        least: smaller counts are None, and consecutive rules that removed fewer are merged; default
+            ``least_count``.
+
+    Raises:
+        InputError: ``least`` is below 1.
     """
     least = least_count(tensors) if least is None else least
     if least < 1:
@@ -78,8 +81,7 @@ def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dic
 
 
 def merged_steps(steps: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
-    """Return cohort steps in which no rule shows that it removed 1 to ``least`` - 1 stays: such rules are
-    joined with a neighbour.
+    """Return cohort steps none of which shows that 1 to ``least`` - 1 stays went: such rules are joined.
 
     With ``least`` above 1 only the first and the last step keep their number of subjects.
     """
@@ -187,9 +189,7 @@ def _shown(count: int, total: int, least: int) -> Count:
 
 
 def _partition(counts: np.ndarray, stays: np.ndarray, least: int) -> list[Count]:
-    """Counts of a partition whose total is known, small ones hidden; a single hidden one takes the smallest
-    other with it.
-    """
+    """Counts of a partition of known total, small ones hidden; a single one hides the next smallest too."""
     hidden = (stays > 0) & (stays < least)
     if hidden.sum() == 1:
         rest = np.flatnonzero(~hidden & (stays > 0))
@@ -199,8 +199,7 @@ def _partition(counts: np.ndarray, stays: np.ndarray, least: int) -> list[Count]
 
 
 def guarded_effects(rows: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
-    """Return rows of ``mimic3.effects.repair_effects`` in which counts that fewer than ``least`` stays make
-    are None.
+    """Return rows of ``mimic3.effects.repair_effects``, counts that fewer than ``least`` stays make None.
 
     Cells are hidden with the stays that hold them; labels are hidden where fewer than ``least`` changed,
     since each may be a stay of its own.

@@ -56,15 +56,21 @@ def normals_from_depth(
     edge: float = 0.05,
     smoothing: float | None = None,
 ) -> np.ndarray:
-    """Return unit normals float32 [3, height, width] of a depth map; zero where there is no depth or no
-    plane.
+    """Return unit normals float32 [3, height, width] of a depth map; zero without depth or plane.
 
-    ``depth`` [height, width] in metres along the optical axis, 0 = none. A window of (2 ``radius`` + 1)²
-    pixels is fitted; with r the relative difference of inverse depth to the central pixel, a neighbour weighs
-    ``max(0, 1 - (r / edge)²)²``. ``smoothing`` is the standard deviation in pixels of the Gaussian that is
-    applied to 1/Z first (default: 1.2 at width 384, in proportion elsewhere; 0: none).
+    A window of (2 ``radius`` + 1)² pixels is fitted; with r the relative difference of inverse depth to the
+    central pixel, a neighbour weighs ``max(0, 1 - (r / edge)²)²``.
 
-    Raises ``InputError`` for depth that is not a finite, non-negative matrix.
+    Args:
+        depth: [height, width] in metres along the optical axis, 0 = none.
+        intrinsics: of the camera at this size.
+        radius: of the window in pixels; default by the size.
+        edge: relative difference from which a neighbour counts no more.
+        smoothing: standard deviation in pixels of the Gaussian applied to 1/Z first; default 1.2 at width
+            384, in proportion elsewhere; 0: none.
+
+    Raises:
+        InputError: depth that is not a finite, non-negative matrix.
     """
     if depth.ndim != 2 or not np.isfinite(depth).all() or (depth < 0).any():
         raise InputError("depth must be a matrix of finite, non-negative metres (0 = none)")
@@ -85,9 +91,7 @@ def normals_from_depth(
 
 
 def _smooth(values: np.ndarray, valid: np.ndarray, deviation: float) -> np.ndarray:
-    """Return a Gaussian mean over the valid neighbours; kept symmetric in a pixel's window so that planes
-    stay planes.
-    """
+    """Return a Gaussian mean over valid neighbours, kept symmetric in the window: planes stay planes."""
     if deviation <= 0:
         return values
     reach = max(1, int(np.ceil(2.5 * deviation)))
@@ -179,9 +183,7 @@ def angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AxisOrder:
-    """How a source stores normals: camera axis k is ``signs[k]`` times channel ``channels[k]``; the median
-    angle that shows it.
-    """
+    """How a source stores normals: axis k is ``signs[k]`` × channel ``channels[k]``; the median angle."""
 
     channels: tuple[int, int, int]
     signs: tuple[int, int, int]
@@ -195,12 +197,16 @@ class AxisOrder:
 
 
 def find_axis_order(stored: np.ndarray, fitted: np.ndarray, *, largest_median: float = 30.0) -> AxisOrder:
-    """Return which of the 48 channel orders and signs brings stored normals closest to normals fitted to the
-    depth.
+    """Return which of the 48 channel orders and signs brings stored normals closest to fitted ones.
 
-    Both are [3, height, width] (put several frames side by side for a firmer answer); zero vectors are left
-    out. Raises ``DataError`` where even the best median angle exceeds ``largest_median`` degrees: then the
-    normals and the depth do not belong together.
+    Args:
+        stored: [3, height, width], several frames side by side for a firmer answer; zeros are left out.
+        fitted: normals fitted to the depth, same shape.
+        largest_median: degrees.
+
+    Raises:
+        DataError: even the best median angle exceeds ``largest_median``: normals and depth do not belong
+            together.
     """
     best: AxisOrder | None = None
     for channels in itertools.permutations(range(3)):

@@ -1,5 +1,4 @@
-"""A simulator of intensive care: latent severity, 17 channels with informative gaps, and all four kinds of
-label.
+"""A simulator of intensive care: latent severity, 17 channels with informative gaps, four kinds of label.
 
 Each subject has five organ factors ``f ~ N(0, 1)`` and a baseline severity ``b`` that is a weighted sum of
 them, of age and of chance. Within a stay the severity ``s`` is a mean-reverting process with shocks, one step
@@ -51,8 +50,7 @@ WARDS = ("medical", "surgical", "cardiac")
 
 @dataclass(frozen=True)
 class SimulatedChannel:
-    """One channel: how it follows severity and the organ factors, how noisy it is and how often it is
-    measured.
+    """A channel: how it follows severity and organ factors, how noisy it is, how often measured.
 
     ``effects`` are the changes in the channel's unit per unit of severity and per unit of each factor;
     ``rate`` is the probability of a measurement in an hour at severity 0; ``categories`` is non-empty for a
@@ -177,9 +175,7 @@ def death_hazard(severity: np.ndarray) -> np.ndarray:
 
 
 def discharge_hazard(severity: np.ndarray) -> np.ndarray:
-    """Return the probability, for a survivor of the hour, of leaving the unit alive within it; falls with
-    severity.
-    """
+    """Return a survivor's probability to leave the unit alive within the hour; falls with severity."""
     return 0.009 / (1 + np.exp(4.0 * (severity + 0.1)))
 
 
@@ -231,13 +227,19 @@ class SimulatedCohort:
 
 
 def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> SimulatedCohort:
-    """Simulate a cohort of ``stays`` stays of which the first ``hours`` hours are recorded (None: every
-    hour).
+    """Simulate a cohort.
 
     About one stay in ten is the second one of a subject who survived the first. Stays end by death,
     discharge, or after 60 days; the truth about the end is kept however many hours are recorded. The same
-    arguments give the same arrays. Raises ``InputError`` for fewer than 10 stays, fewer than 48 hours (the
-    mortality label is read there) or a negative seed.
+    arguments give the same arrays.
+
+    Args:
+        stays: number of stays, at least 10.
+        hours: recorded hours, at least 48 (the mortality label is read there); None: all.
+        seed: not negative.
+
+    Raises:
+        InputError: arguments out of range.
     """
     require_integer("stays", stays, least=10)
     require_integer("seed", seed, least=0)
@@ -283,8 +285,7 @@ def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> Simulat
 
 
 def mortality_oracle(cohort: SimulatedCohort) -> np.ndarray:
-    """Return P(death in the unit | true severity and baseline at hour 48) per stay; NaN for stays that ended
-    before.
+    """Return P(death in the unit | true severity, baseline at hour 48) per stay; NaN if it ended before.
 
     The probability ``V(s)`` of dying before leaving solves the linear system ``V = h + (1 - h)(1 - d) P V``
     for hazards ``h``, ``d`` and the hourly transition ``P`` of the severity, here on a grid of severities for
@@ -306,8 +307,7 @@ def prepare(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Simulate a cohort and write it to ``target`` as clinical tensors marked synthetic; ``source`` is not
-    used.
+    """Simulate a cohort and write it as clinical tensors marked synthetic; ``source`` is not used.
 
     Options as for ``simulate``. Subjects are split 60/20/20 into train, validation and test. Raises
     ``InputError`` for options out of range and ``DataError`` where ``target`` holds something else.
@@ -409,9 +409,7 @@ class _Course:
 
 
 def _draw_people(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """Draw what a subject brings along: sex, age, factors, baseline severity, and constant offsets of the
-    channels.
-    """
+    """Draw a subject's sex, age, factors, baseline severity, and constant offsets of the channels."""
     age = np.clip(rng.normal(64, 16, count), 18, 95)
     factors = rng.normal(size=(count, len(FACTORS)))
     chance = rng.normal(0, 0.8, count)
@@ -544,9 +542,7 @@ def _set_scores(
 
 
 def _columns(filled: np.ndarray) -> np.ndarray:
-    """Return filled channels [rows, 17] as value columns: numbers as they are, codes as one indicator per
-    category.
-    """
+    """Return filled channels [rows, 17] as value columns: numbers, or one indicator per category."""
     return np.concatenate(
         [
             filled[:, index, None]

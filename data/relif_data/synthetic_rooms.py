@@ -44,9 +44,7 @@ AMBIENT = 0.35
 
 @dataclass(frozen=True)
 class Box:
-    """A box standing in a room, in metres: centre and half sizes in its own axes, turned by ``yaw`` radians
-    about the vertical.
-    """
+    """A box in a room, in metres: centre, half sizes in its own axes, ``yaw`` radians about the vertical."""
 
     centre: tuple[float, float, float]
     half: tuple[float, float, float]
@@ -68,9 +66,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera: position in metres, ``yaw`` about the vertical and ``pitch`` (downwards positive) in
-    radians.
-    """
+    """A pinhole camera: position in metres, ``yaw`` about the vertical, ``pitch`` down, in radians."""
 
     position: tuple[float, float, float]
     yaw: float
@@ -88,9 +84,14 @@ class Camera:
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a camera sees: ``image`` uint8 [3, h, w], ``labels`` uint8 [h, w], ``depth`` float64 [h, w] in
-    metres along the optical axis, ``normals`` float64 [3, h, w] in camera axes, and ``surface`` int64 [h, w]:
-    a number per planar face (6 × object + face, object 0 = the room).
+    """What a camera sees.
+
+    Attributes:
+        image: uint8 [3, h, w].
+        labels: uint8 [h, w].
+        depth: float64 [h, w], metres along the optical axis.
+        normals: float64 [3, h, w] in camera axes.
+        surface: int64 [h, w], a number per planar face: 6 × object + face, object 0 is the room.
     """
 
     image: np.ndarray
@@ -101,9 +102,7 @@ class Rendering:
 
 
 def default_intrinsics(height: int, width: int) -> Intrinsics:
-    """Return a camera with the horizontal view of NYU Depth V2 (63 degrees) and the principal point at the
-    centre.
-    """
+    """Return a camera of NYU Depth V2's horizontal view (63 degrees), principal point at the centre."""
     focal = 0.81 * width
     return Intrinsics(fx=focal, fy=focal, cx=(width - 1) / 2, cy=(height - 1) / 2)
 
@@ -111,8 +110,7 @@ def default_intrinsics(height: int, width: int) -> Intrinsics:
 def render(
     room: Room, camera: Camera, height: int, width: int, generator: np.random.Generator | None = None
 ) -> Rendering:
-    """Return what ``camera`` sees of ``room``; ``generator`` adds surface patterns and sensor noise to the
-    colours only.
+    """Return what ``camera`` sees of ``room``; ``generator`` adds patterns and sensor noise to the colours.
 
     A ray is ``position + t (u right + v down + forward)``, so t *is* the depth along the optical axis.
     """
@@ -149,9 +147,7 @@ def _cast_box(
     depth: np.ndarray,
     surface: np.ndarray,
 ) -> None:
-    """Write the box into ``depth`` and ``surface`` where it is the nearest so far (slab method, only inside
-    its image rectangle).
-    """
+    """Write the box into ``depth`` and ``surface`` where it is nearest (slab method, in its rectangle)."""
     turn = _turn(box.yaw)
     half = np.asarray(box.half)
     origin = turn.T @ (np.asarray(camera.position) - np.asarray(box.centre))
@@ -176,9 +172,7 @@ def _cast_box(
 def _rectangle(
     box: Box, turn: np.ndarray, camera: Camera, axes: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[slice, slice]:
-    """Return the rows and columns that can show the box: the bounds of its projected corners, or all where
-    one lies behind the camera.
-    """
+    """Return the rows and columns that can show the box: its corners' bounds, or all if one lies behind."""
     signs = np.array(
         [[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)],
     )
@@ -229,9 +223,7 @@ def _shade(
     glow: np.ndarray,
     generator: np.random.Generator | None,
 ) -> np.ndarray:
-    """Return uint8 [3, h, w]: Lambert shading with ambient light, falling off with distance, plus pattern and
-    noise.
-    """
+    """Return uint8 [3, h, w]: Lambert and ambient light, falling off with distance, pattern and noise."""
     points = position + depth[..., None] * rays
     light = np.full(depth.shape, AMBIENT)
     for place in room.lights:
@@ -256,9 +248,7 @@ def _shade(
 
 
 def sample_room(generator: np.random.Generator, *, unlabelled: float = 0.08) -> Room:
-    """Return a random furnished room; a piece of furniture has no label (255) with probability
-    ``unlabelled``.
-    """
+    """Return a random furnished room; furniture has no label (255) with probability ``unlabelled``."""
     size = (
         float(generator.uniform(3.2, 6.0)),
         float(generator.uniform(3.2, 6.0)),
@@ -376,9 +366,7 @@ class _Furnisher:
         colour: tuple[float, float, float] | None = None,
         glow: float = 0.0,
     ) -> None:
-        """Add a box spanning the given intervals forward, to the left and up from the origin of the piece in
-        hand.
-        """
+        """Add a box spanning the intervals forward, left and up from the current piece's origin."""
         forward, left = (front[0] + front[1]) / 2, (side[0] + side[1]) / 2
         cosine, sine = math.cos(self.yaw), math.sin(self.yaw)
         self.room.boxes.append(
@@ -488,9 +476,7 @@ class _Furnisher:
         )
 
     def hang(self, kind: str) -> None:
-        """Fix a flat box to a wall: a picture, a window (it glows) or a door (labelled as wall, as in the 13
-        classes).
-        """
+        """Fix a flat box to a wall: a picture, a window (it glows) or a door (labelled as wall)."""
         width, length, top = self.room.size
         wall = int(self.generator.integers(4))
         across = self.uniform(0.2, 0.5) if kind == "picture" else self.uniform(0.4, 0.8)
@@ -524,13 +510,27 @@ def prepare(
     workers: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write ``frames`` synthetic frames as a dense tensor folder and return it; ``source`` is not used.
+    """Write synthetic frames as a dense tensor folder and return it; ``source`` is not used.
 
-    Rooms are seen from ``views`` places each. Whole rooms go to the test part (a share ``test_fraction`` of
-    all frames) and the validation part (``validation_fraction`` of the rest). The same arguments give the
-    same arrays.
+    The same arguments give the same arrays.
 
-    Raises ``InputError`` for sizes that make no data set and ``DataError`` as ``write_dense_tensors`` does.
+    Args:
+        source: not used.
+        target: folder of the tensors.
+        frames: number of frames.
+        height: in pixels.
+        width: in pixels.
+        views: places from which each room is seen.
+        test_fraction: share of all frames, whole rooms.
+        validation_fraction: share of the others, whole rooms.
+        unlabelled: probability that a piece of furniture has no label.
+        seed: of the rooms.
+        workers: threads; default the processors, at most 8.
+        progress: called with a line of text per step.
+
+    Raises:
+        InputError: sizes that make no data set.
+        DataError: as ``write_dense_tensors``.
     """
     if frames < 8 or views < 1 or height < 32 or width < 32:
         raise InputError("give at least 8 frames, 1 view per room, and 32 x 32 pixels")
@@ -587,9 +587,7 @@ def prepare(
 
 
 def make_frame(seed: int, room: int, view: int, height: int, width: int, unlabelled: float = 0.08) -> Frame:
-    """Return one frame of the data set: view number ``view`` (counted over all rooms) of room number ``room``
-    under ``seed``.
-    """
+    """Return a frame of the data set: number ``view`` (over all rooms) of room ``room`` under ``seed``."""
     scene = sample_room(np.random.default_rng([seed, 0, room]), unlabelled=unlabelled)
     generator = np.random.default_rng([seed, 1, view])
     camera = sample_camera(scene, generator, default_intrinsics(height, width))

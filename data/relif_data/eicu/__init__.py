@@ -1,5 +1,4 @@
-"""The eICU Collaborative Research Database as clinical tensors, from its raw tables or from the hourly layout
-of its demo.
+"""eICU as clinical tensors, from its raw tables or from the hourly layout of its demo.
 
 Raw tables give the 17 channels of the MIMIC-III benchmark tasks hour by hour; the hourly layout gives 48
 vital signs and laboratory values. Both end in the same tasks: mortality (one label a stay) and the remaining
@@ -44,19 +43,29 @@ def prepare(
 ) -> Path:
     """Make clinical tensors in the folder ``target`` and return it.
 
-    ``source`` is a folder of tables (CSV or CSV.gz, names and headers in any case, also inside a folder
-    ``tables``) or one that holds ``hourly/los`` and ``hourly/mortality24`` beside `patient`; "auto" takes the
-    hourly layout where it exists. Patients, not stays, are divided into train, validation and test.
+    Patients, not stays, are divided into train, validation and test. A label's input ends before its hour. A
+    killed reading of raw tables goes on with its unfinished tables when it is called again. The hourly layout
+    states death in the unit at hour 24 and takes none of the options of raw tables.
 
-    With raw tables: ``mortality`` is death in the hospital or in the unit, read at hour ``mortality_hours``;
-    ``decompensation`` adds death within 24 hours, ``diagnosis_groups`` the 14 organ systems of the diagnoses;
-    ``maximum_hours`` cuts longer stays. The hourly layout states death in the unit at hour 24 and takes none
-    of these. Hourly labels begin at hour ``first_label_hour``. A label's input ends before its hour. A
-    reading of raw tables that was killed goes on with the tables that it had not finished when it is called
-    again.
+    Args:
+        source: tables (CSV or CSV.gz, names and headers in any case, also inside a folder ``tables``), or
+            ``hourly/los`` and ``hourly/mortality24`` beside `patient`.
+        target: folder of the tensors.
+        layout: "auto" takes the hourly layout where it exists.
+        mortality: raw tables: death in the hospital or in the unit.
+        mortality_hours: raw tables: the hour at which it is read.
+        first_label_hour: first hour with hourly labels.
+        maximum_hours: raw tables: longer stays are cut.
+        decompensation: raw tables: add death within 24 hours.
+        diagnosis_groups: raw tables: add the 14 organ systems of the diagnoses.
+        validation_fraction: share of patients.
+        test_fraction: share of patients.
+        seed: of the division.
+        progress: called with a line of text per step.
 
-    Raises ``DataError`` for a source that is incomplete or damaged and for a target that holds other data,
-    ``InputError`` for options out of range.
+    Raises:
+        DataError: an incomplete or damaged source, or a target that holds other data.
+        InputError: options out of range.
     """
     source, target = Path(source), Path(target)
     report = progress or (lambda message: None)

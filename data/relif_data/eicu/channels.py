@@ -16,9 +16,7 @@ Conversion = Literal["number", "fahrenheit", "percent", "pounds", "score", "refi
 
 @dataclass(frozen=True)
 class Measured:
-    """A channel with the closed range outside which a value counts as an artefact, as does a fraction where
-    ``whole``.
-    """
+    """A channel and the closed range outside which, or between whole numbers, a value is an artefact."""
 
     name: str
     unit: str
@@ -61,8 +59,7 @@ OXYGEN, SATURATION, RESPIRATION = "Fraction inspired oxygen", "Oxygen saturation
 
 @dataclass(frozen=True)
 class Item:
-    """One column or label of a table: the channel it feeds, how its number is read, and unit texts with their
-    factors.
+    """A column or label of a table: its channel, how its number is read, unit texts with their factors.
 
     ``units`` None means that the table states no unit or that the quantity has none.
     """

@@ -73,7 +73,8 @@ class Patients:
 def read_patients(path: Path) -> Patients:
     """Read the `patient` table.
 
-    Raises ``DataError`` for missing columns, a stay id that is no number or occurs twice, and an empty table.
+    Raises:
+        DataError: missing columns, a stay id that is no number or occurs twice, or an empty table.
     """
     stream = TableStream("patient", path, PATIENT_COLUMNS)
     text = stream.read().with_columns(pl.all().str.strip_chars().replace("", None))
@@ -223,9 +224,7 @@ def groups_of(
 
 
 def _levels(column: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the sorted levels of a text column ("unknown" last, where it is needed) and the code of each
-    row.
-    """
+    """Return a text column's sorted levels ("unknown" last, where needed) and the code of each row."""
     present = column.drop_nulls().unique().to_list()
     levels = sorted(present, key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0, text))
     if column.null_count():

@@ -64,9 +64,17 @@ class TableCount:
 def read_events(
     table: EventTable, path: Path, grid: HourlyGrid, trust: int, progress: Callable[[str], None]
 ) -> tuple[TableCount, ReadFile]:
-    """Stream one table into the grid; ``trust`` orders tables that give a value at the same minute.
+    """Stream one table into the grid.
 
-    Raises ``DataError`` for a missing column, and a damaged or truncated file.
+    Args:
+        table: which columns and labels feed which channels.
+        path: CSV or CSV.gz.
+        grid: receives the values.
+        trust: orders tables that give a value at the same minute.
+        progress: called with a line of text per step.
+
+    Raises:
+        DataError: a missing column, or a damaged or truncated file.
     """
     if table.value is None:
         columns = (STAY, table.time, *(label for (label,) in table.items))

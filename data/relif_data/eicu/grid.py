@@ -1,5 +1,4 @@
-"""The hourly grid: which value of which channel counts in each hour of each stay, in memory that does not
-grow with events.
+"""The hourly grid: which value of a channel counts in an hour of a stay; memory does not grow with events.
 
 Every cell holds one 64-bit key made of (minute of the hour, trust of the table, value), most significant
 first, and a new event replaces a cell by the greater key. So the last minute wins, then the more trusted
@@ -43,9 +42,7 @@ class HourlyGrid:
         self.keys = np.zeros(shape, dtype=np.int64) if make_keys is None else make_keys(shape)
 
     def locate(self, stay: np.ndarray, minute: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return for events which are of the cohort, and the row of each (-1 before admission or after the
-        end).
-        """
+        """Return which events are of the cohort, and each one's row (-1 before admission or past the end)."""
         place = np.minimum(np.searchsorted(self.stays, stay), len(self.stays) - 1)
         known = self.stays[place] == stay
         inside = known & (minute >= 0) & (minute < self.end[place])
@@ -76,8 +73,7 @@ class HourlyGrid:
         return result
 
     def finish(self, kept: np.ndarray, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return values (gaps filled), observed and offsets of the stays and channels kept, and release the
-        keys.
+        """Return values (gaps filled), observed and offsets of the kept stays and channels; free the keys.
 
         ``kept`` is bool [stays], ``channels`` int [channels]. Values are float32 [rows, channels], observed
         uint8.

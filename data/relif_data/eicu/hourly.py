@@ -1,5 +1,4 @@
-"""The hourly layout of the eICU demo: 48 vital signs and laboratory values, as the YAIB benchmark publishes
-them.
+"""The hourly layout of the eICU demo: 48 vital signs and laboratory values, as the YAIB benchmark has them.
 
 In that layout row ``time = h`` of ``dyn`` holds the values of [h, h + 1) hours since admission to the unit,
 and ``outc`` of `los` holds floor(stay in hours) - h, at most 168: the remaining stay at the *start* of row h.
@@ -101,11 +100,11 @@ def hourly_tensors(
     seed: int,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return everything ``write_tensors`` needs, from a folder with ``hourly/los``, ``hourly/mortality24``
-    and `patient`.
+    """Return what ``write_tensors`` needs, from ``hourly/los``, ``hourly/mortality24`` and `patient`.
 
-    Raises ``DataError`` for missing files or columns, repeated or missing hours, labels of another kind than
-    stated, and a damaged file.
+    Raises:
+        DataError: missing files or columns, repeated or missing hours, labels of another kind than stated, or
+            a damaged file.
     """
     tables = find_tables(source, source / "tables")
     if "patient" not in tables:

@@ -1,6 +1,4 @@
-"""The raw tables of eICU (CSV or CSV.gz) as tensors: 17 channels hourly, mortality, length of stay and
-optional tasks.
-"""
+"""The raw tables of eICU as tensors: 17 channels hourly, mortality, length of stay and optional tasks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,14 +41,13 @@ def table_tensors(
     work: Path,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return everything ``write_tensors`` needs, from a folder of raw tables (or one with a folder
-    ``tables``).
+    """Return what ``write_tensors`` needs, from a folder of raw tables; options as of ``eicu.prepare``.
 
-    ``work`` is a folder where an interrupted reading waits to be continued; the caller removes it when all is
-    done.
+    ``work`` is a folder where an interrupted reading waits; the caller removes it when all is done.
 
-    Raises ``DataError`` where `patient` or every measurement table is missing, a column is missing, a file is
-    damaged, stay ids repeat, or no stay is left.
+    Raises:
+        DataError: `patient`, every measurement table or a column is missing, a file is damaged, stay ids
+            repeat, or no stay is left.
     """
     tables = find_tables(source, source / "tables")
     if "patient" not in tables:
@@ -173,7 +170,7 @@ def _cohort(frame: pl.DataFrame, first_label_hour: int) -> CohortFlow:
 
 
 def _missing_tables(source: Path, tables: dict[str, Path]) -> list[str]:
-    """Name every absent measurement table with the channels that are lost or thinned out by it.
+    """Name absent measurement tables and the channels they cost; ``DataError`` where all are absent.
 
     Raises ``DataError`` where no measurement table is there at all.
     """
@@ -200,9 +197,7 @@ def _missing_tables(source: Path, tables: dict[str, Path]) -> list[str]:
 
 
 def _put_admission_values(frame: pl.DataFrame, grid: HourlyGrid) -> list[str]:
-    """Enter height and weight on admission as measured at minute 0; implausible ones are counted and left
-    out.
-    """
+    """Enter height and weight on admission at minute 0; implausible ones are counted and left out."""
     notes = []
     for column, name in (("height", "Height"), ("weight", "Weight")):
         channel = CHANNELS[INDEX[name]]

@@ -1,5 +1,4 @@
-"""What an interrupted reading of eICU tables leaves behind, so that the next call goes on with the tables
-that are missing.
+"""What an interrupted reading of eICU tables leaves, so that the next call reads the missing tables only.
 
 The hourly grid lies in a file of a hidden folder beside the target. A cell keeps the greatest key that any
 event offered, so reading a
@@ -32,9 +31,7 @@ def work_folder(target: Path) -> Path:
 
 
 class GridStore:
-    """The work folder of one reading. ``key`` holds what determines the grid besides the event tables;
-    another key starts over.
-    """
+    """A reading's work folder; ``key`` is what determines the grid besides events: another starts over."""
 
     def __init__(self, folder: Path, key: Mapping[str, Any], tables: Mapping[str, Path]) -> None:
         self.folder, self.tables = Path(folder), tables
@@ -49,9 +46,7 @@ class GridStore:
             remove_work(self.folder)
 
     def open_keys(self, shape: tuple[int, int]) -> np.ndarray:
-        """Return the grid's keys int64 ``shape``: those of the interrupted reading, or zeros whose space on
-        disk is reserved.
-        """
+        """Return the grid's int64 keys: those of the interrupted reading, or zeros with reserved space."""
         path = self.folder / KEYS
         try:
             if self.begun:

@@ -60,8 +60,7 @@ _HOSPITALS = 12
 
 
 def write_raw(cohort: SimulatedCohort, folder: Path, *, compressed: bool = True) -> Path:
-    """Write a simulated cohort as the eICU tables `patient`, `hospital`, `diagnosis` and the tables of
-    measurements.
+    """Write a simulated cohort as the eICU tables `patient`, `hospital`, `diagnosis` and measurements.
 
     A reading of hour ``r`` is charted at a minute of that hour drawn from the cohort's seed. Lengths of stay
     are rounded up to whole minutes. The folder is marked as simulated, appears in one step, and ``prepare``

@@ -41,7 +41,8 @@ class ReadFile:
 def find_tables(*folders: Path) -> dict[str, Path]:
     """Map each table's lower-case name to its ``.csv`` or ``.csv.gz`` file; names may have any case.
 
-    Raises ``DataError`` where one table lies there twice.
+    Raises:
+        DataError: one table lies there twice.
     """
     found: dict[str, Path] = {}
     for folder in folders:
@@ -63,7 +64,9 @@ class TableStream:
 
     ``columns`` are required, ``optional`` ones are filled with null where the header lacks them; all names
     are compared in lower case. After ``frames`` is exhausted, ``file`` holds size, sha256 and number of rows.
-    Raises ``DataError`` for an empty file, a missing or repeated column, a damaged or truncated file.
+
+    Raises:
+        DataError: an empty file, a missing or repeated column, or a damaged or truncated file.
     """
 
     def __init__(

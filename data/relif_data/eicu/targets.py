@@ -45,8 +45,7 @@ def label_hours(offsets: np.ndarray) -> np.ndarray:
 
 
 def length_of_stay(minutes: np.ndarray, offsets: np.ndarray, first_label_hour: int) -> Target:
-    """Remaining length of stay in ten classes, at every hour ``h`` from ``first_label_hour`` while 60 h <=
-    minutes.
+    """Remaining length of stay in ten classes, at every hour h ≥ ``first_label_hour`` with 60 h ≤ minutes.
 
     ``minutes`` [stays] is the length of the unit stay; the class is that of (minutes - 60 h) / 1440 days.
     """

@@ -27,14 +27,15 @@ def prepare(
     output_policy: Literal["person", "aggregate"] = "aggregate",
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Turn ``source`` into clinical tensors at ``target`` and return it.
+    """Turn MIMIC-III tables or the benchmark's task folders into clinical tensors at ``target``; return it.
 
-    ``source`` is a folder of MIMIC-III tables or the benchmark's task folders, told apart by their contents.
-    For tables see ``preparation.prepare_raw``; their own licence file decides the output policy. The
-    benchmark's folders come with values, labels and test
-    subjects as they are: they take ``validation_share``, ``seed`` and ``output_policy`` only
-    (``benchmark_folders.prepare_benchmark_folder``). Raises ``InputError`` for an option that the source does
-    not take, and the errors of these functions.
+    For tables see ``preparation.prepare_raw``; their licence file decides the output policy. The benchmark's
+    folders come with values, labels and test subjects as they are: they take ``validation_share``, ``seed``
+    and ``output_policy`` only (``benchmark_folders.prepare_benchmark_folder``).
+
+    Raises:
+        InputError: an option that the source does not take, or as these functions.
+        DataError: as these functions.
     """
     from relif_data.mimic3.benchmark_folders import is_benchmark_folder, prepare_benchmark_folder
     from relif_data.mimic3.preparation import prepare_raw
@@ -57,7 +58,7 @@ def prepare(
 
 
 def _refuse(options: dict[str, Any], reason: str) -> None:
-    """Raise ``InputError`` where one of these options was given a value of its own."""
+    """Refuse (``InputError``) options that were given a value of their own."""
     usual: dict[str, Any] = prepare.__kwdefaults__ or {}
     changed = [name for name, value in options.items() if value != usual[name]]
     if changed:

@@ -47,12 +47,23 @@ def prepare_benchmark_folder(
     output_policy: str = "aggregate",
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Turn the benchmark's task folders into clinical tensors of the tasks found there and return ``target``.
+    """Turn the benchmark's task folders into clinical tensors of the tasks found there; return ``target``.
 
     The benchmark's train and test subjects are kept; validation subjects come from its ``val_listfile.csv``
-    where there is one, else they are drawn from the training subjects by ``seed``. Stays are numbered 1000 x
-    subject + episode, since the folders do not name them. ``output_policy`` is "aggregate" (credentialed
-    data) or "person". Raises ``DataError`` for missing files or lists that contradict each other.
+    where there is one, else from the training subjects. Stays are numbered 1000 x subject + episode, since
+    the folders do not name them.
+
+    Args:
+        root: holds the task folders.
+        target: folder of the tensors.
+        validation_share: of the training subjects, where there is no list.
+        seed: of that draw.
+        dataset: name in the manifest.
+        output_policy: "aggregate" (credentialed data) or "person".
+        progress: called with a line of text per step.
+
+    Raises:
+        DataError: missing files, or lists that contradict each other.
     """
     report = progress or (lambda message: None)
     root = Path(root)
@@ -144,9 +155,7 @@ def _read_lists(folder: Path) -> pl.DataFrame:
 
 
 def _samples(lists: dict[str, pl.DataFrame], root: Path) -> dict[str, pl.DataFrame]:
-    """Return labels by task as numbers: ``file`` with ``label``, with ``hour`` for hourly tasks, or with 25
-    columns.
-    """
+    """Return labels by task: ``file`` with ``label``, with ``hour`` (hourly tasks), or with 25 columns."""
     number = pl.col("y_true").cast(pl.Float64)
     hour = pl.col("period_length").cast(pl.Float64).round(0).cast(pl.Int64)
     samples: dict[str, pl.DataFrame] = {}
@@ -227,9 +236,7 @@ def _multitask_samples(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 def _stays(lists: dict[str, pl.DataFrame], samples: dict[str, pl.DataFrame], root: Path) -> pl.DataFrame:
-    """Return one row per stay: subject, episode, split, the file that shows most of it, and its number of
-    hours.
-    """
+    """Return a row per stay: subject, episode, split, the file that shows most of it, number of hours."""
     order = {task: place for place, task in enumerate(FOLDERS)}
     everything = pl.concat(
         frame.select("file", "split", "folder", "subject", "episode", place=pl.lit(order[task]))

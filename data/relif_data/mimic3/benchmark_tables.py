@@ -1,6 +1,4 @@
-"""The benchmark's intermediate results as tables, for comparison with reference outputs and for pages that
-count them.
-"""
+"""The benchmark's intermediate results as tables, for reference comparisons and pages that count them."""
 
 import tempfile
 from collections import Counter
@@ -84,9 +82,7 @@ def _events(series: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
 
 
 def _stays(stays: pl.DataFrame, events: pl.DataFrame, tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """Add event and sample counts, and the first height and weight of the time series, hours before the ICU
-    included.
-    """
+    """Add event and sample counts, and the series' first height and weight, hours before the ICU included."""
     summary = events.group_by("icustay_id").agg(
         pl.len().cast(pl.Int64).alias("n_event_rows"),
         pl.col("Height").drop_nulls().first().alias("height"),

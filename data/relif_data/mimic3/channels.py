@@ -18,9 +18,7 @@ FIO2_SET_ITEM = 190
 
 @dataclass(frozen=True)
 class ChannelInfo:
-    """One channel: unit, category texts with their scores (none for a number), normal value, unit texts that
-    are known, and the limits outside which a value is physically impossible.
-    """
+    """A channel: unit, category texts with scores (none for a number), normal value, unit texts, limits."""
 
     name: str
     unit: str
@@ -61,9 +59,7 @@ def channel_codes(*names: str) -> tuple[int, ...]:
 
 @functools.cache
 def items() -> pl.DataFrame:
-    """Return the source items: ``itemid``, ``channel`` (position), ``label`` (lower case), ``body_fluid`` (no
-    blood specimen).
-    """
+    """Return ``itemid``, ``channel`` (position), lower-case ``label``, ``body_fluid`` (no blood specimen)."""
     order = {channel.name: position for position, channel in enumerate(channels())}
     with open(TABLES / "items.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -103,9 +99,7 @@ def tensor_channels() -> tuple[Channel, ...]:
 
 
 def value_columns(filled: np.ndarray, out: np.ndarray) -> None:
-    """Spread filled channels [rows, 17] over the 59 value columns of ``out``: numbers as they are, categories
-    one-hot.
-    """
+    """Spread filled channels [rows, 17] over the 59 columns of ``out``: numbers, or categories one-hot."""
     column, everyone = 0, np.arange(len(filled))
     for position, channel in enumerate(channels()):
         width = len(channel.categories)

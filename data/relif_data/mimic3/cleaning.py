@@ -86,9 +86,7 @@ def _dropped(rows: pl.DataFrame, condition: pl.Expr, reason: str, counts: Counte
 
 
 def meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]) -> pl.DataFrame:
-    """Return the usable (item, value, unit) triples with channel, number and keys; count the others by
-    reason.
-    """
+    """Return usable (item, value, unit) triples with channel, number and keys; count others by reason."""
     known = items()
     if "fio2_set_item" not in repairs:
         known = known.filter(pl.col("itemid") != FIO2_SET_ITEM)
@@ -132,9 +130,7 @@ def _dropped_triples(
 
 
 def _checked_units(frame: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]) -> pl.DataFrame:
-    """Count unit texts that are not known for their channel, by channel and text, and leave their rows out if
-    so asked.
-    """
+    """Count a channel's unknown unit texts by channel and text; leave their rows out if so asked."""
     known = pl.DataFrame(
         [(code, unit) for code, channel in enumerate(channels()) for unit in (channel.known_units or ())],
         schema={"channel": pl.UInt8, "unit": pl.String},
@@ -178,9 +174,7 @@ def _raw_number() -> pl.Expr:
 
 
 def _category() -> pl.Expr:
-    """The position of a coma scale's text among its channel's categories; null for a text that is none of
-    them.
-    """
+    """Position of a coma scale's text among its channel's categories; null for any other text."""
     expression = pl.lit(None, dtype=pl.Float64)
     for code in COMA:
         positions = {text: float(place) for place, text in enumerate(channels()[code].categories)}

@@ -46,8 +46,10 @@ class Cohort:
 def select_cohort(tables: Mapping[str, Table]) -> Cohort:
     """Apply the cohort rules to ICUSTAYS, ADMISSIONS and PATIENTS.
 
-    Stays without an admission or a patient row are removed and counted. Raises ``DataError`` for repeated
-    ids, unreadable times and an empty cohort.
+    Stays without an admission or a patient row are removed and counted.
+
+    Raises:
+        DataError: repeated ids, unreadable times or an empty cohort.
     """
     stays = _read_stays(tables)
     admissions = _read_admissions(tables)
@@ -125,9 +127,7 @@ def _read_stays(tables: Mapping[str, Table]) -> pl.DataFrame:
 
 
 def _refuse_other_lengths(stays: pl.DataFrame, table: Table) -> None:
-    """Raise where LOS is in another unit than days: a tenth of the stays disagree with OUTTIME - INTIME by
-    more than an hour.
-    """
+    """Refuse LOS that is not in days: over a tenth of the stays are an hour off OUTTIME - INTIME."""
     days = _seconds("intime", "outtime") / 86_400
     known = stays.with_row_index("place", offset=1).with_columns(days=days).drop_nulls(["days", "los_days"])
     wrong = known.filter((pl.col("los_days") - pl.col("days")).abs() > 1 / 24)

@@ -12,8 +12,7 @@ _ICD10 = r"^[A-DF-UW-Z]\d[0-9A-Z]{1,5}$"
 
 
 def read_diagnoses(tables: dict[str, Table], repairs: frozenset[str]) -> pl.DataFrame:
-    """Return the diagnosis rows that count: those whose code is in the dictionary table, or all of them if so
-    repaired.
+    """Return the diagnosis rows that count: those whose code is in the dictionary table, or, repaired, all.
 
     Codes with a point (401.9), from a column of floats (4019.0), padded or in lower case are read; where a
     spreadsheet took the leading zeros of the diagnoses they are put back by the dictionary.

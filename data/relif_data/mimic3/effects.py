@@ -22,8 +22,7 @@ TOGETHER = "all default repairs"
 
 
 def repair_effects(source: Path, *, progress: Callable[[str], None] | None = None) -> pl.DataFrame:
-    """Return one row per repair, and one for the default repairs together: what it changes in the benchmark's
-    data.
+    """Return what each repair, and the default ones together, change in the benchmark's data: a row each.
 
     Columns: ``repair``, ``default``; ``events``, event rows (for numeric_maximum chart times, for label
     repairs none) that the rule touched; ``value_cells`` and ``mask_cells``, stay-hour and channel cells whose

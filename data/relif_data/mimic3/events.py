@@ -1,5 +1,4 @@
-"""One streaming pass over the event tables: validation counts for every row, and the mapped rows of cohort
-stays on disk.
+"""One streaming pass over the event tables: counts for every row, the cohort's mapped rows on disk.
 
 Validation follows the MIMIC-III benchmark: an event without admission id is dropped, then one whose admission
 is not in the cohort, then one whose stay id is not that of the admission's cohort stay; a missing stay id is
@@ -33,8 +32,7 @@ _REPORT_ROWS = 5_000_000
 
 @dataclass(frozen=True)
 class MappedEvents:
-    """What the pass leaves: parquet files of the mapped rows of cohort stays, and per-subject validation
-    counts.
+    """What the pass leaves: parquet files of the cohort's mapped rows, and counts per subject.
 
     The files have columns table, row_id, stay, recovered (no admission id, but a cohort stay id), itemid,
     time (seconds since 1970, null where unreadable), value, unit, flagged (marked as an error by the staff).
@@ -48,11 +46,12 @@ class MappedEvents:
 def scan_events(
     tables: Mapping[str, Table], cohort: Cohort, work: Path, report: Callable[[str], None]
 ) -> MappedEvents:
-    """Read CHARTEVENTS, LABEVENTS and OUTPUTEVENTS once each; tables that ``work`` already holds are not read
-    again.
+    """Read CHARTEVENTS, LABEVENTS and OUTPUTEVENTS once each, except tables that ``work`` already holds.
 
-    Memory does not grow with the number of rows. Raises ``DataError`` for a damaged file, a value that is no
-    number where an id must stand, or a work folder that cannot be written.
+    Memory does not grow with the number of rows.
+
+    Raises:
+        DataError: a damaged file, an id that is no number, or a work folder that cannot be written.
     """
     files, counts, rows = [], [], {}
     for number, name in enumerate(EVENT_TABLES):
@@ -132,9 +131,7 @@ def full_disk(place: Path, error: BaseException) -> DataError:
 
 
 class _GroupCounter:
-    """Counts rows by (subject, admission, stay) as batches stream by, and lets only rows of wanted items
-    through.
-    """
+    """Counts rows by (subject, admission, stay) as batches stream by; only wanted items pass through."""
 
     def __init__(self, name: str, wanted: list[int] | None, report: Callable[[str], None]) -> None:
         self.name, self.wanted, self.report = name, wanted, report
@@ -167,9 +164,7 @@ class _GroupCounter:
 
 
 def _mapped_rows(lazy: pl.LazyFrame, types: Mapping[str, Any], number: int, cohort: Cohort) -> pl.LazyFrame:
-    """Attach the cohort stay to each row, drop rows that fail validation, and keep the columns that cleaning
-    needs.
-    """
+    """Attach each row's cohort stay, drop rows that fail validation, keep what cleaning needs."""
 
     def column(name: str, kind: type[pl.DataType]) -> pl.Expr:
         return pl.col(name) if name in types else pl.lit(None, dtype=kind)
@@ -227,9 +222,7 @@ def _validation_counts(groups: pl.DataFrame, cohort: Cohort) -> pl.DataFrame:
 
 
 def _key(table: Table, cohort: Cohort) -> dict[str, Any]:
-    """What determines the outcome of a table's pass; an interrupted run is resumed only where it is
-    unchanged.
-    """
+    """What determines the outcome of a table's pass: an interrupted one is resumed only if unchanged."""
     status = table.path.stat()
     chosen = cohort.stays.select("subject_id", "hadm_id", "icustay_id", "stay").to_numpy()
     return {

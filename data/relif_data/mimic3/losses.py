@@ -1,6 +1,4 @@
-"""Ceilings on what cannot be read, per table and cause, relative to the rows that are wanted: above, an
-error; below, a count.
-"""
+"""Ceilings on what cannot be read, per table and cause, relative to the wanted rows."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -28,11 +26,14 @@ CAUSES = {
 def refuse_losses(
     tables: Mapping[str, Table], cohort: Cohort, events: MappedEvents, repairs: frozenset[str]
 ) -> None:
-    """Raise ``DataError`` where too many wanted rows of an event table are lost to one cause.
+    """Refuse event tables of which too many wanted rows are lost to one cause.
 
     Wanted are the rows of mapped items that belong to stays of the cohort. Times may be unreadable in 1 % of
     a table's; a value, or its unit, in half of a channel's rows of a table. Ten rows or fewer are no reason
     to refuse.
+
+    Raises:
+        DataError: a ceiling is exceeded.
     """
     if not events.rows["chartevents"]:
         raise DataError(f"{tables['chartevents'].path} has no row under its header; fetch the file again")

@@ -1,6 +1,4 @@
-"""Quirks of real MIMIC-III tables planted in simulated ones, in known numbers, so that every repair has
-something to find.
-"""
+"""Quirks of real MIMIC-III tables planted in simulated ones in known numbers, for every repair to find."""
 
 from pathlib import Path
 
@@ -16,12 +14,20 @@ FIO2, FIO2_SET, CELSIUS, FAHRENHEIT, GLUCOSE, URINE_GLUCOSE = "223835", "190", "
 
 
 def plant_quirks(folder: Path, *, each: int = 40, seed: int = 0) -> dict[str, int]:
-    """Change simulated tables in ``folder`` (``write_raw`` with upper case and without compression) and
-    return how much per repair.
+    """Change simulated tables in a folder; return how much per repair.
 
     Of each quirk ``each`` rows are planted, or as many as the tables hold: event rows, for "numeric_maximum"
     chart times, for "all_diagnosis_codes" diagnosis rows, for "hospital_death" admissions. No row carries two
-    quirks. Raises ``DataError`` for a folder that is not simulated, ``InputError`` for ``each`` below 1.
+    quirks.
+
+    Args:
+        folder: of ``write_raw`` with upper case and without compression.
+        each: rows per quirk, at least 1.
+        seed: of the choice of rows.
+
+    Raises:
+        DataError: the folder is not simulated.
+        InputError: ``each`` is below 1.
     """
     folder = Path(folder)
     if each < 1:

@@ -37,9 +37,7 @@ CARE_UNITS = ("MICU", "SICU", "CCU", "CSRU", "TSICU", "other")
 
 @dataclass(frozen=True)
 class Extraction:
-    """Everything before the hourly grid: cohort, mapped events on disk, usable diagnosis rows, repairs in
-    force.
-    """
+    """All before the hourly grid: cohort, mapped events on disk, usable diagnosis rows, repairs in force."""
 
     cohort: Cohort
     events: MappedEvents
@@ -62,16 +60,29 @@ def prepare_raw(
     dataset: str = "mimic3",
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Turn a folder of MIMIC-III tables (v1.4 or the demo) into clinical tensors of the four benchmark tasks;
-    return ``target``.
+    """Turn MIMIC-III tables (v1.4 or the demo) into clinical tensors of the four tasks; return ``target``.
 
-    ``compatibility="benchmark"`` reproduces the benchmark value for value; "repaired" repairs what
-    ``REPAIRS`` lists; ``repairs`` names the repairs one by one. The subject lists are files with one id a
-    line, or id and 0/1 (as the benchmark's testset.csv and valset.csv); without them subjects are split by
-    ``seed``. An interrupted run is resumed: finished event tables wait in a hidden folder beside ``target``.
+    An interrupted run is resumed: finished event tables wait in a hidden folder beside ``target``.
 
-    Raises ``DataError`` for damaged or missing tables and a target that holds something else, ``InputError``
-    for unknown options.
+    Args:
+        source: folder of the tables.
+        target: folder of the tensors.
+        compatibility: "benchmark" reproduces the benchmark value for value, "repaired" repairs what
+            ``REPAIRS`` lists.
+        repairs: names single repairs instead.
+        train_subjects: file with one id a line, or id and 0/1 (as the benchmark's testset.csv and
+            valset.csv).
+        validation_subjects: likewise.
+        test_subjects: likewise; subjects in no list are split by ``seed``.
+        validation_share: share of subjects.
+        test_share: share of subjects.
+        seed: of the split.
+        dataset: name in the manifest.
+        progress: called with a line of text per step.
+
+    Raises:
+        DataError: damaged or missing tables, or a target that holds something else.
+        InputError: unknown options.
     """
     report = progress or (lambda message: None)
     target = Path(target)
@@ -161,9 +172,7 @@ def extract(
 
 
 def buckets(extraction: Extraction) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Yield the cohort's stays in runs of whole subjects together with their mapped rows, a bounded number of
-    rows at a time.
-    """
+    """Yield the cohort's stays in runs of whole subjects, with a bounded number of mapped rows."""
     lazy = pl.scan_parquet(list(extraction.events.files), glob=False)
     per_stay = lazy.group_by("stay").len().collect(engine="streaming")
     stays = extraction.cohort.stays.join(per_stay, on="stay", how="left", maintain_order="left")
@@ -191,9 +200,7 @@ def with_outcomes(stays: pl.DataFrame, series: pl.DataFrame, extraction: Extract
 def _assemble(
     extraction: Extraction, work: Path, counts: Counter[str], report: Callable[[str], None]
 ) -> tuple[dict[str, Any], pl.DataFrame, list[CohortStep]]:
-    """Build the hourly arrays bucket by bucket in a file of the work folder, then the labels of all stays at
-    once.
-    """
+    """Build the hourly arrays bucket by bucket in a file of the work folder, then all labels."""
     longest = extraction.cohort.stays["los_hours"].fill_null(0.0).fill_nan(0.0).clip(lower_bound=0)
     room = max(int(bins_of(longest.to_numpy()).sum()), 1)
     columns = sum(len(channel.columns) for channel in tensor_channels())
@@ -233,9 +240,7 @@ def _assemble(
 
 
 def _reserved(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Return a float32 array in a file whose space is reserved, so that a full disk is an error here and no
-    crash later.
-    """
+    """Return a float32 array in a file of reserved space: a full disk is an error here, no later crash."""
     try:
         array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         with open(path, "r+b") as stream:
@@ -282,8 +287,10 @@ def subject_split(
     """Return 0, 1 or 2 (train, validation, test) per stay, by lists where given, the rest drawn by subject.
 
     With a test list but no validation list, the validation part is drawn from the other subjects; a subject
-    in no list is train. Raises ``DataError`` for an unreadable list, one that names no subject of the data,
-    and two lists that share a subject.
+    in no list is train.
+
+    Raises:
+        DataError: a list is unreadable or names no subject of the data, or two lists share a subject.
     """
     if test_subjects is None and validation_subjects is None and train_subjects is None:
         return split_by_subject(subjects, shares[0], shares[1], seed)

@@ -1,6 +1,4 @@
-"""Simulated cohorts written as MIMIC-III tables, so that the whole road from raw tables runs without any
-patient's data.
-"""
+"""Simulated cohorts written as MIMIC-III tables: the whole road runs without any patient's data."""
 
 import gzip
 from pathlib import Path

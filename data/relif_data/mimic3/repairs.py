@@ -1,6 +1,4 @@
-"""The benchmark's quirks that are plain errors, each with a name, what is done instead, and whether it is on
-by default.
-"""
+"""The benchmark's plain errors, each with a name, what is done instead, and whether it is on by default."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,9 +8,7 @@ from relif_core.errors import InputError
 
 @dataclass(frozen=True)
 class Repair:
-    """One repair: what the benchmark does, what is done instead, and whether ``compatibility="repaired"``
-    includes it.
-    """
+    """What the benchmark does, what is done instead, and whether ``compatibility="repaired"`` has it."""
 
     name: str
     quirk: str
@@ -90,8 +86,12 @@ REPAIRS = {repair.name: repair for repair in _ALL}
 def chosen_repairs(compatibility: str, repairs: Iterable[str] | str | None = None) -> frozenset[str]:
     """Return the names of the repairs in force.
 
-    ``compatibility`` "benchmark" means none, "repaired" the default ones; ``repairs`` (names, or one text
-    with commas) replaces that choice. Raises ``InputError`` for an unknown word.
+    Args:
+        compatibility: "benchmark" means none, "repaired" the default ones.
+        repairs: names, or one text with commas, instead of that choice.
+
+    Raises:
+        InputError: an unknown word.
     """
     if compatibility not in ("benchmark", "repaired"):
         raise InputError(f"compatibility={compatibility!r}: choose 'repaired' or 'benchmark'")

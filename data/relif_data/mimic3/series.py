@@ -21,8 +21,7 @@ EPSILON_HOURS = 1e-6
 def time_series(
     rows: pl.DataFrame, numbers: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str] | None = None
 ) -> pl.DataFrame:
-    """Return one row per stay, chart time and channel: ``stay``, ``hours`` since admission, ``channel``,
-    ``number``; sorted.
+    """Return a sorted row per stay, chart time and channel: ``stay``, ``hours`` in, ``channel``, ``number``.
 
     ``rows`` and ``numbers`` come from ``clean``; ``stays`` are the cohort stays of all subjects in ``rows``.
     With ``counts``, chart times whose winning number differs from the benchmark's are counted as
@@ -87,9 +86,7 @@ def within_stay(series: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Grid:
-    """Hourly channels of some stays: ``filled`` float32 and ``observed`` uint8, both [rows, 17]; ``offsets``
-    int64 [stays + 1].
-    """
+    """Hourly channels: ``filled`` float32, ``observed`` uint8 [rows, 17]; ``offsets`` int64 [stays + 1]."""
 
     filled: np.ndarray
     observed: np.ndarray
@@ -97,8 +94,7 @@ class Grid:
 
 
 def hourly_grid(series: pl.DataFrame, stay_ids: np.ndarray, bins: np.ndarray) -> Grid:
-    """Put a time series (rows within the stay, sorted by stay and hours) on the hourly grid of the given
-    stays.
+    """Put a time series (within the stay, sorted by stay and hours) on the given stays' hourly grid.
 
     Bin ``b`` holds what was charted in (b, b + 1] hours, admission itself included in bin 0; the last value
     in time wins, gaps hold the last value before, else the channel's normal value. ``stay_ids`` are ascending

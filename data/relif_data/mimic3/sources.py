@@ -74,12 +74,13 @@ class Table:
 
 
 def find_tables(source: Path) -> dict[str, Table]:
-    """Return the tables of ``TABLES`` found in a folder, or in the one folder up to four levels below that
-    holds some; headers checked.
+    """Return the tables of ``TABLES`` in a folder, or in the one up to four levels below it; headers checked.
 
-    A plain file is preferred to a compressed one of the same table. Raises ``DataError`` naming every missing
-    table or column, a plain file of another size than its compressed twin's content, and what the folder
-    holds instead.
+    A plain file is preferred to a compressed one of the same table.
+
+    Raises:
+        DataError: a missing table or column, with what the folder holds instead, or a plain file of another
+            size than its compressed twin's content.
     """
     source = _located(Path(source))
     if not source.is_dir():
@@ -102,9 +103,7 @@ def _table_name(path: Path) -> str:
 
 
 def _located(source: Path) -> Path:
-    """Return the folder with the tables: ``source``, or the only one below it; ``DataError`` names what lies
-    there instead.
-    """
+    """Return the folder of the tables: ``source``, or the only one below; ``DataError`` if neither."""
     if not source.is_dir() or any(_table_name(path) in TABLES for path in source.iterdir()):
         return source
     below = [source]
@@ -256,9 +255,7 @@ def read(table: Table, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -
 
 
 def parse_times(frame: pl.DataFrame, columns: tuple[str, ...], table: Table, key: str) -> pl.DataFrame:
-    """Turn text columns into datetimes; empty text is null, anything else unreadable raises ``DataError``
-    naming the row.
-    """
+    """Turn text columns into datetimes, empty text into null; ``DataError`` names any other row."""
     parsed = frame.with_columns(time_of(pl.col(column)).alias(f"{column} parsed") for column in columns)
     for column in columns:
         bad = parsed.filter(

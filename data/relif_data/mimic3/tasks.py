@@ -40,9 +40,7 @@ def tensor_tasks() -> tuple[Task, ...]:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels and masks by task name, and what the hourly ones were made from: ``hour`` and
-    ``remaining_hours`` [rows].
-    """
+    """Labels and masks by task, and the hourly ones' source: ``hour``, ``remaining_hours`` [rows]."""
 
     labels: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
@@ -51,8 +49,7 @@ class Labels:
 
 
 def label_stays(stays: pl.DataFrame, phenotype_labels: np.ndarray, bins: np.ndarray) -> Labels:
-    """Return the labels of stays with ``los_hours`` L, ``death_hours`` V, ``mortality`` and ``first_hours``,
-    the first charted hour.
+    """Label stays by ``los_hours`` L, ``death_hours`` V, ``mortality``, ``first_hours`` (first charted hour).
 
     Hour t of a stay is labelled where t > 4, t > first charted hour, and t <= L (for decompensation also t <=
     V); it is decompensation where the patient dies in hospital and V - t < 24, and L - t is what remains of
@@ -92,9 +89,7 @@ def label_stays(stays: pl.DataFrame, phenotype_labels: np.ndarray, bins: np.ndar
 
 
 def phenotype_labels(stays: pl.DataFrame, diagnoses: pl.DataFrame) -> np.ndarray:
-    """Return uint8 [stays, 25]: 1 where any diagnosis code of the stay's admission is in the phenotype's
-    list.
-    """
+    """Return uint8 [stays, 25]: 1 where a code of the stay's admission is in the phenotype's list."""
     names, codes = phenotypes()
     place = stays.select("subject_id", "hadm_id").with_row_index("place")
     found = (
