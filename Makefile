@@ -35,18 +35,18 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	echo "$(HERE)" > $@
 
 book: environment
-	$(BIN)/python -m relif_book book --workers $(WORKERS)
+	$(BIN)/relif book --workers $(WORKERS)
 	@echo "The book: _build/html/index.html"
 
 pages: environment
-	$(BIN)/python -m relif_book update --workers $(WORKERS)
+	$(BIN)/relif pages update --workers $(WORKERS)
 
 # Quick checks that need no execution.
 check: environment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy relif_core data/relif_data book/relif_book
-	$(BIN)/python -m relif_book check
+	$(BIN)/relif pages check
 
 # One worker per core, so one thread per worker; --nbval compares every output of every page with the committed one.
 test: check chromium book

@@ -4,7 +4,6 @@ Every subcommand imports what it needs when it is called, so that each starts as
 """
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ import typer
 
 from relif_core import __version__
 from relif_core.audit_commands import audit_app
-from relif_core.errors import DivergenceError, InputError, ReliFError, RunPaused
+from relif_core.errors import InputError, ReliFError, RunPaused
 
 if TYPE_CHECKING:
     from relif_core.settings import RunSettings
@@ -59,6 +58,18 @@ Weights = Annotated[
 ]
 
 
+def _methods() -> list[str]:
+    from relif_core.methods import METHODS
+
+    return list(METHODS)
+
+
+def _studies() -> list[str]:
+    from relif_core.studies.grid import STUDIES
+
+    return [*STUDIES, *_methods()]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"relif-core {__version__}")
@@ -77,8 +88,9 @@ def _options(
 def main() -> None:
     """Run the command line: exit status 2 for bad input, 70 for what failed or crashed, 130 when interrupted.
 
-    1 only ever means that a check of an audit was shown to fail. Other packages add commands by an entry
-    point of the group ``relif.commands``: a function that takes the application.
+    1 only ever means that a ``check`` found what it looks for: an audit above its limits, a stale page. Other
+    packages add commands by an entry point of the group ``relif.commands``: a function that takes the
+    application.
     """
     for entry in entry_points(group="relif.commands"):
         entry.load()(app)
@@ -91,7 +103,7 @@ def main() -> None:
         raise
     except ReliFError as error:
         print(f"relif: {error}", file=sys.stderr)
-        sys.exit(70 if isinstance(error, DivergenceError | RunPaused) else 2)
+        sys.exit(error.status)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -120,7 +132,8 @@ def run(
             help=(
                 "A balancer, relif or one of its ablations, or <balancer>+relif; relif, or the --balancer, if"
                 " not given."
-            )
+            ),
+            autocompletion=_methods,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, batch order and dropout.")] = 0,
@@ -144,8 +157,8 @@ def run(
     own = [add_balancer(reference).key for reference in balancer or []]
     method = method or (own[-1] if own else "relif")
     refuse_inside(target, data)
-    settings = method_settings(method, seed=seed, **changes_for(data, read_changes(change or []), weights))
-    settings = _fit_precision(settings, where, change or [])
+    settings = method_settings(method, seed=seed, **changes_for(data, _changes(change), weights))
+    settings = _fit_precision(settings, where, change)
     torch.set_num_threads(threads)
     problem = open_problem(data, where, settings, weights)
     name = f"{method} seed {seed}"
@@ -161,7 +174,10 @@ def run(
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="A named study, or a comma-separated list of methods.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A named study, or a comma-separated list of methods.", autocompletion=_studies),
+    ],
     data: Data,
     target: Annotated[
         Path, typer.Option(help="Folder of the study's records; a started study goes on there.")
@@ -204,9 +220,9 @@ def study(
     for reference in balancer or []:
         add_balancer(reference)
     listed = None if seeds is None else read_seeds(seeds)
-    runs = named_study(name, listed, block, **changes_for(data, read_changes(change or []), weights))
+    runs = named_study(name, listed, block, **changes_for(data, _changes(change), weights))
     if name not in STUDIES or not STUDIES[name].changes:
-        runs = [_fit_precision(settings, where, change or []) for settings in runs]
+        runs = [_fit_precision(settings, where, change) for settings in runs]
     refuse_other_study(runs, data, target)
     numbers = sorted({settings.seed for settings in runs})
     _say(
@@ -245,76 +261,20 @@ def study(
         raise typer.Exit(70)
 
 
-def text_options(pairs: list[str]) -> dict[str, str]:
-    """Read ``name=value`` pairs; the values stay text.
+def _changes(pairs: list[str] | None) -> dict[str, Any]:
+    """Read ``--set`` pairs; what has an option of its own is refused."""
+    from relif_core.settings import read_changes
 
-    >>> text_options(["seed=3", "layout=hourly"])
-    {'seed': '3', 'layout': 'hourly'}
-    """
-    options: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise InputError(f"{pair!r} is no setting; write name=value")
-        if name in options:
-            raise InputError(f"{name} is set twice; set it once")
-        options[name] = text
-    return options
-
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """Read ``name=value`` pairs of settings; values are JSON where they parse as such, text otherwise.
-
-    >>> parse_options(["seed=3", "layout=hourly"])
-    {'seed': 3, 'layout': 'hourly'}
-    """
-    options: dict[str, Any] = {}
-    for name, text in text_options(pairs).items():
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text
-    return options
-
-
-def nested(options: dict[str, Any]) -> dict[str, Any]:
-    """Turn dotted names into nested mappings.
-
-    >>> nested({"training.epochs": 5, "seed": 1})
-    {'training': {'epochs': 5}, 'seed': 1}
-    """
-    content: dict[str, Any] = {}
-    for name, value in options.items():
-        *path, last = name.split(".")
-        place = content
-        for step in path:
-            place = place.setdefault(step, {})
-            if not isinstance(place, dict):
-                raise InputError(f"{name} is set together with {step}, which holds it; set one of them")
-        if isinstance(place.get(last), dict):
-            raise InputError(f"{name} is set together with a part of it; set one of them")
-        place[last] = value
-    return content
-
-
-def read_changes(pairs: list[str]) -> dict[str, Any]:
-    """Read ``--set`` pairs as nested changes of settings; what has an option of its own is refused."""
-    changes = nested(parse_options(pairs))
+    changes = read_changes(pairs or [])
     for name, mend in (("seed", "--seed, and --seeds of a study,"), ("method", "the method's own argument")):
         if name in changes:
             raise InputError(f"--set {name}: {mend} gives it")
-    for name in ("model", "training", "surrogate", "controller", "audit"):
-        if not isinstance(changes.get(name, {}), dict):
-            raise InputError(
-                f"--set {name}: it holds several settings; name one of them, as {name}.NAME=VALUE"
-            )
     return changes
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the block within two seconds, the command with the signal's status."""
-    from relif_core.errors import RunPaused
     from relif_core.stopping import StopRequest, stop_on_signals
 
     request = StopRequest()
@@ -343,11 +303,13 @@ def _device(name: str) -> str:
     return name
 
 
-def _fit_precision(settings: "RunSettings", device: str, changes: list[str]) -> "RunSettings":
+def _fit_precision(settings: "RunSettings", device: str, changes: list[str] | None) -> "RunSettings":
     """bfloat16 autocast is the default on a GPU, float32 elsewhere; what the user set stands."""
     from relif_core.settings import changed
 
-    if device.startswith("cuda") and not any(item.startswith("training.precision") for item in changes):
+    if device.startswith("cuda") and not any(
+        item.startswith("training.precision=") for item in changes or []
+    ):
         return changed(settings, {"training": {"precision": "bfloat16"}})
     return settings
 

@@ -2,7 +2,9 @@
 
 
 class ReliFError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose; ``status`` is the exit status of a command."""
+
+    status = 2
 
 
 class InputError(ReliFError, ValueError):
@@ -32,6 +34,10 @@ class ComparabilityError(ReliFError):
 class DivergenceError(ReliFError):
     """Training that left the finite numbers."""
 
+    status = 70
+
 
 class RunPaused(ReliFError):  # noqa: N818 - a state to be told, not a fault
     """A run that reached its deadline: its checkpoint is saved and the next start goes on from there."""
+
+    status = 70

@@ -11,12 +11,13 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
 from relif_core.errors import InputError
 from relif_core.methods import method_of
+from relif_core.options import nested, read_pairs, typed_value
 
 ADDED: Mapping[str, Any] = {"added_after_records_were_made": True}
 
@@ -110,7 +111,7 @@ class DenseModelSettings(Checked):
     """
 
     encoder: str = "resnet50"
-    weights: str | None = None
+    weights: None | str = None  # noqa: RUF036 - "none" is read as None, not as a name.
     head: Literal["decoder", "aspp"] = "decoder"
     augmentation: Literal["none", "flip", "flip_scale"] = "none"
     protocol: Literal["held_out", "as_released"] = "held_out"
@@ -319,9 +320,8 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
             raise InputError(
                 f"{type(settings).__name__} has no setting {name!r}; it has {', '.join(sorted(known))}"
             )
-        present = getattr(settings, name)
-        if dataclasses.is_dataclass(present) and isinstance(value, Mapping):
-            value = changed(_kind_for(type(settings), name, present, value), value)
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(getattr(settings, name)):
+            value = changed(_knowing(settings, name, value), value)
         values[name] = value
     return dataclasses.replace(settings, **values)  # type: ignore[type-var]
 
@@ -350,15 +350,36 @@ def as_json(settings: Any) -> dict[str, Any]:
     }
 
 
-def _kind_for(owner: type, name: str, present: Any, changes: Mapping[str, Any]) -> Any:
-    """Return ``present``, or the other kind's defaults if that alone knows every name in ``changes``."""
+def _knowing(settings: Any, name: str, changes: Mapping[str, Any]) -> Any:
+    """Return the settings in a field, or the defaults of its other kind that knows all of ``changes``."""
+    present = getattr(settings, name)
+    kinds: list[Any] = [type(present), *typing.get_args(_hints(type(settings))[name])]  # type: ignore[arg-type]
+    found = next((kind for kind in kinds if changes.keys() <= _hints(kind).keys()), kinds[0])
+    return present if found is kinds[0] else found()
 
-    def knows(kind: Any) -> bool:
-        return dataclasses.is_dataclass(kind) and set(changes) <= {
-            item.name for item in dataclasses.fields(kind)
-        }
 
-    if knows(type(present)):
-        return present
-    others = [kind for kind in typing.get_args(typing.get_type_hints(owner)[name]) if knows(kind)]
-    return others[0]() if len(others) == 1 else present
+def read_changes(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read ``name=value`` texts, dotted names for nested settings, as changes of the settings' own types.
+
+    >>> read_changes(["training.epochs=5", "surrogate.align=no"])
+    {'training': {'epochs': 5}, 'surrogate': {'align': False}}
+
+    Raises:
+        InputError: A value does not fit, or names several settings. An unknown name stays, for ``changed``.
+    """
+    return _typed(nested(read_pairs(pairs)), _hints(RunSettings), "")
+
+
+def _typed(content: Mapping[str, Any], hints: Mapping[str, Any], place: str) -> dict[str, Any]:
+    typed = {}
+    for name, value in content.items():
+        hint = hints.get(name)
+        parts = [kind for kind in typing.get_args(hint) or (hint,) if dataclasses.is_dataclass(kind)]
+        if isinstance(value, Mapping):
+            known = {key: kind for part in parts for key, kind in _hints(part).items()}  # type: ignore[arg-type]
+            typed[name] = _typed(value, known, f"{place}{name}.")
+        elif parts:
+            raise InputError(f"{place}{name} holds several settings; name one of them, as {name}.NAME=VALUE")
+        else:
+            typed[name] = value if hint is None else typed_value(f"setting {place}{name}", hint, value)
+    return typed

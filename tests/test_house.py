@@ -14,7 +14,7 @@ PACKAGES = {"relif_core": ROOT, "relif_data": ROOT / "data", "relif_book": ROOT 
 
 FLOORS = [
     {"errors"},
-    {"files", "audit", "methods", "stopping"},
+    {"files", "audit", "methods", "stopping", "options"},
     {
         "surrogate",
         "penalties",

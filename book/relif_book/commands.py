@@ -1,17 +1,29 @@
-"""The commands ``relif card``, ``relif publish`` and ``relif book``: what becomes of finished runs."""
+"""The commands ``relif card``, ``publish``, ``book`` and ``pages``: what becomes of finished runs."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from relif_book.project import page_names, project_root
 from relif_core.errors import InputError
+from relif_core.options import read_pairs
+
+pages_app = typer.Typer(no_args_is_help=True, help="Execute pages and find stale ones.")
+
+Workers = Annotated[int, typer.Option(help="Pages executed at a time.", min=1)]
+Again = Annotated[bool, typer.Option("--again", help="Execute fresh pages too.")]
+
+
+def _known_pages() -> list[str]:
+    return page_names(project_root())
 
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to the command line."""
     for command in (card, publish, book):
         app.command()(command)
+    app.add_typer(pages_app, name="pages")
 
 
 def card(
@@ -84,15 +96,58 @@ def publish(
     typer.echo(f"{target}: {len(table.keys)} records, tolerance {table.tolerance:.4f}")
 
 
-def book(
-    workers: Annotated[int, typer.Option(help="Pages executed at a time.")] = 2,
-    again: Annotated[bool, typer.Option(help="Execute every page, fresh ones too.")] = False,
-) -> None:
+def book(workers: Workers = 2, again: Again = False) -> None:
     """Execute the pages of this checkout and render the book."""
     from relif_book.build.book import build_book
-    from relif_book.project import project_root
 
     typer.echo(build_book(project_root(), workers=workers, again=again, report=_say))
+
+
+@pages_app.command()
+def check() -> None:
+    """Name stale pages and the command that mends them; status 1 if there are any."""
+    from relif_book.build.staleness import MEND, stale_pages
+
+    stale = stale_pages(project_root())
+    for name, reasons in stale.items():
+        typer.echo(f"stale page {name}: {'; '.join(reasons)}")
+    if stale:
+        typer.echo(f"{len(stale)} stale: run `{MEND}` and commit notebooks/")
+        raise typer.Exit(1)
+    typer.echo("all pages are fresh")
+
+
+@pages_app.command()
+def update(
+    pages: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pages; all if none is given.", autocompletion=_known_pages),
+    ] = None,
+    workers: Workers = 2,
+    again: Again = False,
+) -> None:
+    """Re-execute stale pages and update the committed notebooks."""
+    from relif_book.build.execute import execute_pages
+
+    root = project_root()
+    execute_pages(
+        pages or page_names(root), root / "notebooks", root=root, workers=workers, again=again, report=_say
+    )
+
+
+@pages_app.command()
+def execute(
+    page: Annotated[str, typer.Argument(help="A page's name.", autocompletion=_known_pages)],
+    output: Annotated[Path, typer.Argument(help="The executed notebook to write.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value for the page (repeatable).")
+    ] = None,
+) -> None:
+    """Execute one page with parameters of your own."""
+    from relif_book.build.execute import execute_page
+
+    execute_page(page, output.absolute(), root=project_root(), parameters=read_pairs(parameter or []))
+    typer.echo(output)
 
 
 def _say(line: str) -> None:

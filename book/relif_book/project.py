@@ -34,6 +34,11 @@ def project_root() -> Path:
     )
 
 
+def page_names(root: Path) -> list[str]:
+    """Names of all pages, in alphabetical order: one per ``notebooks/<name>.md``."""
+    return sorted(path.stem for path in (root / "notebooks").glob("*.md"))
+
+
 def fingerprint_of_text(text: str) -> str:
     """Return the sha256 of a text, as hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relif_core.errors import InputError
-from relif_data.options import typed_options
+from relif_core.options import typed_options
 from relif_data.sources import REGISTRY, OutputPolicy, Source, SourceFile
 
 __all__ = ["REGISTRY", "OutputPolicy", "Source", "SourceFile", "prepare", "source"]
@@ -37,7 +37,7 @@ def prepare(
         source_path: its files; None for a synthetic source.
         target: folder of the tensors.
         progress: called with a line of text per step.
-        **options: of the source's own ``prepare``; text is read by its signature (``options.typed_options``).
+        **options: of the source's own ``prepare``; text is read by its signature (``relif_core.options``).
 
     Raises:
         InputError: an unknown name, a missing source path or an option that does not fit.

@@ -5,13 +5,19 @@ from typing import Annotated
 
 import typer
 
-from relif_core.cli import text_options
 from relif_core.errors import InputError
+from relif_core.options import read_pairs, typed_options
 
 
 def register(app: typer.Typer) -> None:
     """Add this package's command to the command line."""
     app.command()(data)
+
+
+def _sources() -> list[str]:
+    from relif_data import REGISTRY
+
+    return ["list", "check", "nyuv2_travel", *REGISTRY]
 
 
 def data(
@@ -21,7 +27,8 @@ def data(
             help=(
                 "A source's name, `check` to verify a tensor folder, `list`, or nyuv2_travel: a small form of"
                 " NYUv2."
-            )
+            ),
+            autocompletion=_sources,
         ),
     ],
     place: Annotated[
@@ -53,14 +60,13 @@ def data(
         raise InputError(f"name the folder to make: relif data {source} {place} TARGET")
     elif source == "nyuv2_travel":
         from relif_data.nyuv2_travel import write_travel_form
-        from relif_data.options import typed_options
 
-        typed = typed_options(source, write_travel_form, text_options(option or []))
+        typed = typed_options(source, write_travel_form, read_pairs(option or []))
         made = write_travel_form(Path(place), target, progress=_say, **typed)
         typer.echo(f"{made} is ready; make tensors of it with: relif data nyuv2 {made} TENSORS")
     else:
         made = prepare(
-            source, None if place == "-" else place, target, progress=_say, **text_options(option or [])
+            source, None if place == "-" else place, target, progress=_say, **read_pairs(option or [])
         )
         typer.echo(f"{made} is ready")
         for line in closing_lines(made):

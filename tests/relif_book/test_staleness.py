@@ -6,10 +6,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from relif_book.__main__ import check, main, parse_parameters
 from relif_book.build.execute import execute_page
 from relif_book.build.staleness import stale_pages
 from relif_book.project import fingerprint
+from relif_core.cli import main
 
 WritePage = Callable[..., Path]
 
@@ -99,10 +99,22 @@ def test_a_notebook_without_source_and_one_never_executed(executed: Path) -> Non
     }
 
 
-def test_the_check_prints_page_reason_and_mend(executed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(executed) == 0
+def relif(*arguments: str, code: int = 0) -> None:
+    """Run the one command line here, in the present folder; its exit status must be ``code``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["relif", *arguments])
+        with pytest.raises(SystemExit) as ending:
+            main()
+    assert (ending.value.code or 0) == code
+
+
+def test_the_check_prints_page_reason_and_mend(
+    executed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(executed)
+    relif("pages", "check")
     (executed / "data" / "record.json").write_text("[]")
-    assert check(executed) == 1
+    relif("pages", "check", code=1)
     printed = capsys.readouterr().out
     assert "stale page tiny: data/record.json changed" in printed
     assert "run `make pages`" in printed
@@ -112,18 +124,13 @@ def test_the_command_executes_a_page_with_parameters(
     executed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(executed / "notebooks")
-    assert main(["execute", "tiny", str(executed / "mine.ipynb"), "-p", "seed", "7"]) == 0
+    relif("pages", "execute", "tiny", str(executed / "mine.ipynb"), "-p", "seed=7")
     assert "seed = 7" in (executed / "mine.ipynb").read_text()
-    assert main(["execute", "tiny", "x.ipynb", "-p", "sede", "7"]) == 1
-    assert "unknown parameter sede" in capsys.readouterr().err
-
-
-def test_parameters_from_the_shell_are_python_values_where_they_look_like_them() -> None:
-    given = [["seed", "3"], ["profile", "full"], ["rate", "1e-3"], ["seeds", "[0, 1]"], ["flag", "True"]]
-    assert parse_parameters(given) == {
-        "seed": 3,
-        "profile": "full",
-        "rate": 1e-3,
-        "seeds": [0, 1],
-        "flag": True,
-    }
+    for parameter, message in (
+        ("sede=7", "page 'tiny': unknown parameter sede"),
+        ("seed=abc", "page 'tiny': seed='abc' does not fit; give a whole number"),
+        ("seed", "write name=value"),
+    ):
+        relif("pages", "execute", "tiny", "x.ipynb", "-p", parameter, code=2)
+        assert message in capsys.readouterr().err
+    assert not Path("x.ipynb").exists()

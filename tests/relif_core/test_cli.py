@@ -1,6 +1,7 @@
 """The command line, as a user meets it: results, exit status, messages without tracebacks."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,12 @@ def test_run_leaves_a_record_and_names_mistakes(tensors: Path, tmp_path: Path) -
     assert "no setting 'epoch'" in relif(
         "run", "--data", tensors, "--target", tmp_path / "x", "--set", "training.epoch=3", code=2
     )
+    for pair, message in (
+        ("seed=100", "--seeds"),
+        ("method=erm", "argument"),
+        ("training.epochs=x", "whole number"),
+    ):
+        assert message in relif("run", "--data", tensors, "--target", tmp_path / "x", "--set", pair, code=2)
     assert "no method is called 'adam'" in relif(
         "run", "--data", tensors, "--target", tmp_path / "x", "--method", "adam", code=2
     )
@@ -155,3 +162,37 @@ def test_a_missing_library_names_the_extra(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "pip install 'relif-core[train]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", ["", "audit", "audit run", "run", "study", "data", "card", "publish", "book", "pages"]
+)
+def test_every_command_explains_itself(verb: str) -> None:
+    assert relif(*verb.split(), "-h") == relif(*verb.split(), "--help")
+
+
+def test_the_shell_completes_commands_methods_sources_and_pages() -> None:
+    def completed(line: str) -> list[str]:
+        environment = {
+            **os.environ,
+            "_RELIF_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(line.count(" ")),
+        }
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import sys; sys.argv = ['relif']; from relif_core.cli import main; main()",
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.split()
+
+    assert {"audit", "run", "study", "data", "book", "pages"} <= set(completed("relif "))
+    assert completed("relif run --method fairg") == ["fairgrad", "fairgrad_as_released"]
+    assert "physionet2012" in completed("relif data phy")
+    assert completed("relif pages execute table_5") == ["table_5_settings"]

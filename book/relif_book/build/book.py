@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from relif_book.build.execute import PageError, execute_pages, page_names
+from relif_book.build.execute import PageError, execute_pages
 from relif_book.build.notebook import read_notebook
+from relif_book.project import page_names
 from relif_core.files import atomic_file
 
 

@@ -23,6 +23,7 @@ from relif_book.build.notebook import (
 from relif_book.build.staleness import executed_as_committed, reasons_stale
 from relif_book.parameters import check_parameters
 from relif_core.errors import ReliFError
+from relif_core.options import typed_value
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
@@ -30,10 +31,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PO
 class PageError(ReliFError):
     """A page that failed, did not run to its end, or shows what must not be published."""
 
-
-def page_names(root: Path) -> list[str]:
-    """Names of all pages, in alphabetical order: one per ``notebooks/<name>.md``."""
-    return sorted(path.stem for path in (root / "notebooks").glob("*.md"))
+    status = 70
 
 
 def execute_page(
@@ -56,14 +54,15 @@ def execute_page(
     root
         Top of the checkout.
     parameters
-        Values that replace those of the cell tagged ``parameters``.
+        Values for the cell tagged ``parameters``, or text that is read as the type of its values.
     threads
         Threads of the numerical libraries in the page; ``None`` leaves their own choice.
 
     Raises
     ------
     InputError
-        A parameter that the page does not declare, or a page source that breaks the rules of its form.
+        A parameter that the page does not declare, a value of another type, or a page source that breaks the
+        rules of its form.
     PageError
         A cell failed or did not run, or an output holds a warning or a path of this machine. The attempt is
         kept under ``_build/failed`` for inspection.
@@ -73,7 +72,12 @@ def execute_page(
     from traitlets.config import Config
 
     source = read_source(root / "notebooks" / f"{name}.md")
-    check_parameters(name, parameters or {}, parameters_of(source))
+    declared = parameters_of(source)
+    typed = {
+        key: typed_value(f"page '{name}': {key}", type(declared[key]), value) if key in declared else value
+        for key, value in (parameters or {}).items()
+    }
+    check_parameters(name, typed, declared)
     if threads is not None:
         os.environ.update(dict.fromkeys(_ONE_THREAD, str(threads)))
     failed = root / "_build" / "failed" / f"{name}.ipynb"
@@ -86,7 +90,7 @@ def execute_page(
             notebook = papermill.execute_notebook(
                 source,
                 str(failed),
-                parameters=dict(parameters or {}),
+                parameters=typed,
                 kernel_name="python3",
                 progress_bar=False,
                 log_output=False,

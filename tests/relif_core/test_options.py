@@ -1,5 +1,5 @@
-"""Options of a source are read by its signature: text and values mean the same, and what does not fit is
-named before any reading.
+"""Options are read by the types of what takes them: text and values mean the same, and what does not fit is
+named before anything is done.
 """
 
 from pathlib import Path
@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relif_core.cli import nested, parse_options, read_changes
 from relif_core.errors import InputError
+from relif_core.options import FALSE, TRUE, typed_options
+from relif_core.settings import read_changes
 from relif_data import prepare
-from relif_data.options import FALSE, TRUE, typed_options
 
 
 def source(
@@ -100,14 +100,38 @@ def test_a_source_is_not_read_before_its_options_are(tmp_path: Path) -> None:
 def test_a_setting_and_its_part_cannot_both_be_set() -> None:
     for pairs in (["training=5", "training.epochs=3"], ["training.epochs=3", "training=5"]):
         with pytest.raises(InputError, match="is set together with"):
-            nested(parse_options(pairs))
-    with pytest.raises(InputError, match="seed is set twice"):
-        parse_options(["seed=1", "seed=2"])
+            read_changes(pairs)
+    with pytest.raises(InputError, match=r"training\.epochs is set twice"):
+        read_changes(["training.epochs=1", "training.epochs=2"])
+
+
+def test_settings_are_read_by_their_types() -> None:
+    pairs = [
+        "training.learning_rate=1",
+        "training.maximum_hours=none",
+        "surrogate.align=off",
+        "model.task=depth",
+    ]
+    changes = read_changes([*pairs, "model.weights=download", "sead=1"])
+    assert changes["training"] == {"learning_rate": 1.0, "maximum_hours": None}
+    assert isinstance(changes["training"]["learning_rate"], float)
+    assert changes["surrogate"] == {"align": False}
+    assert changes["model"] == {"task": "depth", "weights": "download"}
+    assert changes["sead"] == "1"  # Named as unknown by the settings themselves.
+    assert read_changes(["model.weights=none"]) == {"model": {"weights": None}}
 
 
 @pytest.mark.parametrize(
-    ("pair", "message"), [("seed=100", "--seeds"), ("method=erm", "argument"), ("model=5", "model.NAME")]
+    ("pair", "message"),
+    [
+        ("training.epochs=few", r"setting training\.epochs='few' does not fit; give a whole number"),
+        ("training.epochs=1.5", "give a whole number"),
+        ("training.learning_rate=nan", "give a number"),
+        ("surrogate.align=maybe", "one of true"),
+        ("controller.kind=pid", "one of feedback, constant"),
+        ("model=5", "holds several settings; name one of them, as model.NAME=VALUE"),
+    ],
 )
-def test_settings_with_an_option_of_their_own_are_refused(pair: str, message: str) -> None:
+def test_settings_that_do_not_fit_are_named(pair: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_changes([pair])

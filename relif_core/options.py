@@ -1,0 +1,162 @@
+"""Values as a user writes them, ``name=value``, read by the types of what takes them and refused by name.
+
+The one reader of a data source's options (``-o``), settings (``--set``) and a page's parameters (``-p``).
+"""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from relif_core.errors import InputError
+
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+#: The smallest value of the whole numbers of a data source that are not counts, which start at 1.
+LEAST = {"seed": 0, "first_label_hour": 0}
+
+
+def read_pairs(pairs: Iterable[str]) -> dict[str, str]:
+    """Read ``name=value`` pairs; the values stay text.
+
+    Raises:
+        InputError: A pair has no name or no ``=``, or a name stands twice.
+
+    >>> read_pairs(["seed=3", "layout=hourly"])
+    {'seed': '3', 'layout': 'hourly'}
+    """
+    options: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"{pair!r} is no setting; write name=value")
+        if name in options:
+            raise InputError(f"{name} is set twice; set it once")
+        options[name] = text
+    return options
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted names into nested mappings.
+
+    >>> nested({"training.epochs": 5, "seed": 1})
+    {'training': {'epochs': 5}, 'seed': 1}
+    """
+    content: dict[str, Any] = {}
+    for name, value in options.items():
+        *path, last = name.split(".")
+        place = content
+        for step in path:
+            place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise InputError(f"{name} is set together with {step}, which holds it; set one of them")
+        if isinstance(place.get(last), dict):
+            raise InputError(f"{name} is set together with a part of it; set one of them")
+        place[last] = value
+    return content
+
+
+def typed_values(
+    owner: str,
+    hints: Mapping[str, Any],
+    options: Mapping[str, Any],
+    least: Callable[[str], int] | None = None,
+) -> dict[str, Any]:
+    """Return ``options`` as values of the types ``hints``, or refuse one by its name.
+
+    Text, as a shell gives it, becomes a number, a truth value (true, yes, on, 1; false, no, off, 0), None
+    ("none"), one of the type's words, or the path of a file that exists.
+
+    Args:
+        owner: What has the options, for messages.
+        hints: Every option with its type.
+        options: Text, or values of the types already.
+        least: The smallest whole number that an option takes; any if not given.
+
+    Raises:
+        InputError: An option without a type, or a value of another type.
+    """
+    unknown = sorted(options.keys() - hints.keys())
+    if unknown:
+        raise InputError(
+            f"{owner}: unknown option {', '.join(unknown)}; known are {', '.join(sorted(hints)) or 'none'}"
+        )
+    return {
+        option: typed_value(f"{owner}: option {option}", hints[option], value, least and least(option))
+        for option, value in options.items()
+    }
+
+
+def typed_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``options`` as the types that the keyword parameters of ``function`` have: :func:`typed_values`.
+
+    Whole numbers are counts (``LEAST`` names the others); shares lie together below 1.
+
+    >>> def prepare(source, *, seed: int = 0, decompensation: bool = False, hours: int | None = 48): ...
+    >>> typed_options("eicu", prepare, {"decompensation": "no", "seed": "3", "hours": "none"})
+    {'decompensation': False, 'seed': 3, 'hours': None}
+    """
+    hints = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    known = {item.name: hints.get(item.name, Any) for item in parameters if item.kind is item.KEYWORD_ONLY}
+    known.pop("progress", None)
+    typed = typed_values(name, known, options, lambda option: LEAST.get(option, 1))
+    shares = {option: value for option, value in typed.items() if option.endswith(("_share", "_fraction"))}
+    if shares and not (min(shares.values()) >= 0 and sum(shares.values()) < 1):
+        raise InputError(f"{name}: {', '.join(shares)}: shares must be at least 0 and together below 1")
+    return typed
+
+
+def typed_value(what: str, hint: Any, value: Any, least: int | None = None) -> Any:
+    """Return ``value`` as the first type of ``hint`` that takes it; ``InputError`` begins with ``what``."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    kinds = typing.get_args(hint) if union else (hint,)
+    for kind in kinds:
+        try:
+            return _as(kind, value, least)
+        except (ValueError, TypeError):
+            continue
+    wanted = ", ".join(dict.fromkeys(_in_words(kind, least) for kind in kinds))
+    shown = repr(value)
+    raise InputError(f"{what}={shown[:40] + '…' * (len(shown) > 40)} does not fit; give {wanted}")
+
+
+def _as(kind: Any, value: Any, least: int | None) -> Any:
+    """Return ``value`` as a ``kind``; ``ValueError`` or ``TypeError`` where it is none."""
+    text = value.strip() if isinstance(value, str) else None
+    if kind is type(None) and (value is None or (text is not None and text.lower() in ("none", ""))):
+        return None
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        word = str(value if text is None else text).lower()
+        if word in TRUE + FALSE:
+            return word in TRUE
+    if kind is int and not isinstance(value, bool) and (text is not None or int(value) == value):
+        number = int(value)
+        if least is None or number >= least:
+            return number
+    if kind is float and not isinstance(value, bool) and math.isfinite(float(value)):
+        return float(value)
+    if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
+        return value
+    if kind is Path and isinstance(value, str | Path) and Path(value).is_file():
+        return Path(value)
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is Any or (typing.get_origin(kind) is not Literal and typing.get_args(kind) and text is None):
+        return list(value)  # A collection; its members are the function's to judge.
+    raise ValueError(value)
+
+
+def _in_words(kind: Any, least: int | None) -> str:
+    if kind is bool:
+        return f"one of {', '.join(TRUE + FALSE)}"
+    if kind is int:
+        return "a whole number" if least is None else f"a whole number >= {least}"
+    if typing.get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(kind)))}"
+    words = {float: "a number", Path: "the path of a file", type(None): "none", str: "text"}
+    return words.get(kind, "a list")
