@@ -82,8 +82,7 @@ class Page:
         return None
 
     def file(self, path: str | Path) -> Path:
-        """Return the path of a committed file or folder that this page reads; a change of it makes the page
-        stale.
+        """Return the path of a committed file or folder; a change of it makes the page stale.
 
         Args:
             path: Relative to the top of the checkout.
@@ -110,8 +109,7 @@ class Page:
         return found
 
     def glue(self, name: str, value: float | int | str, spec: str = "") -> None:
-        """Make ``value``, formatted by ``spec`` (as in :func:`format`), available to the text as
-        ``{glue:text}`name```.
+        """Give the text ``value``, formatted by ``spec`` (as :func:`format`), as ``{glue:text}`name```.
 
         The formatted text is what is stored and compared, so choose a precision that holds on another
         processor.
@@ -125,9 +123,7 @@ class Page:
         )
 
     def footer(self) -> None:
-        """Display where this page comes from; the last code cell of every page calls it, tagged
-        ``nbval-ignore-output``.
-        """
+        """Display where this page comes from: every page's last cell, tagged ``nbval-ignore-output``."""
         from IPython.display import display
 
         sources = _package_sources()
@@ -177,9 +173,7 @@ class Page:
 
 
 def device_name(device: str = "cpu") -> str:
-    """Return the device in words: the number of usable processor cores, or the GPU's own name for a CUDA
-    device.
-    """
+    """Return the device in words: the number of usable processor cores, or the GPU's own name."""
     if device.startswith("cuda"):
         import torch
 
@@ -201,9 +195,7 @@ def _injected_names() -> set[str]:
 
 
 def _package_sources() -> dict[str, str]:
-    """The package files this page has loaded, as ``relif_core/...`` and the like with their fingerprints:
-    modules, and the tables beside them.
-    """
+    """Return the loaded package files (``relif_core/...``) and the tables beside them, with fingerprints."""
     home = Path(__file__).resolve().parents[2]
     paths: set[Path] = set()
     for name, module in list(sys.modules.items()):

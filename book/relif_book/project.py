@@ -11,16 +11,13 @@ from relif_core.errors import InputError
 
 
 def project_root() -> Path:
-    """Return the checkout that the current folder belongs to: the nearest folder upwards with ``_config.yml``
-    and ``notebooks/``.
+    """Return the checkout of the current folder: the nearest upwards with ``_config.yml`` and ``notebooks/``.
 
     The environment variable ``RELIF_PROJECT`` names another one; the folder above the package is the last
     resort, so that a page run from anywhere finds its records when the package is installed in editable mode.
 
-    Raises
-    ------
-    InputError
-        No such folder was found.
+    Raises:
+        InputError: no such folder was found.
     """
     named = os.environ.get("RELIF_PROJECT")
     here = Path.cwd()
@@ -62,9 +59,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _code_alone(source: bytes) -> bytes:
-    """Return a module without comments, docstrings and the blank lines that they leave; as it is where it
-    does not parse.
-    """
+    """Return a module without comments, docstrings and blank lines; as it is where it does not parse."""
     try:
         tree = ast.parse(source)
         texts = source.splitlines()

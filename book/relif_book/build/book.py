@@ -17,25 +17,17 @@ def build_book(
 ) -> Path:
     """Execute every page that is not fresh into ``_build/pages``, then render ``_build/html``.
 
-    Parameters
-    ----------
-    root
-        Top of the checkout.
-    workers
-        Pages executed at a time.
-    again
-        Execute pages whose executed copy is fresh too.
-    report
-        Receives one line per page.
+    Args:
+        root: top of the checkout.
+        workers: pages executed at a time.
+        again: execute pages whose executed copy is fresh too.
+        report: receives one line per page.
 
-    Returns
-    -------
-    The first page of the book.
+    Returns:
+        The first page of the book.
 
-    Raises
-    ------
-    PageError
-        A page failed, or rendering gave a warning.
+    Raises:
+        PageError: a page failed, or rendering gave a warning.
     """
     pages = root / "_build" / "pages"
     pages.mkdir(parents=True, exist_ok=True)
@@ -52,10 +44,8 @@ def build_book(
 def render_book(root: Path) -> Path:
     """Render the book from its executed pages, with every warning an error; return its first page.
 
-    Raises
-    ------
-    PageError
-        Jupyter Book found something to warn of; its own output, above, says what.
+    Raises:
+        PageError: Jupyter Book found something to warn of; its own output, above, says what.
     """
     command = [
         str(Path(sys.executable).with_name("jupyter-book")),
@@ -76,9 +66,7 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _run_times(pages: Path, names: list[str]) -> str:
-    """The status page's table, in Markdown: every page with its profile, device and run time when last
-    executed.
-    """
+    """The status page's table in Markdown: every page's profile, device and last run time."""
     lines = ["| Page | Profile | Device | Seconds |", "| --- | --- | --- | ---: |"]
     total = 0.0
     for name in names:

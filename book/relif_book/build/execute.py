@@ -42,30 +42,19 @@ def execute_page(
     parameters: Mapping[str, Any] | None = None,
     threads: int | None = None,
 ) -> NotebookNode:
-    """Execute one page and write the executed notebook; the old one stays in place unless the new one is
-    whole.
+    """Execute one page and write the executed notebook; the old one stays unless the new one is whole.
 
-    Parameters
-    ----------
-    name
-        Page name, as in ``notebooks/<name>.md``.
-    target
-        Where the executed notebook goes. It is left untouched when the results did not change.
-    root
-        Top of the checkout.
-    parameters
-        Values for the cell tagged ``parameters``, or text that is read as the type of its values.
-    threads
-        Threads of the numerical libraries in the page; ``None`` leaves their own choice.
+    Args:
+        name: page name, as in ``notebooks/<name>.md``.
+        target: where the executed notebook goes; untouched when the results did not change.
+        root: top of the checkout.
+        parameters: values that replace those of the cell tagged ``parameters``.
+        threads: threads of the numerical libraries in the page; None leaves their own choice.
 
-    Raises
-    ------
-    InputError
-        A parameter that the page does not declare, a value of another type, or a page source that breaks the
-        rules of its form.
-    PageError
-        A cell failed or did not run, or an output holds a warning or a path of this machine. The attempt is
-        kept under ``_build/failed`` for inspection.
+    Raises:
+        InputError: a parameter that the page does not declare, or a source that breaks the rules of its form.
+        PageError: a cell failed or did not run, or an output holds a warning or a local path. The attempt is
+            kept under ``_build/failed``.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -127,24 +116,21 @@ def execute_pages(
     again: bool = False,
     report: Callable[[str], None] = print,
 ) -> list[str]:
-    """Execute the pages of ``names`` whose notebook in ``folder`` is stale, ``workers`` at a time, one thread
-    each.
+    """Execute the pages whose notebook in ``folder`` is stale, ``workers`` at a time, one thread each.
 
-    Parameters
-    ----------
-    again
-        Execute fresh pages too.
-    report
-        Receives one line per page.
+    Args:
+        names: pages to look at.
+        folder: of the executed notebooks.
+        root: top of the checkout.
+        workers: pages at a time.
+        again: execute fresh pages too.
+        report: receives one line per page.
 
-    Returns
-    -------
-    Names of the pages that were executed.
+    Returns:
+        Names of the pages that were executed.
 
-    Raises
-    ------
-    PageError
-        At least one page failed; the others were still executed.
+    Raises:
+        PageError: at least one page failed; the others were still executed.
     """
     stale = []
     for name in names:

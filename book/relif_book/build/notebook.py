@@ -1,6 +1,4 @@
-"""Pages as notebooks: reading the MyST source, what two notebooks have in common, and a form on disk that
-never varies.
-"""
+"""Pages as notebooks: reading the MyST source, comparing notebooks, and a form on disk that never varies."""
 
 import hashlib
 import json
@@ -29,11 +27,9 @@ _METADATA = {
 def read_source(source: Path) -> NotebookNode:
     """Read a page's MyST source as a notebook without outputs, with cell ids that depend on position alone.
 
-    Raises
-    ------
-    InputError
-        The page breaks a rule of its form: the first code cell is tagged ``parameters``, the last one calls
-            the footer.
+    Raises:
+        InputError: the first code cell is not tagged ``parameters``, or the last one does not call the
+            footer.
     """
     if not source.is_file():
         raise InputError(f"page source {source.name} does not exist beside the other pages in notebooks/")
@@ -51,10 +47,8 @@ def read_source(source: Path) -> NotebookNode:
 def read_notebook(path: Path) -> NotebookNode:
     """Read an executed notebook.
 
-    Raises
-    ------
-    InputError
-        The file is no notebook.
+    Raises:
+        InputError: the file is no notebook.
     """
     try:
         return nbformat.read(path, as_version=4)

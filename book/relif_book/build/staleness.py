@@ -1,6 +1,4 @@
-"""Stale pages: which executed notebooks no longer follow from their source, the package and the files they
-read.
-"""
+"""Stale pages: executed notebooks that no longer follow from source, package and the files they read."""
 
 from pathlib import Path
 

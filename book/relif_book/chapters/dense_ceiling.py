@@ -59,9 +59,7 @@ def decoder_ceiling(
 def write_ceiling(
     source: Path, target: Path, sizes: Sequence[tuple[int, int]] = ((288, 384), (96, 128))
 ) -> Path:
-    """Write ``ceiling.json`` of NYUv2's test images (any layout of ``relif data nyuv2``), one row per size,
-    into ``target``.
-    """
+    """Write ``ceiling.json`` of NYUv2's test images (any layout), a row per size, into ``target``."""
     listing = list_frames(Path(source))
     test = np.flatnonzero(listing.test)
     frames = [listing.read(int(index)) for index in test]

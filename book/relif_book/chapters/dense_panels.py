@@ -1,5 +1,4 @@
-"""A few test images with what models predict on them: small enough to be kept beside published records and
-drawn by a page.
+"""A few test images with what models predict on them, small enough to keep beside published records.
 
 A panel file is an ``.npz`` without pickles. It holds n images, their targets, and for every method the
 predictions and audit scores; depth is stored in steps of 1/25 m and normals in steps of 1/32, which no eye
@@ -57,17 +56,13 @@ class DensePanels:
 
 
 def score_distances(scores: np.ndarray) -> np.ndarray:
-    """Return the mean over task pairs of |p_i(x) − p_j(x)| for every image x; ``scores`` is [n, T], the
-    result [n].
-    """
+    """Return every image's mean over task pairs of |p_i(x) − p_j(x)| [n]; ``scores`` is [n, T]."""
     pairs = itertools.combinations(range(scores.shape[1]), 2)
     return np.mean([np.abs(scores[:, a] - scores[:, b]) for a, b in pairs], axis=0)
 
 
 def choose_images(scores: np.ndarray) -> np.ndarray:
-    """Return the rows [3] of ``scores`` [n, T] whose scores lie closest together, in the middle and furthest
-    apart (``CHOICES``).
-    """
+    """Return three rows of ``scores`` [n, T]: closest together, middle and furthest apart (``CHOICES``)."""
     order = np.argsort(score_distances(scores), kind="stable")
     return order[[0, len(order) // 2, -1]]
 
@@ -122,9 +117,7 @@ def make_panels(
 def load_models(
     data: Path | str, folders: Mapping[str, Path], weights: Path | str | None = None, device: str = "cpu"
 ) -> tuple["DenseProblem", dict[str, Any], dict[str, Record]]:
-    """Return the problem, the trained models and the records of finished runs; ``folders`` maps method to the
-    folder of its run.
-    """
+    """Return problem, trained models and records of finished runs; ``folders`` maps methods to runs."""
     from safetensors.torch import load_file
 
     from relif_core.problems.dense import DenseProblem
@@ -154,10 +147,18 @@ def write_panels(
     methods: Sequence[str] = ("erm", "relif"),
     seed: int = 0,
 ) -> Path:
-    """Write ``panels.npz`` into a published folder from the finished runs below ``runs`` and return its path.
+    """Write ``panels.npz`` into a published folder from finished runs and return its path.
 
-    ``data`` is the tensor folder of the runs, ``weights`` the file of encoder weights that their settings
-    name. Raises ``RecordError`` where a method has no finished run of that seed, or several.
+    Args:
+        data: tensor folder of the runs.
+        runs: the runs lie below it.
+        target: the published folder.
+        weights: file of the encoder weights that their settings name.
+        methods: whose predictions are kept.
+        seed: of the runs.
+
+    Raises:
+        RecordError: a method has no finished run of that seed, or several.
     """
     folders = {}
     for method in methods:

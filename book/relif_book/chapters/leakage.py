@@ -1,6 +1,4 @@
-"""What label leakage does: the same model, labels and test stays under the causal reading and under readings
-that see later hours.
-"""
+"""What label leakage does: same model, labels and test stays, read causally or with later hours."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -44,14 +42,15 @@ def leakage_study(
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train every method and seed under every reading (records in ``folder``, finished ones are kept) and
-    compare what comes out.
+    """Train every method and seed under every reading and compare what comes out.
 
-    The tolerance is calibrated once, on validation data of the causal ERM run with the lowest seed, and held
-    for every reading.
-    The result holds aggregates only: ``runs`` (test utility, Bias, violation rate, mean induced tolerance)
-    and ``contrasts`` (each reading minus the causal one, with an interval over test subjects, who are the
-    same in all readings). Raises ``InputError`` without the causal reading and ERM.
+    Finished records in ``folder`` are kept. The tolerance is calibrated once, on validation data of the
+    causal ERM run with the lowest seed, and held for every reading. The result holds aggregates only:
+    ``runs`` (test utility, Bias, violation rate, mean induced tolerance) and ``contrasts`` (each reading
+    minus the causal one, with an interval over test subjects, who are the same in all readings).
+
+    Raises:
+        InputError: the causal reading or ERM is missing.
     """
     if "causal" not in readings or "erm" not in methods:
         raise InputError(
@@ -125,8 +124,7 @@ def leakage_study(
 def utility_of_length(
     tensors: ClinicalTensors, hour: int, *, maximum_hours: int | None = None
 ) -> dict[str, float | None]:
-    """Return, per hourly task, the test utility of knowing nothing but how many hours of the stay follow
-    ``hour``.
+    """Return per hourly task the test utility of knowing only how many hours of the stay follow ``hour``.
 
     An input that runs on to the end of the stay has that length, so this much is given away before a model
     looks at any
@@ -182,9 +180,7 @@ def _contrast(
     records: Mapping[tuple[str, str, int], Record],
     audits: Mapping[tuple[str, str, int], AuditResult],
 ) -> dict[str, Any]:
-    """A reading minus the causal one for one method: means over seeds, intervals over subjects with the seeds
-    held as they are.
-    """
+    """A method's reading minus the causal one: means over seeds, intervals over subjects, seeds held."""
     before = [audits["causal", method, seed] for seed in seeds]
     after = [audits[reading, method, seed] for seed in seeds]
     contrast: dict[str, Any] = {"method": method, "reading": reading}

@@ -40,8 +40,7 @@ def coarsened(scores: Scores, bins: int) -> dict[str, np.ndarray]:
 
 
 def perfect_scores(record: Record, split: str = "test") -> dict[str, np.ndarray]:
-    """Return the pools of a predictor that knows every label: 1 for the top label of a binned task, 0 or 1
-    for a binary one.
+    """Return the pools of a predictor that knows every label: 1 for a binned task, 0 or 1 for a binary one.
 
     The base rate of a binary task is the prevalence that the record states.
     """
@@ -55,17 +54,13 @@ def perfect_scores(record: Record, split: str = "test") -> dict[str, np.ndarray]
 
 
 def base_rate(record: Record, task: str, split: str = "test") -> float:
-    """Return the value that a calibrated constant score of a task has: its prevalence (binary) or its
-    accuracy (top label).
-    """
+    """Return a task's calibrated constant score: prevalence (binary) or accuracy (top label)."""
     metrics = record.result["utility"][split]["tasks"][task]["metrics"]
     return float(metrics["prevalence"] if "prevalence" in metrics else metrics["accuracy"])
 
 
 def calibration_floor(record: Record, tolerance: float, split: str = "test") -> float:
-    """Return the least Bias that calibrated scores with this record's base rates and accuracies can have
-    (theorem T1).
-    """
+    """Return the least Bias of calibrated scores with this record's base rates (theorem T1)."""
     rates = [base_rate(record, task, split) for task in record.tasks]
     gaps = [abs(a - b) for k, a in enumerate(rates) for b in rates[k + 1 :]]
     return float(np.mean(np.maximum(np.array(gaps) - tolerance, 0)))
@@ -87,8 +82,7 @@ def spread_and_mismatch(scores: Scores, tolerance: float) -> np.ndarray:
 
 
 def coupling_interval(record: Record, tolerance: float, split: str = "test") -> dict[str, float]:
-    """Return what two marginals allow on the subjects that both tasks of a pair share (theorem T4), averaged
-    over task pairs.
+    """Return what two marginals allow on a pair's common subjects (theorem T4), averaged over task pairs.
 
     ``low`` and ``high`` are the bounds over all joint laws, ``independent`` the paper's Bias of these
     subjects, ``same`` the observed same-subject excess and ``position`` where it lies between the bounds, 0
@@ -134,8 +128,7 @@ def clipped_share(record: Record, task: str, split: str = "test") -> tuple[float
 
 
 def rescaled(record: Record, factors: Mapping[str, float], split: str = "test") -> dict[str, np.ndarray]:
-    """Return the audit scores after decoder maps are multiplied and their output layers divided by
-    ``factors`` (theorem T5).
+    """Return the scores after decoder maps are multiplied, and outputs divided, by ``factors`` (theorem T5).
 
     Args:
         record: a dense run; no prediction of it changes.
@@ -192,9 +185,7 @@ def rank_normalised(scores: Scores) -> dict[str, np.ndarray]:
 
 
 def explained_share(columns: np.ndarray, target: np.ndarray) -> float:
-    """Return the share of a target's variance [n] that a least-squares line in ``columns`` [n, k] explains
-    (R²).
-    """
+    """Return the share of a target's variance [n] that a linear fit on ``columns`` [n, k] explains (R²)."""
     design = np.column_stack([np.ones(len(target)), columns])
     fitted = design @ np.linalg.lstsq(design, target, rcond=None)[0]
     return float(1 - np.square(target - fitted).sum() / np.square(target - target.mean()).sum())
@@ -206,9 +197,7 @@ def _quantiles(record: Record, task: str) -> tuple[float, float]:
 
 
 def stay_pairs(record: Record, stays: Scores, k: int, split: str = "test") -> SimilarPairs:
-    """Pair the stays of a split under the distance of :func:`stay_inputs`; all records of one data set share
-    them.
-    """
+    """Pair a split's stays by the distance of :func:`stay_inputs`, which a data set's records share."""
     return similar_pairs(_inputs_of(record, stays, split), subjects=record.subjects(split), k=k)
 
 
@@ -226,8 +215,7 @@ def _inputs_of(record: Record, stays: Scores, split: str) -> dict[str, np.ndarra
 
 
 def stay_inputs(folder: Path, width: int = 16) -> dict[str, np.ndarray]:
-    """Return what the similar-pair audit of a clinical set compares stays by: few numbers per validation and
-    test stay.
+    """Return what the similar-pair audit compares stays by: few numbers per validation and test stay.
 
     Every value column is standardised by the training rows' statistics and averaged over a stay's hours; the
     ``width`` leading principal axes of the training stays, which keep Euclidean distances as far as their

@@ -1,5 +1,4 @@
-"""Tolerances that follow the subgroup or the hour, beside the one fixed tolerance: what trained runs show
-under each ruler.
+"""Tolerances that follow the subgroup or the hour, beside the fixed one: what trained runs show under each.
 
 Scores and embeddings at hour h are those of the same trained model when it has seen the rows before h and
 nothing else. The model is causal, so one pass over the longest prefix holds the states at all earlier hours.
@@ -189,9 +188,7 @@ def _shared_seeds(records: Sequence[Record]) -> list[int]:
 
 
 def _read_at(tensors: ClinicalTensors, hour: int) -> ClinicalTensors:
-    """Return a view in which every task has one label a stay, read at ``hour`` (a task without horizon keeps
-    its label).
-    """
+    """Return a view with one label a stay, read at ``hour`` (a task without horizon keeps its own)."""
     tasks = [task.name for task in tensors.tasks if task.level == "hourly" or task.horizon_hours is not None]
     return read_labels_at(tensors, hour, tasks=tasks)
 
@@ -299,9 +296,7 @@ def _by_group(
 
 
 def _levels(group: Group, codes: np.ndarray, run: _Seen, alpha: float) -> list[dict[str, Any]]:
-    """Count the subjects per level; a level is left out where a pool is empty or its validation pairs are too
-    few to calibrate.
-    """
+    """Count the subjects per level, leaving out levels with an empty pool or too few pairs to calibrate."""
     needed = math.ceil(1 / alpha) - 1  # the fewest pairs whose calibrated tolerance is one of their distances
     levels = []
     for code, level in enumerate(group.levels):
@@ -326,9 +321,7 @@ def _by_hour(
     context: AuditContext,
     seeds: Sequence[int],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the audits of every run at every hour under three rulers, and each method minus ERM under the
-    two shared ones.
-    """
+    """Return every run's audits by hour under three rulers, and methods minus ERM under the shared two."""
     rows, contrasts = [], []
     shared: dict[tuple[str, str, int, int], AuditResult] = {}
     for (method, seed), by_hour in seen.items():

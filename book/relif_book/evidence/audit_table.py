@@ -1,5 +1,4 @@
-"""The audit table of a study: every record audited at one fixed tolerance, in all four views, with the
-covariances of the estimates.
+"""A study's audit table: every record at one fixed tolerance, in all four views, with covariances.
 
 Aggregates only, so that it may be published where scores may not. Kept as ``audits.json`` (what it is about)
 and ``audits.npz`` (numbers; a covariance as the errors and int16 correlations, right to 2e-5); tables made
@@ -128,18 +127,16 @@ class AuditTable:
         return unit_interval(estimate, error, level, freedom, self.effective_pairs, widest)
 
     def _freedom(self, kind: str) -> np.ndarray:
-        """Return the degrees of freedom [R] of an estimate: those of its audits, else one less than the
-        subjects.
-        """
+        """Return an estimate's degrees of freedom [R]: its audits', else one less than the subjects."""
         name = f"{kind}_freedom"
         known = name in _FREEDOM or name in self.more
         return getattr(self, name) if known else np.full(len(self.keys), self.subjects - 1.0)
 
     def view(self, name: str) -> "AuditTable":
-        """Return the table whose Bias and violation rate, errors and curves are those of one of the record's
-        views.
+        """Return the table in one of the record's views: its Bias, violation rate, errors and curves.
 
-        Raises ``RecordError`` where the records do not have that view.
+        Raises:
+            RecordError: the records do not have that view.
         """
         if not name:
             return self
@@ -202,9 +199,7 @@ class AuditTable:
 
 
 def _packed(covariance: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Return the correlations above the diagonal in int16; the lowest number stands for one that is not
-    defined.
-    """
+    """Return the correlations above the diagonal in int16; the lowest number stands for undefined."""
     upper = np.triu_indices(len(covariance), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         correlations = (covariance / np.outer(errors, errors))[upper]
@@ -246,9 +241,7 @@ def audit_record(
 
 
 def audit_table(records: Sequence[Record], tolerance: float, split: str = "test") -> AuditTable:
-    """Audit records of one data set at one fixed tolerance and gather everything that tables and figures
-    need.
-    """
+    """Audit a data set's records at one fixed tolerance and gather what tables and figures need."""
     if not records:
         raise InputError("no record to audit; run the study first")
     if len({record.content["dataset"]["fingerprint"] for record in records}) > 1:
@@ -316,9 +309,7 @@ def _view(
 
 
 def _utilities(records: Sequence[Record], split: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return Worst and Macro at the selected and the last epoch, and their replicates in one bootstrap of the
-    subjects.
-    """
+    """Return Worst and Macro at the selected and last epoch, and their replicates in one bootstrap."""
     found: dict[str, np.ndarray] = {}
     shares: dict[str, np.ndarray] = {}
     drawn = next((record.subjects(split) for record in records if record.logits(split)), None)
@@ -384,8 +375,7 @@ def joined(table: AuditTable, records: Sequence[Record], later: AuditTable) -> A
 
 
 def packed_shares(table: AuditTable, key: str) -> dict[str, np.ndarray]:
-    """Return what a published record keeps of its shares, so that later runs can be compared with it: 5 bits
-    and a scale.
+    """Return what a published record keeps of its shares for later comparisons: 5 bits and a scale.
 
     Rounding adds less than a hundredth to a variance. The effect of calibration is the difference of two
     others.

@@ -29,9 +29,7 @@ def size_rows(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, str | in
 
 
 def draw_cohort_flow(axes: "Axes", summary: Mapping[str, Any], width: int = 44) -> None:
-    """Draw the cohort's rules as boxes from top to bottom: what each removed (right) and left, and the splits
-    at the end.
-    """
+    """Draw the cohort's rules top to bottom: what each removed (right) and left, and the final splits."""
     axes.set_axis_off()
     axes.set(xlim=(0, 10), title=summary["title"])
     top = 0.0
@@ -133,18 +131,14 @@ def _share(count: int | None, total: int) -> str:
 
 
 def _ever(channel: Mapping[str, Any], stays: int, least: int) -> str:
-    """Where the stays are hidden although the hours are shown, it is the stays without any measurement that
-    are few.
-    """
+    """Where the stays are hidden and the hours are not, the stays without any measurement are few."""
     if channel["observed_stays"] is None and channel["observed_hours"] is not None:
         return f"all but fewer than {least}"
     return _share(channel["observed_stays"], stays)
 
 
 def _spread(task: Mapping[str, Any], part: Mapping[str, Any]) -> str:
-    """Prevalence of a binary task; the commonest class of a binned one; the range of prevalences of a
-    multilabel one.
-    """
+    """A binary task's prevalence, a binned one's commonest class, a multilabel one's range of prevalences."""
     labels, counts = part["labels"], part["counts"]
     if not labels:
         return "hidden" if labels is None else "no label"

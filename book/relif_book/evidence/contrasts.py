@@ -1,6 +1,4 @@
-"""Means and differences of audits over seeds: the spread between seeds, and an interval over the subjects
-that all seeds share.
-"""
+"""Means and differences of audits over seeds, with intervals over the subjects that all seeds share."""
 
 from collections.abc import Sequence
 
@@ -28,12 +26,16 @@ def seed_mean(audits: Sequence[AuditResult], kind: Kind) -> tuple[float, float]:
 def seed_contrast(
     before: Sequence[AuditResult], after: Sequence[AuditResult], kind: Kind, level: float = 0.95
 ) -> tuple[list[float], tuple[float, float]]:
-    """Return after − before per seed, and the interval at ``level`` of their mean over the draw of subjects,
-    paired by subject.
+    """Return after − before per seed, and their mean's interval over the draw of subjects, paired by subject.
 
-    ``before`` and ``after`` hold one audit per seed, in the same order and of the same subjects.
+    Args:
+        before: one audit per seed.
+        after: likewise, in the same order and of the same subjects.
+        kind: the quantity.
+        level: of the interval.
 
-    Raises ``InputError`` as :func:`seed_mean`, and where the two differ in length.
+    Raises:
+        InputError: as :func:`seed_mean`, or the two differ in length.
     """
     if len(before) != len(after):
         raise InputError(f"{len(before)} audits against {len(after)}: a contrast pairs them seed by seed")
@@ -44,12 +46,14 @@ def seed_contrast(
 
 
 def influences(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
-    """Return every audit's influences per subject [audits, subjects], scaled so that inner products are
-    covariances.
+    """Return influences [audits, subjects], scaled so that inner products are covariances.
 
-    The audits must be of the same subjects, with the same shares of their pools.
+    Args:
+        audits: of the same subjects, with the same shares of their pools.
+        kind: the quantity.
 
-    Raises ``InputError`` without audits, for audits without subjects, and for audits of other subjects.
+    Raises:
+        InputError: no audits, audits without subjects, or of other subjects.
     """
     if not audits:
         raise InputError("no audit to read; run the study first")

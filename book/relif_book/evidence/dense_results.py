@@ -1,6 +1,4 @@
-"""What the pages on dense prediction share: quick runs on synthetic rooms, two tolerances, and the rows of
-Tables 1 and 7.
-"""
+"""What the pages on dense prediction share: quick synthetic runs, two tolerances, rows of Tables 1 and 7."""
 
 import json
 import tempfile
@@ -77,7 +75,10 @@ def this_run(
     """Bring every method (ERM among them) to a record under ``folder`` and return the records.
 
     ``data`` is a dense tensor folder (empty: synthetic rooms, rendered into ``folder``), ``weights`` a file
-    of encoder weights (empty: random). Raises ``RecordError`` where a run failed.
+    of encoder weights (empty: random).
+
+    Raises:
+        RecordError: a run failed.
     """
     page.device = device
     tensors = Path(data) if data else quick_rooms(folder)
@@ -112,9 +113,7 @@ def quick_rooms(folder: Path) -> Path:
 
 
 def scratch_folder(runs: str) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
-    """Return the folder that keeps a page's runs: the one named, or a temporary one to be cleaned up by the
-    page.
-    """
+    """Return the folder of a page's runs: the one named, or a temporary one that the page cleans up."""
     if runs:
         return Path(runs), None
     scratch = tempfile.TemporaryDirectory()
@@ -135,9 +134,7 @@ def without_single_tasks(records: Sequence[Record]) -> list[Record]:
 def image_size(
     page: "Page", results: ResultSet, summary: str = "data/records/nyuv2_data"
 ) -> tuple[int, int] | None:
-    """Return the height and width of the images behind published records; None where the committed summary is
-    of other data.
-    """
+    """Return height and width of published records' images; None where the summary is of other data."""
     content = json.loads((page.record(summary) / "summary.json").read_text(encoding="utf-8"))
     same = content["fingerprint"] == results.dataset["fingerprint"]
     return (content["height"], content["width"]) if same else None
@@ -159,9 +156,7 @@ def kind_of_records(results: ResultSet) -> str:
 
 
 def limits(results: ResultSet, size: tuple[int, int] | None) -> str:
-    """Say in sentences what published records are, what they lack against the paper's, and what may be read
-    from them.
-    """
+    """Say what published records are, what they lack against the paper's, and what to read from them."""
     training = results.records[0].settings.training
     missing = [title_of(method) for method in SEVEN_METHODS if method not in results.summaries]
     fewest, most = results.seed_counts
@@ -244,9 +239,7 @@ def _at(results: ResultSet, tolerance: float) -> AuditTable:
 
 
 def table_1_rows(first: ResultSet, second: ResultSet) -> list[dict[str, str | int]]:
-    """Worst, Macro, the three raw task metrics and Bias at two tolerances per method: mean ± standard
-    deviation over seeds.
-    """
+    """Worst, Macro, three raw metrics and Bias at two tolerances per method: mean ± sd over seeds."""
     rows: list[dict[str, str | int]] = []
     for method, summary in first.summaries.items():
         rows.append(
@@ -266,9 +259,7 @@ def table_1_rows(first: ResultSet, second: ResultSet) -> list[dict[str, str | in
 
 
 def further_metric_rows(results: ResultSet, single: Sequence[Record] = ()) -> list[dict[str, str]]:
-    """The metrics that Table 1 has no room for, per method, and Δm where ``single`` holds runs of every task
-    alone to compare with.
-    """
+    """The metrics without room in Table 1, and Δm where ``single`` holds runs of every task alone."""
     changes = {method: relative_changes(results, single, method) for method in results.summaries}
     shown = any(changes.values())
     return [
@@ -292,9 +283,7 @@ def further_metric_rows(results: ResultSet, single: Sequence[Record] = ()) -> li
 
 
 def relative_changes(results: ResultSet, single: Sequence[Record], method: str) -> list[float]:
-    """Return Δm in percent of a method, one value per seed that has a run of every task alone with otherwise
-    the same settings.
-    """
+    """Return a method's Δm in percent per seed that has single-task runs of otherwise equal settings."""
     found = []
     for record in results.records:
         if record.method != method:
@@ -356,9 +345,7 @@ def protocol_rows(held_out: ResultSet, released: ResultSet) -> list[dict[str, st
 
 
 def protocol_sentence(held_out: ResultSet, released: ResultSet | None) -> str:
-    """Say in numbers what selecting and calibrating on the test images does; that there are no records where
-    there are none.
-    """
+    """Say in numbers what selecting and calibrating on the test images does, or that no records show it."""
     if released is None:
         return "No records of the protocol as released are published yet"
     methods = [name for name in held_out.summaries if name in released.summaries]
@@ -395,9 +382,7 @@ def clipped_share(results: ResultSet, method: str) -> float:
 
 
 def violation_rows(results: ResultSet) -> list[dict[str, str]]:
-    """Violation rate per method at one tolerance: mean ± seed spread, interval over rooms, and every task
-    pair.
-    """
+    """Violation rate per method at a tolerance: mean ± seed spread, interval over rooms, task pairs."""
     rows = []
     for method, summary in results.summaries.items():
         low, high = summary.interval("violation_rate")
@@ -417,9 +402,7 @@ def violation_rows(results: ResultSet) -> list[dict[str, str]]:
 
 
 def score_rows(results: ResultSet) -> list[dict[str, str]]:
-    """Where the audit scores of the test images lie: mean over images and seeds, and the shares clipped to 0
-    and to 1.
-    """
+    """Where the test images' audit scores lie: mean over images and seeds, shares clipped to 0 and 1."""
     rows = []
     for method in results.summaries:
         for task in results.task_titles:
@@ -456,9 +439,7 @@ def certificates(results: ResultSet) -> str:
 
 
 def verdict(results: ResultSet) -> str:
-    """Say in a sentence what the records tell of ReLiF's Bias against ERM's, where ReLiF stands, and how far
-    its weight moved.
-    """
+    """Say what the records tell of ReLiF's Bias against ERM's, its place, and how far its weight moved."""
     if "relif" not in results.summaries:
         return "The records hold no ReLiF run yet, so they compare nothing"
     summaries = results.shared.summaries
@@ -510,9 +491,7 @@ def draw_progress(axes: "Axes", results: ResultSet) -> None:
 
 
 def draw_score_ranges(axes: Sequence["Axes"], results: ResultSet) -> None:
-    """Draw, in one of the axes per task, where each method's audit scores of the test images lie: middle 90
-    %, middle half, median.
-    """
+    """Draw per task where each method's test scores lie: middle 90 %, middle half, median."""
     methods = list(results.summaries)
     for panel, task in zip(axes, results.task_titles, strict=True):
         for row, method in enumerate(methods):

@@ -1,5 +1,4 @@
-"""Records as one tidy frame: a row is one number, which pages filter, group and hand to seaborn; nothing in
-it is formatted.
+"""Records as one tidy frame: a row is one unformatted number, for pages to filter, group and plot.
 
 Columns: ``method``, ``seed``, ``split`` ("train", "validation", "test"), ``task`` (a task, a pair "a – b", or
 missing for what belongs to no task), ``epoch`` (missing for the whole run), ``tolerance`` (missing where none
@@ -31,8 +30,7 @@ _READINGS = {"worst": "worst", "macro": "macro", "scores": "score"}
 
 
 def final_frame(records: Sequence[Record], table: AuditTable | None = None) -> pd.DataFrame:
-    """Return what finished runs reached: utilities, induced tolerances and temperatures, and the audits of
-    ``table``.
+    """Return what runs reached: utilities, induced tolerances, temperatures, and the audits of ``table``.
 
     ``worst``, ``macro`` and ``score`` (per task) stand at the selected epoch and, where the record has it, at
     the last one (``last_worst`` …). Audits have the names of the table's kinds; ``pair_bias`` is per pair.
@@ -88,8 +86,7 @@ def _audits(record: Record, table: AuditTable) -> list[dict[str, Any]]:
 
 
 def epoch_frame(records: Sequence[Record], quantities: Sequence[str] = ()) -> pd.DataFrame:
-    """Return what runs did epoch by epoch: losses, λ, validation utilities and, where records have them, the
-    audits of every epoch.
+    """Return what runs did by epoch: losses, λ, validation utilities and, where kept, every epoch's audits.
 
     Audited quantities (``bias``, ``violation_rate``, ``calibrated_…``) have a row per tolerance of the
     records' grid; ``mean``, ``spread`` (raw and ``calibrated_…``) and ``temperature`` have one per task.

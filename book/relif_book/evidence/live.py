@@ -1,6 +1,4 @@
-"""The runs that results pages make: one study on disk that all pages share, so that a run needed twice is
-made once.
-"""
+"""The runs that results pages make: one study on disk that all share, so that no run is made twice."""
 
 import atexit
 import fcntl
@@ -81,8 +79,7 @@ def this_run(
 
 
 def shared_folder() -> Path:
-    """Return the folder of the runs that pages share: in the checkout's build folder, one per state of the
-    training code.
+    """Return the folder of the runs that pages share: in the build folder, one per state of training code.
 
     Where the checkout cannot be written, a temporary folder that goes with the process.
     """
@@ -96,9 +93,7 @@ def shared_folder() -> Path:
 
 
 def training_digest() -> str:
-    """Return the sha256 over the sources that a run can depend on: a change of them makes earlier shared runs
-    void.
-    """
+    """Return the sha256 of the sources that runs depend on: a change voids earlier shared runs."""
     root = Path(relif_core.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -9,9 +9,7 @@ from relif_book.figures.style import colour_of
 
 
 def methods_data(results: ResultSet) -> dict[str, Any]:
-    """Return what the figure "methods" draws: each method's means over seeds, its curves, and what its own
-    tolerance shows.
-    """
+    """Return what the figure "methods" draws: means over seeds, curves, and Bias at own tolerances."""
     table = next(iter(results.summaries.values())).table
     methods = []
     for method, summary in results.summaries.items():

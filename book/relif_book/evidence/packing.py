@@ -1,5 +1,4 @@
-"""Many records in one file, ``runs.npz``: same contents, same arrays, a fraction of the bytes and of the time
-to read them.
+"""Many records in one file, ``runs.npz``: same contents and arrays in a fraction of bytes and time.
 
 Equal names, types and shapes are stacked over records, so that what runs share (subjects, labels) is stored
 once by the compressor; numbers are kept as planes of their bytes, which compress apart. A record read back
@@ -46,9 +45,7 @@ def save_packed(records: Sequence[Record], folder: Path) -> Path:
 
 
 def load_packed(folder: Path) -> list[Record]:
-    """Read the records of ``folder/runs.npz``; ``RecordError`` names a file that is damaged or of another
-    format.
-    """
+    """Read the records of ``folder/runs.npz``; ``RecordError`` names a file that is damaged or no such."""
     path = Path(folder) / RUNS
     try:
         with zipfile.ZipFile(path) as archive:

@@ -222,8 +222,7 @@ def _kept(record: Record, level: Keep, is_reference: bool, with_logits: bool) ->
 
 
 def merged(counts: np.ndarray, least: int) -> np.ndarray:
-    """Merge neighbouring bins from the left until each holds ``least``; return their upper edges and counts,
-    int64 [2, merged].
+    """Merge bins from the left until each holds ``least``; return upper edges and counts, int64 [2, merged].
 
     Edges count the bins of ``counts``. A rest that is too small joins the last bin; fewer than ``least`` in
     all leave nothing.
@@ -253,7 +252,7 @@ def _save_labels(record: Record, target: Path) -> None:
 
 
 def _check_one_study(records: Sequence[Record], target: Path) -> None:
-    """Raise ``RecordError`` where records cannot lie in one folder."""
+    """Refuse (``RecordError``) records that cannot lie in one folder."""
     protocols = {getattr(record.settings.model, "protocol", "held_out") for record in records}
     if len(protocols) > 1:
         raise RecordError(
@@ -277,9 +276,7 @@ def _check_one_study(records: Sequence[Record], target: Path) -> None:
 
 
 def _check_sources(records: Sequence[Record], target: Path) -> None:
-    """Raise ``RecordError`` where modified or several states of the sources trained the runs; old records do
-    not say.
-    """
+    """Refuse (``RecordError``) runs of modified or several sources, as far as their records say."""
     made = {f"{record.method} seed {record.seed}": record.content["made"] for record in records}
     made = {name: item for name, item in made.items() if "commit" in item}
     modified = [name for name, item in made.items() if item["modified"]]
@@ -306,8 +303,7 @@ def device_type(record: Record) -> str:
 
 
 def may_leave(record: Record) -> bool:
-    """Tell whether per-person output of a record may be published: both its data and their source must allow
-    it.
+    """Tell whether a record's per-person output may be published: its data and their source must allow it.
 
     The open demos of MIMIC-III and eICU come from sources that this project publishes in aggregates only.
     """
@@ -318,8 +314,7 @@ def may_leave(record: Record) -> bool:
 
 
 def read_published(folder: Path) -> tuple[list[Record], ReferenceTolerance, AuditTable]:
-    """Return the records, the tolerance and the audit table of a published folder; runs of one task are left
-    out.
+    """Return a published folder's records, tolerance and audit table; runs of one task are left out.
 
     What the runs of a study share (:data:`LABELS`) is in the arrays of every record.
     """

@@ -31,9 +31,7 @@ def combinations(study: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def utility_rows(study: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Worst, Macro and each task's test score per reading and method; tasks that are read anew are marked
-    with a dagger.
-    """
+    """Worst, Macro and test scores per reading and method; tasks that are read anew have a dagger."""
     rows = []
     for reading, method in combinations(study):
         runs = runs_of(study, reading, method)
@@ -84,9 +82,7 @@ def contrast_rows(study: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def draw_readings(axes: "Axes", study: Mapping[str, Any]) -> None:
-    """Draw every run at its (Worst, Bias): the filled marks are the causal reading, the open ones see later
-    hours.
-    """
+    """Draw every run at its (Worst, Bias): filled for the causal reading, open where later hours are seen."""
     styles = {"causal": ("full", 0.0), "later_hours": ("none", 1.3), "released": ("bottom", 1.0)}
     for reading, method in combinations(study):
         runs = runs_of(study, reading, method)
@@ -106,9 +102,7 @@ def draw_readings(axes: "Axes", study: Mapping[str, Any]) -> None:
 
 
 def draw_length_alone(axes: "Axes", study: Mapping[str, Any], colours: Mapping[str, str]) -> None:
-    """Draw per hourly task what the length of the input alone achieves, against the hours that follow the
-    label's hour.
-    """
+    """Draw per hourly task what the input's length alone achieves, against the hours after the label."""
     points = study["length_alone"]
     markers = dict(zip(colours, "os^D", strict=False))
     for task in points[0]["scores"]:

@@ -122,8 +122,7 @@ def record_card(record: Record, tolerance: ReferenceTolerance | float, split: st
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method over its seeds at one fixed tolerance; lists hold one entry per seed, in the order of
-    ``seeds``.
+    """One method over its seeds at one fixed tolerance; lists hold an entry per seed, as in ``seeds``.
 
     ``rows`` are the records' places in the audit table, ``induced`` the mean induced tolerance over task
     pairs on the table's split and ``induced_validation`` on the validation split, ``budget`` the drift budget
@@ -169,7 +168,8 @@ class MethodSummary:
     def of_seeds(self, seeds: Sequence[int]) -> "MethodSummary":
         """Return the summary of some seeds, in the order given.
 
-        Raises ``InputError`` where the method has no record of one of them.
+        Raises:
+            InputError: the method has no record of one of them.
         """
         absent = [seed for seed in seeds if seed not in self.seeds]
         if absent:
@@ -239,10 +239,10 @@ class MethodComparison:
 
 
 def compare_methods(a: MethodSummary, b: MethodSummary, level: float = 0.95) -> MethodComparison:
-    """Compare two methods of one audit table, seed by seed and subject by subject; seeds that only one has
-    are left out.
+    """Compare two methods of one audit table, seed by seed and subject by subject, over their common seeds.
 
-    Raises ``InputError`` where they have no seed in common.
+    Raises:
+        InputError: they have no seed in common.
     """
     seeds = common_seeds(a, b)
     if not seeds:
@@ -272,9 +272,7 @@ def compare_methods(a: MethodSummary, b: MethodSummary, level: float = 0.95) -> 
 
 
 def seed_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Return the t interval of the mean of differences over the draw of seeds; None for fewer than two, whose
-    spread nothing shows.
-    """
+    """Return the t interval of mean differences over the draw of seeds; None for fewer than two seeds."""
     count = len(differences)
     if count < 2:
         return None

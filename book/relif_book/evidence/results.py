@@ -1,6 +1,4 @@
-"""What the results pages share: published records beside the runs that the page has just made, as tables and
-figures.
-"""
+"""What the results pages share: published records beside the page's own runs, as tables and figures."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -74,9 +72,7 @@ class ResultSet:
 
     @property
     def spread(self) -> str:
-        """What the ± of a table is, for captions: the number of seeds, and what is ranked where it differs
-        between rows.
-        """
+        """What a table's ± is, for captions: the number of seeds, and what is ranked if rows differ."""
         fewest, most = self.seed_counts
         if most == 1:
             return "one seed, so no spread between seeds is known"
@@ -154,8 +150,7 @@ def result_set(
     reference: ReferenceTolerance | None = None,
     table: AuditTable | None = None,
 ) -> ResultSet:
-    """Gather records at a reference tolerance: the given one, or that which the first ERM run's validation
-    split chooses.
+    """Gather records at a reference tolerance: that given, or what the first ERM run's validation chooses.
 
     The audits come from ``table`` where one is given, else from the records' own pools.
     """
@@ -183,14 +178,14 @@ def published_sets(
     study: str = "",
     needs: Sequence[str] | None = None,
 ) -> list[ResultSet]:
-    """Return the published studies of one or more data sets (names separated by commas), narrowed to
-    ``methods``.
+    """Return the published studies of data sets (names separated by commas), narrowed to ``methods``.
 
     ``study`` names one of the analysis plan; the older ``<dataset>_methods`` stands in until that is
     published with the methods ``needs`` (all ``methods`` if None). ``published_records`` names another folder
     of the checkout to read instead.
 
-    Raises ``RecordError`` for a data set of which nothing is published.
+    Raises:
+        RecordError: nothing of a data set is published.
     """
     if published_records:
         found = [published(page, published_records)]
@@ -243,9 +238,7 @@ def utility_rows(results: ResultSet) -> list[dict[str, str | int]]:
 
 
 def audit_rows(results: ResultSet) -> list[dict[str, str | int]]:
-    """Fixed-tolerance Bias and violation rate with subject intervals, and Bias at the methods' own
-    tolerances.
-    """
+    """Fixed-tolerance Bias and violation rate with subject intervals, and Bias at own tolerances."""
     return [
         {
             **_head(results, method),
@@ -260,8 +253,7 @@ def audit_rows(results: ResultSet) -> list[dict[str, str | int]]:
 
 
 def induced_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str | int]]:
-    """Mean tolerance per method that the validation split induces, its difference and ratio to one method
-    over common seeds.
+    """Mean validation-induced tolerance per method, its difference and ratio to one over common seeds.
 
     That of the test split and the drift budget there, which bears on the test audit, stand beside it.
     """
@@ -280,9 +272,7 @@ def induced_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[
 
 
 def induced_comparison_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
-    """Validation-induced tolerance of each method minus that of one, paired by seed: spread, t interval,
-    ratio of the means.
-    """
+    """Each method's validation-induced tolerance minus one's, paired by seed: spread, t interval, ratio."""
     rows = []
     for _, method in comparable_pairs(results, [(compared_with, name) for name in results.summaries]):
         found = compare_methods(results.summaries[compared_with], results.summaries[method])
@@ -302,9 +292,7 @@ def induced_comparison_rows(results: ResultSet, compared_with: str = "relif") ->
 
 
 def ruler_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
-    """What own tolerances do to each comparison with one method: the difference in Bias at the fixed
-    tolerance and at the methods' own, and whether theorem B.2 certifies the order.
-    """
+    """Each comparison with one method in Bias at fixed and at own tolerances, and its certificate (B.2)."""
     rows = []
     for _, method in comparable_pairs(results, [(compared_with, name) for name in results.summaries]):
         found = compare_methods(results.summaries[compared_with], results.summaries[method])
@@ -325,9 +313,7 @@ def ruler_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[st
 
 
 def candidate_rows(reference: ReferenceTolerance) -> list[dict[str, str]]:
-    """The levels from which the reference tolerance was chosen, with the reference run's validation audit at
-    each.
-    """
+    """The levels offered to the reference tolerance, with the reference run's validation audit at each."""
     return [
         {
             "α": f"{item['alpha']:.2f}",
@@ -349,8 +335,7 @@ def comparable_pairs(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> li
 
 
 def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Method b minus method a over common seeds: seed spread, paired interval over test subjects, and the
-    ranking certificate.
+    """Method b minus a over common seeds: seed spread, paired interval over test subjects, certificate.
 
     Pairs of which one has no record, or that share no seed, are left out.
     """
@@ -375,9 +360,7 @@ def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> lis
 
 
 def trade_off_rows(results: ResultSet) -> list[dict[str, str | int]]:
-    """Worst, Macro, fixed-tolerance Bias, and the rank in Bias at own (raw) and at fixed tolerance; rank 1
-    has the lowest Bias.
-    """
+    """Worst, Macro, fixed-tolerance Bias, ranks in Bias at own (raw) and fixed tolerance; 1 is lowest."""
     raw, fixed = ranks(results, "raw_bias"), ranks(results, "bias")
     return [
         {
@@ -397,8 +380,7 @@ def trade_off_rows(results: ResultSet) -> list[dict[str, str | int]]:
 
 
 def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> list[dict[str, str | int]]:
-    """Bias per method at several tolerances of the exact curves, with the method's rank there (1 is lowest)
-    in brackets.
+    """Bias per method at several tolerances of the exact curves, with its rank there (1 is lowest).
 
     Ranks are over the seeds that all methods have.
     """
@@ -477,9 +459,7 @@ def weight_sentence(results: ResultSet, method: str = "relif") -> str:
 
 
 def ranks(results: ResultSet, kind: str) -> dict[str, int]:
-    """Return each method's rank in the mean of ``kind`` over the seeds that all methods have; 1 is the lowest
-    value.
-    """
+    """Return each method's rank in the mean of ``kind`` over the common seeds; 1 is the lowest value."""
     means = {
         method: float(np.mean(getattr(summary, kind))) for method, summary in results.shared.summaries.items()
     }
@@ -489,9 +469,7 @@ def ranks(results: ResultSet, kind: str) -> dict[str, int]:
 
 
 def certified_pairs(results: ResultSet) -> tuple[int, int]:
-    """Return how many pairs of methods with a seed in common have a certified order, and how many such pairs
-    there are.
-    """
+    """Return how many method pairs with a common seed have a certified order, and how many there are."""
     pairs = comparable_pairs(results, list(itertools.combinations(results.summaries, 2)))
     found = [
         compare_methods(results.summaries[a], results.summaries[b]).certificate.certified for a, b in pairs
@@ -500,9 +478,7 @@ def certified_pairs(results: ResultSet) -> tuple[int, int]:
 
 
 def draw_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
-    """Draw every run's exact Bias (or "violation_rate") curve, labelled at its method, and mark the fixed
-    tolerance.
-    """
+    """Draw every run's exact Bias (or "violation_rate") curve by method, and mark the fixed tolerance."""
     for method, summary in results.summaries.items():
         name = title_of(method)
         for index, row in enumerate(summary.rows):
@@ -531,9 +507,7 @@ def draw_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
 
 
 def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: ResultSet, method: str = "relif") -> None:
-    """Draw λ and the smoothed violation rate of every seed of a method over its steps, with target and
-    bounds.
-    """
+    """Draw λ and the smoothed violation rate of a method's seeds over its steps, with target and bounds."""
     records = [record for record in results.records if record.method == method]
     for number, record in enumerate(records):
         style = ("-", "--", ":", "-.")[number % 4]

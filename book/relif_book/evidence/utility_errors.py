@@ -1,5 +1,4 @@
-"""How far Worst and Macro would move with other test subjects: one subject bootstrap that all records of a
-data set share.
+"""How far Worst and Macro move with other test subjects: one bootstrap for all records of a data set.
 
 Every replicate draws subjects with replacement; a record's task utilities are computed anew with every row
 counted as often as its subject was drawn. Records that share the draws are paired, so the covariance of their
@@ -34,8 +33,7 @@ def bootstrap_counts(
 def utility_replicates(
     record: Record, counts: np.ndarray, split: str = "test", *, last: bool = False
 ) -> np.ndarray:
-    """Return a record's task utilities in every replicate [replicates, tasks]; NaN where a replicate leaves
-    one undefined.
+    """Return a record's task utilities per replicate [replicates, tasks]; NaN where undefined.
 
     Tasks that the split itself leaves undefined are left out; a record without logits has NaN in one column.
     """
@@ -69,9 +67,7 @@ def _utility(found: LabelledLogits, weights: np.ndarray) -> np.ndarray:
 
 
 def weighted_auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve [replicates] for row weights [replicates, rows]; ties count half,
-    NaN with one class.
-    """
+    """Return AUROC [replicates] for row weights [replicates, rows]; ties count half, NaN with one class."""
     order = np.argsort(scores, kind="stable")
     positive = labels[order].astype(bool)
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
@@ -86,9 +82,7 @@ def weighted_auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) 
 def weighted_kappa(
     labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Return Cohen's linear-weighted κ [replicates] for row weights [replicates, rows]; NaN where chance
-    agreement is perfect.
-    """
+    """Return Cohen's linear-weighted κ [replicates] for row weights [replicates, rows]; NaN if undefined."""
     cells = labels.astype(np.int64) * classes + predicted
     indicator = np.zeros((len(cells), classes * classes), dtype=weights.dtype)
     indicator[np.arange(len(cells)), cells] = 1

@@ -26,8 +26,7 @@ _HALF_WIDTH = statistics.NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class LevelOrders:
-    """Pairs of levels of one group, of one run: how many, how many change order with a ruler of their own,
-    and which may not.
+    """Level pairs of one group in one run: how many, how many turn under own rulers, which may not.
 
     ``certified`` pairs keep their order by theorem B.2, because the fixed gap exceeds both drift budgets;
     ``flipped`` and ``certified`` have no pair in common.
@@ -66,9 +65,7 @@ def size_rows(study: Study) -> list[dict[str, str | int]]:
 
 
 def group_rows(study: Study, method: str) -> list[dict[str, str]]:
-    """One row per level: Bias and violation rate at δ*, the level's own tolerance, its drift budget and the
-    Bias under it.
-    """
+    """One row per level: Bias and violation rate at δ*, own tolerance, its drift budget, Bias under it."""
     titles = {group["name"]: group["title"] for group in study["groups"]}
     rows = []
     for mean in study["group_means"]:
@@ -91,9 +88,7 @@ def group_rows(study: Study, method: str) -> list[dict[str, str]]:
 
 
 def level_orders(study: Study, method: str | None = None) -> LevelOrders:
-    """Count the level pairs within groups, over all runs (of one method where it is named), that a ruler per
-    level turns round.
-    """
+    """Count the level pairs within groups, over all runs or one method's, that a ruler per level turns."""
     total = LevelOrders()
     for run, group in itertools.product(study["runs"], study["groups"]):
         if method not in (None, run["method"]):
@@ -111,9 +106,7 @@ def level_orders(study: Study, method: str | None = None) -> LevelOrders:
 
 
 def draw_groups(axes: Sequence["Axes"], study: Study, method: str) -> None:
-    """Draw one group per panel: mean Bias over seeds of every level, at δ* (filled) and at the level's own
-    tolerance (open).
-    """
+    """Draw a panel per group: levels' mean Bias over seeds at δ* (filled) and own tolerance (open)."""
     means = [row for row in study["group_means"] if row["method"] == method]
     most = max(row["bias"] for row in means), max(row["own_bias"] for row in means)
     for panel, group in zip(axes, study["groups"], strict=True):
@@ -157,9 +150,7 @@ def _draw_level(axes: "Axes", place: int, row: Mapping[str, Any]) -> None:
 
 
 def hour_rows(study: Study) -> list[dict[str, Any]]:
-    """One row per hour and method: Worst, and Bias under the fixed tolerance, the schedule and the runs' own
-    tolerances.
-    """
+    """One row per hour and method: Worst, Bias under fixed tolerance, schedule and own tolerances."""
     rows = []
     for item, method in itertools.product(study["schedule"], methods_of(study)):
         runs = hour_audits(study, method, item["hour"])
@@ -207,9 +198,7 @@ def contrast(study: Study, method: str, ruler: str, hour: int) -> dict[str, Any]
 
 
 def draw_hours(axes: "Axes", study: Study, ruler: Ruler) -> None:
-    """Draw each method's Bias against the hour under one ruler: seeds as faint points, the line joins their
-    means.
-    """
+    """Draw each method's Bias by hour under one ruler: seeds as faint points, a line through their means."""
     hours, places = study["hours"], []
     for method in methods_of(study):
         title = title_of(method)
@@ -226,9 +215,7 @@ def draw_hours(axes: "Axes", study: Study, ruler: Ruler) -> None:
 
 
 def draw_rulers(axes: "Axes", study: Study) -> None:
-    """Draw the fixed tolerance, the schedule and each method's own calibrated tolerance, mean over seeds,
-    against the hour.
-    """
+    """Draw the fixed tolerance, the schedule and methods' own calibrated mean tolerances by hour."""
     hours, fixed = study["hours"], study["reference"]["tolerance"]
     scheduled = [item["tolerance"] for item in study["schedule"]]
     axes.plot(hours, scheduled, "k-", linewidth=2.4)

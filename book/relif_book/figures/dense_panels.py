@@ -32,9 +32,7 @@ def panel_rows(panels: DensePanels) -> list[dict[str, str | float]]:
 
 
 def draw_panels(panels: DensePanels, class_names: Sequence[str]) -> "Figure":
-    """Return a figure with a block of rows per image: the targets, then every model's predictions with its
-    scores at the left.
-    """
+    """Return a figure: per image the targets, then each model's predictions with its scores at the left."""
     import matplotlib
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch

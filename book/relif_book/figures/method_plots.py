@@ -19,8 +19,7 @@ LEAST_BIAS = 1e-3
 def draw_worst_against_bias(
     axes: "Axes", results: ResultSet, untrained: Sequence[tuple[float, float, str]] = ()
 ) -> None:
-    """Draw every method's mean over the seeds that all have, these as faint points, labelled beside it; the
-    preferred corner is marked.
+    """Draw each method's mean over common seeds, these faintly, with its name; mark the preferred corner.
 
     ``untrained`` holds Bias, Worst and name of rows beside the methods, drawn as grey crosses.
     """
@@ -52,9 +51,7 @@ def draw_worst_against_bias(
 
 
 def draw_mean_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
-    """Draw each method's Bias curve, averaged over the seeds that all have, its name beside it and the fixed
-    tolerance marked.
-    """
+    """Draw each method's Bias curve, averaged over common seeds and named, and mark the fixed tolerance."""
     curves = mean_curves(results, kind)
     tolerances = results.curve_tolerances
     top = 1.02 * max(float(curve[0]) for curve in curves.values())
@@ -86,9 +83,7 @@ def draw_crossings(axes: "Axes", results: ResultSet) -> None:
 
 
 def mean_curves(results: ResultSet, kind: str = "bias") -> dict[str, np.ndarray]:
-    """Return each method's exact curve [D] averaged over the seeds that all methods have, at
-    ``results.curve_tolerances``.
-    """
+    """Return each method's exact curve [D] over the common seeds, at ``results.curve_tolerances``."""
     return {
         method: getattr(summary.table, f"{kind}_curve")[summary.rows].mean(axis=0)
         for method, summary in results.shared.summaries.items()
@@ -161,9 +156,7 @@ def draw_sweep_traces(
 
 
 def _continue_to_labels(axes: "Axes", lines: Sequence[tuple[np.ndarray, str, dict[str, Any]]]) -> None:
-    """Lead every line (values at steps 1, 2, …, its label, its look) on beyond the axes to its label; call it
-    when the limits stand.
-    """
+    """Lead every line on beyond the axes to its label; call it when the axes' limits stand."""
     to_axes = axes.transData + axes.transAxes.inverted()
     # Lines that end at one height are labelled in the order in which they ran.
     ordered = sorted(lines, key=lambda line: (round(float(line[0][-1]), 9), float(line[0].mean())))
@@ -182,8 +175,7 @@ def _swept(results: ResultSet, method: str, swept: str) -> float:
 
 
 def label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:
-    """Write the names in a column right of the axes, in the order of the points' heights, each with a thin
-    line to its point.
+    """Write names in a column right of the axes, ordered by height, each with a thin line to its point.
 
     Call it when the limits of the axes stand.
     """
@@ -198,8 +190,7 @@ def label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> Non
 
 
 def _apart(wanted: Sequence[float], spacing: float = 0.075) -> list[float]:
-    """Move rising heights apart by at least ``spacing`` (less where so many do not fit) within [0, 1], by the
-    least squares.
+    """Move rising heights at least ``spacing`` apart (less if need be) in [0, 1], by least squares.
 
     Height i minus i times the spacing must rise, so that it is an isotonic regression; bounds cut its
     solution.

@@ -1,6 +1,4 @@
-"""One look for every figure: theme, sizes, colours fixed by method, and images that carry their alternative
-text.
-"""
+"""One look for every figure: theme, sizes, colours fixed by method, and alternative text in the image."""
 
 import io
 from typing import TYPE_CHECKING, Any
@@ -21,9 +19,7 @@ SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 
 
 def colour_of(method: str) -> str:
-    """Return a method's colour, on every page the same (Okabe and Ito 2008 for the paper's seven), by its
-    key.
-    """
+    """Return a method's colour by its key, the same on every page (Okabe and Ito 2008 for the seven)."""
     return look_of(method).colour
 
 
@@ -33,9 +29,7 @@ def marker_of(method: str) -> str:
 
 
 def use_theme() -> None:
-    """Set the book's look for every figure drawn afterwards: white ground, dark text of at least 9 points,
-    light grid.
-    """
+    """Set the book's look for later figures: white ground, dark text of at least 9 points, light grid."""
     import matplotlib
     import seaborn
 
@@ -70,14 +64,11 @@ def new_figure(
 ) -> tuple["Figure", Any]:
     """Return a figure and its axes, as :func:`matplotlib.pyplot.subplots` does, in the book's look.
 
-    Parameters
-    ----------
-    rows, columns
-        Grid of axes.
-    height
-        Height of one row in inches; the width is that of the text column.
-    options
-        Passed on, for example ``sharey=True``.
+    Args:
+        rows: rows of axes.
+        columns: columns of axes.
+        height: of one row in inches; the width is that of the text column.
+        **options: passed on, for example ``sharey=True``.
     """
     use_theme()
     from matplotlib.figure import Figure
@@ -89,18 +80,13 @@ def new_figure(
 def show(figure: "Figure", *, alt: str) -> None:
     """Display a figure as a PNG with its alternative text.
 
-    Parameters
-    ----------
-    figure
-        A matplotlib figure.
-    alt
-        What a reader who cannot see the picture needs from it, in one or two sentences; it is also what nbval
-        compares, so numbers in it are rounded to what holds on another processor.
+    Args:
+        figure: a matplotlib figure.
+        alt: what a reader who cannot see the picture needs from it, in one or two sentences; nbval compares
+            it too, so numbers in it are rounded to what holds on another processor.
 
-    Raises
-    ------
-    InputError
-        The alternative text is empty.
+    Raises:
+        InputError: the alternative text is empty.
     """
     from IPython.display import display
 

@@ -1,6 +1,4 @@
-"""Tables that read well: numbers right-aligned at a stated precision, captions, and headers that sort in the
-book.
-"""
+"""Tables that read well: aligned numbers at a stated precision, captions, headers that sort in the book."""
 
 import html
 import math
@@ -19,10 +17,8 @@ VERDICTS = ("supported", "contradicted", "inconclusive", "not testable here")
 def mean_sd(values: Iterable[float], digits: int = 3) -> str:
     """Return "mean ± sample standard deviation" of one or more finite values; a single value stands alone.
 
-    Raises
-    ------
-    InputError
-        There are no values, or one is not finite.
+    Raises:
+        InputError: there are no values, or one is not finite.
     """
     numbers = [float(value) for value in values]
     if not numbers or not all(math.isfinite(number) for number in numbers):
@@ -32,9 +28,7 @@ def mean_sd(values: Iterable[float], digits: int = 3) -> str:
 
 
 def format_cell(value: Cell, digits: int = 3) -> str:
-    """Return one cell as text: floats at ``digits`` decimals, integers with thousands separators, missing
-    values as a dash.
-    """
+    """Return a cell as text: floats at ``digits`` decimals, thousands separators, a dash if missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
     if isinstance(value, str):
@@ -56,19 +50,13 @@ def signed(value: float, digits: int = 4) -> str:
 class Table:
     """A small table that renders as accessible HTML in the book and as aligned text elsewhere.
 
-    Parameters
-    ----------
-    rows
-        One mapping per row, from column title to value; the first row's order of columns holds.
-    caption
-        One sentence above the table; required, since a screen reader announces the table by it.
-    digits
-        Decimals of floats: one number for all columns, or one per column title.
+    Args:
+        rows: one mapping per row, from column title to value; the first row's order of columns holds.
+        caption: one sentence above the table; required, since a screen reader announces the table by it.
+        digits: decimals of floats: one number for all columns, or one per column title.
 
-    Raises
-    ------
-    InputError
-        There is no row, no caption, or a row has other columns than the first.
+    Raises:
+        InputError: there is no row, no caption, or a row has other columns than the first.
     """
 
     def __init__(
@@ -136,12 +124,9 @@ def show_table(
 class Folded:
     """Tables under a line that opens and closes them.
 
-    Parameters
-    ----------
-    title
-        The line, always visible.
-    tables
-        What it hides.
+    Args:
+        title: the line, always visible.
+        tables: what it hides.
     """
 
     def __init__(self, title: str, tables: Sequence[Table]) -> None:
