@@ -1,6 +1,4 @@
-"""Shared fixtures: where the optional real data lies, a small simulated data set and settings that train in a
-second.
-"""
+"""Shared fixtures: where optional real data lies, a small simulated data set, settings that train fast."""
 
 import os
 from pathlib import Path

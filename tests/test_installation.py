@@ -1,6 +1,4 @@
-"""The base installation at the lower bounds that its metadata promise: the command answers, an audit runs,
-compressed tables are read.
-"""
+"""The base installation at its lower bounds: the command answers, an audit runs, tables are read."""
 
 import os
 import subprocess

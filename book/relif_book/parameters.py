@@ -20,7 +20,7 @@ _CELL = re.compile(
 class Domain:
     """What a parameter takes: in words, as a test, and three or more ``others`` at which its pages are tried.
 
-    ``holds`` may raise ``InputError`` with words of its own. Text may be empty where the page's own value is.
+    ``holds`` may refuse (``InputError``) in words of its own. Text may be empty where the page's value is.
     """
 
     must: str

@@ -34,9 +34,7 @@ DATA: dict[str, Any] = {
 
 @pytest.fixture
 def page(browser: Any, tmp_path: Path) -> Any:
-    """A page from disk that holds every figure and the audit, as the book does; a script error fails the
-    test.
-    """
+    """A page from disk that holds every figure and the audit; a script error fails the test."""
     body = "".join(live_html(name, DATA.get(name)) for name in FIGURES)
     source = tmp_path / "page.html"
     source.write_text(

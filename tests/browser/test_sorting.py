@@ -1,6 +1,4 @@
-"""Tables sort by their headers as a reader expects: numbers by value, missing values last, with mouse and
-keyboard.
-"""
+"""Tables sort by their headers: numbers by value, missing values last, with mouse and keyboard."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

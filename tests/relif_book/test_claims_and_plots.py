@@ -1,6 +1,4 @@
-"""Many methods side by side: crossings, ranks, sweeps and the verdicts on claims, on runs that train in a
-moment.
-"""
+"""Many methods side by side: crossings, ranks, sweeps and verdicts on claims, on runs of a moment."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""Means and differences over seeds: with one seed they are the audit's own, with several the subjects'
-influences are averaged.
-"""
+"""Means and differences over seeds: one seed gives the audit's own, several average influences."""
 
 from dataclasses import replace
 

@@ -37,8 +37,7 @@ def dense():
 
 
 def recomputed(scores, tolerance: float) -> float:
-    """Return Bias as the integral of the violation rate above δ: B = ∫_δ^1 P(|X − Y| > t) dt, exact between
-    the gaps' ends.
+    """Return Bias as B = ∫_δ^1 P(|X − Y| > t) dt, exact between the gaps' ends.
 
     Written as E(X − Y − δ)₊ + E(Y − X − δ)₊ with E(X − z)₊ from the sorted scores; nothing of the audit is
     used.

@@ -1,6 +1,4 @@
-"""A published record can be made again: same settings, same data, same kind of device, same numbers within a
-stated tolerance.
-"""
+"""A published record can be made again: same settings, data and device, numbers within a tolerance."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,9 +60,7 @@ def disagreements(
 
 
 def test_a_published_record_is_made_again(tmp_path: Path) -> None:
-    """The cheapest run that is published, on simulated stays: whole, and equal to the last bit where the
-    processor is the same.
-    """
+    """The cheapest published run, on simulated stays: equal to the last bit on the same processor."""
     records, reference, table = read_published(ROOT / "data" / "records" / "synthetic_methods")
     before = min(records, key=lambda record: record.content["made"]["training_seconds"])
     assert before.settings.revision == REVISION, "make the simulated runs again: relif study clinical"
@@ -76,9 +72,7 @@ def test_a_published_record_is_made_again(tmp_path: Path) -> None:
 
 
 def test_the_first_epochs_of_a_published_run_come_again(data_folder: Path, tmp_path: Path) -> None:
-    """The cheapest published run of this revision on PhysioNet 2012: losses and validation utilities of two
-    epochs.
-    """
+    """This revision's cheapest run on PhysioNet 2012: losses and utilities of two epochs."""
     if not (data_folder / "physionet2012").is_dir():
         pytest.skip("RELIF_DATA holds no folder physionet2012")
     folders = sorted((ROOT / "data" / "records").glob("physionet2012_*/runs.npz"))
@@ -101,9 +95,7 @@ def test_the_first_epochs_of_a_published_run_come_again(data_folder: Path, tmp_p
 
 
 def test_the_comparison_lets_nothing_pass_but_the_same_run(icu_folder: Path, tmp_path: Path) -> None:
-    """A small study, published and made again: equal to the last bit; a record with other numbers is told
-    apart.
-    """
+    """Published and made again, a small study is equal to the last bit; other numbers are told apart."""
     runs = grid(
         ["erm"], [0, 1], model={"hidden": 8, "head_width": 8},
         training={"epochs": 1, "batch_size": 32},

@@ -1,6 +1,4 @@
-"""Studies published small: packed without loss, logits of some seeds, histograms with a bound, and what is
-refused.
-"""
+"""Studies published small: packed without loss, logits of some seeds, histograms, and what is refused."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,6 +1,4 @@
-"""From records to published numbers: intervals as quadratic forms, the tolerance from validation alone,
-policy kept.
-"""
+"""From records to published numbers: intervals as quadratic forms, tolerance by validation, policy kept."""
 
 import json
 import math

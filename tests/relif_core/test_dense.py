@@ -1,6 +1,4 @@
-"""Dense data as a training problem: batches, augmentation that keeps geometry true, evaluation and
-calibration.
-"""
+"""Dense data as a training problem: batches, true geometry under augmentation, evaluation, calibration."""
 
 import numpy as np
 import pytest
@@ -79,9 +77,7 @@ def test_zoom_divides_depth_and_keeps_types_and_sizes(problem, tensors) -> None:
 
 
 def test_zoomed_normals_are_those_of_the_zoomed_depth() -> None:
-    """A tilted plane seen through a pinhole camera: 1/Z = (n / d) · ((x − cx)/f, (y − cy)/f, 1), so its
-    normal can be read off the zoomed depth.
-    """
+    """A plane seen through a pinhole, 1/Z = (n / d) · ((x − cx)/f, (y − cy)/f, 1): depth shows its normal."""
     height, width, focal, frames = 60, 80, 70.0, 6
     y, x = np.mgrid[:height, :width]
     normal = np.array([0.5, 0.3, -0.8]) / np.linalg.norm([0.5, 0.3, -0.8])

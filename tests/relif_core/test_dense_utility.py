@@ -1,6 +1,4 @@
-"""Dense utility: the reference values, cases worked by hand, and independence of how a split is cut into
-batches.
-"""
+"""Dense utility: reference values, cases worked by hand, and independence of how batches are cut."""
 
 import math
 

@@ -1,6 +1,4 @@
-"""The audit as a penalty, and similar pairs within a task: exact, differentiable, blind to samples without a
-label.
-"""
+"""The audit as a penalty, and similar pairs in a task: exact, differentiable, blind without a label."""
 
 import numpy as np
 import pytest

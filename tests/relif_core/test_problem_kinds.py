@@ -1,6 +1,4 @@
-"""The one table of problems: every kind opens, checks and changes settings by itself; nothing else knows
-their formats.
-"""
+"""The one table of problems: every kind opens, checks and changes settings; nothing else knows formats."""
 
 import json
 from pathlib import Path

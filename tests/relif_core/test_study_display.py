@@ -1,6 +1,4 @@
-"""What a person sees of a study: one line per ended run where there is no terminal, a table where there is
-one.
-"""
+"""What a person sees of a study: a table on a terminal, elsewhere one line per ended run."""
 
 import io
 

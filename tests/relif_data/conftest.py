@@ -11,9 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def pack() -> Callable[[Path, dict[str, bytes]], Path]:
-    """Return a function that packs files (name to content) as the suffix of a path says; no suffix gives a
-    folder.
-    """
+    """Return a function that packs files (name to content) by the suffix of a path; none gives a folder."""
 
     def build(path: Path, files: dict[str, bytes]) -> Path:
         """Pack ``files`` as the suffix of ``path`` says; a path without suffix becomes a folder."""

@@ -116,9 +116,7 @@ def cell(tensors: ClinicalTensors, stay: int, hour: int, channel: str) -> tuple[
 
 
 def test_whole_numbers_written_as_floats_are_read(tmp_path: Path) -> None:
-    """Ids and offsets such as 12.0 give the same arrays; offsets that are no whole numbers are refused with
-    their count.
-    """
+    """Ids and offsets such as 12.0 give the same arrays; offsets with fractions are refused and counted."""
     expected = made(tmp_path, small_tables(), "expected")
     tables = small_tables()
     for row in tables["vitalAperiodic"]:

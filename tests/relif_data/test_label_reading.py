@@ -61,9 +61,7 @@ def test_drawn_training_labels_stand_at_labelled_hours(tensors: ClinicalTensors)
 
 @pytest.mark.parametrize("reading", sorted(READINGS))
 def test_only_the_causal_reading_is_blind_to_later_hours(tensors: ClinicalTensors, reading: str) -> None:
-    """Scrambling every input row from the label's hour on changes predictions exactly where the reading sees
-    them.
-    """
+    """Scrambled input from the label's hour on changes predictions just where the reading sees it."""
     view = read_labels_at(tensors, HOUR, reading)
     problem = ClinicalProblem(view)
     torch.manual_seed(0)
@@ -80,9 +78,7 @@ def test_only_the_causal_reading_is_blind_to_later_hours(tensors: ClinicalTensor
 
 
 def test_stay_level_tasks_move_only_when_asked(tensors: ClinicalTensors) -> None:
-    """A task with a horizon is read at the hour in the causal reading and at its horizon otherwise; labels
-    stay.
-    """
+    """A task with a horizon is read at the hour causally, else at its horizon; labels stay."""
     causal = read_labels_at(tensors, HOUR, tasks=["mortality"])
     later = read_labels_at(tensors, HOUR, "later_hours", tasks=["mortality"])
     assert causal.tasks[0].horizon_hours == HOUR
@@ -115,9 +111,7 @@ def test_unknown_requests_are_refused(tensors: ClinicalTensors) -> None:
 
 
 def test_study_compares_the_same_test_stays(tensors: ClinicalTensors, tmp_path: Path) -> None:
-    """One tolerance for every reading, one contrast per method and reading, finished runs are kept, no row of
-    anybody.
-    """
+    """One tolerance for all readings, a contrast per method and reading, runs kept, nobody's row."""
     settings = {
         "model": {"hidden": 8, "head_width": 8, "layers": 1},
         "training": {"epochs": 1, "batch_size": 16},

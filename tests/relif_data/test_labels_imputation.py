@@ -1,6 +1,4 @@
-"""Shared conventions: forward filling never looks ahead, splits keep subjects together, classes start at
-their bounds.
-"""
+"""Shared conventions: filling never looks ahead, splits keep subjects whole, classes start at bounds."""
 
 import itertools
 

@@ -76,9 +76,7 @@ def arrays(tmp_path, frames):
 
 @pytest.fixture
 def official(tmp_path, frames):
-    """The official HDF5 layout: 15 frames, axes reversed as MATLAB writes them, scene names behind
-    references.
-    """
+    """The official HDF5 layout: 15 frames, axes reversed as in MATLAB, scene names behind references."""
     import h5py
     from scipy.io import savemat
 
@@ -130,9 +128,7 @@ def test_class_table_is_complete() -> None:
 
 
 def test_class_table_reproduces_published_labels(data_folder) -> None:
-    """The published 13-class labels of two frames follow from their published 40-class labels (stored less 1)
-    through the table.
-    """
+    """Two frames' published 13-class labels follow from their 40-class ones (less 1) by the table."""
     table = np.full(256, IGNORE, np.uint8)
     table[:40] = map_40_to_13()[1:]
     for number in ("0433", "0464"):
@@ -315,9 +311,7 @@ def test_resizing_rules() -> None:
 
 
 def test_real_frames(data_folder, tmp_path) -> None:
-    """A few real frames: class shares, ignore label and depth as the source states them, normals everywhere
-    but at holes.
-    """
+    """A few real frames: class shares, ignore label and depth as stated, normals but at holes."""
     source = tmp_path / "source"
     for part, numbers in (("train", (3, 4, 10, 11)), ("test", (1, 2))):
         for kind, suffix in (("image", "jpg"), ("label", "png"), ("depth", "png")):

@@ -1,6 +1,4 @@
-"""PhysioNet 2012: tensors equal an independent slow parse, inputs end before their label, and bad data has a
-name.
-"""
+"""PhysioNet 2012: tensors equal a slow parse, inputs end before their label, bad data has a name."""
 
 import csv
 import dataclasses

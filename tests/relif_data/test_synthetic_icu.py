@@ -1,6 +1,4 @@
-"""The simulator: its truth is consistent, its oracle is calibrated, its labels follow from its truth, and it
-can be learnt.
-"""
+"""The simulator: a consistent truth, a calibrated oracle, labels that follow from it and can be learnt."""
 
 import itertools
 import time

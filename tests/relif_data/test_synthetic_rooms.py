@@ -35,9 +35,7 @@ def points_of(camera: Camera, depth: np.ndarray) -> np.ndarray:
 
 
 def test_normals_are_the_gradients_of_depth() -> None:
-    """Within a planar face, neighbouring points differ by a vector at right angles to the normal, to
-    rounding.
-    """
+    """Within a planar face, neighbouring points differ at right angles to the normal, to rounding."""
     for room, camera in scenes(8):
         seen = render(room, camera, *SIZE)
         points = points_of(camera, seen.depth)
@@ -66,9 +64,7 @@ def test_cross_products_of_finite_differences_give_the_normals() -> None:
 
 
 def test_labels_are_those_of_the_nearest_object() -> None:
-    """Compare with a plain ray march through the boxes, written independently of the renderer's slabs and
-    rectangles.
-    """
+    """Compare with a plain ray march through the boxes, written without slabs and rectangles."""
     for room, camera in scenes(3):
         seen = render(room, camera, *SIZE)
         axes = camera.axes()

@@ -22,8 +22,7 @@ CEILING = "ceiling.json"
 
 
 def through_decoder(values: Tensor, valid: Tensor, cell: int = DECODER_CELL) -> Tensor:
-    """Return maps as the decoder's last step would show them: averaged over cells of ``cell`` × ``cell``
-    pixels, then bilinear to full size.
+    """Return maps as a decoder's last step shows them: means of ``cell`` × ``cell`` pixels, made bilinear.
 
     ``values`` [B, C, H, W]; ``valid`` bool [B, 1, H, W] says which pixels count in the averages (a cell
     without any becomes 0). H and W must be multiples of ``cell``.

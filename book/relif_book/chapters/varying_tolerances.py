@@ -52,9 +52,7 @@ class _Seen:
     test: Evaluation
 
     def own_tolerance(self, alpha: float, members: np.ndarray | None = None) -> tuple[float, int]:
-        """Return the calibrated tolerance (theorem B.3) of the validation stays in ``members`` (all if None)
-        and its pairs.
-        """
+        """Return tolerance (theorem B.3) and pairs of the validation stays in ``members`` (None: all)."""
         chosen = np.ones(len(self.validation.order), bool) if members is None else members
         distances = reference_distances(
             self.validation.embeddings[chosen],
@@ -84,8 +82,7 @@ def varying_tolerances(
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Audit trained runs by group and by hour, under one fixed tolerance and under tolerances that vary;
-    aggregates only.
+    """Audit runs by group and hour, under one fixed tolerance and under varying ones; aggregates only.
 
     Args:
         folders: finished runs with their weights, as a study leaves them; every method with the same seeds,

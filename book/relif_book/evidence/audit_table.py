@@ -108,8 +108,7 @@ class AuditTable:
         return getattr(self, f"{kind}_covariance")
 
     def interval(self, weights: np.ndarray, kind: str = "bias", level: float = 0.95) -> tuple[float, float]:
-        """Return the interval of Σ w_r · estimate_r over the draw of subjects, for weights [R]; ``kind``
-        names the estimate.
+        """Return the interval of Σ w_r · estimate_r over the draw of subjects, for weights [R].
 
         Its degrees of freedom are the fewest of the records that it weighs. A weighted mean of Bias or
         violation rate, whose weights are not negative and sum to 1, lies in [0, 1] and has the interval of
@@ -229,9 +228,7 @@ def _unpacked(numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def audit_record(
     record: Record, tolerance: float | Mapping[tuple[str, str], float], split: str = "test", view: str = ""
 ) -> AuditResult:
-    """Audit a record's pools in one of its views exactly, with subject-clustered errors, in the context that
-    makes it comparable.
-    """
+    """Audit a record's pools in one view: exact, subject-clustered, in a context made for comparison."""
     context = AuditContext(
         dataset=f"{record.content['dataset']['dataset']} {record.content['dataset']['fingerprint'][:12]}",
         split=split,

@@ -11,13 +11,16 @@ from relif_core.errors import InputError
 
 
 def seed_mean(audits: Sequence[AuditResult], kind: Kind) -> tuple[float, float]:
-    """Return the mean over seeds of an audited quantity and its standard error over the draw of subjects, the
-    seeds held as they are.
+    """Return a quantity's mean over seeds and its standard error over the draw of subjects, seeds held.
 
-    ``audits`` are of the same subjects, one per seed. A subject's influence on the mean is the mean of its
-    influences.
+    A subject's influence on the mean is the mean of its influences.
 
-    Raises ``InputError`` without audits, for audits without subjects, and for audits of other subjects.
+    Args:
+        audits: one per seed, of the same subjects.
+        kind: the quantity.
+
+    Raises:
+        InputError: no audits, audits without subjects, or of other subjects.
     """
     shares = np.mean(influences(audits, kind), axis=0)
     return float(np.mean([getattr(found, kind) for found in audits])), float(np.linalg.norm(shares))

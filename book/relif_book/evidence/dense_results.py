@@ -422,9 +422,7 @@ def score_rows(results: ResultSet) -> list[dict[str, str]]:
 
 
 def comparisons(results: ResultSet) -> list[dict[str, str]]:
-    """Every other method minus ERM, then ReLiF minus every other, as ``comparison_rows``; one row that says
-    so where only ERM has records.
-    """
+    """Every other method minus ERM, then ReLiF minus every other; one row saying so if only ERM is there."""
     others = [method for method in results.summaries if method != "erm"]
     pairs = [("erm", method) for method in others]
     if "relif" in others:

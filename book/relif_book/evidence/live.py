@@ -38,15 +38,15 @@ def this_run(
     methods: Sequence[str],
     **parameters: Any,
 ) -> ResultSet:
-    """Bring every method with seeds 0 .. ``seeds`` − 1 to a record and return them, audited at their own
-    reference tolerance.
+    """Bring every method with seeds 0 .. ``seeds`` − 1 to a record; return them, audited at their own ruler.
 
     Of the page's parameters (or of those given instead) ``data`` is a tensor folder (empty: simulated stays),
     ``runs`` the folder of the records (empty: the one that all pages share), ``epochs`` 0 for what the page's
     profile says. The data set is named in the footer. Balancers that were added from outside the package
     join where the paper's seven are compared.
 
-    Raises ``RecordError`` where a run failed.
+    Raises:
+        RecordError: a run failed.
     """
     given = {**page.parameters, **parameters}
     data, runs, epochs, device = (given[name] for name in ("data", "runs", "epochs", "device"))

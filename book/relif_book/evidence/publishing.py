@@ -43,13 +43,13 @@ Keep = Literal["all", "test", "study", "aggregates"]
 
 
 def write_reference(record: Record, target: Path) -> ReferenceTolerance:
-    """Return the tolerance of ``target``; without one, that of the data set is written there, else one chosen
-    from a run's validation split.
+    """Return ``target``'s tolerance; without one, write the data set's, else one chosen on validation.
 
-    That of the data set lies in a sibling folder which holds nothing published but ``reference.json``.
+    That of the data set lies in a sibling folder which holds nothing published but ``reference.json``; else a
+    run's validation split chooses.
 
-    Raises ``RecordError`` where the tolerance there was chosen from other data, or is not that of the data
-    set.
+    Raises:
+        RecordError: the tolerance there was chosen from other data, or is not that of the data set.
     """
     target = Path(target)
     path = target / REFERENCE

@@ -52,9 +52,7 @@ class ResultSet:
 
     @property
     def shared(self) -> "ResultSet":
-        """The results over the seeds that all methods have, for what sets methods against each other; all
-        seeds where none is shared.
-        """
+        """The results over the seeds that all methods have, for comparisons; all if none is shared."""
         seeds = common_seeds(*self.summaries.values())
         if not seeds:
             return self
@@ -407,9 +405,7 @@ def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> list[dict
 
 
 def sweep_rows(results: ResultSet) -> list[dict[str, str | int]]:
-    """Utility and Bias per controller setting, with where λ and the smoothed violation rate ended and how
-    often λ met a bound.
-    """
+    """Utility and Bias per controller setting, where λ and the rate ended, and how often λ met a bound."""
     rows: list[dict[str, str | int]] = []
     for method, summary in results.summaries.items():
         records = [record for record in results.records if record.method == method]

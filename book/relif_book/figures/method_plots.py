@@ -133,9 +133,7 @@ def draw_sweep(
 def draw_sweep_traces(
     axes: "Axes", results: ResultSet, trace: str, swept: Literal["step_size", "target"]
 ) -> None:
-    """Draw a step trace ("weight" or "smoothed_rate") of the first common seed of every method, the swept
-    setting at its end.
-    """
+    """Draw a trace ("weight" or "smoothed_rate") of each method's first common seed, labelled by setting."""
     symbol = "η" if swept == "step_size" else "ρ*"
     lines = []
     for number, (method, summary) in enumerate(results.shared.summaries.items()):

@@ -1,6 +1,4 @@
-"""Arrays of every kind are audited as the NumPy arrays that they stand for, aligned by index, and nothing
-missing becomes a person.
-"""
+"""Arrays of every kind are audited as the NumPy arrays they stand for; nothing missing becomes a person."""
 
 import contextlib
 from collections.abc import Callable

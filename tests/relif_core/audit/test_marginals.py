@@ -19,9 +19,7 @@ def bias(first: np.ndarray, second: np.ndarray, tolerance: float) -> float:
 
 
 def coarsened(values: np.ndarray, seed: int) -> np.ndarray:
-    """Replace every score by the mean of its group, E[p | G], for groups that need not follow the order of
-    scores.
-    """
+    """Replace scores by their group's mean, E[p | G], for groups that need not follow their order."""
     generator = np.random.default_rng(seed)
     groups = generator.integers(0, generator.integers(1, len(values) + 1), len(values))
     sums, counts = np.bincount(groups, values.astype(float)), np.bincount(groups)

@@ -1,6 +1,4 @@
-"""Files and folders give the histogram of their scores, whatever reads them: one pass, a CSV, or a cluster of
-two nodes.
-"""
+"""Files and folders give their scores' histogram, whatever reads them: one pass, a CSV, or a cluster."""
 
 import threading
 from collections.abc import Iterator

@@ -22,9 +22,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 def cohort(
     subjects: int, generator: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Draw one to three stays per subject; a latent severity moves both tasks' scores, in opposite
-    directions.
-    """
+    """Draw one to three stays per subject; a latent severity moves both tasks' scores, oppositely."""
     subject = np.repeat(np.arange(subjects), generator.integers(1, 4, subjects))
     severity = generator.normal(size=subjects)[subject]
     scores, ids = {}, {}

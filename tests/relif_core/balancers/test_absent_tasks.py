@@ -1,6 +1,4 @@
-"""A batch without labels of a task: the balancer works on the others and holds what it knows of the absent
-one.
-"""
+"""A batch without a task's labels: the balancer works on the others and keeps what it knows of it."""
 
 import pytest
 import torch

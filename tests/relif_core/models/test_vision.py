@@ -24,9 +24,7 @@ HEIGHT, WIDTH = 64, 96
 
 
 def make_batch(count: int = 3) -> dict[str, torch.Tensor]:
-    """Random stored arrays; the last image carries no label, the first no depth, and some normals are
-    missing.
-    """
+    """Random stored arrays: the last image has no label, the first no depth, some normals are missing."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 13, (count, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
     labels[:, :5] = 255

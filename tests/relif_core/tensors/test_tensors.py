@@ -152,9 +152,7 @@ def test_damage_is_found(tmp_path: Path) -> None:
 
 
 def test_statistics_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mean and deviation of the chosen rows come out the same, to the last bit, however many rows are in
-    memory at a time.
-    """
+    """The chosen rows' mean and deviation are the same to the last bit, however many rows a block has."""
     rng = np.random.default_rng(0)
     values = rng.normal(3, 7, (5000, 4)).astype(np.float32)
     chosen = rng.random(5000) < 0.6

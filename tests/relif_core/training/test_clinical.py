@@ -115,9 +115,7 @@ def test_the_training_order_depends_on_seed_and_epoch_alone(icu: ClinicalProblem
 
 
 def test_hours_of_ended_stays_are_not_computed_and_nothing_changes(icu: ClinicalProblem) -> None:
-    """States and gradients equal those of ``nn.LSTM`` over the padded batch, in whatever order the stays
-    stand.
-    """
+    """States and gradients equal those of ``nn.LSTM`` over the padded batch, whatever the stays' order."""
     model = icu.build_model(replace(MODEL, dropout=0.0)).double()
     batch = icu.batch(icu.tensors.stays_of("train")[:24])
     batch["inputs"] = batch["inputs"].double()

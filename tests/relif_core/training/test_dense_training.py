@@ -82,9 +82,7 @@ def test_one_calibration_serves_every_method(records: Path) -> None:
 
 @pytest.mark.parametrize("method", ["erm", "relif"])
 def test_scores_follow_from_raw_scores(records: Path, method: str) -> None:
-    """Scale and clip of the calibration, temperature 1 of segmentation; a higher temperature is less
-    confident.
-    """
+    """The calibration's scale and clip, segmentation at temperature 1; a higher one is less confident."""
     record = of(records, method)
     quantiles = record.result["score_calibration"]["quantiles"]
     for split in ("validation", "test"):

@@ -1,6 +1,4 @@
-"""A study on several machines: a cluster of two local nodes loses a worker process, then a node, and the
-records are the same.
-"""
+"""A study on two local nodes loses a worker process, then a node, and the records are the same."""
 
 import os
 import signal

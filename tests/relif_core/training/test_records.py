@@ -1,6 +1,4 @@
-"""What a record says beyond its result: revision, making, every epoch's audit, calibrated and last-epoch
-views.
-"""
+"""What a record says beyond its result: revision, making, every epoch's audit, four views."""
 
 import json
 from collections.abc import Callable

@@ -64,9 +64,7 @@ def test_interrupted_equals_uninterrupted(
 def test_stopped_within_an_epoch_equals_uninterrupted(
     icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Asked to stop at any step, a run leaves a checkpoint from which it ends in the same record, byte for
-    byte.
-    """
+    """Stopped at any step, a run leaves a checkpoint from which it ends in the same record, byte for byte."""
     whole = run(small(method), icu, tmp_path / "whole")
     step, steps = TrainingLoop.step, []
     monkeypatch.setattr(training, "STOP", threading.Event())
@@ -200,9 +198,7 @@ def gradients(loop: TrainingLoop) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("balancer", sorted(balancer_keys()))
 def test_balanced_gradients_equal_their_definition(icu: ClinicalProblem, small: Small, balancer: str) -> None:
-    """The loop's gradient is Σ w_i ∇L_i on the encoder and (w_i or 1) ∇L_i on head i, plus the weighted
-    penalty's.
-    """
+    """The gradient is Σ w_i ∇L_i on the encoder, (w_i or 1) ∇L_i on head i, plus the penalty's."""
     settings = small(balancer + "+relif", model={"hidden": 12, "head_width": 8, "dropout": 0.0})
     loop = TrainingLoop(settings, icu)
     batch = icu.batch(icu.tensors.stays_of("train")[:40])

@@ -1,6 +1,4 @@
-"""Before the first step: splits, classes, labels, batches. During it: absent labels, and numbers that are not
-finite.
-"""
+"""Before the first step: splits, classes, labels, batches. During it: absent labels, numbers not finite."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

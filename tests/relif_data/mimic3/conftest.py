@@ -27,9 +27,7 @@ COLUMNS = {
 
 
 class RawTables:
-    """A small set of tables to which stays and events are added one by one; any row may be edited before
-    writing.
-    """
+    """A small set of tables to which stays and events are added; any row may be edited before writing."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in COLUMNS}

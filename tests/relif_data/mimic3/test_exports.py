@@ -87,9 +87,7 @@ def test_exports_are_read_as_delivered(two_stays: Any, tmp_path: Path, name: str
 
 
 def test_a_time_with_another_offset_is_not_guessed(two_stays: Any, tmp_path: Path) -> None:
-    """An hour's shift, a fraction that is not zero or text behind a time makes it unreadable, not another
-    time.
-    """
+    """An hour's shift, a fraction or text behind a time makes it unreadable, not another time."""
     tables = with_events(two_stays)
     for tail in ("+01:00", ".500", " PM"):
         tables.event(1, 211, 2.0, "200", charttime=f"2150-03-01 12:30:00{tail}")
@@ -99,9 +97,7 @@ def test_a_time_with_another_offset_is_not_guessed(two_stays: Any, tmp_path: Pat
 
 
 def test_times_of_one_table_are_judged_by_its_wanted_rows(two_stays: Any, tmp_path: Path) -> None:
-    """All times of a small table are lost: an error, however many rows the other tables and other patients
-    have.
-    """
+    """A small table whose times are all lost is an error, however many rows the others have."""
     tables = with_events(two_stays)
     for minute in range(2000):
         tables.event(1, 211, minute / 60, "80")
@@ -123,9 +119,7 @@ def test_times_of_one_table_are_judged_by_its_wanted_rows(two_stays: Any, tmp_pa
 def test_a_channel_that_is_lost_is_named(
     two_stays: Any, tmp_path: Path, column: str, cell: str | None, words: str
 ) -> None:
-    """More than half of a channel's wanted rows lost to one cause is an error with file, count and first row;
-    fewer are counted.
-    """
+    """Over half of a channel's wanted rows lost to one cause is a named error; fewer are counted."""
     tables = with_events(two_stays)
     rows = tables.rows["labevents"]
     for row in rows[4:]:
@@ -216,9 +210,7 @@ def test_lengths_in_another_unit_are_refused(raw_tables: Any, tmp_path: Path) ->
 
 
 def test_tables_below_the_named_folder_are_found(two_stays: Any, tmp_path: Path) -> None:
-    """The top folder of a download is enough where one folder below holds the tables; two such folders are
-    named.
-    """
+    """A download's top folder is enough if one folder below holds the tables; two such are named."""
     expected = tensors(two_stays, tmp_path / "expected")
     top = tmp_path / "top"
     two_stays.write(top / "physionet.org" / "files" / "mimiciii" / "1.4")
@@ -248,9 +240,7 @@ def test_other_sources_are_recognised(tmp_path: Path, files: tuple[str, ...], wo
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_half_unpacked_table_beside_the_whole_one(two_stays: Any, tmp_path: Path, share: float) -> None:
-    """A plain file cut at a line's end, or with its header only, beside its whole .gz is refused; the whole
-    one is not.
-    """
+    """A plain file cut at a line's end, or its header alone, is refused beside its whole .gz."""
     tables = with_events(two_stays)
     raw = tables.write(tmp_path / "raw")
     plain = raw / "CHARTEVENTS.csv"

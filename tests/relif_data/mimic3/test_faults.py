@@ -188,18 +188,14 @@ except DataError as error:
 def in_process(
     source: Path, target: Path, moment: str = "", limit: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Prepare in a process of its own, killed at a progress message or unable to write files larger than a
-    limit.
-    """
+    """Prepare in a process killed at a progress message, or unable to write files above a limit."""
     arguments = [sys.executable, "-c", KILLED, str(source), str(target), moment, str(limit)]
     return subprocess.run(arguments, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("moment", ["chartevents", "hourly grid"])
 def test_killed_and_resumed(two_stays: Any, tmp_path: Path, moment: str) -> None:
-    """kill -9 leaves no tensors; the same command again goes on from the finished tables and gives the same
-    tensors.
-    """
+    """After kill -9 there are no tensors; the same command goes on from finished tables to the same ones."""
     raw = two_stays.write(tmp_path / "raw")
     target = tmp_path / "tensors"
     killed = in_process(raw, target, moment)
@@ -214,9 +210,7 @@ def test_killed_and_resumed(two_stays: Any, tmp_path: Path, moment: str) -> None
 
 
 def test_a_changed_source_is_read_again(two_stays: Any, tmp_path: Path) -> None:
-    """After an interruption a changed table is not taken from the work folder, and a broken remainder is not
-    trusted.
-    """
+    """After an interruption neither a changed table nor a broken remainder is taken from the work folder."""
     raw = two_stays.write(tmp_path / "raw")
     target = tmp_path / "tensors"
     in_process(raw, target, "labevents")

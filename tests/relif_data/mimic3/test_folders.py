@@ -1,6 +1,4 @@
-"""The benchmark's output folders, and simulated cohorts written as raw tables, both taken down the whole
-road.
-"""
+"""The benchmark's output folders and simulated raw tables, both taken down the whole road."""
 
 from pathlib import Path
 
@@ -154,9 +152,7 @@ def test_layouts_of_the_source_do_not_matter(
 def test_benchmark_folders_equal_the_raw_tables(
     folders: Path, tensors: ClinicalTensors, tmp_path: Path, alone: str | None
 ) -> None:
-    """Read from all task folders, or from the multitask folder alone: the same inputs, labels and masks as
-    from raw tables.
-    """
+    """All task folders, or the multitask folder alone: inputs, labels and masks of the raw tables."""
     root = folders
     if alone:
         root = tmp_path / "alone"

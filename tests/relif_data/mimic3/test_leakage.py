@@ -42,9 +42,7 @@ def _tensors(tables: Any, mode: str) -> ClinicalTensors:
 def test_the_future_does_not_reach_the_inputs(
     raw_tables: Callable[[], Any], mode: str, past: list[Any], future: list[Any], hour: int, delay: int
 ) -> None:
-    """Replace every event after hour t, move the end of the stay and the death, change the diagnoses: rows
-    0..t-1 stay.
-    """
+    """Replace events after hour t, move end and death, change diagnoses: rows 0..t-1 stay."""
     before, after = raw_tables(), raw_tables()
     for tables in (before, after):
         tables.stay(1, hours=60.0)

@@ -160,9 +160,7 @@ def test_validation_counts(two_stays: Any, tmp_path: Path) -> None:
 
 
 def test_cohort_rules(raw_tables: Callable[[], Any], tmp_path: Path) -> None:
-    """Every rule removes its stay, under its reason, in order; a stay beside a removed one of the same
-    admission is kept.
-    """
+    """Every rule removes its stay, under its reason, in order; another stay of the admission is kept."""
     tables = raw_tables()
     for stay in range(1, 8):
         tables.stay(stay, age=17.9 if stay == 5 else 50.0)
@@ -228,9 +226,7 @@ def prepared(tables: Any, folder: Path, **options: Any) -> ClinicalTensors:
 
 
 def test_bins_hold_the_hour_that_ends_with_them(two_stays: Any, tmp_path: Path) -> None:
-    """An event at exactly hour k is in bin k - 1, one at admission in bin 0; later values win; gaps carry
-    forward.
-    """
+    """An event at exactly hour k is in bin k - 1, at admission in bin 0; later values win; gaps fill."""
     two_stays.event(1, HEART, 0.0, "60")
     two_stays.event(1, HEART, 2.0, "62")
     two_stays.event(1, HEART, 2.0 + 1 / 3600, "63")
@@ -255,9 +251,7 @@ def test_number_of_bins(hours: float, bins: int) -> None:
 
 
 def test_labels_of_a_death(two_stays: Any, tmp_path: Path) -> None:
-    """Stay 2 dies at hour 50 of 54: mortality, 24 hours of decompensation, labels from hour 5, none after
-    death.
-    """
+    """Stay 2 dies at hour 50 of 54: mortality, 24 hours of decompensation, no label after death."""
     tensors = prepared(two_stays, tmp_path, compatibility="benchmark")
     arrays, hours = tensors.arrays, np.arange(1, 55)
     rows = slice(60, 114)
@@ -289,9 +283,7 @@ def test_a_late_first_event_delays_the_labels(raw_tables: Callable[[], Any], tmp
 
 
 def test_hospital_death_repair(raw_tables: Callable[[], Any], tmp_path: Path) -> None:
-    """A death at home on the day of discharge counts as published only; a death minutes after discharge as
-    repaired only.
-    """
+    """A death at home on the day of discharge counts as published only, minutes after it as repaired only."""
     tables = raw_tables()
     tables.stay(1)
     tables.stay(2)
@@ -320,9 +312,7 @@ def test_stays_without_labels_are_counted(raw_tables: Callable[[], Any], tmp_pat
 
 
 def test_splits_follow_the_lists(raw_tables: Callable[[], Any], tmp_path: Path) -> None:
-    """The benchmark's test and validation lists decide; without a validation list its part is drawn from the
-    rest.
-    """
+    """The benchmark's lists decide; without a validation list its part is drawn from the rest."""
     tables = raw_tables()
     for stay in range(1, 21):
         tables.stay(stay)
