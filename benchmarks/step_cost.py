@@ -1,10 +1,9 @@
 """What a training step costs with every method, relative to ERM: ``python -m benchmarks.step_cost``.
 
 The clinical model at the paper's size (two-layer LSTM of width 256, 64 stays of 48 hours, four tasks) on
-simulated stays, in the
-training loop itself: forward, surrogate, controller, balanced backward, clipping and AdamW. One thread and
-processor time, so that other work on the machine does not count; all methods take turns, and the ratio is
-that of the medians.
+simulated stays, in the training loop itself: forward, surrogate, controller, balanced backward, clipping and
+AdamW. One thread and processor time, so that other work on the machine does not count; all methods take
+turns, and the ratio is that of the medians.
 """
 
 import statistics

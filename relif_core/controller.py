@@ -169,9 +169,8 @@ class ViolationController(_BoundedController):
         \lambda_{\min}, \lambda_{\max}\bigr) ,
 
     with the smoothed rate :math:`\bar r` of :class:`Controller`, taken in before the weight moves. Too many
-    violations raise the weight. The new weight is for the loss of the same step. For small
-    :math:`\eta` this is :math:`\log\lambda \leftarrow \log\lambda + \eta(\bar r - \rho^*)`, the recursion of
-    Theorem B.5.
+    violations raise the weight. The new weight is for the loss of the same step. For small :math:`\eta` this
+    is :math:`\log\lambda \leftarrow \log\lambda + \eta(\bar r - \rho^*)`, the recursion of Theorem B.5.
 
     Initial state: weight ``initial``, no smoothed rate, no updates. During the first ``warmup`` updates the
     rate is smoothed and the weight stays. A skipped step (None, NaN) changes nothing.

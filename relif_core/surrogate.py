@@ -93,9 +93,8 @@ class LipschitzSurrogate(nn.Module):
 
     :math:`\tau` (``gap_scale``) and :math:`\kappa` (``distance_scale``) follow the 95th percentiles (linear
     interpolation) of :math:`|p_i(a) - p_j(b)|` and of :math:`d'` over the pairs of the step, without gradient
-    and before
-    use: the first valid step sets them, later steps move them by an exponential moving average, and neither
-    falls below 1e-4. Both, and whether they are set, are buffers and travel with ``state_dict``.
+    and before use: the first valid step sets them, later steps move them by an exponential moving average,
+    and neither falls below 1e-4. Both, and whether they are set, are buffers and travel with ``state_dict``.
 
     Special cases:
 

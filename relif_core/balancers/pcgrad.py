@@ -12,8 +12,7 @@ class PCGrad(SmallMatrixBalancer):
     r"""The sum of gradient surgery's projected gradients, as coefficients of the original gradients.
 
     For every task i the projected gradient starts as :math:`g_i` and meets the others in a random order of
-    its
-    own: on conflict, :math:`\langle \hat g_i, g_j\rangle < 0`,
+    its own: on conflict, :math:`\langle \hat g_i, g_j\rangle < 0`,
 
     .. math:: \hat g_i \leftarrow \hat g_i - \frac{\langle \hat g_i, g_j\rangle}{\|g_j\|^2}\, g_j .
 

@@ -261,7 +261,7 @@ class DenseTensors(TensorFolder):
 
 
 def check_dense_tensors(folder: Path | str) -> DenseTensors:
-    """Verify (schema, shapes, ranges, checksums) and open a dense tensor folder, or raise ``DataError``."""
+    """Verify (schema, shapes, ranges, checksums) and open a dense tensor folder; else ``DataError``."""
     manifest = check_array_folder(Path(folder))
     tensors = DenseTensors.open(folder)
     missing = {*FRAME_ARRAYS, "split", "ids", "scenes"} - tensors.arrays.keys()

@@ -154,9 +154,7 @@ def test_explained_share_by_hand() -> None:
 
 
 def test_uncertainty_with_and_without_weight_decay_are_the_same_clinical_runs(clinical) -> None:
-    """The step multiplies weights by 1 − 1e-3 · 1e-5, which float32 rounds to 1: the row of the differences
-    page.
-    """
+    """The step multiplies weights by 1 − 1e-3 · 1e-5, in float32 1: a row of the differences page."""
     assert np.float32(1 - 1e-3 * 1e-5) == 1
     by_run = {(record.method, record.seed): record for record in clinical[0]}
     seeds = [seed for method, seed in by_run if method == "uncertainty_as_released"]

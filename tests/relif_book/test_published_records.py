@@ -27,9 +27,7 @@ SEED_SPREADS = 2.0
 
 
 def numbers(record: Record, bias: float) -> dict[str, float]:
-    """What a record is compared by: utility, induced tolerances and calibration distances on both splits, and
-    fixed-tolerance Bias.
-    """
+    """What records are compared by: utility, induced tolerances, calibration distances, Bias at δ*."""
     found = {"Bias": bias, "calibration distance": float(np.mean(record.arrays["calibration/distances"]))}
     for split in ("validation", "test"):
         utility = record.result["utility"][split]

@@ -31,9 +31,7 @@ MOST_BYTES = 30 * 2**20
 
 
 def test_published_records_keep_their_keys() -> None:
-    """A record's key is that of its settings and data, whatever settings were added since; without a revision
-    it is of the first.
-    """
+    """A record's key is of its settings and data, whatever settings came later; no revision means 1."""
     first = 0
     for path in sorted(PUBLISHED.rglob("audits.json")):
         for record in [*read_published(path.parent)[0], *read_single_task(path.parent)]:

@@ -1,6 +1,4 @@
-"""Options are read by the types of what takes them: text and values mean the same, and what does not fit is
-named before anything is done.
-"""
+"""Options are read by types: text and values mean the same, and misfits are named before anything is done."""
 
 from pathlib import Path
 from typing import Any, Literal

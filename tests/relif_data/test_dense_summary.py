@@ -62,9 +62,7 @@ def test_published_normals_are_close_to_fitted_ones(data_folder: Path) -> None:
 
 
 def test_constants_have_the_error_that_their_training_frames_give_them(rooms: Path, tmp_path: Path) -> None:
-    """The root of the mean squared distance of every test depth to the training median, by hand; a file keeps
-    every size once.
-    """
+    """RMSE of test depths about the training median, by hand; a file keeps every size once."""
     tensors = DenseTensors.open(rooms)
     found = constant_predictors(tensors)
     train, test = (

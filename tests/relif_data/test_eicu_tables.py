@@ -391,9 +391,7 @@ def random_tables(seed: int, stays: int = 14) -> Tables:
 def slow_cells(
     tables: dict[str, Iterable[Row]], lengths: dict[int, int]
 ) -> dict[tuple[int, str], dict[int, tuple[int, int, float]]]:
-    """For each stay and channel, hour -> the winning (minute, trust, value), event by event, from the rules
-    as the page states them.
-    """
+    """Return per stay and channel hour -> the winning (minute, trust, value), event by event."""
     cells: dict[tuple[int, str], dict[int, tuple[int, int, float]]] = {}
 
     def offer(stay: int, minute: int, channel: str, text: str, trust: int, low: float, high: float) -> None:

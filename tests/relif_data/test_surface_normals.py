@@ -107,9 +107,7 @@ def test_normals_that_do_not_belong_to_the_depth_are_refused() -> None:
     [("0433", "test", (0, 2, 1), (1, -1, 1), 6.1), ("0003", "train", (2, 1, 0), (1, 1, 1), 14.5)],
 )
 def test_published_frames(data_folder, frame, part, channels, signs, limit) -> None:
-    """Median angles to two published normal maps, each with its own channel order; the limits are those of a
-    plain 9 x 9 plane fit.
-    """
+    """Median angles to two published normal maps; the limits are those of a plain 9 x 9 plane fit."""
     from PIL import Image
 
     from relif_data.nyuv2 import nearest

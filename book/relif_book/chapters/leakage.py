@@ -127,10 +127,9 @@ def utility_of_length(
     """Return per hourly task the test utility of knowing only how many hours of the stay follow ``hour``.
 
     An input that runs on to the end of the stay has that length, so this much is given away before a model
-    looks at any
-    value: a length of stay is read off, a binary task is ranked by how soon the input ends. In the causal
-    reading every input has the same length and the rule is blind. ``maximum_hours`` cuts longer stays, as in
-    training.
+    looks at any value: a length of stay is read off, a binary task is ranked by how soon the input ends. In
+    the causal reading every input has the same length and the rule is blind. ``maximum_hours`` cuts longer
+    stays, as in training.
     """
     view = read_labels_at(tensors, hour)
     rows = np.diff(tensors.arrays["offsets"])

@@ -1,9 +1,8 @@
 """The analysis plan in code: what every planned contrast asks, and the power that exploratory runs give it.
 
 ``data/analysis_plan.md`` is the plan; its tables of power are printed by :func:`power_table` and
-:func:`detectable_table`. The spreads
-are of exploratory runs: the kept runs of PhysioNet 2012 at 20 epochs, and the pilot of four seeds at 40
-epochs that the plan quotes.
+:func:`detectable_table`. The spreads are of exploratory runs: the kept runs of PhysioNet 2012 at 20 epochs,
+and the pilot of four seeds at 40 epochs that the plan quotes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

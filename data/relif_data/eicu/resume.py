@@ -1,10 +1,9 @@
 """What an interrupted reading of eICU tables leaves, so that the next call reads the missing tables only.
 
 The hourly grid lies in a file of a hidden folder beside the target. A cell keeps the greatest key that any
-event offered, so reading a
-table a second time changes nothing: a table that was interrupted is simply read again. ``state.json`` names
-the tables that were begun and those that are finished, with their counts; it counts only while the cohort,
-the code and the begun files are the same.
+event offered, so reading a table a second time changes nothing: a table that was interrupted is simply read
+again. ``state.json`` names the tables that were begun and those that are finished, with their counts; it
+counts only while the cohort, the code and the begun files are the same.
 """
 
 import json

@@ -270,9 +270,7 @@ def _stays(lists: dict[str, pl.DataFrame], samples: dict[str, pl.DataFrame], roo
 
 
 def _read_series(stays: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Read all time series in one scan; returns them in long form and the number of cells that could not be
-    read.
-    """
+    """Read all time series in one scan; return them in long form, and the number of unreadable cells."""
     paths = (stays["folder"] + "/" + stays["file"]).to_list()
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:

@@ -1,6 +1,4 @@
-"""Ruler, audit and verdict: one score map for all models, comparisons only under one ruler, and nothing that
-a file cannot hold.
-"""
+"""Ruler, audit and verdict: one score map, comparisons under one ruler only, nothing files cannot hold."""
 
 import json
 from typing import Any

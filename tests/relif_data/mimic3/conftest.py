@@ -52,9 +52,7 @@ class RawTables:
         age: float = 50.0,
         code: str | None = "5849",
     ) -> None:
-        """Add a stay of some hours with its admission (number 1000 + stay), patient, one diagnosis and one
-        heart rate at hour 0.5.
-        """
+        """Add a stay with admission (number 1000 + stay), patient, a diagnosis, a heart rate at hour 0.5."""
         subject, admission = subject or stay, 1000 + stay
         end = begin + datetime.timedelta(hours=hours)
         death = None if died_at is None else begin + datetime.timedelta(hours=died_at)

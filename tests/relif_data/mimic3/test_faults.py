@@ -227,9 +227,7 @@ def test_a_changed_source_is_read_again(two_stays: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [300, 9_000, 30_000])
 def test_full_disk(two_stays: Any, tmp_path: Path, limit: int) -> None:
-    """Where files cannot grow (as on a full disk) the error says so and no tensors appear, whichever file it
-    was.
-    """
+    """Where files cannot grow (a full disk) the error says so and no tensors appear, whichever file it is."""
     for minute in range(3000):
         two_stays.event(1, 211, minute / 60, str(minute % 301))
     raw = two_stays.write(tmp_path / "raw")
