@@ -45,6 +45,7 @@ pages: environment
 check: environment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy relif_core data/relif_data book/relif_book
 	$(BIN)/relif pages check
 

@@ -5,19 +5,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from relif_book.evidence.results import ResultSet
 from relif_book.figures.style import colour_of, marker_of
 from relif_core.methods import look_of, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from relif_book.evidence.results import ResultSet
+
 #: Curves below this Bias are not looked at for crossings: there is nothing left to rank.
 LEAST_BIAS = 1e-3
 
 
 def draw_worst_against_bias(
-    axes: "Axes", results: ResultSet, untrained: Sequence[tuple[float, float, str]] = ()
+    axes: "Axes", results: "ResultSet", untrained: Sequence[tuple[float, float, str]] = ()
 ) -> None:
     """Draw each method's mean over common seeds, these faintly, with its name; mark the preferred corner.
 
@@ -50,7 +51,7 @@ def draw_worst_against_bias(
     axes.set(xlabel=f"Bias at δ = {results.reference.tolerance:.3f}", ylabel="test Worst")
 
 
-def draw_mean_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
+def draw_mean_curves(axes: "Axes", results: "ResultSet", kind: str = "bias") -> None:
     """Draw each method's Bias curve, averaged over common seeds and named, and mark the fixed tolerance."""
     curves = mean_curves(results, kind)
     tolerances = results.curve_tolerances
@@ -73,7 +74,7 @@ def draw_mean_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> No
     axes.set(xlabel="tolerance δ", ylabel="Bias" if kind == "bias" else "violation rate")
 
 
-def draw_crossings(axes: "Axes", results: ResultSet) -> None:
+def draw_crossings(axes: "Axes", results: "ResultSet") -> None:
     """Mark where two methods' mean Bias curves cross."""
     points = crossings(results)
     axes.plot(
@@ -82,7 +83,7 @@ def draw_crossings(axes: "Axes", results: ResultSet) -> None:
     )  # fmt: skip
 
 
-def mean_curves(results: ResultSet, kind: str = "bias") -> dict[str, np.ndarray]:
+def mean_curves(results: "ResultSet", kind: str = "bias") -> dict[str, np.ndarray]:
     """Return each method's exact curve [D] over the common seeds, at ``results.curve_tolerances``."""
     return {
         method: getattr(summary.table, f"{kind}_curve")[summary.rows].mean(axis=0)
@@ -90,7 +91,7 @@ def mean_curves(results: ResultSet, kind: str = "bias") -> dict[str, np.ndarray]
     }
 
 
-def crossings(results: ResultSet, least: float = LEAST_BIAS) -> list[tuple[str, str, float, float]]:
+def crossings(results: "ResultSet", least: float = LEAST_BIAS) -> list[tuple[str, str, float, float]]:
     """Return (a, b, δ, Bias) where the mean Bias curves of two methods cross at a Bias of at least ``least``.
 
     The curves are exact at 201 tolerances and piecewise linear; between two of these the crossing is
@@ -112,7 +113,7 @@ def crossings(results: ResultSet, least: float = LEAST_BIAS) -> list[tuple[str, 
 
 
 def draw_sweep(
-    axes: "Axes", results: ResultSet, swept: Literal["step_size", "target"], kind: Literal["bias", "worst"]
+    axes: "Axes", results: "ResultSet", swept: Literal["step_size", "target"], kind: Literal["bias", "worst"]
 ) -> None:
     """Draw Bias or Worst against the swept setting: small points are seeds, the line joins the means."""
     found = sorted((_swept(results, method, swept), method) for method in results.summaries)
@@ -131,7 +132,7 @@ def draw_sweep(
 
 
 def draw_sweep_traces(
-    axes: "Axes", results: ResultSet, trace: str, swept: Literal["step_size", "target"]
+    axes: "Axes", results: "ResultSet", trace: str, swept: Literal["step_size", "target"]
 ) -> None:
     """Draw a trace ("weight" or "smoothed_rate") of each method's first common seed, labelled by setting."""
     symbol = "η" if swept == "step_size" else "ρ*"
@@ -167,7 +168,7 @@ def _continue_to_labels(axes: "Axes", lines: Sequence[tuple[np.ndarray, str, dic
         axes.annotate(name, (1.18, height), xycoords="axes fraction", va="center", fontsize=9)
 
 
-def _swept(results: ResultSet, method: str, swept: str) -> float:
+def _swept(results: "ResultSet", method: str, swept: str) -> float:
     record = next(record for record in results.records if record.method == method)
     return float(getattr(record.settings.controller, swept))
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relif_book.chapters.dense_panels import CHOICES, DensePanels
-from relif_book.evidence.results import title_of
 from relif_book.figures.style import new_figure
+from relif_core.methods import title_of
 from relif_core.tensors.dense import IGNORE
 
 if TYPE_CHECKING:
