@@ -116,6 +116,7 @@ PARAMETERS: Mapping[str, Domain] = {
     "published_records": RECORDS,
     "released_records": RECORDS,
     "dense_records": RECORDS,
+    "class_records": RECORDS,
     "data": _text("be a folder that exists", os.path.isdir, several=True),
     "weights": _text("be a file that exists", os.path.isfile),
     "runs": _text("be a folder, or a name for a new one", lambda value: not os.path.isfile(value)),

@@ -8,6 +8,7 @@ import pytest
 
 from relif_book.chapters.low_bias import (
     calibration_floor,
+    clipping_loss,
     coarsened,
     coupling_interval,
     explained_share,
@@ -122,6 +123,18 @@ def test_rescaling_equals_the_scores_of_the_rescaled_model_and_own_quantiles_do_
         np.testing.assert_allclose(moved[task], values, atol=1e-6)
         np.testing.assert_allclose(own_calibrated(one)[task], own_calibrated(other)[task], atol=1e-6)
     assert audit(other.scores(), 0.4).bias != pytest.approx(audit(one.scores(), 0.4).bias, abs=1e-3)
+
+
+@pytest.mark.parametrize("factors", [{"depth": 0.6, "normals": 2.5}, {"depth": 1.0, "normals": 0.3}])
+def test_clipping_hides_no_more_than_is_said(dense, factors) -> None:
+    """The Bias of rescaled scores from norms and from clipped scores alone."""
+    whole = scaled_record(dense[0][0], {"depth": 1.0, "normals": 1.0})
+    bare = Record(whole.content, {n: a for n, a in whole.arrays.items() if not n.startswith("raw/")})
+    hidden = clipping_loss(bare, factors)
+    for tolerance in (0.05, 0.2, 0.4):
+        true, shown = (audit(rescaled(record, factors), tolerance).bias for record in (whole, bare))
+        assert 0 < abs(true - shown) <= hidden
+    assert clipping_loss(whole, factors) == clipping_loss(bare, dict.fromkeys(factors, 1.0)) == 0
 
 
 def test_the_corners_are_reached_in_the_limit(dense) -> None:

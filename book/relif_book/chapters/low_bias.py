@@ -147,6 +147,22 @@ def rescaled(record: Record, factors: Mapping[str, float], split: str = "test") 
     return scores
 
 
+def clipping_loss(record: Record, factors: Mapping[str, float], split: str = "test") -> float:
+    """Return by how much the Bias of :func:`rescaled` scores can be off, since clipping hid some raw scores.
+
+    Bias of a pair moves by at most the mean change of either task's scores; a clipped score lies anywhere
+    between what its bound makes and the end of the range.
+    """
+    error = dict.fromkeys(record.tasks, 0.0)
+    for task, factor in factors.items():
+        if f"raw/{split}/{task}" not in record.arrays:
+            low, high = _quantiles(record, task)
+            at_bounds = np.clip((factor * np.array([low, high]) - low) / (high - low), 0, 1)
+            at_zero, at_one = clipped_share(record, task, split)
+            error[task] = at_zero * at_bounds[0] + at_one * (1 - at_bounds[1])
+    return float(np.mean([error[i] + error[j] for i, j in task_pairs(list(error))]))
+
+
 def scale_map(record: Record, tolerance: float, logs: np.ndarray) -> np.ndarray:
     """Return Bias [depth, normals] for every pair of factors exp(logs) of the two decoder maps."""
     return np.array(
