@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from relif_book.chapters.low_bias import (
+    attainable,
     calibration_floor,
     clipping_loss,
     coarsened,
@@ -144,6 +145,10 @@ def test_the_corners_are_reached_in_the_limit(dense) -> None:
             np.testing.assert_array_equal(
                 rescaled(record, {task: limit})[task], rescaled(record, {task: factor})[task]
             )
+    low, high = attainable(dense[0][0], 0.4, np.array([-1.0, 2.0]))
+    both = audit(rescaled(dense[0][0], {"depth": 0.0, "normals": 0.0}), 0.4).bias
+    assert 0 <= low <= both < audit(dense[0][0].scores(), 0.4).bias < high <= 2 / 3 * 0.6
+    assert attainable(record, 0.4, np.array([0.0, 0.5])) == (0.0, 0.5)
 
 
 def test_own_quantiles_are_refused_where_clipping_hides_them(dense) -> None:

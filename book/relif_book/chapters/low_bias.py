@@ -1,5 +1,6 @@
 """What a low Bias proves: the theorems' quantities, read from the pools of kept runs."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -176,6 +177,22 @@ def scale_map(record: Record, tolerance: float, logs: np.ndarray) -> np.ndarray:
             for a in logs
         ]
     )
+
+
+def attainable(record: Record, tolerance: float, scaled: np.ndarray) -> tuple[float, float]:
+    """Return the least and the largest Bias that factors of the two maps surely give a run.
+
+    Surely: with factors of 0 or ∞, which need no raw scores, and where the record keeps these, on the map
+    ``scaled`` of :func:`scale_map`.
+    """
+    corners = [
+        dict(zip(MAP_TASKS, factors, strict=True))
+        for factors in itertools.product((0, 1, np.inf), repeat=len(MAP_TASKS))
+    ]
+    found = [audit(rescaled(record, factors), tolerance).bias for factors in corners]
+    if all(f"raw/test/{task}" in record.arrays for task in MAP_TASKS):
+        found += [float(scaled.min()), float(scaled.max())]
+    return min(found), max(found)
 
 
 def own_calibrated(record: Record, split: str = "test") -> dict[str, np.ndarray] | None:
