@@ -68,7 +68,7 @@ def same_subject_audit(
     """Measure how far one person's scores lie apart between tasks.
 
     With S_ij the subjects that have samples of both tasks, a subject's gap terms are averaged over all pairs
-    of its own samples x of task i and y of task j, then over subjects:
+    of its own samples x of task i and y of task j, then over subjects::
 
         excess_ij = mean_s mean_xy (|p_i(x) − p_j(y)| − δ_ij)₊
         share_ij = mean_s mean_xy 1[|p_i(x) − p_j(y)| > δ_ij]
@@ -206,9 +206,9 @@ def similar_pair_audit(
 ) -> IndividualAudit:
     """Measure whether similar people get similar scores within each task, as Dwork et al. (2012) ask.
 
-    Over each sample a and its nearest samples b of other subjects, d their distance:
+    Over each sample a and its nearest samples b of other subjects, d their distance::
 
-        excess = mean (|p(a) − p(b)| − L·d(a, b))₊,   share = mean 1[|p(a) − p(b)| > L·d(a, b)].
+        excess = mean (|p(a) − p(b)| − L·d(a, b))₊,   share = mean 1[|p(a) − p(b)| > L·d(a, b)]
 
     The distance must come from outside the audited model (standardised inputs, a reference representation),
     and L from validation data of a reference model (:func:`lipschitz_limit`); both shared by all methods, or
@@ -261,8 +261,8 @@ def similar_pair_audit(
 def lipschitz_limit(scores: Mapping[str, Any], pairs: SimilarPairs, alpha: float = 0.1) -> dict[str, float]:
     """Return per task the L of :func:`similar_pair_audit` that a share α of a reference's pairs exceeds.
 
-    L is the smallest observed |p(a) − p(b)| / d(a, b) that at most a share α of the pairs lies above. Pairs
-    share people, so this is a description of validation data and no conformal guarantee.
+    L is the smallest observed ``|p(a) − p(b)| / d(a, b)`` that at most a share α of the pairs lies above.
+    Pairs share people, so this is a description of validation data and no conformal guarantee.
 
     Args:
         scores: task name to validation scores of the reference model.

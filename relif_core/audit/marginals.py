@@ -49,7 +49,7 @@ def bias_parts(first: Any, second: Any, tolerance: float = 0.0) -> BiasParts:
 
 
 def coupling_bounds(first: Any, second: Any, tolerance: float) -> tuple[float, float]:
-    """Return the least and greatest E(|X − Y| − δ)₊ over all pairings of two equally long lists (theorem T4).
+    """Return the least and greatest ``E(|X − Y| − δ)₊`` over all pairings of equal lists (theorem T4).
 
     The least pairs both in ascending order (comonotone), the greatest one ascending with the other descending
     (Cambanis, Simons and Stout 1976). Same-subject Bias on the common subjects and the independent one lie

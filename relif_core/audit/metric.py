@@ -71,19 +71,19 @@ class _Plain:
 class _Counting:
     """Audit a model over an epoch's batches, in constant memory and over all processes of a training.
 
-    Each update adds the batch's scores, detached, to a histogram per task (:class:`HistogramSketch`); a score
-    is never kept. A ``torchmetrics.Metric`` where torchmetrics is installed, else a module with the same
+    Each update adds the batch's scores, detached, to a histogram per task (:class:`.HistogramSketch`); none
+    is kept. A ``torchmetrics.Metric`` where torchmetrics is installed, else a module with the same
     ``update``, ``compute``, ``sync``, ``unsync`` and ``reset``. ``compute`` counts what every process saw and
     leaves each process its own counts.
 
     Args:
         tasks: task names, at least two.
-        tolerance: δ, one number or one per task pair, as for :func:`audit`.
+        tolerance: δ, one number or one per task pair, as for :func:`.audit`.
         bins: a power of two; Bias is within 1/bins of the exact one.
         settings: passed on to ``torchmetrics.Metric``.
 
     Raises:
-        InputError: fewer than two tasks, a tolerance that :func:`audit` refuses, bins that are no power of
+        InputError: fewer than two tasks, a tolerance that :func:`.audit` refuses, bins that are no power of
             two.
     """
 

@@ -67,12 +67,12 @@ def audit(
             protocol alone has them.
         context: what the numbers belong to (:class:`AuditContext`); checked when results are compared.
 
-    For a task pair i < j with x and y drawn independently from pools i and j,
+    For a task pair i < j with x and y drawn independently from pools i and j::
 
-        Bias_ij = E[max(0, |x − y| − δ_ij)],   VR_ij = P(|x − y| > δ_ij),
+        Bias_ij = E[max(0, |x − y| − δ_ij)],   VR_ij = P(|x − y| > δ_ij)
 
-    and the result averages both over task pairs. Exact: O(n log n) time and O(n) memory per pair. Standard
-    errors come from influences summed per subject (:class:`SubjectSpread`); under the sampled protocol the
+    The result averages both over task pairs. Exact: O(n log n) time and O(n) memory per pair. Standard
+    errors come from influences summed per subject (:class:`.SubjectSpread`); under the sampled protocol the
     variance of the pair draws is added.
 
     Raises:

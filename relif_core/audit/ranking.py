@@ -13,7 +13,7 @@ from relif_core.errors import InputError
 
 
 def drift_budget(reference: Tolerance, induced: Mapping[Pair, float]) -> float:
-    """Return D = mean |δ_ij − δ*_ij| over the task pairs of ``induced``.
+    """Return D = mean ``|δ_ij − δ*_ij|`` over the task pairs of ``induced``.
 
     Args:
         reference: the fixed tolerance δ*, one number or one per pair.
@@ -53,7 +53,7 @@ def drift_budget(reference: Tolerance, induced: Mapping[Pair, float]) -> float:
 class RankingCertificate:
     """Whether the order of two methods at the fixed tolerance must hold when each uses its own.
 
-    ``margin`` is |Bias_a − Bias_b| at the fixed tolerance, ``budget`` the sum of both drift budgets,
+    ``margin`` is ``|Bias_a − Bias_b|`` at the fixed tolerance, ``budget`` the sum of both drift budgets,
     ``lower`` the method with the smaller Bias and ``certified`` whether margin > budget.
     """
 
@@ -70,7 +70,7 @@ def ranking_certificate(bias_a: float, bias_b: float, budget_a: float, budget_b:
         bias_a, bias_b: Bias of both methods at the same fixed tolerance.
         budget_a, budget_b: their drift budgets (:func:`drift_budget`) against that tolerance.
 
-    Theorem B.2: if |Bias_a − Bias_b| > D_a + D_b, auditing each method at its own tolerance keeps their
+    Theorem B.2: if ``|Bias_a − Bias_b| > D_a + D_b``, auditing each method at its own tolerance keeps their
     order; not certified does not mean that the order flips.
 
     Raises:

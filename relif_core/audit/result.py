@@ -61,12 +61,12 @@ class _Estimates:
     effective_pairs: float
 
     def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return Bias's confidence interval (:func:`unit_interval`): of a mean of excesses up to 1 − δ."""
+        """Return Bias's confidence interval (:func:`.unit_interval`): of a mean of excesses up to 1 − δ."""
         widest = max(0.0, 1 - self._least_tolerance())
         return unit_interval(self.bias, self.bias_se, level, self.bias_freedom, self.effective_pairs, widest)
 
     def violation_rate_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the confidence interval of the violation rate (:func:`unit_interval`)."""
+        """Return the confidence interval of the violation rate (:func:`.unit_interval`)."""
         return unit_interval(
             self.violation_rate,
             self.violation_rate_se,

@@ -187,7 +187,7 @@ class HistogramSketch:
         """Return what a site adds to this merged sketch's standard error: five sums or so, none of a person.
 
         The sums of all sites, added up, give :meth:`audit` the error clustered by subject
-        (:class:`SubjectSpread`), if no subject has samples at two sites.
+        (:class:`.SubjectSpread`), if no subject has samples at two sites.
 
         Args:
             scores: the site's own scores, as they went into its sketch.
@@ -456,7 +456,7 @@ class SketchAudit:
     per_pair: tuple[SketchPair, ...]
 
     def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return Bias's range, each end widened by its own confidence interval (:func:`unit_interval`)."""
+        """Return Bias's range, each end widened by its own confidence interval (:func:`.unit_interval`)."""
         widest = max(0.0, 1 - min(row.tolerance for row in self.per_pair))
         return self._interval(self.bias_range, self.bias_se, level, self.bias_freedom, widest)
 

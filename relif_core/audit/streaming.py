@@ -27,7 +27,7 @@ def sketch_file(
         path: one row per sample, one column per task; an empty cell means that the sample is not in that
             task's pool.
         tasks: the score columns, at least two.
-        bins, score_definition: as for :meth:`HistogramSketch.of`.
+        bins, score_definition: as for :meth:`.HistogramSketch.of`.
 
     Raises:
         InputError: a missing file or column, a column that is no number, fewer than two tasks.

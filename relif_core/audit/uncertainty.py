@@ -49,7 +49,7 @@ class Influences:
         """Return influences [G] on "bias" or "violation_rate"; their squares sum to the variance.
 
         The variance of a sum of estimates on the same subjects is the sum of squares of their summed
-        influences, and the covariance of two is the inner product (see :func:`scaled_influences`).
+        influences, and the covariance of two is the inner product (see :func:`.scaled_influences`).
         """
         return scaled_influences(getattr(self, kind), self.share)
 
@@ -72,18 +72,18 @@ class Spread(NamedTuple):
 class SubjectSpread:
     """Standard errors with subjects as independent units, whichever pools their samples lie in.
 
-    Bias_ij is a two-sample U-statistic with kernel (|x − y| − δ)_+. To first order its error is
+    Bias_ij is a two-sample U-statistic with kernel ``(|x − y| − δ)_+``. To first order its error is::
 
-        Σ_x h_i(x) / n_i + Σ_y h_j(y) / n_j,   h_i(x) = E_y[(|x − y| − δ)_+] − Bias_ij, h_j alike,
+        Σ_x h_i(x) / n_i + Σ_y h_j(y) / n_j,   h_i(x) = E_y[(|x − y| − δ)_+] − Bias_ij, h_j alike
 
-    and a subject's influence z_s is the part of these sums that stems from its samples; over task pairs z_s
+    A subject's influence z_s is the part of these sums that stems from its samples; over task pairs z_s
     is the mean of the pairs' z_s. An estimate follows the subjects that it is made of, the more the larger
     their share p_s of a pool; leaving a subject out moves it by z_s / (1 − p_s). With G subjects the variance
     is that of the jackknife, (G − 1)/G · Σ_s (z_s / (1 − p_s))², with p_s the largest share over the pools.
     Where every subject has the same share of every pool this is G/(G − 1) · Σ_s z_s². The effective number of
     subjects is the smallest over the pools of n² / Σ_s n_s² (Kish 1965), which is G for equal subjects; the
     degrees of freedom are at most that minus 1, and fewer where few subjects make up the variance
-    (:func:`combined_error`). The violation rate is treated the same way with kernel 1[|x − y| > δ]. Where
+    (:func:`combined_error`). The violation rate is treated the same way with kernel ``1[|x − y| > δ]``. Where
     samples are weighted, weights that sum to 1 take the place of 1/n_i everywhere.
     """
 
@@ -148,7 +148,7 @@ class SampleSpread:
     """Standard errors with every sample of every pool as an independent unit, where no subjects are known.
 
     The variance is Σ_i s_i²/n_i with s_i² the variance, with n_i − 1 in the denominator, of the per-sample
-    terms E_y[(|x − y| − δ)_+] of pool i, averaged over the pairs that the pool takes part in.
+    terms ``E_y[(|x − y| − δ)_+]`` of pool i, averaged over the pairs that the pool takes part in.
     """
 
     def __init__(self, pools: Mapping[str, Pool], pairs: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import relif_core.audit
 from relif_book.build.notebook import parameters_of, read_source
 from relif_book.parameters import PARAMETERS, check_parameters, declared_parameters
 
@@ -37,6 +38,13 @@ def test_a_page_has_its_name_its_parameters_and_its_committed_notebook(source: P
     calls = re.findall(r'Page\(\s*"(\w+)"', "\n".join(cell.source for cell in notebook.cells))
     assert calls == [source.stem]
     assert source.with_suffix(".ipynb").is_file()
+
+
+def test_the_reference_holds_every_public_name_of_the_audit_once() -> None:
+    text = (ROOT / "book" / "api_audit.md").read_text()
+    text = re.sub(r"currentmodule:: relif_core\.audit\.\w+\n.*?currentmodule", "", text, flags=re.DOTALL)
+    shown = re.findall(r"^\.\. (?:auto\w+|py:data):: (\w+)$", text, flags=re.MULTILINE)
+    assert sorted(shown) == sorted(relif_core.audit.__all__)
 
 
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)
