@@ -1,9 +1,9 @@
-"""The GPU part of the paper on a machine rented by the minute: one package, one command, a few files back.
+r"""The GPU part of the paper on a machine rented by the minute: one package, one command, a few files back.
 
 At home, from a clean checkout (``FORM`` is a travelling form of NYUv2, ``CLINICAL`` a clinical tensor
 folder)::
 
-    python -m benchmarks.rented_gpu pack FORM PACKAGE --weights WEIGHTS \\
+    python -m benchmarks.rented_gpu pack FORM PACKAGE --weights WEIGHTS \
         [--large LARGE_FORM] [--clinical CLINICAL]
 
 writes ``PACKAGE/relif.tar.xz.00``, ``.01``, ... of at most ``--piece`` MiB each, with SHA256SUMS. There, with

@@ -28,11 +28,11 @@ class Controller:
     *Skipped step*: a rate of ``None`` or NaN (the surrogate had no pairs) changes nothing and is not counted.
 
     Args:
-        initial: the weight before any update, at least 0.
-        ema: weight :math:`a` in (0, 1] of the new rate in the moving average.
+        initial: The weight before any update, at least 0.
+        ema: Weight :math:`a` in (0, 1] of the new rate in the moving average.
 
     Raises:
-        InputError: a setting is outside its range.
+        InputError: A setting is outside its range.
     """
 
     def __init__(self, initial: float, ema: float) -> None:
@@ -63,10 +63,10 @@ class Controller:
         """Take in the violation rate of one step and return the weight for this step's loss.
 
         Args:
-            violation_rate: in [0, 1]; None or NaN for a skipped step. A scalar tensor is read once.
+            violation_rate: In [0, 1]; None or NaN for a skipped step. A scalar tensor is read once.
 
         Raises:
-            InputError: the rate is outside [0, 1].
+            InputError: The rate is outside [0, 1].
         """
         rate = math.nan if violation_rate is None else float(violation_rate)
         if math.isnan(rate):
@@ -88,7 +88,7 @@ class Controller:
         """Put back what ``state_dict`` gave.
 
         Raises:
-            RecordError: a key is missing or unknown, or a value is outside its range.
+            RecordError: A key is missing or unknown, or a value is outside its range.
         """
         if set(state) != set(self.state_dict()):
             raise RecordError(
@@ -120,10 +120,10 @@ class ConstantWeight(Controller):
 
     Args:
         weight: λ, at least 0.
-        ema: weight in (0, 1] of the new rate in the moving average, which is kept for the trace only.
+        ema: Weight in (0, 1] of the new rate in the moving average, which is kept for the trace only.
 
     Raises:
-        InputError: a setting is outside its range.
+        InputError: A setting is outside its range.
     """
 
     def __init__(self, weight: float, ema: float = 0.1) -> None:
@@ -184,11 +184,11 @@ class ViolationController(_BoundedController):
         initial: :math:`\lambda_0`, within the bounds.
         minimum: :math:`\lambda_{\min} > 0`.
         maximum: :math:`\lambda_{\max}`.
-        warmup: updates before the weight may move.
-        ema: weight in (0, 1] of the new rate in the moving average.
+        warmup: Updates before the weight may move.
+        ema: Weight in (0, 1] of the new rate in the moving average.
 
     Raises:
-        InputError: a setting is outside its range.
+        InputError: A setting is outside its range.
     """
 
     def __init__(
@@ -229,10 +229,14 @@ class ProportionalIntegralController(_BoundedController):
         target: :math:`\rho^*` in [0, 1].
         proportional_gain: :math:`K_P \ge 0`.
         integral_gain: :math:`K_I \ge 0`, the counterpart of the step size.
-        initial, minimum, maximum, warmup, ema: as in :class:`ViolationController`.
+        initial: As in :class:`ViolationController`.
+        minimum: As in :class:`ViolationController`.
+        maximum: As in :class:`ViolationController`.
+        warmup: As in :class:`ViolationController`.
+        ema: As in :class:`ViolationController`.
 
     Raises:
-        InputError: a setting is outside its range.
+        InputError: A setting is outside its range.
 
     Source: Åström and Hägglund, Advanced PID Control (2006), chapter 3, for proportional-integral control and
     windup; Sohrabi et al., On PI controllers for updating Lagrange multipliers in constrained optimization
@@ -284,7 +288,14 @@ class ProportionalIntegralController(_BoundedController):
 
 
 def controller_of(kind: str, *, step_size: float, proportional_gain: float, **common: Any) -> Controller:
-    """Return the controller that a run's settings describe: the fields of its ``ControllerSettings``."""
+    """Return the controller that a run's settings describe.
+
+    Args:
+        kind: The fields of ``ControllerSettings``.
+        step_size: The fields of ``ControllerSettings``.
+        proportional_gain: The fields of ``ControllerSettings``.
+        **common: The fields of ``ControllerSettings``.
+    """
     if kind == "constant":
         return ConstantWeight(float(common["initial"]), ema=float(common["ema"]))
     if kind == "proportional_integral":

@@ -33,7 +33,14 @@ class EpochAudits:
     def add(
         self, split: str, epoch: int, evaluation: Evaluation, temperatures: Mapping[str, float] | None = None
     ) -> dict[str, float]:
-        """Read one epoch of a split once; return the temperatures, fitted here unless given."""
+        """Read one epoch of a split once; return the temperatures.
+
+        Args:
+            split: "validation" or "test".
+            epoch: From 1.
+            evaluation: Of the split at this epoch.
+            temperatures: By task; None: fitted here.
+        """
         fitted = temperatures_of(evaluation.logits) if temperatures is None else dict(temperatures)
         rows = self.readings[split]
         if epoch not in rows.get("epoch", []):
@@ -74,7 +81,7 @@ class EpochAudits:
         """Return ``epoch/<split>/<quantity>`` [epochs, ...] float32, ascending, and ``epoch/tolerances``.
 
         Args:
-            quantiles: task name to the (q10, q90) that scale raw scores: an epoch that had no scale yet gets
+            quantiles: Task name to the (q10, q90) that scale raw scores: an epoch that had no scale yet gets
                 its curves from the kept quantiles. Each stands for 1/64 of a pool, so that a score moves by
                 1/128 in the mean at most, and Bias by 1/64.
         """
@@ -107,7 +114,12 @@ class EpochAudits:
 
 
 def calibrated_scores(evaluation: Evaluation, temperatures: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Return the audit pools of an evaluation after one temperature per task."""
+    """Return the audit pools of an evaluation after one temperature per task.
+
+    Args:
+        evaluation: Of a split.
+        temperatures: Of every task with logits.
+    """
     return {task: found.scores(temperatures[task]) for task, found in evaluation.logits.items()}
 
 

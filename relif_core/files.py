@@ -50,10 +50,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary neighbour of ``path`` for writing bytes; it becomes ``path`` if the block succeeds.
 
     Args:
-        path: the file to write or replace.
+        path: The file to write or replace.
 
     Raises:
-        StorageError: the place cannot be written: no space, read-only, not permitted.
+        StorageError: The place cannot be written: no space, read-only, not permitted.
     """
     path = Path(path)
     with _named_faults(path):
@@ -141,7 +141,15 @@ def _named_faults(path: Path) -> Iterator[None]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return ``folder / name``; ``DataError`` where the name or a symbolic link leaves the folder."""
+    """Return ``folder / name``.
+
+    Args:
+        folder: The folder.
+        name: A path below it.
+
+    Raises:
+        DataError: The name or a symbolic link leaves the folder.
+    """
     path = Path(folder) / name
     if not path.resolve().is_relative_to(Path(folder).resolve()):
         raise DataError(f"{folder}: {name!r} leads out of the folder; refused")
@@ -149,13 +157,26 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def refuse_inside(target: Path, folder: Path) -> None:
-    """Refuse (``InputError``) a ``target`` that is ``folder``, which holds data alone, or lies in it."""
+    """Refuse a target within a folder that holds data alone.
+
+    Args:
+        target: Where something shall be written.
+        folder: The data.
+
+    Raises:
+        InputError: ``target`` is ``folder`` or lies in it.
+    """
     if Path(target).resolve().is_relative_to(Path(folder).resolve()):
         raise InputError(f"{target} lies inside the data folder {folder}; choose another target")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as indented JSON, atomically; NaN and infinity are refused."""
+    """Write indented JSON, atomically.
+
+    Args:
+        path: The file.
+        content: Plain values; NaN and infinity are refused.
+    """
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
     with atomic_file(path) as stream:
         stream.write(text.encode() + b"\n")

@@ -160,7 +160,7 @@ def method_of(key: str) -> Method:
     ('PCGrad + ReLiF', {'controller': {'kind': 'constant', 'initial': 1.0}})
 
     Raises:
-        InputError: there is no such method.
+        InputError: There is no such method.
     """
     balancer, plus, penalty = key.partition("+")
     if key in METHODS:
@@ -223,7 +223,7 @@ def add_balancer(reference: str) -> Method:
         The new entry.
 
     Raises:
-        InputError: there is no such file or class, or the key is another method's.
+        InputError: There is no such file or class, or the key is another method's.
     """
     place, _, name = reference.rpartition(":")
     path = Path(place).absolute()

@@ -90,9 +90,14 @@ def typed_values(
 
 
 def typed_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` as the types that the keyword parameters of ``function`` have: :func:`typed_values`.
+    """Return options as the types that the keyword parameters of a function have: :func:`typed_values`.
 
     Whole numbers are counts (``LEAST`` names the others); shares lie together below 1.
+
+    Args:
+        name: What has the options, for messages.
+        function: Its keyword parameters are the options.
+        options: Text, or values of the types already.
 
     >>> def prepare(source, *, seed: int = 0, decompensation: bool = False, hours: int | None = 48): ...
     >>> typed_options("eicu", prepare, {"decompensation": "no", "seed": "3", "hours": "none"})
@@ -110,7 +115,17 @@ def typed_options(name: str, function: Callable[..., Any], options: Mapping[str,
 
 
 def typed_value(what: str, hint: Any, value: Any, least: int | None = None) -> Any:
-    """Return ``value`` as the first type of ``hint`` that takes it; ``InputError`` begins with ``what``."""
+    """Return a value as the first type of ``hint`` that takes it.
+
+    Args:
+        what: Begins the message.
+        hint: The type.
+        value: Text, or a value of the type already.
+        least: The smallest whole number; None: any.
+
+    Raises:
+        InputError: No type takes it.
+    """
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     kinds = typing.get_args(hint) if union else (hint,)
     for kind in kinds:

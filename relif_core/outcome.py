@@ -26,7 +26,12 @@ CALIBRATION_SEED = 0
 
 
 def machine(device: torch.device, precision: str) -> dict[str, Any]:
-    """Describe where and by what a run was made: device, threads, precision, versions, sources, command."""
+    """Describe where and by what a run was made: device, threads, versions, sources, command.
+
+    Args:
+        device: Of the run.
+        precision: Of its training.
+    """
     on_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else processor_name(),
@@ -49,7 +54,14 @@ def machine(device: torch.device, precision: str) -> dict[str, Any]:
 
 
 def record_of(loop: "TrainingLoop", key: str, began: float, resumed: bool) -> Record:
-    """Evaluate the selected weights and gather the record."""
+    """Evaluate the selected weights and gather the record.
+
+    Args:
+        loop: After its last epoch.
+        key: Of the run.
+        began: ``time.time()`` at its start.
+        resumed: Whether it went on from a checkpoint.
+    """
     problem, settings = loop.problem, loop.settings
     evaluations = loop.final_evaluations()
     last = evaluations.pop("last")

@@ -28,7 +28,7 @@ class AuditPenalty(nn.Module):
         tolerance: :math:`\delta` in [0, 1].
 
     Raises:
-        InputError: the tolerance is outside its range.
+        InputError: The tolerance is outside its range.
 
     Source: this project (SPEC section 15), the penalty taken literally.
     """
@@ -46,7 +46,7 @@ class AuditPenalty(nn.Module):
 
         Args:
             embeddings: [B, D], as the surrogate takes them.
-            scores: task name -> [B] audit scores in [0, 1]; 0 (or NaN) where a sample carries no label.
+            scores: Task name -> [B] audit scores in [0, 1]; 0 (or NaN) where a sample carries no label.
         """
         table, usable = _table(scores)
         first, second = torch.triu_indices(len(table), len(table), 1, device=table.device).unbind()
@@ -75,10 +75,10 @@ class SimilarPairsPenalty(nn.Module):
 
     Args:
         slope: :math:`L \ge 0`.
-        neighbours: at least 1.
+        neighbours: At least 1.
 
     Raises:
-        InputError: a setting is outside its range.
+        InputError: A setting is outside its range.
 
     Source: after Yurochkin and Sun, SenSeI: sensitive set invariance for enforcing individual fairness, ICLR
         2021.
@@ -99,7 +99,7 @@ class SimilarPairsPenalty(nn.Module):
 
         Args:
             features: [B, F], what the external distance compares.
-            scores: task name -> [B] audit scores in [0, 1]; 0 (or NaN) where a sample carries no label.
+            scores: Task name -> [B] audit scores in [0, 1]; 0 (or NaN) where a sample carries no label.
         """
         table, usable = _table(scores)
         scaled = features.float() / features.shape[1] ** 0.5

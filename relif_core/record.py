@@ -31,7 +31,13 @@ VIEWS = {"": "score", "calibrated": "calibrated", "last": "last", "last_calibrat
 
 
 def run_key(settings: RunSettings, data_fingerprint: str, device: str) -> str:
-    """Return the sha256 of what determines a run: settings, data, and device kind ("cpu" or "cuda")."""
+    """Return the sha256 of what determines a run.
+
+    Args:
+        settings: Of the run.
+        data_fingerprint: Of its tensors.
+        device: Kind of device, "cpu" or "cuda".
+    """
     content = {"format": FORMAT, "settings": as_json(settings), "data": data_fingerprint, "device": device}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -86,9 +92,13 @@ class Record:
         return tuple(task["name"] for task in self.content["dataset"]["tasks"])
 
     def scores(self, split: str = "test", view: str = "") -> dict[str, np.ndarray]:
-        """Return the audit pools of a split in one of the :data:`VIEWS`: task → scores [n] in [0, 1].
+        """Return a split's audit pools: task → scores [n] in [0, 1].
 
         A published record may hold float16 logits in their place: scores made of these are within 0.0003.
+
+        Args:
+            split: "validation" or "test".
+            view: One of :data:`VIEWS`.
         """
         if not self.has(view, split) and (logits := self.logits(split, last=view.startswith("last"))):
             found = self.result["last"] if view.startswith("last") else self.result
@@ -97,18 +107,33 @@ class Record:
         return self._per_task(VIEWS[view], split)
 
     def has(self, view: str, split: str = "test") -> bool:
-        """Tell whether a record holds the audit pools of a view themselves."""
+        """Tell whether a record holds the audit pools of a view themselves.
+
+        Args:
+            view: One of :data:`VIEWS`.
+            split: "validation" or "test".
+        """
         return any(name.startswith(f"{VIEWS[view]}/{split}/") for name in self.arrays)
 
     def sketch(self, split: str = "test", view: str = "") -> HistogramSketch:
-        """Return the histograms of a view that a published record holds in place of its scores."""
+        """Return the histograms of a view that a published record holds in place of its scores.
+
+        Args:
+            split: "validation" or "test".
+            view: One of :data:`VIEWS`.
+        """
         counts = self._per_task(f"histogram/{VIEWS[view]}", split)
         return HistogramSketch(
             {task: own.astype(np.int64) for task, own in counts.items()}, dict.fromkeys(counts, 0)
         )
 
     def logits(self, split: str = "test", *, last: bool = False) -> dict[str, LabelledLogits]:
-        """Return a split's logits and labels at the selected or last epoch; empty where none are kept."""
+        """Return a split's logits and labels; empty where none are kept.
+
+        Args:
+            split: "validation" or "test".
+            last: Those of the last epoch instead of the selected one.
+        """
         kinds = {task["name"]: task.get("kind", "") for task in self.content["dataset"]["tasks"]}
         found = {}
         for task in self.tasks:
@@ -222,7 +247,12 @@ class Record:
 
 
 def load_records(folder: Path, **wanted: Any) -> list[Record]:
-    """Load the finished records below ``folder`` by method and seed; ``wanted`` filters by either."""
+    """Load the finished records below a folder, sorted by method and seed.
+
+    Args:
+        folder: The folder.
+        **wanted: ``method`` or ``seed`` that the records must have.
+    """
     records = [Record.load(path.parent) for path in sorted(Path(folder).rglob("record.json"))]
     for name, value in wanted.items():
         records = [record for record in records if getattr(record, name) == value]

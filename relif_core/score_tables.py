@@ -41,16 +41,22 @@ def read_score_table(
     group: str | None = None,
     weight: str | None = None,
 ) -> ScoreTable:
-    """Read a table of audit scores; ``-`` reads CSV from standard input.
+    """Read a table of audit scores.
 
     Wide: one row is one sample, one column one task; an empty cell, NA or nan means that the sample is not in
-    that task's pool. ``tasks`` are the score columns. If none are named they are all number columns but
-    ``subject``, ``group`` and ``weight``, row numbers and columns of 0 and 1 alone, which could be labels;
-    the notes say what was taken and what was left. Without a ``subject`` the row is the subject. Long:
-    columns ``task`` and ``score`` instead, one row per score.
+    that task's pool. Long: columns ``task`` and ``score`` instead, one row per score. The notes say what was
+    taken and what was left.
+
+    Args:
+        path: The file; ``-`` reads CSV from standard input.
+        tasks: The score columns; if none, all number columns but those below, row numbers and columns of 0
+            and 1 alone, which could be labels.
+        subject: Columns; without a subject the row is the subject.
+        group: Likewise.
+        weight: Likewise.
 
     Raises:
-        InputError: a file that is missing, of an unknown kind or broken, a column that is missing, there
+        InputError: A file that is missing, of an unknown kind or broken, a column that is missing, there
             twice or not numeric, a missing subject, group or weight.
     """
     table = read_table(path)
@@ -159,7 +165,7 @@ def read_table(path: Path | str) -> "polars.DataFrame":
     """Read a whole table by the ending of its name, which is never a pattern; ``-`` is CSV on standard input.
 
     Raises:
-        InputError: a file that is missing, of an unknown kind, broken, or with two columns of one name.
+        InputError: A file that is missing, of an unknown kind, broken, or with two columns of one name.
     """
     import polars
 

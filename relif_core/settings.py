@@ -64,7 +64,7 @@ class Checked:
     """Settings that refuse, when they are made, values of a wrong type or outside their range.
 
     Raises:
-        InputError: naming the setting, its value and what it must be.
+        InputError: Naming the setting, its value and what it must be.
     """
 
     ranges: ClassVar[Mapping[str, Range]] = {}
@@ -275,9 +275,11 @@ DENSE_DEFAULTS: dict[str, Any] = {
 
 
 def method_settings(method: str, **changes: Any) -> RunSettings:
-    """Return the settings of a named method, with ``changes`` (fields or mappings of fields) applied on top.
+    """Return the settings of a named method.
 
-    ``method`` is a key of ``relif_core.methods.METHODS`` or ``<balancer>+relif``.
+    Args:
+        method: A key of ``relif_core.methods.METHODS`` or ``<balancer>+relif``.
+        **changes: Fields or mappings of fields, applied on top.
 
     >>> method_settings("relif", controller={"target": 0.2}).controller.target
     0.2
@@ -303,15 +305,27 @@ def dense_changes(**changes: Any) -> dict[str, Any]:
 
 
 def dense_settings(method: str, **changes: Any) -> RunSettings:
-    """Return a named method's settings on dense prediction: ``method_settings`` on ``DENSE_DEFAULTS``."""
+    """Return a named method's settings on dense prediction, on top of ``DENSE_DEFAULTS``.
+
+    Args:
+        method: As of :func:`method_settings`.
+        **changes: As of :func:`method_settings`.
+    """
     return method_settings(method, **dense_changes(**changes))
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return a copy of ``settings`` with ``changes`` applied; nested settings take mappings.
+    """Return a copy of settings with changes applied.
 
     A mapping for a field of several kinds of settings belongs to the present kind if that knows all its
     names, else to the one that does.
+
+    Args:
+        settings: Of any kind.
+        changes: Field → value, for nested settings a mapping.
+
+    Raises:
+        InputError: There is no such setting.
     """
     known = {item.name for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
     values = {}
@@ -327,7 +341,12 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 
 def settings_from(kind: type[Settings], content: Mapping[str, Any]) -> Settings:
-    """Read settings of type ``kind`` from JSON; a later setting has the value it had before it came."""
+    """Read settings from JSON; a later setting has the value it had before it came.
+
+    Args:
+        kind: Class of the settings.
+        content: As of :func:`as_json`.
+    """
     before = {
         item.name: item.metadata["before"]
         for item in dataclasses.fields(kind)  # type: ignore[arg-type]

@@ -28,15 +28,15 @@ def huber(values: Tensor, width: float) -> Tensor:
     r"""Return the Huber transform of every value, divided by its width so that its slope tends to one.
 
     Args:
-        values: any shape, any finite values.
-        width: the width :math:`c > 0` of the quadratic part.
+        values: Any shape, any finite values.
+        width: The width :math:`c > 0` of the quadratic part.
 
     Returns:
         A tensor of the same shape, not negative:
         :math:`\rho_c(u) = u^2/(2c)` for :math:`|u| \le c`, else :math:`|u| - c/2`.
 
     Raises:
-        InputError: the width is not positive.
+        InputError: The width is not positive.
 
     Source: Huber, Robust estimation of a location parameter, Annals of Mathematical Statistics 35 (1964).
     """
@@ -49,8 +49,8 @@ def huberized_hinge(margins: Tensor, width: float) -> Tensor:
     r"""Return the huberised hinge of every margin, a smooth lower bound of ``max(0, margin)``.
 
     Args:
-        margins: any shape, any finite values.
-        width: the width :math:`\mu > 0` of the quadratic part.
+        margins: Any shape, any finite values.
+        width: The width :math:`\mu > 0` of the quadratic part.
 
     Returns:
         A tensor of the same shape: :math:`\varphi_\mu(z) = 0` for :math:`z \le 0`, :math:`z^2/(2\mu)` for
@@ -58,7 +58,7 @@ def huberized_hinge(margins: Tensor, width: float) -> Tensor:
         and :math:`0 \le \max(0, z) - \varphi_\mu(z) \le \mu/2` (Theorem B.4).
 
     Raises:
-        InputError: the width is not positive.
+        InputError: The width is not positive.
     """
     return huber(functional.relu(margins), width)
 
@@ -108,16 +108,16 @@ class LipschitzSurrogate(nn.Module):
     All pairs are computed in one batch in float32, outside autocast, and nothing waits for the device.
 
     Args:
-        huber_width: width :math:`c > 0` of the Huber transform of the gap.
-        hinge_width: width :math:`\mu > 0` of the huberised hinge.
-        prototypes: prototypes per task, at least 1.
+        huber_width: Width :math:`c > 0` of the Huber transform of the gap.
+        hinge_width: Width :math:`\mu > 0` of the huberised hinge.
+        prototypes: Prototypes per task, at least 1.
         distance_floor: :math:`d_0 \ge 0`, the smallest distance.
-        ema: weight in (0, 1] of the new percentile in the moving average.
+        ema: Weight in (0, 1] of the new percentile in the moving average.
         align: False keeps :math:`\tau = \kappa = 1` and the buffers untouched (the ablation without
             alignment).
 
     Raises:
-        InputError: a setting is outside its range.
+        InputError: A setting is outside its range.
     """
 
     gap_scale: Tensor
@@ -166,13 +166,13 @@ class LipschitzSurrogate(nn.Module):
 
         Args:
             embeddings: [B, D] floating point, the shared representation of the samples of the step.
-            scores: task name -> [B] audit scores in [0, 1]; 0 (or NaN) where a sample carries no label.
+            scores: Task name -> [B] audit scores in [0, 1]; 0 (or NaN) where a sample carries no label.
 
         Returns:
             The penalty, violation rate, number of pairs and validity of the step.
 
         Raises:
-            InputError: the embeddings are not two-dimensional, there is no task, or a task's scores do not
+            InputError: The embeddings are not two-dimensional, there is no task, or a task's scores do not
                 have one entry per sample.
         """
         _check_shapes(embeddings, scores)

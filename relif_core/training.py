@@ -87,19 +87,19 @@ def run(
     ``CHECKPOINT_SECONDS`` old.
 
     Args:
-        settings: what to train.
-        problem: the data and what is learnt on them.
-        folder: of this run alone.
-        progress: told of every epoch.
+        settings: What to train.
+        problem: The data and what is learnt on them.
+        folder: Of this run alone.
+        progress: Told of every epoch.
         deadline: ``time.time()`` after which the run stops with the epoch in progress and leaves a
             checkpoint.
 
     Raises:
-        RecordError: the folder belongs to another run or is in use by another process.
-        DivergenceError: the losses leave the finite numbers.
-        RunPaused: the deadline has passed or ``STOP`` is set; start the run again to go on.
-        InputError: the settings are of another revision than this code computes.
-        DataError: before the first step: an empty split, a task without labels or classes, fewer than two
+        RecordError: The folder belongs to another run or is in use by another process.
+        DivergenceError: The losses leave the finite numbers.
+        RunPaused: The deadline has passed or ``STOP`` is set; start the run again to go on.
+        InputError: The settings are of another revision than this code computes.
+        DataError: Before the first step: an empty split, a task without labels or classes, fewer than two
             batches.
     """
     folder = Path(folder)

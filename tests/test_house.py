@@ -1,6 +1,8 @@
 """What importing a part loads, and what no source may do; who may import whom stands in pyproject.toml."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +106,36 @@ def test_no_reader_takes_a_name_for_a_pattern() -> None:
             if node.func.attr in patterned and not told and "BytesIO" not in ast.unparse(node):
                 found.append(f"{name}:{node.lineno}")
     assert found == []
+
+
+def arguments_named(docstring: str) -> list[str]:
+    """The names under Args, in order."""
+    section = re.search(r"^( *)Args:\n((?:\1 {4}.*\n?)+)", docstring, re.MULTILINE)
+    return re.findall(rf"^{section[1]} {{4}}(\*{{0,2}}\w+): ", section[2], re.MULTILINE) if section else []
+
+
+def test_public_functions_of_the_core_describe_their_arguments() -> None:
+    """With two or more they list every one, in order; the methods of a problem are described once."""
+    shared = set(vars(importlib.import_module("relif_core.problems.base").Problem))
+    exported = set(importlib.import_module("relif_core.audit").__all__)
+    wrong = []
+    for name, path in modules().items():
+        if not name.startswith("relif_core.") or name.endswith((".cli", "_commands")):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            inside = node.body if isinstance(node, ast.ClassDef) else [node]
+            for function in [item for item in inside if isinstance(item, ast.FunctionDef)]:
+                takes = function.args
+                given = [item.arg for item in (*takes.posonlyargs, *takes.args)]
+                given += [f"*{takes.vararg.arg}"] if takes.vararg else []
+                given += [item.arg for item in takes.kwonlyargs]
+                given += [f"**{takes.kwarg.arg}"] if takes.kwarg else []
+                given = [item for item in given if item not in ("self", "cls")]
+                owner = getattr(node, "name", "")
+                internal = name.startswith("relif_core.audit.") and owner not in exported
+                again = owner.endswith("Problem") and owner != "Problem" and function.name in shared
+                hidden = function.name.startswith("_") or owner.startswith("_") or internal or again
+                if len(given) > 1 and not hidden:
+                    found = arguments_named(ast.get_docstring(function, clean=False) or "")
+                    wrong += [f"{name}.{owner}.{function.name}: {found}"] if found != given else []
+    assert wrong == []

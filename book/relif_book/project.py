@@ -17,7 +17,7 @@ def project_root() -> Path:
     resort, so that a page run from anywhere finds its records when the package is installed in editable mode.
 
     Raises:
-        InputError: no such folder was found.
+        InputError: No such folder was found.
     """
     named = os.environ.get("RELIF_PROJECT")
     here = Path.cwd()

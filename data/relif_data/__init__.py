@@ -33,15 +33,15 @@ def prepare(
     """Turn a source into tensors in the folder ``target`` and return it.
 
     Args:
-        name: the source's key.
-        source_path: its files; None for a synthetic source.
-        target: folder of the tensors.
-        progress: called with a line of text per step.
-        **options: of the source's own ``prepare``; text is read by its signature (``relif_core.options``).
+        name: The source's key.
+        source_path: Its files; None for a synthetic source.
+        target: Folder of the tensors.
+        progress: Called with a line of text per step.
+        **options: Of the source's own ``prepare``; text is read by its signature (``relif_core.options``).
 
     Raises:
-        InputError: an unknown name, a missing source path or an option that does not fit.
-        DataError: faults in the data.
+        InputError: An unknown name, a missing source path or an option that does not fit.
+        DataError: Faults in the data.
     """
     entry = source(name)
     if source_path is None and not entry.synthetic:

@@ -26,11 +26,11 @@ def read_members(path: Path, largest: int = LARGEST_CONTENT) -> Iterator[tuple[s
     passed over. Nothing is written to disk.
 
     Args:
-        path: folder or archive.
-        largest: bytes that all contents together may have.
+        path: Folder or archive.
+        largest: Bytes that all contents together may have.
 
     Raises:
-        DataError: an archive that is broken, cut short or too large, or a member that is a link or a device,
+        DataError: An archive that is broken, cut short or too large, or a member that is a link or a device,
             has an absolute path or climbs out (``..``).
     """
     path = Path(path)

@@ -40,14 +40,14 @@ def read_labels_at(
     key.
 
     Args:
-        tensors: the data.
-        hour: from 1.
+        tensors: The data.
+        hour: From 1.
         reading: "causal", or an error to compare with.
-        tasks: default the hourly tasks, or every stay-level task with a horizon where there is no hourly one.
-        seed: of the drawn hours.
+        tasks: Default the hourly tasks, or every stay-level task with a horizon where there is no hourly one.
+        seed: Of the drawn hours.
 
     Raises:
-        InputError: an unknown reading or task, an hour below 1 or beyond a task's horizon, or a task without
+        InputError: An unknown reading or task, an hour below 1 or beyond a task's horizon, or a task without
             one.
     """
     if reading not in READINGS:

@@ -118,17 +118,17 @@ def prepare(
     back to unit length; missing normals are fitted at the stored size. The test part is the official one.
 
     Args:
-        source: folder of the data.
-        target: folder of the tensors.
-        height: stored, in pixels.
-        width: stored, in pixels.
-        validation_fraction: share of the training frames that becomes validation, whole rooms at a time.
-        seed: of that choice.
-        workers: threads that read and convert; default the processors, at most 8.
-        progress: called with a line of text per step.
+        source: Folder of the data.
+        target: Folder of the tensors.
+        height: Stored, in pixels.
+        width: Stored, in pixels.
+        validation_fraction: Share of the training frames that becomes validation, whole rooms at a time.
+        seed: Of that choice.
+        workers: Threads that read and convert; default the processors, at most 8.
+        progress: Called with a line of text per step.
 
     Raises:
-        DataError: an unknown layout, missing or truncated files, an image without its label or depth, wrong
+        DataError: An unknown layout, missing or truncated files, an image without its label or depth, wrong
             shapes, labels outside 0..12 and 255, depth or normals that are NaN or all zero.
     """
     source = Path(source)

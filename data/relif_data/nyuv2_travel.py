@@ -51,16 +51,16 @@ def write_travel_form(
     The folder appears whole or not at all.
 
     Args:
-        source: any layout of ``relif data nyuv2``.
-        target: the new folder.
-        height: in pixels.
-        width: in pixels.
-        quality: of the JPEG images, 1..95.
-        workers: threads; default the processors, at most 8.
-        progress: called with a line of text per step.
+        source: Any layout of ``relif data nyuv2``.
+        target: The new folder.
+        height: In pixels.
+        width: In pixels.
+        quality: Of the JPEG images, 1..95.
+        workers: Threads; default the processors, at most 8.
+        progress: Called with a line of text per step.
 
     Raises:
-        DataError: a source that cannot be read, labels or depth that the form cannot hold, a quality outside
+        DataError: A source that cannot be read, labels or depth that the form cannot hold, a quality outside
             1..95, or a target that exists.
     """
     source, target = Path(source), Path(target)

@@ -42,8 +42,8 @@ def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dic
     ``groups`` the stays per level (None for a group of more than 12 levels).
 
     Args:
-        tensors: the data.
-        least: smaller counts are None, and consecutive rules that removed fewer are merged; default
+        tensors: The data.
+        least: Smaller counts are None, and consecutive rules that removed fewer are merged; default
             ``least_count``.
 
     Raises:

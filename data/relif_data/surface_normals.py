@@ -63,14 +63,14 @@ def normals_from_depth(
 
     Args:
         depth: [height, width] in metres along the optical axis, 0 = none.
-        intrinsics: of the camera at this size.
-        radius: of the window in pixels; default by the size.
-        edge: relative difference from which a neighbour counts no more.
-        smoothing: standard deviation in pixels of the Gaussian applied to 1/Z first; default 1.2 at width
+        intrinsics: Of the camera at this size.
+        radius: Of the window in pixels; default by the size.
+        edge: Relative difference from which a neighbour counts no more.
+        smoothing: Standard deviation in pixels of the Gaussian applied to 1/Z first; default 1.2 at width
             384, in proportion elsewhere; 0: none.
 
     Raises:
-        InputError: depth that is not a finite, non-negative matrix.
+        InputError: Depth that is not a finite, non-negative matrix.
     """
     if depth.ndim != 2 or not np.isfinite(depth).all() or (depth < 0).any():
         raise InputError("depth must be a matrix of finite, non-negative metres (0 = none)")
@@ -201,11 +201,11 @@ def find_axis_order(stored: np.ndarray, fitted: np.ndarray, *, largest_median: f
 
     Args:
         stored: [3, height, width], several frames side by side for a firmer answer; zeros are left out.
-        fitted: normals fitted to the depth, same shape.
-        largest_median: degrees.
+        fitted: Normals fitted to the depth, same shape.
+        largest_median: Degrees.
 
     Raises:
-        DataError: even the best median angle exceeds ``largest_median``: normals and depth do not belong
+        DataError: Even the best median angle exceeds ``largest_median``: normals and depth do not belong
             together.
     """
     best: AxisOrder | None = None

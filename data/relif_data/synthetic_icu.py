@@ -196,7 +196,7 @@ class SimulatedCohort:
         offsets: int64 [stays + 1]; severity: float64 [rows].
         readings: float32 [rows, 17], last value measured within the hour in source units, NaN where there was
             none.
-        seed: the seed that made it.
+        seed: The seed that made it.
     """
 
     stays: np.ndarray
@@ -234,12 +234,12 @@ def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> Simulat
     arguments give the same arrays.
 
     Args:
-        stays: number of stays, at least 10.
-        hours: recorded hours, at least 48 (the mortality label is read there); None: all.
-        seed: not negative.
+        stays: Number of stays, at least 10.
+        hours: Recorded hours, at least 48 (the mortality label is read there); None: all.
+        seed: Not negative.
 
     Raises:
-        InputError: arguments out of range.
+        InputError: Arguments out of range.
     """
     require_integer("stays", stays, least=10)
     require_integer("seed", seed, least=0)

@@ -515,22 +515,22 @@ def prepare(
     The same arguments give the same arrays.
 
     Args:
-        source: not used.
-        target: folder of the tensors.
-        frames: number of frames.
-        height: in pixels.
-        width: in pixels.
-        views: places from which each room is seen.
-        test_fraction: share of all frames, whole rooms.
-        validation_fraction: share of the others, whole rooms.
-        unlabelled: probability that a piece of furniture has no label.
-        seed: of the rooms.
-        workers: threads; default the processors, at most 8.
-        progress: called with a line of text per step.
+        source: Not used.
+        target: Folder of the tensors.
+        frames: Number of frames.
+        height: In pixels.
+        width: In pixels.
+        views: Places from which each room is seen.
+        test_fraction: Share of all frames, whole rooms.
+        validation_fraction: Share of the others, whole rooms.
+        unlabelled: Probability that a piece of furniture has no label.
+        seed: Of the rooms.
+        workers: Threads; default the processors, at most 8.
+        progress: Called with a line of text per step.
 
     Raises:
-        InputError: sizes that make no data set.
-        DataError: as ``write_dense_tensors``.
+        InputError: Sizes that make no data set.
+        DataError: As ``write_dense_tensors``.
     """
     if frames < 8 or views < 1 or height < 32 or width < 32:
         raise InputError("give at least 8 frames, 1 view per room, and 32 x 32 pixels")

@@ -34,7 +34,7 @@ class Card(dict[str, Any]):
         """Write the card as .json, .md or .html, whole or not at all.
 
         Raises:
-            InputError: another ending.
+            InputError: Another ending.
         """
         from relif_core.files import atomic_file
 
@@ -78,20 +78,20 @@ def audit_card(
     """Return the audit card of one model as JSON-ready values that satisfy ``CARD_SCHEMA``.
 
     Args:
-        result: the fixed-tolerance audit; its context tells dataset, split, score definition and tolerance
+        result: The fixed-tolerance audit; its context tells dataset, split, score definition and tolerance
             source.
-        model: which checkpoint was audited.
-        calibration: the data and distribution that set the tolerance.
-        induced: the model's induced tolerances, a diagnostic only.
-        utility: task scores of the same checkpoint.
-        controller: settings of the controller, None if none steered the training.
-        level: of the intervals.
+        model: Which checkpoint was audited.
+        calibration: The data and distribution that set the tolerance.
+        induced: The model's induced tolerances, a diagnostic only.
+        utility: Task scores of the same checkpoint.
+        controller: Settings of the controller, None if none steered the training.
+        level: Of the intervals.
         curve: Bias and violation rate over the tolerance, drawn on the card.
-        ruler: where the tolerance comes from, with its spread over matchings.
-        date: when the audit was made, as YYYY-MM-DD.
+        ruler: Where the tolerance comes from, with its spread over matchings.
+        date: When the audit was made, as YYYY-MM-DD.
 
     Raises:
-        InputError: arguments of a wrong kind, a level outside (0, 1), or utility and controller values that
+        InputError: Arguments of a wrong kind, a level outside (0, 1), or utility and controller values that
             JSON cannot hold.
     """
     if not isinstance(result, AuditResult):
@@ -366,8 +366,10 @@ def curve_svg(
     """Return Bias and violation rate over the tolerance as an SVG figure that follows the page's colours.
 
     Args:
-        tolerances, bias, violation_rate: the curves [D], tolerances ascending.
-        held: the tolerance that was held fixed, marked by a line.
+        tolerances: The curves [D], tolerances ascending.
+        bias: The curves [D], tolerances ascending.
+        violation_rate: The curves [D], tolerances ascending.
+        held: The tolerance that was held fixed, marked by a line.
     """
     width, height, left, low, top = 460.0, 250.0, 45.0, 210.0, 15.0
     last = max(tolerances[-1], 1e-9)

@@ -39,7 +39,7 @@ def given(values: Any, name: str) -> Given:
     """Return ``values`` as a NumPy array; ``name`` says in messages what they are.
 
     Raises:
-        InputError: something that no array can be made of.
+        InputError: Something that no array can be made of.
     """
     try:
         if hasattr(values, "detach") and hasattr(values, "cpu"):
@@ -138,7 +138,7 @@ def columns(frame: Any, leave: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the columns of a frame by name, without those named in ``leave``.
 
     Raises:
-        InputError: a name in ``leave`` that the frame does not have, or a column that it has twice.
+        InputError: A name in ``leave`` that the frame does not have, or a column that it has twice.
     """
     names = list(frame.columns)
     for name in leave:

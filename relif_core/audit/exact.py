@@ -240,15 +240,15 @@ def bias_curve(
     """Return exact Bias and violation rate at every given tolerance, with one sort for all of them.
 
     Args:
-        scores: task name to one-dimensional scores in [0, 1]; at least two tasks.
+        scores: Task name to one-dimensional scores in [0, 1]; at least two tasks.
         tolerances: [D] tolerances, at least 0, in any order; each holds for every task pair.
-        weights: task name to weights aligned with the scores, at least 0; without, all samples weigh the
+        weights: Task name to weights aligned with the scores, at least 0; without, all samples weigh the
             same.
 
     One linear merge per tolerance and task pair, and memory linear in the pools.
 
     Raises:
-        InputError: scores that :func:`audit` refuses, or a tolerance that is negative, NaN or infinite.
+        InputError: Scores that :func:`audit` refuses, or a tolerance that is negative, NaN or infinite.
 
     >>> bias_curve({"a": [0.0, 1.0], "b": [0.5]}, [0.0, 0.25, 0.5]).bias
     array([0.5 , 0.25, 0.  ])

@@ -76,8 +76,8 @@ def same_subject_audit(
     Unlike Bias, both change when scores are handed to other people; they lie within :func:`coupling_bounds`.
 
     Args:
-        scores: task name to one-dimensional scores in [0, 1]; at least two tasks.
-        subjects: task name to subject ids aligned with the scores.
+        scores: Task name to one-dimensional scores in [0, 1]; at least two tasks.
+        subjects: Task name to subject ids aligned with the scores.
         tolerance: δ, one number or a mapping from task pairs to numbers.
 
     Returns:
@@ -85,7 +85,7 @@ def same_subject_audit(
         errors.
 
     Raises:
-        InputError: what :func:`audit` refuses, or a task pair without a common subject.
+        InputError: What :func:`audit` refuses, or a task pair without a common subject.
 
     >>> scores, subjects = {"a": [0.125, 1.0], "b": [1.0, 0.125]}, {"a": [1, 2], "b": [1, 2]}
     >>> same_subject_audit(scores, subjects, tolerance=0.5).excess
@@ -177,9 +177,9 @@ def similar_pairs(
     Exact, without an n × n array: 100,000 subjects with 16 inputs take about 10 to 20 seconds on one core.
 
     Args:
-        inputs: task name to [n, D] inputs.
-        subjects: task name to subject ids aligned with the inputs; without ids every sample is one subject.
-        k: neighbours per sample; ties by the lower index.
+        inputs: Task name to [n, D] inputs.
+        subjects: Task name to subject ids aligned with the inputs; without ids every sample is one subject.
+        k: Neighbours per sample; ties by the lower index.
 
     Raises:
         InputError: k below 1, inputs of a wrong shape or not finite, subject ids that :func:`audit` refuses,
@@ -215,8 +215,8 @@ def similar_pair_audit(
     their rulers differ.
 
     Args:
-        scores: task name to one-dimensional scores in [0, 1]; one task is enough.
-        pairs: the neighbours of the same samples (:func:`similar_pairs`).
+        scores: Task name to one-dimensional scores in [0, 1]; one task is enough.
+        pairs: The neighbours of the same samples (:func:`similar_pairs`).
         lipschitz: L, one number or one per task, at least 0.
 
     Returns:
@@ -226,7 +226,7 @@ def similar_pair_audit(
         in a simulation).
 
     Raises:
-        InputError: scores that :func:`audit` refuses, a task without pairs or with pairs of another number of
+        InputError: Scores that :func:`audit` refuses, a task without pairs or with pairs of another number of
             samples, or a negative L.
     """
     checked = _paired_scores(scores, pairs)
@@ -265,12 +265,12 @@ def lipschitz_limit(scores: Mapping[str, Any], pairs: SimilarPairs, alpha: float
     Pairs share people, so this is a description of validation data and no conformal guarantee.
 
     Args:
-        scores: task name to validation scores of the reference model.
-        pairs: the neighbours of the same samples (:func:`similar_pairs`).
-        alpha: share in (0, 1).
+        scores: Task name to validation scores of the reference model.
+        pairs: The neighbours of the same samples (:func:`similar_pairs`).
+        alpha: Share in (0, 1).
 
     Raises:
-        InputError: as :func:`similar_pair_audit`, alpha outside (0, 1), or no finite L because more than a
+        InputError: As :func:`similar_pair_audit`, alpha outside (0, 1), or no finite L because more than a
             share α of the pairs have distance 0 and different scores.
     """
     checked_fraction(alpha, "alpha")

@@ -32,12 +32,13 @@ def bias_parts(first: Any, second: Any, tolerance: float = 0.0) -> BiasParts:
     """Split the exact Bias of two pools into spread within the pools and mismatch between them (theorem T3).
 
     Args:
-        first, second: scores in [0, 1] of two tasks.
+        first: Scores in [0, 1] of two tasks.
+        second: Scores in [0, 1] of two tasks.
         tolerance: δ. At 0 the spread is half the sum of the two Gini mean differences over all n² ordered
             pairs and the mismatch is half the energy distance (Székely and Rizzo 2013).
 
     Raises:
-        InputError: scores or a tolerance that :func:`audit` refuses.
+        InputError: Scores or a tolerance that :func:`audit` refuses.
 
     >>> bias_parts([0.0, 1.0], [0.0, 1.0])
     BiasParts(spread=0.5, mismatch=0.0)
@@ -56,11 +57,12 @@ def coupling_bounds(first: Any, second: Any, tolerance: float) -> tuple[float, f
     between.
 
     Args:
-        first, second: scores in [0, 1] of the same people in two tasks, in any order.
+        first: Scores in [0, 1] of the same people in two tasks, in any order.
+        second: Likewise.
         tolerance: δ.
 
     Raises:
-        InputError: scores or a tolerance that :func:`audit` refuses, or lists of different lengths.
+        InputError: Scores or a tolerance that :func:`audit` refuses, or lists of different lengths.
 
     >>> coupling_bounds([0.0, 1.0], [1.0, 0.0], 0.25)
     (0.0, 0.75)
@@ -82,12 +84,12 @@ def shrunk(scores: Mapping[str, Any], amount: float, centre: float) -> dict[str,
     """Return (1 − ε)p + εc for every task (theorem T2): ranks stay, Bias becomes (1 − ε)·B(δ/(1 − ε)).
 
     Args:
-        scores: task name to scores in [0, 1].
+        scores: Task name to scores in [0, 1].
         amount: ε in [0, 1].
         centre: c in [0, 1], one for all tasks.
 
     Raises:
-        InputError: scores that :func:`audit` refuses, or ε or c outside [0, 1].
+        InputError: Scores that :func:`audit` refuses, or ε or c outside [0, 1].
     """
     for name, value in (("amount", amount), ("centre", centre)):
         if not 0 <= value <= 1:

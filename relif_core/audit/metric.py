@@ -77,13 +77,13 @@ class _Counting:
     leaves each process its own counts.
 
     Args:
-        tasks: task names, at least two.
+        tasks: Task names, at least two.
         tolerance: δ, one number or one per task pair, as for :func:`.audit`.
-        bins: a power of two; Bias is within 1/bins of the exact one.
-        settings: passed on to ``torchmetrics.Metric``.
+        bins: A power of two; Bias is within 1/bins of the exact one.
+        settings: Passed on to ``torchmetrics.Metric``.
 
     Raises:
-        InputError: fewer than two tasks, a tolerance that :func:`.audit` refuses, bins that are no power of
+        InputError: Fewer than two tasks, a tolerance that :func:`.audit` refuses, bins that are no power of
             two.
     """
 
@@ -108,11 +108,11 @@ class _Counting:
         """Count a batch.
 
         Args:
-            scores: task name to scores [n] in [0, 1] of the samples that carry the task's label, of any
+            scores: Task name to scores [n] in [0, 1] of the samples that carry the task's label, of any
                 floating kind and device; tasks of which the batch has none may be left out.
 
         Raises:
-            InputError: an unknown task, another shape, NaN or scores outside [0, 1] (a few units in the last
+            InputError: An unknown task, another shape, NaN or scores outside [0, 1] (a few units in the last
                 place beyond, as softmax leaves them, count as 0 or 1).
         """
         import torch
@@ -143,7 +143,7 @@ class _Counting:
         """Return "bias" and "violation_rate", each with the ends "_low" and "_high" of its proven range.
 
         Raises:
-            InputError: a task without a score so far.
+            InputError: A task without a score so far.
         """
         import torch
 

@@ -17,7 +17,7 @@ def nearest_neighbours(inputs: np.ndarray, codes: np.ndarray, k: int) -> tuple[n
     Args:
         inputs: [n, D] finite float64.
         codes: [n] subject codes, integers.
-        k: number of neighbours, at least 1.
+        k: Number of neighbours, at least 1.
 
     Returns:
         Indices [n, k] int64 and Euclidean distances [n, k] float64; −1 and infinity where fewer than k

@@ -90,7 +90,7 @@ def checked_scores(scores: Any, least: int = 2) -> Scores:
     in the last place out of [0, 1] are put back, with a note.
 
     Raises:
-        InputError: fewer than ``least`` tasks, a task name that is no text, an empty pool, a wrong shape, a
+        InputError: Fewer than ``least`` tasks, a task name that is no text, an empty pool, a wrong shape, a
             kind that is not numeric, missing scores, or a score outside [0, 1].
     """
     frame = is_frame(scores)
@@ -178,7 +178,7 @@ def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair,
     A number holds for every pair; a mapping must name every pair once, as (i, j) or (j, i).
 
     Raises:
-        InputError: a tolerance that is negative, NaN, infinite or no number, a missing, unknown or doubled
+        InputError: A tolerance that is negative, NaN, infinite or no number, a missing, unknown or doubled
             pair.
     """
     pairs = task_pairs(tasks)
@@ -225,7 +225,7 @@ def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> 
     """Return one label per score for every task: subject ids or group labels, integers or text.
 
     Raises:
-        InputError: a task without labels, labels that are misaligned with the scores, missing or of another
+        InputError: A task without labels, labels that are misaligned with the scores, missing or of another
             kind.
     """
     if not isinstance(labels, Mapping):
@@ -257,7 +257,7 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
     Where scores and values are both pandas Series (or frames), rows are matched by index.
 
     Raises:
-        InputError: another number of rows than scores, indices that do not match, or missing values.
+        InputError: Another number of rows than scores, indices that do not match, or missing values.
     """
     own = given(values, f"task {task!r}: {name}")
     there = scores.given[task] if isinstance(scores, Scores) else Given(scores[task])
@@ -338,7 +338,7 @@ def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str,
     """Return one weight per score for every task, or say what is wrong with them.
 
     Raises:
-        InputError: a task without weights, misaligned, missing, negative or infinite weights, or none above
+        InputError: A task without weights, misaligned, missing, negative or infinite weights, or none above
             0.
     """
     if not isinstance(weights, Mapping):

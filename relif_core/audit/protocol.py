@@ -48,24 +48,26 @@ def audit(
     """Measure Bias and violation rate of a multi-task model at fixed tolerances.
 
     Args:
-        scores: task name to one-dimensional audit scores in [0, 1], one per valid sample; at least two tasks.
-            Arrays, lists, pandas and polars Series, torch tensors. Masked samples are in no pool. Or a data
-            frame: each column that ``subjects``, ``groups`` and ``weights`` do not name is a task, and an
+        scores: Task name to one-dimensional audit scores in [0, 1], one per valid sample; at least two tasks.
+            Arrays, lists, pandas and polars Series, torch tensors. Masked samples are in no pool. In a data
+            frame each column that ``subjects``, ``groups`` and ``weights`` do not name is a task, and an
             empty cell is in no pool.
         tolerance: δ, one number for every task pair or a mapping (task_i, task_j) to number.
-        subjects: task name to subject ids (integers or text) aligned with the scores. Samples of one subject,
+        subjects: Task name to subject ids (integers or text) aligned with the scores. Samples of one subject,
             in whichever pools, count as one independent unit; without ids every sample does. Two pandas
             Series are aligned by index. With a data frame: the name of a column, or one array for all tasks;
             without, every row is a subject of its own.
         protocol: "exact" evaluates all n_i · n_j pairs; "sampled" draws pools and pairs as the authors'
             released implementation does, number for number, so that published values can be compared.
-        pair_seed, pool_size, pairs: settings of the sampled protocol; the exact one ignores them.
-        groups: task name to group labels aligned with the scores (or as ``subjects``); every group is audited
+        pair_seed: Settings of the sampled protocol; the exact one ignores them.
+        pool_size: Likewise.
+        pairs: Likewise.
+        groups: Task name to group labels aligned with the scores (or as ``subjects``); every group is audited
             by itself as well.
-        weights: task name to weights aligned with the scores (or as ``subjects``), at least 0: a pool's
+        weights: Task name to weights aligned with the scores (or as ``subjects``), at least 0: a pool's
             samples are drawn in proportion to them, and a subject's share is that of its weights. The exact
             protocol alone has them.
-        context: what the numbers belong to (:class:`AuditContext`); checked when results are compared.
+        context: What the numbers belong to (:class:`AuditContext`); checked when results are compared.
 
     For a task pair i < j with x and y drawn independently from pools i and j::
 
@@ -76,7 +78,7 @@ def audit(
     variance of the pair draws is added.
 
     Raises:
-        InputError: fewer than two tasks; an empty pool; a wrong shape; missing scores or scores outside [0,
+        InputError: Fewer than two tasks; an empty pool; a wrong shape; missing scores or scores outside [0,
             1]; a tolerance that is negative, NaN, above 1 or misses a pair; subjects or groups misaligned
             with the scores or missing; an unknown protocol; a pool size or number of pairs below 1.
 

@@ -16,13 +16,13 @@ def drift_budget(reference: Tolerance, induced: Mapping[Pair, float]) -> float:
     """Return D = mean ``|δ_ij − δ*_ij|`` over the task pairs of ``induced``.
 
     Args:
-        reference: the fixed tolerance δ*, one number or one per pair.
-        induced: the method's tolerance δ per pair, as :func:`induced_tolerances` gives it.
+        reference: The fixed tolerance δ*, one number or one per pair.
+        induced: The method's tolerance δ per pair, as :func:`induced_tolerances` gives it.
 
     By theorem B.1 a method's Bias at its own tolerances differs from its Bias at the reference by at most D.
 
     Raises:
-        InputError: no pairs, pairs that differ between the two, or a tolerance that is negative or NaN.
+        InputError: No pairs, pairs that differ between the two, or a tolerance that is negative or NaN.
 
     >>> round(drift_budget(0.25, {("a", "b"): 0.2, ("a", "c"): 0.4}), 6)
     0.1
@@ -67,14 +67,16 @@ def ranking_certificate(bias_a: float, bias_b: float, budget_a: float, budget_b:
     """Compare the gap of two methods at a fixed tolerance with the drift that their own tolerances allow.
 
     Args:
-        bias_a, bias_b: Bias of both methods at the same fixed tolerance.
-        budget_a, budget_b: their drift budgets (:func:`drift_budget`) against that tolerance.
+        bias_a: Bias of method a at the fixed tolerance, ≥ 0.
+        bias_b: The same for b, same tolerance.
+        budget_a: Drift budget of a (:func:`drift_budget`) against that tolerance, ≥ 0.
+        budget_b: The same for b.
 
     Theorem B.2: if ``|Bias_a − Bias_b| > D_a + D_b``, auditing each method at its own tolerance keeps their
     order; not certified does not mean that the order flips.
 
     Raises:
-        InputError: a value that is negative or not finite.
+        InputError: A value that is negative or not finite.
 
     >>> ranking_certificate(0.10, 0.30, 0.05, 0.10).certified
     True

@@ -194,7 +194,7 @@ class AuditResult(_Estimates):
         """Rebuild a result from :meth:`as_dict`.
 
         Raises:
-            RecordError: another schema, or fields that are missing, unknown or of a wrong kind.
+            RecordError: Another schema, or fields that are missing, unknown or of a wrong kind.
         """
         if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
             found = content.get("schema") if isinstance(content, Mapping) else type(content).__name__
@@ -223,7 +223,7 @@ class AuditResult(_Estimates):
         """Rebuild a result from :meth:`to_json`.
 
         Raises:
-            RecordError: text that is no JSON, or no audit result of this schema.
+            RecordError: Text that is no JSON, or no audit result of this schema.
         """
         try:
             content = json.loads(text)

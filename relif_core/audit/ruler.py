@@ -42,7 +42,7 @@ class ScoreMap:
         """Take one rule per task: its name, or a tuple of its name and its arguments.
 
         Raises:
-            InputError: a rule that is unknown or whose arguments do not fit.
+            InputError: A rule that is unknown or whose arguments do not fit.
         """
         self.rules = {task: _rule(task, rule) for task, rule in tasks.items()}
 
@@ -50,7 +50,7 @@ class ScoreMap:
         """Return the map with its quantiles taken from a reference model's outputs (mapping or frame).
 
         Raises:
-            InputError: a task without outputs, or quantiles that coincide.
+            InputError: A task without outputs, or quantiles that coincide.
         """
         outputs = columns(reference) if is_frame(reference) else reference
         fitted = ScoreMap()
@@ -70,7 +70,7 @@ class ScoreMap:
         """Return the audit scores of a model's outputs (a mapping or a data frame).
 
         Raises:
-            InputError: a task without outputs, outputs of a wrong shape, or a quantile rule that was not
+            InputError: A task without outputs, outputs of a wrong shape, or a quantile rule that was not
                 fitted.
         """
         found = columns(outputs) if is_frame(outputs) else outputs
@@ -222,7 +222,7 @@ class Ruler:
         """Rebuild a ruler from :meth:`to_json`.
 
         Raises:
-            RecordError: text that is no ruler of this schema, or was changed by hand.
+            RecordError: Text that is no ruler of this schema, or was changed by hand.
         """
         try:
             content = json.loads(text)
@@ -256,18 +256,18 @@ def calibrate(
 
     Args:
         embeddings: [n, D] of the reference model on calibration data.
-        scores: the fitted score map, which travels with the tolerance.
+        scores: The fitted score map, which travels with the tolerance.
         subject: [n] ids; without, every row is a subject.
-        alpha: chance that the distance of a new pair exceeds δ, in (0, 1).
-        matchings: random matchings whose tolerances show how much δ depends on the draw.
-        seed: of the matching that sets δ; the others follow it.
-        reference: which model and data.
+        alpha: Chance that the distance of a new pair exceeds δ, in (0, 1).
+        matchings: Random matchings whose tolerances show how much δ depends on the draw.
+        seed: Of the matching that sets δ; the others follow it.
+        reference: Which model and data.
 
     Returns:
         The ruler; δ = 1 where there are fewer than 1/α − 1 pairs, which no gap exceeds.
 
     Raises:
-        InputError: embeddings, ids or settings that cannot be used, or a score map that is not fitted.
+        InputError: Embeddings, ids or settings that cannot be used, or a score map that is not fitted.
     """
     if not isinstance(scores, ScoreMap):
         raise InputError(f"scores must be a fitted ScoreMap, not a {type(scores).__name__}")

@@ -47,12 +47,12 @@ class HistogramSketch:
         """Count the scores of one site or of one batch of a stream.
 
         Args:
-            scores: task name to scores in [0, 1], as for :func:`audit`.
-            bins: a power of two between 2 and 2²⁰.
-            score_definition: how outputs became scores (the digest of a ruler, say).
+            scores: Task name to scores in [0, 1], as for :func:`audit`.
+            bins: A power of two between 2 and 2²⁰.
+            score_definition: How outputs became scores (the digest of a ruler, say).
 
         Raises:
-            InputError: scores that :func:`audit` refuses, or a number of bins that is no power of two.
+            InputError: Scores that :func:`audit` refuses, or a number of bins that is no power of two.
         """
         checked_bins(bins)
         counts = {
@@ -75,7 +75,7 @@ class HistogramSketch:
         """Return the sketch of both: equal to that of the pooled scores where nothing is hidden.
 
         Raises:
-            ComparabilityError: bins, tasks or score definition differ.
+            ComparabilityError: Bins, tasks or score definition differ.
         """
         for name, own, its in (
             ("number of bins", self.bins, other.bins),
@@ -126,11 +126,11 @@ class HistogramSketch:
 
         Args:
             tolerance: δ, one number or one per task pair, as for :func:`audit`.
-            errors: sums from :meth:`subject_sums` of every site, or :meth:`site_sums`; without them the
+            errors: Sums from :meth:`subject_sums` of every site, or :meth:`site_sums`; without them the
                 standard errors take every sample as independent.
 
         Raises:
-            InputError: a tolerance that :func:`audit` refuses, a task of which nothing is seen, or sums that
+            InputError: A tolerance that :func:`audit` refuses, a task of which nothing is seen, or sums that
                 belong to other histograms or tolerances.
         """
         tolerances = self._tolerances(tolerance)
@@ -190,12 +190,12 @@ class HistogramSketch:
         (:class:`.SubjectSpread`), if no subject has samples at two sites.
 
         Args:
-            scores: the site's own scores, as they went into its sketch.
-            subjects: task name to subject ids aligned with the scores.
-            tolerance: as for :meth:`audit`.
+            scores: The site's own scores, as they went into its sketch.
+            subjects: Task name to subject ids aligned with the scores.
+            tolerance: As for :meth:`audit`.
 
         Raises:
-            InputError: scores or subjects that :func:`audit` refuses, other tasks than this sketch has, or a
+            InputError: Scores or subjects that :func:`audit` refuses, other tasks than this sketch has, or a
                 single subject.
         """
         checked = checked_scores(scores)
@@ -223,8 +223,12 @@ class HistogramSketch:
         Honest where people of one site resemble each other, at the price of as few degrees of freedom as
         there are sites.
 
+        Args:
+            sites: The histograms that were merged into this one.
+            tolerance: δ of the audit.
+
         Raises:
-            InputError: the sites' histograms do not add up to this one.
+            InputError: The sites' histograms do not add up to this one.
         """
         if any(
             not np.array_equal(sum(site.counts[task] for site in sites), cells)
@@ -325,7 +329,7 @@ class HistogramSketch:
         """Rebuild a sketch from :meth:`to_json`.
 
         Raises:
-            RecordError: text that is no JSON, no histogram of this schema, or whose counts are no counts.
+            RecordError: Text that is no JSON, no histogram of this schema, or whose counts are no counts.
         """
         try:
             content = json.loads(text)
@@ -363,7 +367,7 @@ class InfluenceSums:
         """Return the sums over both sites.
 
         Raises:
-            ComparabilityError: they belong to different histograms, tolerances or units.
+            ComparabilityError: They belong to different histograms, tolerances or units.
         """
         if (self.of, self.unit) != (other.of, other.unit):
             raise ComparabilityError(
@@ -391,7 +395,7 @@ class InfluenceSums:
         """Rebuild sums from :meth:`to_json`.
 
         Raises:
-            RecordError: text that is no JSON, or no sums of this schema.
+            RecordError: Text that is no JSON, or no sums of this schema.
         """
         try:
             content = json.loads(text)

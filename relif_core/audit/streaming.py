@@ -24,14 +24,15 @@ def sketch_file(
     """Count the scores of a Parquet or CSV file of any length, in memory that does not grow with it.
 
     Args:
-        path: one row per sample, one column per task; an empty cell means that the sample is not in that
+        path: One row per sample, one column per task; an empty cell means that the sample is not in that
             task's pool.
-        tasks: the score columns, at least two.
-        bins, score_definition: as for :meth:`.HistogramSketch.of`.
+        tasks: The score columns, at least two.
+        bins: As for :meth:`.HistogramSketch.of`.
+        score_definition: As for :meth:`.HistogramSketch.of`.
 
     Raises:
-        InputError: a missing file or column, a column that is no number, fewer than two tasks.
-        DataError: scores that are NaN or outside [0, 1] (a few units in the last place beyond count as 0 or
+        InputError: A missing file or column, a column that is no number, fewer than two tasks.
+        DataError: Scores that are NaN or outside [0, 1] (a few units in the last place beyond count as 0 or
             1), or a task without any.
     """
     import polars
@@ -119,14 +120,16 @@ def sketch_folder(
     again elsewhere.
 
     Args:
-        folder: its ``*.parquet`` files, each as for :func:`sketch_file`, are the table.
-        tasks, bins, score_definition: as for :func:`sketch_file`.
-        address: the cluster ("auto": the one that runs here); "local" starts one on this machine and ends it.
+        folder: Its ``*.parquet`` files, each as for :func:`sketch_file`, are the table.
+        tasks: As for :func:`sketch_file`.
+        bins: As for :func:`sketch_file`.
+        score_definition: As for :func:`sketch_file`.
+        address: The cluster ("auto": the one that runs here); "local" starts one on this machine and ends it.
             A cluster that this process is connected to already is used as it is.
 
     Raises:
         InputError: Ray is missing, no cluster answers, no file in the folder; and as :func:`sketch_file`.
-        DataError: as :func:`sketch_file`, or a file that took several workers with it.
+        DataError: As :func:`sketch_file`, or a file that took several workers with it.
     """
     try:
         import ray

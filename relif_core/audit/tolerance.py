@@ -26,9 +26,9 @@ def induced_tolerances(
     """Return the tolerance that a method's own representation induces for each task pair.
 
     Args:
-        embeddings: task name to [n, D] embeddings of the task's valid samples.
-        scores: task name to [n] audit scores of the same samples.
-        k: number of highest-scoring samples per prototype; all of them where a pool is smaller.
+        embeddings: Task name to [n, D] embeddings of the task's valid samples.
+        scores: Task name to [n] audit scores of the same samples.
+        k: Number of highest-scoring samples per prototype; all of them where a pool is smaller.
 
     A prototype is the mean embedding of the k highest-scoring samples (ties: the lower index first), scaled
     to length 1; the tolerance of (i, j) is (1 − cos) / 2 in [0, 1]. A diagnostic: methods audited each at its
@@ -92,9 +92,13 @@ def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
     distances of such pairs are exchangeable, as :func:`conformal_tolerance` requires. With an odd number one
     subject stays unpaired.
 
+    Args:
+        subjects: Ids [n] of the samples, integers or text.
+        seed: Of the draw, at least 0.
+
     Raises:
-        InputError: ids that are not one-dimensional, missing or no integers or text, a seed that is no
-            integer of at least 0, or fewer than two subjects.
+        InputError: Ids that are not one-dimensional, missing or of another kind, a seed that is no integer of
+            at least 0, or fewer than two subjects.
     """
     ids = subject_ids(subjects)
     generator = np.random.default_rng(checked_integer(seed, "seed", 0))
@@ -132,10 +136,10 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
     Args:
         embeddings: [n, D] embeddings of the calibration samples.
         subjects: [n] subject ids.
-        seed: of the random matching.
+        seed: Of the random matching.
 
     Raises:
-        InputError: misaligned arrays, embeddings that are not finite or have length 0, fewer than two
+        InputError: Misaligned arrays, embeddings that are not finite or have length 0, fewer than two
             subjects.
     """
     units, ids = unit_rows(embeddings), subject_ids(subjects)
@@ -168,13 +172,13 @@ def conformal_tolerance(distances: Sequence[float] | np.ndarray, alpha: float) -
 
     Args:
         distances: [n] reference distances in [0, 1] of exchangeable pairs (see :func:`calibration_pairs`).
-        alpha: in (0, 1); read as the decimal number it prints as, so that (n+1)(1−α) does not round up.
+        alpha: In (0, 1); read as the decimal number it prints as, so that (n+1)(1−α) does not round up.
 
     The k-th smallest distance with k = ⌈(n + 1)(1 − α)⌉ if k ≤ n, else 1 (split conformal prediction,
     Vovk, Gammerman and Shafer 2005; theorem B.3).
 
     Raises:
-        InputError: no distances, a shape other than [n], NaN, a distance outside [0, 1], alpha outside (0,
+        InputError: No distances, a shape other than [n], NaN, a distance outside [0, 1], alpha outside (0,
             1).
 
     >>> conformal_tolerance([0.1, 0.2, 0.3, 0.4], alpha=0.2)

@@ -244,7 +244,7 @@ def interval(estimate: float, error: float, level: float, freedom: float) -> tup
     """Return estimate ± t · error, with t the two-sided ``level`` quantile of Student's t distribution.
 
     Raises:
-        InputError: a level outside (0, 1).
+        InputError: A level outside (0, 1).
     """
     half = student_quantile((1 + checked_level(level)) / 2, freedom) * error
     return estimate - half, estimate + half
@@ -267,7 +267,7 @@ def unit_interval(
     from 0 is a one-sided upper bound.
 
     Raises:
-        InputError: a level outside (0, 1).
+        InputError: A level outside (0, 1).
     """
     quantile = student_quantile((1 + checked_level(level)) / 2, freedom)
     if math.isnan(error) or math.isnan(quantile):
@@ -296,7 +296,7 @@ def difference_interval(
     half of the effective subjects), or none, ± what none of them may show (:func:`unseen_bound`) is added.
 
     Raises:
-        InputError: a level outside (0, 1).
+        InputError: A level outside (0, 1).
     """
     low, high = interval(difference, error if error > NO_VARIATION else 0.0, level, freedom)
     if error <= NO_VARIATION or freedom < min(FEW_DEGREES, effective_pairs):
@@ -312,7 +312,7 @@ def unseen_bound(effective_pairs: float, level: float) -> float:
     tasks.
 
     Raises:
-        InputError: a level outside (0, 1).
+        InputError: A level outside (0, 1).
     """
     return -math.expm1(math.log1p(-checked_level(level)) / effective_pairs)
 
@@ -340,7 +340,7 @@ def student_quantile(probability: float, freedom: float) -> float:
     degrees of freedom.
 
     Raises:
-        InputError: a probability outside [0.5, 1 − 1e-12].
+        InputError: A probability outside [0.5, 1 − 1e-12].
     """
     if not 0.5 <= probability <= 1 - 1e-12:
         raise InputError(
@@ -412,8 +412,15 @@ def subject_bootstrap(
     A check of the clustered standard errors: slower by a factor of ``replicates``, but free of the
     first-order expansion. A replicate in which some task has no sample is drawn again.
 
+    Args:
+        scores: As for :func:`audit`.
+        tolerance: As for :func:`audit`.
+        subjects: As for :func:`audit`.
+        replicates: Number of draws.
+        seed: Of the draws.
+
     Raises:
-        InputError: as :func:`audit` for scores, tolerance and subjects.
+        InputError: As :func:`audit` for scores, tolerance and subjects.
     """
     checked_integer(replicates, "replicates", 1)
     checked = checked_scores(scores)

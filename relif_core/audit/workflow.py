@@ -43,19 +43,19 @@ class Audit:
     """One model's audit under a ruler: what it found, and everything that may be asked of it.
 
     Args:
-        scores: what ``ruler.scores(outputs)`` returns, a mapping task → scores, or a data frame of scores.
-        ruler: of :func:`calibrate`.
-        subject: ids: the name of a column of the outputs or frame, an array for all tasks, or a mapping task
+        scores: What ``ruler.scores(outputs)`` returns, a mapping task → scores, or a data frame of scores.
+        ruler: Of :func:`calibrate`.
+        subject: Ids: the name of a column of the outputs or frame, an array for all tasks, or a mapping task
             → array. Without, a row of a frame is a subject, and a score of a mapping an independent sample.
-        group: group labels, given in the same ways.
-        weight: sample weights, given in the same ways.
-        name: of the model.
-        dataset: name and version of the data.
-        split: of the data.
-        level: of all intervals.
+        group: Group labels, given in the same ways.
+        weight: Sample weights, given in the same ways.
+        name: Of the model.
+        dataset: Name and version of the data.
+        split: Of the data.
+        level: Of all intervals.
 
     Raises:
-        InputError: as :func:`audit`, or a column that the outputs do not have.
+        InputError: As :func:`audit`, or a column that the outputs do not have.
     """
 
     def __init__(
@@ -153,9 +153,13 @@ class Audit:
     def compare(self, *others: "Audit", adjust: Literal["holm", "none"] = "holm") -> list[NamedComparison]:
         """Return this audit minus each other one, paired by subject, with p-values adjusted for their number.
 
+        Args:
+            *others: Audits under the same ruler.
+            adjust: "holm", or "none".
+
         Raises:
-            ComparabilityError: another ruler, score map or pool; the message names what differs.
-            InputError: an unknown adjustment, or nothing to compare with.
+            ComparabilityError: Another ruler, score map or pool; the message names what differs.
+            InputError: An unknown adjustment, or nothing to compare with.
         """
         if adjust not in ("holm", "none"):
             raise InputError(f"adjust {adjust!r} is unknown; use 'holm' or 'none'")
@@ -178,8 +182,12 @@ class Audit:
     def group_difference(self, first: str, second: str) -> Comparison:
         """Return the first group minus the second, with the error of subjects who may be in both.
 
+        Args:
+            first: Names of groups.
+            second: Names of groups.
+
         Raises:
-            InputError: a group that was not audited, or an audit without subjects in memory.
+            InputError: A group that was not audited, or an audit without subjects in memory.
         """
         parts = []
         for label in (first, second):
@@ -210,12 +218,12 @@ class Audit:
         """Tell whether the order of two models survives their own tolerances (theorem B.2).
 
         Args:
-            other: the other model's audit.
-            induced: model name → induced tolerances of both (:func:`induced_tolerances`); without, those
+            other: The other model's audit.
+            induced: Model name → induced tolerances of both (:func:`induced_tolerances`); without, those
                 given to :meth:`induce` before.
 
         Raises:
-            InputError: induced tolerances that are missing.
+            InputError: Induced tolerances that are missing.
         """
         self._same_ruler(other)
         budgets = []
@@ -237,7 +245,9 @@ class Audit:
     def induce(self, embeddings: Any, k: int = 5) -> dict[Pair, float]:
         """Compute and keep the tolerances of the model's own representation: a diagnostic on the card.
 
-        ``embeddings`` are one array [n, D] for all tasks, or a mapping task → array, aligned with the scores.
+        Args:
+            embeddings: One array [n, D] for all tasks, or task → array, aligned with the scores.
+            k: Samples of a prototype.
         """
         scores = self._held("induced tolerances")
         self._induced = induced_tolerances(_of_tasks(embeddings, scores, {}, "embedding"), scores, k)
@@ -248,8 +258,12 @@ class Audit:
     ) -> IndividualAudit:
         """Measure whether similar people get similar scores (:func:`similar_pair_audit`).
 
-        ``embeddings`` (one array for all tasks, or a mapping) and ``lipschitz`` come from outside the model
-        (:func:`lipschitz_limit` on reference validation data), or every model would have a ruler of its own.
+        Both embeddings and L come from outside the model, or every model would have a ruler of its own.
+
+        Args:
+            embeddings: One array [n, D] for all tasks, or task → array.
+            k: Neighbours of each sample.
+            lipschitz: L, one number or task → number (:func:`lipschitz_limit` on reference validation data).
         """
         checked = checked_scores(self._held("similar pairs"))
         ids = None if self._subjects is None else checked_labels(self._subjects, checked, "subjects")
@@ -264,7 +278,13 @@ class Audit:
         induced: Mapping[Pair, float] | None = None,
         controller: Mapping[str, Any] | None = None,
     ) -> Card:
-        """Return the audit card, dated today; ``save`` writes it as .json, .md or .html."""
+        """Return the audit card, dated today; ``save`` writes it as .json, .md or .html.
+
+        Args:
+            utility: Name → value, of the same checkpoint.
+            induced: Induced tolerances, if not those of :meth:`induce`.
+            controller: Settings of the controller.
+        """
         return audit_card(
             self.result,
             model=self.name,
@@ -301,7 +321,7 @@ class Audit:
         """Rebuild an audit from :meth:`to_json`; what needs the scores themselves is refused.
 
         Raises:
-            RecordError: text that is no audit of this schema.
+            RecordError: Text that is no audit of this schema.
         """
         try:
             content = json.loads(text)
@@ -327,7 +347,12 @@ class Audit:
         return found
 
     def save(self, path: str | Path, *, include_influences: bool = False) -> None:
-        """Write :meth:`to_json` to a file, whole or not at all."""
+        """Write :meth:`to_json` to a file, whole or not at all.
+
+        Args:
+            path: The file.
+            include_influences: Add one row per subject.
+        """
         from relif_core.files import atomic_file
 
         with atomic_file(Path(path)) as stream:
@@ -354,12 +379,17 @@ class Audit:
         """Hold the audit against limits.
 
         With ``use="upper"`` it passes where the interval lies below the limit, fails where it lies above, and
-        is undecided where it holds the limit; with "estimate" the estimate alone decides. ``worst_group``
-        asks it of every group as well, at intervals of level 1 − (1 − level)/groups; a group that could not
-        be audited leaves it undecided.
+        is undecided where it holds the limit; with "estimate" the estimate alone decides.
+
+        Args:
+            bias_below: Limits in [0, 1] of Bias and violation rate; None: none.
+            rate_below: Likewise.
+            use: "upper" or "estimate".
+            worst_group: Ask it of every group as well, at intervals of level 1 − (1 − level)/groups; a group
+                that could not be audited leaves it undecided.
 
         Raises:
-            InputError: no limit, a limit outside [0, 1], or no groups to ask.
+            InputError: No limit, a limit outside [0, 1], or no groups to ask.
         """
         limits = {"bias": bias_below, "violation_rate": rate_below}
         limits = {kind: limit for kind, limit in limits.items() if limit is not None}

@@ -23,11 +23,11 @@ def balancer_class(name: str) -> type[Balancer]:
     """Return the class of a balancer.
 
     Args:
-        name: a balancer's key in ``METHODS``, for one from outside the package followed by "@" and the digest
+        name: A balancer's key in ``METHODS``, for one from outside the package followed by "@" and the digest
             of its file.
 
     Raises:
-        InputError: there is no such balancer, its file has changed since it was added, or it is no
+        InputError: There is no such balancer, its file has changed since it was added, or it is no
             ``Balancer``.
     """
     key, at, digest = name.partition("@")
@@ -66,13 +66,13 @@ def make_balancer(name: str, tasks: int, seed: int = 0, **options: Any) -> Balan
     """Return a new balancer.
 
     Args:
-        name: as :func:`balancer_class` takes it.
-        tasks: number of tasks T, at least 1.
-        seed: seed of the balancer's own random generator.
-        options: settings of this balancer (its class documents them).
+        name: As :func:`balancer_class` takes it.
+        tasks: Number of tasks T, at least 1.
+        seed: Seed of the balancer's own random generator.
+        **options: Settings of this balancer (its class documents them).
 
     Raises:
-        InputError: the name or an option is unknown, or a setting is outside its range.
+        InputError: The name or an option is unknown, or a setting is outside its range.
 
     >>> make_balancer("fairgrad", tasks=4, alpha=1.0).needs_gradients
     True

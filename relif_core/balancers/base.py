@@ -17,8 +17,8 @@ class Balancer(nn.Module):
     All state lives in ``state_dict``, random generators included, and is restored exactly.
 
     Args:
-        tasks: number of tasks T, at least 1.
-        seed: seed of the balancer's own random generator; ignored where nothing is drawn.
+        tasks: Number of tasks T, at least 1.
+        seed: Seed of the balancer's own random generator; ignored where nothing is drawn.
 
     Raises:
         InputError: ``tasks`` is less than 1.
@@ -55,7 +55,7 @@ class Balancer(nn.Module):
         """Return the optimiser groups of learned task parameters; empty where nothing is learned.
 
         Args:
-            weight_decay: the weight decay of the model.
+            weight_decay: The weight decay of the model.
         """
         return []
 
@@ -76,7 +76,7 @@ class Balancer(nn.Module):
             [T] weights without graph, in the dtype and on the device of the losses.
 
         Raises:
-            InputError: a shape is wrong or the Gram matrix is missing.
+            InputError: A shape is wrong or the Gram matrix is missing.
         """
         self._require(
             losses.shape == (self.tasks,),
@@ -113,7 +113,7 @@ class SmallMatrixBalancer(Balancer):
     :meth:`_solve` sees them, which keeps gradients of any size within range.
 
     Raises:
-        InputError: the Gram matrix is not finite.
+        InputError: The Gram matrix is not finite.
     """
 
     needs_gradients = True

@@ -28,9 +28,9 @@ class CAGrad(SmallMatrixBalancer):
     c`.
 
     Args:
-        tasks: number of tasks T.
-        seed: not used.
-        c: radius of the ball relative to the mean gradient, in [0, 1).
+        tasks: Number of tasks T.
+        seed: Not used.
+        c: Radius of the ball relative to the mean gradient, in [0, 1).
 
     Source: Liu, Liu, Jin, Stone and Liu, Conflict-averse gradient descent for multi-task learning, NeurIPS
         2021.

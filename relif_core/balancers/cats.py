@@ -18,9 +18,9 @@ class CATSAsReleased(Balancer):
     weighting and is not reproduced; this is what the released code runs under its name.
 
     Args:
-        tasks: number of tasks T.
-        seed: not used.
-        ema: weight :math:`a` of the new loss, in (0, 1].
+        tasks: Number of tasks T.
+        seed: Not used.
+        ema: Weight :math:`a` of the new loss, in (0, 1].
 
     Source: released code for Liu, Liu and Ge 2023.
     """

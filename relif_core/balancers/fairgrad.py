@@ -33,9 +33,9 @@ class FairGrad(SmallMatrixBalancer):
     get 1e-6 on the diagonal, which gives large weights with a bounded, nearly cancelling sum.
 
     Args:
-        tasks: number of tasks T.
-        seed: not used.
-        alpha: fairness :math:`\alpha > 0`; 1 is proportional fairness, large values approach max-min
+        tasks: Number of tasks T.
+        seed: Not used.
+        alpha: Fairness :math:`\alpha > 0`; 1 is proportional fairness, large values approach max-min
             fairness.
 
     Source: Ban and Ji, Fair resource allocation in multi-task learning, ICML 2024.
@@ -100,7 +100,7 @@ def fair_weights(gram: Matrix, alpha: float) -> Vector:
 
     Args:
         gram: [T, T] symmetric positive semidefinite with a positive diagonal.
-        alpha: fairness, positive.
+        alpha: Fairness, positive.
 
     With lengths :math:`n_i`, cosines C and :math:`y_i = n_i w_i / t` the equation becomes
     :math:`C y = b\,y^{-1/\alpha}`, :math:`b_i \propto n_i^{1/\alpha - 1}`, with t chosen so that the largest

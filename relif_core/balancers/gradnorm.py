@@ -31,10 +31,10 @@ class GradNorm(Balancer):
     of it.
 
     Args:
-        tasks: number of tasks T.
-        seed: not used.
-        alpha: strength :math:`\alpha \ge 0` of the pull to equal rates.
-        learning_rate: of the weights' own Adam. The value, and the floor above, are this project's choice.
+        tasks: Number of tasks T.
+        seed: Not used.
+        alpha: Strength :math:`\alpha \ge 0` of the pull to equal rates.
+        learning_rate: Of the weights' own Adam. The value, and the floor above, are this project's choice.
 
     Source: Chen, Badrinarayanan, Lee and Rabinovich, GradNorm: gradient normalization for adaptive loss
     balancing in deep multitask networks, ICML 2018.
@@ -101,9 +101,9 @@ class GradNormAsReleased(Balancer):
     play no part; a zero loss leaves its log-weight alone; one task returns to weight 1 at every division.
 
     Args:
-        tasks: number of tasks T.
-        seed: not used.
-        every: steps between two divisions, at least 1.
+        tasks: Number of tasks T.
+        seed: Not used.
+        every: Steps between two divisions, at least 1.
 
     Source: released code of the paper under study; the method it stands for is :class:`GradNorm`.
     """

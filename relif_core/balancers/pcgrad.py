@@ -24,8 +24,8 @@ class PCGrad(SmallMatrixBalancer):
     direction conflicts with neither gradient.
 
     Args:
-        tasks: number of tasks T.
-        seed: seed of the random orders; the generator's state is part of ``state_dict``.
+        tasks: Number of tasks T.
+        seed: Seed of the random orders; the generator's state is part of ``state_dict``.
 
     Source: Yu, Kumar, Gupta, Levine, Hausman and Finn, Gradient surgery for multi-task learning, NeurIPS
     2020, algorithm 1.
@@ -82,8 +82,9 @@ class PCGradAsReleased(PCGrad):
 def projected_coefficients(gram: NDArray[np.float64], orders: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the coefficients [T, T] of every projected gradient (rows) over the gradients (columns).
 
-    ``orders`` [T, T] holds in row i the tasks in the order in which task i meets them; meeting itself is no
-    step.
+    Args:
+        gram: Inner products [T, T] of the gradients.
+        orders: [T, T], row i the tasks in the order in which task i meets them; meeting itself is no step.
     """
     tasks = np.arange(len(gram))
     coefficients = np.eye(len(gram))

@@ -19,12 +19,12 @@ class TorchJDBalancer(SmallMatrixBalancer):
     is zero all weights are 1.
 
     Args:
-        tasks: number of tasks T.
-        seed: not used; only weightings without randomness and without memory are offered.
-        options: passed to the weighting.
+        tasks: Number of tasks T.
+        seed: Not used; only weightings without randomness and without memory are offered.
+        options: Passed to the weighting.
 
     Raises:
-        InputError: torchjd, or a package that this weighting needs, is not installed.
+        InputError: Torchjd, or a package that this weighting needs, is not installed.
     """
 
     weighting_name: ClassVar[str]

@@ -131,7 +131,12 @@ class ClinicalModel(nn.Module):
         return torch.cat(pieces), places.clamp_(max=begun - 1)
 
     def losses(self, outputs: ClinicalOutputs, batch: Mapping[str, Tensor]) -> TaskLosses:
-        """Return the task losses, each the mean over the batch's labelled entries."""
+        """Return the task losses, each the mean over the batch's labelled entries.
+
+        Args:
+            outputs: Of this batch.
+            batch: See the class.
+        """
         values = [
             _masked_loss(
                 task, outputs.logits[task.name], batch[f"label/{task.name}"], batch[f"mask/{task.name}"]
@@ -150,6 +155,10 @@ class ClinicalModel(nn.Module):
 
         Binary: sigmoid; multilabel: the largest sigmoid; binned: the largest softmax; hourly tasks: the mean
         over the stay's labelled hours.
+
+        Args:
+            outputs: Of this batch.
+            batch: See the class.
         """
         return {
             task.name: audit_score(task, outputs.logits[task.name], batch[f"mask/{task.name}"])
@@ -158,7 +167,13 @@ class ClinicalModel(nn.Module):
 
 
 def audit_score(task: Task, logits: Tensor, mask: Tensor) -> Tensor:
-    """Map one task's logits [B, (T,) classes] and label mask [B] or [B, T] to audit scores [B] (float32)."""
+    """Map one task's logits to audit scores [B] (float32).
+
+    Args:
+        task: The task.
+        logits: [B, classes], hourly [B, T, classes].
+        mask: 1 where there is a label, [B] or [B, T].
+    """
     logits = logits.float()
     confidence = (logits.softmax(-1) if task.kind == "binned" else logits.sigmoid()).amax(-1)
     valid = mask.to(confidence.dtype)
@@ -168,10 +183,15 @@ def audit_score(task: Task, logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def dropout(values: Tensor, rate: float, training: bool) -> Tensor:
-    """Drop entries with probability ``rate`` and scale the others so that the mean is kept.
+    """Drop entries and scale the others so that the mean is kept.
 
     On a processor sixteen random bits decide an entry: the rate is rounded to a multiple of 2⁻¹⁶ and the
     scale is exact for it.
+
+    Args:
+        values: Any shape.
+        rate: Probability to drop an entry.
+        training: False: return ``values``.
     """
     if not training or not 0 < rate < 1 or values.device.type != "cpu":
         return functional.dropout(values, rate, training)
@@ -186,6 +206,7 @@ class Dropout(nn.Dropout):
     """``dropout`` as a layer."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """See :func:`dropout`."""
         return dropout(input, self.p, self.training)
 
 

@@ -179,6 +179,10 @@ class DenseModel(nn.Module):
         """Return the task losses, each a mean over the batch's valid pixels.
 
         Segmentation: cross entropy; depth: |error| in metres; normals: 1 − cosine.
+
+        Args:
+            outputs: Of this batch.
+            batch: See the class.
         """
         valid = valid_pixels(batch)
         values = [
@@ -194,7 +198,9 @@ class DenseModel(nn.Module):
     def start_at(self, depth: float, normal: Tensor) -> None:
         """Set the output biases of the depth and normals decoders: the constants that training starts from.
 
-        ``depth`` in metres and ``normal`` [3] are those of the training frames: their median and their mean.
+        Args:
+            depth: Median of the training frames, in metres.
+            normal: Their mean normal [3].
         """
         if "depth" in self.heads:
             self.heads["depth"].get_parameter("output.bias").fill_(depth)
@@ -206,6 +212,10 @@ class DenseModel(nn.Module):
 
         Each is a mean over the image's valid pixels: for segmentation of the largest softmax, for depth and
         normals of the L2 norm over the channels of the decoder's last map, resized to the image.
+
+        Args:
+            outputs: Of this batch.
+            batch: See the class.
         """
         scores = {}
         for task, valid in self._valid(batch).items():
@@ -221,11 +231,21 @@ class DenseModel(nn.Module):
         return scores
 
     def scores(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return every task's score [B]: clip((raw − q10) / (q90 − q10), 0, 1), 0 without a valid pixel."""
+        """Return every task's score [B]: clip((raw − q10) / (q90 − q10), 0, 1), 0 without a valid pixel.
+
+        Args:
+            outputs: Of this batch.
+            batch: See the class.
+        """
         return self.scaled(self.raw_scores(outputs, batch), self.carries(batch))
 
     def scaled(self, raw: Mapping[str, Tensor], carries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the audit scores that raw ones make; ``carries`` as :meth:`carries`."""
+        """Return the audit scores that raw ones make.
+
+        Args:
+            raw: As of :meth:`raw_scores`.
+            carries: As of :meth:`carries`.
+        """
         scores = {}
         for task, values in raw.items():
             low, high = self.score_low[TASKS.index(task)], self.score_high[TASKS.index(task)]
@@ -246,7 +266,7 @@ class DenseModel(nn.Module):
             quantiles: (q10, q90) by task.
 
         Raises:
-            InputError: an unknown task, or quantiles that are not finite and ascending.
+            InputError: An unknown task, or quantiles that are not finite and ascending.
         """
         for task, (low, high) in quantiles.items():
             if task not in TASKS:
@@ -266,7 +286,13 @@ class DenseModel(nn.Module):
 
 
 def calibration_quantiles(raw: Tensor, lower: float = 0.1, upper: float = 0.9) -> tuple[float, float]:
-    """Return both quantiles (linear interpolation) of a reference model's validation raw scores [n]."""
+    """Return two quantiles (linear interpolation) of a reference model's raw scores on validation.
+
+    Args:
+        raw: Raw scores [n] of one task.
+        lower: Levels of the quantiles.
+        upper: Levels of the quantiles.
+    """
     if raw.numel() == 0 or not raw.isfinite().all():
         raise InputError("calibration needs at least one raw score, all finite")
     low, high = torch.quantile(
@@ -292,11 +318,11 @@ def load_encoder_weights(encoder: Encoder, weights: Path | str | None) -> str:
     gets the former. Classifier weights are ignored.
 
     Args:
-        encoder: filled in place.
-        weights: a file, ``DOWNLOAD`` for torchvision's own, or None for random ones.
+        encoder: Filled in place.
+        weights: A file, ``DOWNLOAD`` for torchvision's own, or None for random ones.
 
     Raises:
-        DataError: the file is missing, unreadable or of another encoder, or nothing can be downloaded.
+        DataError: The file is missing, unreadable or of another encoder, or nothing can be downloaded.
     """
     if weights is None:
         return f"{encoder.name}, random initialisation: no pretrained weights were given"

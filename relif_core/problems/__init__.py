@@ -44,7 +44,12 @@ class ProblemKind:
     first: Callable[[RunSettings], bool] | None = None
 
     def waits_for(self, settings: RunSettings, other: RunSettings) -> bool:
-        """Tell whether a run has to wait until another one has left its record."""
+        """Tell whether a run has to wait until another one has left its record.
+
+        Args:
+            settings: Of the run.
+            other: Of the other run.
+        """
         return (
             self.first is not None
             and settings.seed == other.seed

@@ -56,7 +56,12 @@ class Problem(Protocol):
         """The sha256 that identifies the data in records."""
 
     def for_run(self, settings: RunSettings, records: Path) -> "Problem":
-        """Return this problem as one run needs it; ``records`` is the folder of the study's other runs."""
+        """Return this problem as one run needs it.
+
+        Args:
+            settings: Of the run.
+            records: Folder of the study's other runs.
+        """
 
     def check(self, batch_size: int) -> None:
         """Refuse (``DataError``) data on which a run cannot be trained, selected and reported."""
@@ -68,17 +73,37 @@ class Problem(Protocol):
         """Return the number of each sample's subject, int32 [n]."""
 
     def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[Mapping[str, Tensor]]:
-        """Yield one epoch of training batches, fixed by (seed, epoch)."""
+        """Yield one epoch of training batches, fixed by (seed, epoch).
+
+        Args:
+            batch_size: Samples of a batch.
+            seed: Of the run.
+            epoch: From 0.
+        """
 
     def evaluate(self, model: Any, split: str) -> Evaluation:
-        """Run a model over "validation" or "test"."""
+        """Run a model over a split.
+
+        Args:
+            model: As of :meth:`build_model`.
+            split: "validation" or "test".
+        """
 
     def raw_scores(self, model: Any, split: str) -> dict[str, np.ndarray]:
-        """Return per task and pool what audits under other calibrations need beyond scores and logits."""
+        """Return per task and pool what audits under other calibrations need beyond scores and logits.
+
+        Args:
+            model: As of :meth:`build_model`.
+            split: "validation" or "test".
+        """
 
     def calibrate_scores(self, model: Any, found: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """Put a model's audit scores on the scale that all methods share; return it for the record.
 
-        ``found`` is what the selected model returned, for the same run's model of another epoch. None where
-        the scores are in [0, 1] by definition.
+        Args:
+            model: As of :meth:`build_model`.
+            found: What the selected model returned, for the same run's model of another epoch.
+
+        Returns:
+            The scale; None where the scores are in [0, 1] by definition.
         """

@@ -61,7 +61,14 @@ class ClinicalProblem:
     def open(
         cls, folder: Path | str, device: str, settings: RunSettings, weights: Path | str | None = None
     ) -> "ClinicalProblem":
-        """Open a tensor folder; clinical models start from no file of weights."""
+        """Open a tensor folder; clinical models start from no file of weights.
+
+        Args:
+            folder: As of ``open_problem``.
+            device: As of ``open_problem``.
+            settings: As of ``open_problem``.
+            weights: As of ``open_problem``.
+        """
         return cls(ClinicalTensors.open(folder), device, settings.training.maximum_hours)
 
     @property
@@ -93,7 +100,7 @@ class ClinicalProblem:
         """Refuse data on which a run cannot be trained, selected and reported.
 
         Raises:
-            DataError: an empty split; fewer than two training batches; a task whose training labels are
+            DataError: An empty split; fewer than two training batches; a task whose training labels are
                 missing or of one class; validation labels that leave every task's score undefined.
         """
         stays = {split: self.tensors.stays_of(split) for split in SPLITS}

@@ -70,7 +70,14 @@ class DenseProblem:
     def open(
         cls, folder: Path | str, device: str, settings: RunSettings, weights: Path | str | None = None
     ) -> "DenseProblem":
-        """Open a tensor folder; nothing of the settings shapes it before ``for_run``."""
+        """Open a tensor folder; nothing of the settings shapes it before ``for_run``.
+
+        Args:
+            folder: As of ``open_problem``.
+            device: As of ``open_problem``.
+            settings: As of ``open_problem``.
+            weights: As of ``open_problem``.
+        """
         return cls(DenseTensors.open(folder), device, weights=weights)
 
     @property
@@ -110,7 +117,7 @@ class DenseProblem:
         The depth decoder starts at the training frames' median depth, the normals' at their mean normal.
 
         Raises:
-            InputError: the settings name weights whose file was not given or is another one.
+            InputError: The settings name weights whose file was not given or is another one.
         """
         source = self._weights_for(settings)
         model = DenseModel(
@@ -144,7 +151,7 @@ class DenseProblem:
         """Refuse data on which a run cannot be trained, selected and reported.
 
         Raises:
-            DataError: an empty split, fewer than two training batches, or a task without a labelled frame in
+            DataError: An empty split, fewer than two training batches, or a task without a labelled frame in
                 a split.
         """
         valid = {"segmentation": ("labels", IGNORE), "depth": ("depth", 0), "normals": ("normals", 0)}
@@ -294,7 +301,12 @@ class DenseProblem:
     def measure_calibration(
         self, model: DenseModel, split: str = "validation"
     ) -> dict[str, tuple[float, float]]:
-        """Return (q10, q90) of a model's raw depth and normals scores on a split."""
+        """Return (q10, q90) of a model's raw depth and normals scores on a split.
+
+        Args:
+            model: The reference model.
+            split: "validation" or "test".
+        """
         raw = self.evaluate(model, split).raw
         return {
             task: calibration_quantiles(torch.from_numpy(values))
@@ -325,9 +337,17 @@ def weights_identity(path: Path | str) -> str:
 
 
 def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) -> Record:
-    """Return the finished ERM record below ``records`` that calibrates a run: same data, settings and seed.
+    """Return the finished ERM record that calibrates a run's scores.
 
     Settings of penalty, controller and audit do not matter: ERM does not read them while it trains.
+
+    Args:
+        settings: Of the run; seed, revision, model and training are shared.
+        data_fingerprint: Of its data.
+        records: The record lies below this folder.
+
+    Raises:
+        RecordError: There is no such record.
     """
     for path in sorted(Path(records).glob("*/record.json")):
         record = Record.load(path.parent)
@@ -355,6 +375,14 @@ def augment(
     with the crop), which squeezes the scene along z: the z component of its normals grows by s before they
     are brought back to unit length. One s per batch, one crop per image. Labels, depth and normals take the
     nearest pixel.
+
+    Args:
+        batch: Stored arrays of frames.
+        augmentation: "none", "flip" or "flip_scale".
+        generator: Of the draws.
+
+    Raises:
+        InputError: An unknown augmentation.
     """
     if augmentation not in ("none", "flip", "flip_scale"):
         raise InputError(f"no augmentation is called {augmentation!r}; known are none, flip, flip_scale")

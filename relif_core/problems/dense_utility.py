@@ -28,7 +28,12 @@ class SegmentationMeter:
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: ``logits`` [B, classes, H, W], ``labels`` [B, H, W]; other values are left out."""
+        """Count a batch.
+
+        Args:
+            logits: [B, classes, H, W].
+            labels: [B, H, W]; 255, or any value outside the classes, is left out.
+        """
         predicted = logits.argmax(dim=1)
         truth = labels.long()
         valid = (truth >= 0) & (truth < self.classes) & (truth != IGNORE)
@@ -59,7 +64,12 @@ class DepthMeter:
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
 
     def add(self, predicted: Tensor, depth: Tensor) -> None:
-        """Add a batch of depth maps of equal shape; a true depth of 0 is left out."""
+        """Add a batch of depth maps of equal shape.
+
+        Args:
+            predicted: In metres.
+            depth: In metres; 0 is left out.
+        """
         valid = depth > 0
         truth = torch.where(valid, depth, 1).double()
         error = torch.where(valid, predicted.double() - truth, 0.0)
@@ -93,7 +103,12 @@ class NormalsMeter:
         self.counts = torch.zeros(round(180 / BIN_DEGREES) + 1, dtype=torch.int64, device=device)
 
     def add(self, predicted: Tensor, normals: Tensor) -> None:
-        """Add a batch of normals [B, 3, H, W] of any length; a true normal of zero is left out."""
+        """Add a batch of normals [B, 3, H, W] of any length.
+
+        Args:
+            predicted: The prediction.
+            normals: The truth; a normal of zero is left out.
+        """
         truth = normals.float()
         valid = (truth != 0).any(dim=1)
         cosine = functional.cosine_similarity(predicted.float(), truth, dim=1).double()
@@ -136,7 +151,12 @@ class DenseMeter:
 
     @torch.no_grad()
     def add(self, predictions: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
-        """Add a batch of ``DenseModel``'s predictions and stored targets, without waiting for the device."""
+        """Add a batch, without waiting for the device.
+
+        Args:
+            predictions: As of ``DenseModel``.
+            batch: Its stored targets.
+        """
         for task, predicted in predictions.items():
             self.finite[task] = self.finite[task] & predicted.isfinite().all()
         targets = {"segmentation": "labels", "depth": "depth", "normals": "normals"}
@@ -158,9 +178,15 @@ class DenseMeter:
 def relative_change(utility: Utility, reference: Mapping[str, Mapping[str, float]]) -> float:
     """Return Δm in percent: mean relative change of all raw metrics from single-task runs, positive = better.
 
-    ``reference`` maps task to the metrics of a model trained on that task alone. Within a task its metrics
-    count equally, and tasks count equally (Maninis et al. 2019; Vandenhende et al. 2021). Raises
-    ``InputError`` where a metric is missing or a reference is 0.
+    Within a task its metrics count equally, and tasks count equally (Maninis et al. 2019; Vandenhende et al.
+    2021).
+
+    Args:
+        utility: Of the model of all tasks.
+        reference: Task → metrics of a model trained on that task alone.
+
+    Raises:
+        InputError: A metric is missing or a reference is 0.
     """
     higher_is_better = {"miou", "pixel_accuracy", *(f"within_{limit:g}" for limit in ANGLES)}
     changes = []

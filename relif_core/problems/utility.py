@@ -66,12 +66,12 @@ def task_utility(task: Task, labels: np.ndarray, predictions: np.ndarray) -> Tas
     Cohen's linear-weighted κ (Cohen 1968) of the most probable class.
 
     Args:
-        task: the task, whose kind decides the measure.
+        task: The task, whose kind decides the measure.
         labels: [n], multilabel [n, classes], one row per labelled stay or hour.
         predictions: [n, classes]: probabilities, for binned tasks any class scores.
 
     Raises:
-        InputError: labels and predictions differ in number, or a prediction is not finite.
+        InputError: Labels and predictions differ in number, or a prediction is not finite.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if len(labels) != len(predictions):
@@ -88,7 +88,13 @@ def task_utility(task: Task, labels: np.ndarray, predictions: np.ndarray) -> Tas
 
 
 def linear_weighted_kappa(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Return Cohen's linear-weighted κ over classes ``0..classes-1``; NaN at perfect chance agreement."""
+    """Return Cohen's linear-weighted κ; NaN where chance agreement is perfect.
+
+    Args:
+        labels: Classes [n] in 0..classes-1.
+        predicted: Classes [n] in 0..classes-1.
+        classes: Their number.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     with warnings.catch_warnings():

@@ -44,7 +44,12 @@ class StudyDisplay:
             self._live.stop()
 
     def show(self, name: str, report: "EpochReport | None") -> None:
-        """Take in a run's newest epoch, or (None) that it ended."""
+        """Take in a run's news.
+
+        Args:
+            name: Of the run.
+            report: Of its newest epoch; None: it ended.
+        """
         if report is not None:
             began = self._under_way[name][0] if name in self._under_way else time.time()
             self._under_way[name] = (began, report)

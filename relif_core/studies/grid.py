@@ -162,7 +162,7 @@ def named_study(
         name: A key of ``STUDIES``, or methods separated by commas.
         seeds: Instead of the study's own; those of a list of methods are 0, 1, 2.
         block: Only the study's block of this number, from 1.
-        changes: Settings on top of the study's own.
+        **changes: Settings on top of the study's own.
 
     Raises:
         InputError: No study or method has the name, or the study no such block.
@@ -190,7 +190,13 @@ def named_study(
 
 
 def grid(methods: Sequence[str], seeds: Iterable[int], **changes: Any) -> list[RunSettings]:
-    """Return every method's settings with every seed, ``changes`` applied to all, one seed after another."""
+    """Return every method's settings with every seed, one seed after another.
+
+    Args:
+        methods: Keys as of :func:`method_settings`.
+        seeds: Seeds of the runs.
+        **changes: Applied to all.
+    """
     return [method_settings(method, **changes, seed=seed) for seed in seeds for method in methods]
 
 
@@ -234,9 +240,14 @@ def read_seeds(text: str) -> list[int]:
 
 
 def refuse_other_study(runs: Sequence[RunSettings], data: Path, target: Path) -> None:
-    """Refuse to put ``runs`` beside records of another study.
+    """Refuse to put runs beside records of another study.
 
     Runs of a study share the data, the model, the training and the revision of the numerics.
+
+    Args:
+        runs: Their settings.
+        data: Tensor folder.
+        target: Folder of the records.
 
     Raises:
         InputError: ``target`` holds records that do not belong with ``runs``.
@@ -281,22 +292,22 @@ def run_study(
     set, runs stop within two seconds and none is begun; the next call goes on.
 
     Args:
-        runs: settings, each once; on dense data an ERM run, which calibrates its seed's scores, goes first.
-        data: a clinical or dense tensor folder.
-        target: folder of the records.
-        workers: processes that share the device; 1 is this process alone.
+        runs: Settings, each once; on dense data an ERM run, which calibrates its seed's scores, goes first.
+        data: A clinical or dense tensor folder.
+        target: Folder of the records.
+        workers: Processes that share the device; 1 is this process alone.
         device: "cpu", "cuda" or "cuda:N".
-        threads: threads of each process, so that a record does not depend on the number of workers.
-        minutes: nothing is begun that would not end in time, by what the finished runs of its kind took; runs
+        threads: Threads of each process, so that a record does not depend on the number of workers.
+        minutes: Nothing is begun that would not end in time, by what the finished runs of its kind took; runs
             under way stop then.
-        watch: told what happens.
-        engine: a key of ``ENGINES``; None takes processes for several workers, else this process.
-        address: of "ray", a cluster whose machines see ``data`` and ``target`` under the same paths; None
+        watch: Told what happens.
+        engine: A key of ``ENGINES``; None takes processes for several workers, else this process.
+        address: Of "ray", a cluster whose machines see ``data`` and ``target`` under the same paths; None
             starts one here.
-        weights: the file of encoder weights that dense settings name.
+        weights: The file of encoder weights that dense settings name.
 
     Raises:
-        InputError: runs listed twice, a target inside the data folder, or an unknown engine.
+        InputError: Runs listed twice, a target inside the data folder, or an unknown engine.
     """
     if workers < 1 or threads < 1:
         raise InputError("a study needs at least one worker and one thread")

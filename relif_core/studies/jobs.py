@@ -97,7 +97,12 @@ class Schedule:
         return None
 
     def ended(self, job: Job, ending: Ending) -> Outcome:
-        """Take note of an ended job; return both."""
+        """Take note of an ended job; return both.
+
+        Args:
+            job: The job.
+            ending: How it ended.
+        """
         began = self._under_way.pop(job)
         if ending.state == "made" and began is not None:
             self._note(job.settings, time.time() - began)
@@ -106,7 +111,12 @@ class Schedule:
         return job, ending
 
     def died(self, job: Job, cause: str) -> Iterable[Outcome]:
-        """Charge a worker's death to the job it ran alone: it waits for another worker or is given up."""
+        """Charge a worker's death to the job it ran alone: it waits for another worker or is given up.
+
+        Args:
+            job: The job.
+            cause: For the message.
+        """
         self._deaths[job] += 1
         if self._deaths[job] == ATTEMPTS:
             message = f"its worker process died {ATTEMPTS} times, last of {cause}; run it alone to see why"
@@ -141,7 +151,11 @@ def _kinds(settings: RunSettings) -> tuple[str, str]:
 def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"], watch: Watch) -> Ending:
     """Run one job, or go on with it, and tell how it ended; nothing is raised but what ends the process.
 
-    ``problems`` keeps the opened data by ``training.maximum_hours`` from one job to the next.
+    Args:
+        job: The job.
+        workshop: Where it runs.
+        problems: Keeps the opened data by ``training.maximum_hours`` from one job to the next.
+        watch: Told what happens.
     """
     from relif_core.problems import open_problem
     from relif_core.training import run
@@ -166,7 +180,14 @@ def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"],
 
 
 def in_process(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
-    """Work off the jobs one after another in this process."""
+    """Work off the jobs one after another in this process.
+
+    Args:
+        schedule: As of every engine.
+        workshop: As of every engine.
+        workers: As of every engine.
+        watch: As of every engine.
+    """
     import torch
 
     before = torch.get_num_threads()

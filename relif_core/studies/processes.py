@@ -44,7 +44,14 @@ class _Worker:
 
 
 def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
-    """Work off the jobs; a worker that dies is replaced and its run continued from the checkpoint."""
+    """Work off the jobs; a worker that dies is replaced and its run continued from the checkpoint.
+
+    Args:
+        schedule: As of every engine.
+        workshop: As of every engine.
+        workers: As of every engine.
+        watch: As of every engine.
+    """
     crew: dict[Connection, _Worker] = {}
     try:
         while True:

@@ -32,11 +32,11 @@ def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch)
     A job that took ``ATTEMPTS`` workers with it is given up.
 
     Args:
-        schedule: the jobs.
-        workshop: its ``address`` names a running cluster ("auto": this machine's); without one, a cluster
+        schedule: The jobs.
+        workshop: Its ``address`` names a running cluster ("auto": this machine's); without one, a cluster
             starts here and ends with the study.
-        workers: number of jobs at a time.
-        watch: told what happens.
+        workers: Number of jobs at a time.
+        watch: Told what happens.
 
     Raises:
         InputError: Ray is not installed, the cluster does not answer, or no machine of it can hold a run.

@@ -119,13 +119,35 @@ def write_tensors(
     notes: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a clinical tensor folder (see the module) in one atomic step and return it.
+    """Write a clinical tensor folder in one atomic step and return it.
 
-    ``output_policy`` is "person" where the licence lets per-person model output leave the machine,
-    "aggregate" where only aggregates may.
+    Args:
+        target: The folder.
+        dataset: Key of the data set.
+        title: Its name for readers.
+        licence: Its licence in words.
+        output_policy: "person" where the licence lets per-person model output leave the machine, else
+            "aggregate".
+        synthetic: Whether the data are simulated.
+        sources: Name, bytes and sha256 of each source file.
+        channels: What was measured.
+        tasks: What is predicted.
+        values: Arrays as in the module.
+        observed: Arrays as in the module.
+        offsets: Arrays as in the module.
+        stays: Arrays as in the module.
+        subjects: Arrays as in the module.
+        split: Arrays as in the module.
+        labels: Task → array as in the module.
+        label_masks: Task → array as in the module.
+        groups: Subgroups of stays.
+        group_codes: Group → level of every stay.
+        cohort: Rules with the stays that each removed.
+        notes: Sentences for the manifest.
+        options: Of the source, for the manifest.
 
     Raises:
-        DataError: arrays contradict each other or the schema, or the target holds another data set.
+        DataError: Arrays contradict each other or the schema, or the target holds another data set.
     """
     arrays: dict[str, np.ndarray] = {
         "values": np.ascontiguousarray(values, dtype=np.float32),
@@ -221,9 +243,13 @@ def check_tensors(folder: Path | str) -> ClinicalTensors:
 
 
 def training_statistics(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation [columns] (float64) of the ``chosen`` rows, read in blocks.
+    """Return mean and standard deviation [columns] (float64) of some rows.
 
     Rows are added one after another whatever the block size, so the result does not depend on it.
+
+    Args:
+        values: [rows, columns], read in blocks.
+        chosen: bool [rows].
     """
     count = int(np.count_nonzero(chosen))
 

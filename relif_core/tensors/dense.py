@@ -65,14 +65,14 @@ def check_frame(frame: Frame, *, height: int, width: int, classes: int, place: s
     """Refuse a frame of a wrong shape, type or range.
 
     Args:
-        frame: the frame.
-        height: the stated height in pixels.
-        width: the stated width in pixels.
-        classes: labels lie in 0..classes-1 or are 255.
-        place: named in the message.
+        frame: The frame.
+        height: The stated height in pixels.
+        width: The stated width in pixels.
+        classes: Labels lie in 0..classes-1 or are 255.
+        place: Named in the message.
 
     Raises:
-        DataError: other shapes or labels; depth not finite, negative or beyond 1000 m; normals not finite, or
+        DataError: Other shapes or labels; depth not finite, negative or beyond 1000 m; normals not finite, or
             neither zero nor of unit length (within 2 %); depth without any normal.
     """
 
@@ -141,13 +141,31 @@ def write_dense_tensors(
     notes: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a dense tensor folder (see the module) in one atomic step and return it.
+    """Write a dense tensor folder in one atomic step and return it.
 
-    ``frames`` yields one ``Frame`` per entry of ``ids`` in that order and is read once, a frame at a time.
-    ``intrinsics`` holds fx, fy, cx, cy in pixels, pixel centres at whole numbers.
+    Args:
+        target: The folder.
+        dataset: Key of the data set.
+        title: Its name for readers.
+        licence: Its licence in words.
+        output_policy: "person" where the licence lets per-person model output leave the machine, else
+            "aggregate".
+        synthetic: Whether the data are simulated.
+        sources: Name, bytes and sha256 of each source file.
+        frames: One ``Frame`` per entry of ``ids`` in that order, read once, a frame at a time.
+        height: Of every frame in pixels.
+        width: Of every frame in pixels.
+        class_names: Of the segmentation.
+        intrinsics: fx, fy, cx, cy in pixels, pixel centres at whole numbers.
+        split: Arrays as in the module.
+        ids: Arrays as in the module.
+        scenes: Arrays as in the module.
+        scene_names: What ``scenes`` counts.
+        notes: Sentences for the manifest.
+        options: Of the source, for the manifest.
 
     Raises:
-        DataError: a bad frame (naming its id), a wrong number of frames, a set without training frames, or a
+        DataError: A bad frame (naming its id), a wrong number of frames, a set without training frames, or a
             target that holds another data set.
     """
     target = Path(target)
@@ -299,14 +317,14 @@ def choose_validation(
     Args:
         groups: [frames] group code of every frame.
         candidates: bool [frames], which frames may be chosen.
-        fraction: share in [0, 1).
-        seed: of the shuffle.
+        fraction: Share in [0, 1).
+        seed: Of the shuffle.
 
     Returns:
         Mask [frames] of the chosen, and the number of groups.
 
     Raises:
-        DataError: a fraction outside [0, 1), or a positive one that no choice of whole groups can serve.
+        DataError: A fraction outside [0, 1), or a positive one that no choice of whole groups can serve.
     """
     if not 0 <= fraction < 1:
         raise DataError(f"validation_fraction is {fraction}; give a share in [0, 1)")

@@ -64,10 +64,10 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
     A folder with the same data set and sources is replaced.
 
     Args:
-        target: the folder.
-        manifest: holds ``format``, ``dataset`` and ``sources`` (name, bytes and sha256 of each source file);
+        target: The folder.
+        manifest: Holds ``format``, ``dataset`` and ``sources`` (name, bytes and sha256 of each source file);
             the array index, the fingerprint and the maker's version are added.
-        arrays: by name.
+        arrays: By name.
 
     Raises:
         DataError: ``target`` holds anything else, which is left alone.
@@ -95,7 +95,15 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
 
 
 def refuse_to_overwrite(target: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse (``DataError``) a ``target`` of another data set or sources than ``manifest``'s."""
+    """Refuse a target that holds another data set or other sources.
+
+    Args:
+        target: The folder.
+        manifest: Names data set and sources.
+
+    Raises:
+        DataError: ``target`` holds something else.
+    """
     if not target.exists():
         return
     if not target.is_dir():
@@ -134,7 +142,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_manifest_of(folder: Path, kind: str) -> dict[str, Any]:
-    """As ``read_manifest``; ``DataError`` also where the folder has another format than ``kind``."""
+    """Return the manifest of a tensor folder of one format.
+
+    Args:
+        folder: The folder.
+        kind: The format.
+
+    Raises:
+        DataError: It is missing, unreadable or of another format.
+    """
     manifest = read_manifest(folder)
     if manifest.get("format") != kind:
         raise DataError(
@@ -144,7 +160,12 @@ def read_manifest_of(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Memory-map every array that the manifest names, keyed without suffix; shapes and types are checked."""
+    """Memory-map every array that a manifest names, keyed without suffix; shapes and types are checked.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+    """
     arrays = {}
     for name, expected in manifest["files"].items():
         path = inside(folder, name)

@@ -79,7 +79,7 @@ def test_a_damaged_state_starts_over(monkeypatch: pytest.MonkeyPatch, source: Pa
 
 
 def test_a_killed_process_leaves_nothing_that_reads_as_whole(source: Path, tmp_path: Path) -> None:
-    """kill -9 after the first tables: no target, and the next call finishes with the same fingerprint."""
+    """Kill -9 after the first tables: no target, and the next call finishes with the same fingerprint."""
     whole = check_tensors(prepare(source, tmp_path / "whole")).fingerprint
     target = tmp_path / "out"
     script = (

@@ -18,16 +18,16 @@ def build_book(
     """Execute every page that is not fresh into ``_build/pages``, then render ``_build/html``.
 
     Args:
-        root: top of the checkout.
-        workers: pages executed at a time.
-        again: execute pages whose executed copy is fresh too.
-        report: receives one line per page.
+        root: Top of the checkout.
+        workers: Pages executed at a time.
+        again: Execute pages whose executed copy is fresh too.
+        report: Receives one line per page.
 
     Returns:
         The first page of the book.
 
     Raises:
-        PageError: a page failed, or rendering gave a warning.
+        PageError: A page failed, or rendering gave a warning.
     """
     pages = root / "_build" / "pages"
     pages.mkdir(parents=True, exist_ok=True)

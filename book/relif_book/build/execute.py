@@ -45,15 +45,15 @@ def execute_page(
     """Execute one page and write the executed notebook; the old one stays unless the new one is whole.
 
     Args:
-        name: page name, as in ``notebooks/<name>.md``.
-        target: where the executed notebook goes; untouched when the results did not change.
-        root: top of the checkout.
-        parameters: values that replace those of the cell tagged ``parameters``.
-        threads: threads of the numerical libraries in the page; None leaves their own choice.
+        name: Page name, as in ``notebooks/<name>.md``.
+        target: Where the executed notebook goes; untouched when the results did not change.
+        root: Top of the checkout.
+        parameters: Values that replace those of the cell tagged ``parameters``.
+        threads: Threads of the numerical libraries in the page; None leaves their own choice.
 
     Raises:
-        InputError: a parameter that the page does not declare, or a source that breaks the rules of its form.
-        PageError: a cell failed or did not run, or an output holds a warning or a local path. The attempt is
+        InputError: A parameter that the page does not declare, or a source that breaks the rules of its form.
+        PageError: A cell failed or did not run, or an output holds a warning or a local path. The attempt is
             kept under ``_build/failed``.
     """
     import papermill
@@ -119,18 +119,18 @@ def execute_pages(
     """Execute the pages whose notebook in ``folder`` is stale, ``workers`` at a time, one thread each.
 
     Args:
-        names: pages to look at.
-        folder: of the executed notebooks.
-        root: top of the checkout.
-        workers: pages at a time.
-        again: execute fresh pages too.
-        report: receives one line per page.
+        names: Pages to look at.
+        folder: Of the executed notebooks.
+        root: Top of the checkout.
+        workers: Pages at a time.
+        again: Execute fresh pages too.
+        report: Receives one line per page.
 
     Returns:
         Names of the pages that were executed.
 
     Raises:
-        PageError: at least one page failed; the others were still executed.
+        PageError: At least one page failed; the others were still executed.
     """
     stale = []
     for name in names:

@@ -28,7 +28,7 @@ def read_source(source: Path) -> NotebookNode:
     """Read a page's MyST source as a notebook without outputs, with cell ids that depend on position alone.
 
     Raises:
-        InputError: the first code cell is not tagged ``parameters``, or the last one does not call the
+        InputError: The first code cell is not tagged ``parameters``, or the last one does not call the
             footer.
     """
     if not source.is_file():
@@ -48,7 +48,7 @@ def read_notebook(path: Path) -> NotebookNode:
     """Read an executed notebook.
 
     Raises:
-        InputError: the file is no notebook.
+        InputError: The file is no notebook.
     """
     try:
         return nbformat.read(path, as_version=4)

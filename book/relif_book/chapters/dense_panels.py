@@ -150,15 +150,15 @@ def write_panels(
     """Write ``panels.npz`` into a published folder from finished runs and return its path.
 
     Args:
-        data: tensor folder of the runs.
-        runs: the runs lie below it.
-        target: the published folder.
-        weights: file of the encoder weights that their settings name.
-        methods: whose predictions are kept.
-        seed: of the runs.
+        data: Tensor folder of the runs.
+        runs: The runs lie below it.
+        target: The published folder.
+        weights: File of the encoder weights that their settings name.
+        methods: Whose predictions are kept.
+        seed: Of the runs.
 
     Raises:
-        RecordError: a method has no finished run of that seed, or several.
+        RecordError: A method has no finished run of that seed, or several.
     """
     folders = {}
     for method in methods:

@@ -50,7 +50,7 @@ def leakage_study(
     minus the causal one, with an interval over test subjects, who are the same in all readings).
 
     Raises:
-        InputError: the causal reading or ERM is missing.
+        InputError: The causal reading or ERM is missing.
     """
     if "causal" not in readings or "erm" not in methods:
         raise InputError(

@@ -28,8 +28,8 @@ def coarsened(scores: Scores, bins: int) -> dict[str, np.ndarray]:
     """Replace every score by the mean of its bin, the bins holding equally many samples: E[p | bin].
 
     Args:
-        scores: task name to scores [n].
-        bins: number of bins per task, at least 1; more bins than samples leave every score as it is.
+        scores: Task name to scores [n].
+        bins: Number of bins per task, at least 1; more bins than samples leave every score as it is.
     """
     coarse = {}
     for task, values in scores.items():
@@ -132,9 +132,9 @@ def rescaled(record: Record, factors: Mapping[str, float], split: str = "test") 
     """Return the scores after decoder maps are multiplied, and outputs divided, by ``factors`` (theorem T5).
 
     Args:
-        record: a dense run; no prediction of it changes.
-        factors: task name to a factor in [0, ∞], 0 and infinity being the limits.
-        split: whose scores.
+        record: A dense run; no prediction of it changes.
+        factors: Task name to a factor in [0, ∞], 0 and infinity being the limits.
+        split: Whose scores.
     """
     scores = {task: values.astype(np.float64) for task, values in record.scores(split).items()}
     for task, factor in factors.items():

@@ -85,13 +85,13 @@ def varying_tolerances(
     """Audit runs by group and hour, under one fixed tolerance and under varying ones; aggregates only.
 
     Args:
-        folders: finished runs with their weights, as a study leaves them; every method with the same seeds,
+        folders: Finished runs with their weights, as a study leaves them; every method with the same seeds,
             ERM among them.
-        tensors: the data that they were trained on.
-        reference: the fixed tolerance δ* and its level α, which every other calibration takes over.
-        hours: hours after which the input is cut, ascending; the last one is that of the subgroup audits.
-        device: where the models are evaluated.
-        progress: called with one line per evaluated run.
+        tensors: The data that they were trained on.
+        reference: The fixed tolerance δ* and its level α, which every other calibration takes over.
+        hours: Hours after which the input is cut, ascending; the last one is that of the subgroup audits.
+        device: Where the models are evaluated.
+        progress: Called with one line per evaluated run.
 
     The result holds, as plain values: ``groups``, for every level of every group the numbers of subjects and
     why a level is left out; ``group_audits``, per run and level the audit at δ* and at the level's own
@@ -101,9 +101,9 @@ def varying_tolerances(
     ``hour_contrasts``, each method minus ERM under the two shared rulers, paired by seed and subject.
 
     Raises:
-        InputError: hours that do not ascend or lie beyond a task's horizon, no ERM run, or seeds that differ
+        InputError: Hours that do not ascend or lie beyond a task's horizon, no ERM run, or seeds that differ
             between methods.
-        RecordError: a folder without record or weights, or a run on other data.
+        RecordError: A folder without record or weights, or a run on other data.
     """
     if not hours or list(hours) != sorted(set(hours)):
         raise InputError(f"hours={list(hours)}: give the hours once each, in ascending order")

@@ -135,7 +135,7 @@ class AuditTable:
         """Return the table in one of the record's views: its Bias, violation rate, errors and curves.
 
         Raises:
-            RecordError: the records do not have that view.
+            RecordError: The records do not have that view.
         """
         if not name:
             return self

@@ -16,11 +16,11 @@ def seed_mean(audits: Sequence[AuditResult], kind: Kind) -> tuple[float, float]:
     A subject's influence on the mean is the mean of its influences.
 
     Args:
-        audits: one per seed, of the same subjects.
-        kind: the quantity.
+        audits: One per seed, of the same subjects.
+        kind: The quantity.
 
     Raises:
-        InputError: no audits, audits without subjects, or of other subjects.
+        InputError: No audits, audits without subjects, or of other subjects.
     """
     shares = np.mean(influences(audits, kind), axis=0)
     return float(np.mean([getattr(found, kind) for found in audits])), float(np.linalg.norm(shares))
@@ -32,13 +32,13 @@ def seed_contrast(
     """Return after − before per seed, and their mean's interval over the draw of subjects, paired by subject.
 
     Args:
-        before: one audit per seed.
-        after: likewise, in the same order and of the same subjects.
-        kind: the quantity.
-        level: of the interval.
+        before: One audit per seed.
+        after: Likewise, in the same order and of the same subjects.
+        kind: The quantity.
+        level: Of the interval.
 
     Raises:
-        InputError: as :func:`seed_mean`, or the two differ in length.
+        InputError: As :func:`seed_mean`, or the two differ in length.
     """
     if len(before) != len(after):
         raise InputError(f"{len(before)} audits against {len(after)}: a contrast pairs them seed by seed")
@@ -52,11 +52,11 @@ def influences(audits: Sequence[AuditResult], kind: Kind) -> np.ndarray:
     """Return influences [audits, subjects], scaled so that inner products are covariances.
 
     Args:
-        audits: of the same subjects, with the same shares of their pools.
-        kind: the quantity.
+        audits: Of the same subjects, with the same shares of their pools.
+        kind: The quantity.
 
     Raises:
-        InputError: no audits, audits without subjects, or of other subjects.
+        InputError: No audits, audits without subjects, or of other subjects.
     """
     if not audits:
         raise InputError("no audit to read; run the study first")

@@ -78,7 +78,7 @@ def this_run(
     of encoder weights (empty: random).
 
     Raises:
-        RecordError: a run failed.
+        RecordError: A run failed.
     """
     page.device = device
     tensors = Path(data) if data else quick_rooms(folder)

@@ -46,7 +46,7 @@ def this_run(
     join where the paper's seven are compared.
 
     Raises:
-        RecordError: a run failed.
+        RecordError: A run failed.
     """
     given = {**page.parameters, **parameters}
     data, runs, epochs, device = (given[name] for name in ("data", "runs", "epochs", "device"))

@@ -49,7 +49,7 @@ def write_reference(record: Record, target: Path) -> ReferenceTolerance:
     run's validation split chooses.
 
     Raises:
-        RecordError: the tolerance there was chosen from other data, or is not that of the data set.
+        RecordError: The tolerance there was chosen from other data, or is not that of the data set.
     """
     target = Path(target)
     path = target / REFERENCE
@@ -112,7 +112,8 @@ def publish(
             subjects once, and validation scores of the reference run, all packed into one file; "aggregates",
             none. At the level "study" runs that ``target`` holds already stay, and its table grows by
             ``records``.
-        logit_seeds, logit_methods: See ``keep``.
+        logit_seeds: See ``keep``.
+        logit_methods: See ``keep``.
         failed: Runs that were asked for and failed (method, seed, error): they count against their method.
         exploratory: Let modified sources pass; the table says so.
 

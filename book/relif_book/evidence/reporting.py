@@ -169,7 +169,7 @@ class MethodSummary:
         """Return the summary of some seeds, in the order given.
 
         Raises:
-            InputError: the method has no record of one of them.
+            InputError: The method has no record of one of them.
         """
         absent = [seed for seed in seeds if seed not in self.seeds]
         if absent:
@@ -242,7 +242,7 @@ def compare_methods(a: MethodSummary, b: MethodSummary, level: float = 0.95) -> 
     """Compare two methods of one audit table, seed by seed and subject by subject, over their common seeds.
 
     Raises:
-        InputError: they have no seed in common.
+        InputError: They have no seed in common.
     """
     seeds = common_seeds(a, b)
     if not seeds:

@@ -183,7 +183,7 @@ def published_sets(
     of the checkout to read instead.
 
     Raises:
-        RecordError: nothing of a data set is published.
+        RecordError: Nothing of a data set is published.
     """
     if published_records:
         found = [published(page, published_records)]

@@ -65,10 +65,10 @@ def new_figure(
     """Return a figure and its axes, as :func:`matplotlib.pyplot.subplots` does, in the book's look.
 
     Args:
-        rows: rows of axes.
-        columns: columns of axes.
-        height: of one row in inches; the width is that of the text column.
-        **options: passed on, for example ``sharey=True``.
+        rows: Rows of axes.
+        columns: Columns of axes.
+        height: Of one row in inches; the width is that of the text column.
+        **options: Passed on, for example ``sharey=True``.
     """
     use_theme()
     from matplotlib.figure import Figure
@@ -81,12 +81,12 @@ def show(figure: "Figure", *, alt: str) -> None:
     """Display a figure as a PNG with its alternative text.
 
     Args:
-        figure: a matplotlib figure.
-        alt: what a reader who cannot see the picture needs from it, in one or two sentences; nbval compares
+        figure: A matplotlib figure.
+        alt: What a reader who cannot see the picture needs from it, in one or two sentences; nbval compares
             it too, so numbers in it are rounded to what holds on another processor.
 
     Raises:
-        InputError: the alternative text is empty.
+        InputError: The alternative text is empty.
     """
     from IPython.display import display
 

@@ -18,7 +18,7 @@ def mean_sd(values: Iterable[float], digits: int = 3) -> str:
     """Return "mean ± sample standard deviation" of one or more finite values; a single value stands alone.
 
     Raises:
-        InputError: there are no values, or one is not finite.
+        InputError: There are no values, or one is not finite.
     """
     numbers = [float(value) for value in values]
     if not numbers or not all(math.isfinite(number) for number in numbers):
@@ -51,12 +51,12 @@ class Table:
     """A small table that renders as accessible HTML in the book and as aligned text elsewhere.
 
     Args:
-        rows: one mapping per row, from column title to value; the first row's order of columns holds.
-        caption: one sentence above the table; required, since a screen reader announces the table by it.
-        digits: decimals of floats: one number for all columns, or one per column title.
+        rows: One mapping per row, from column title to value; the first row's order of columns holds.
+        caption: One sentence above the table; required, since a screen reader announces the table by it.
+        digits: Decimals of floats: one number for all columns, or one per column title.
 
     Raises:
-        InputError: there is no row, no caption, or a row has other columns than the first.
+        InputError: There is no row, no caption, or a row has other columns than the first.
     """
 
     def __init__(
@@ -125,8 +125,8 @@ class Folded:
     """Tables under a line that opens and closes them.
 
     Args:
-        title: the line, always visible.
-        tables: what it hides.
+        title: The line, always visible.
+        tables: What it hides.
     """
 
     def __init__(self, title: str, tables: Sequence[Table]) -> None:

@@ -48,24 +48,24 @@ def prepare(
     states death in the unit at hour 24 and takes none of the options of raw tables.
 
     Args:
-        source: tables (CSV or CSV.gz, names and headers in any case, also inside a folder ``tables``), or
+        source: Tables (CSV or CSV.gz, names and headers in any case, also inside a folder ``tables``), or
             ``hourly/los`` and ``hourly/mortality24`` beside `patient`.
-        target: folder of the tensors.
+        target: Folder of the tensors.
         layout: "auto" takes the hourly layout where it exists.
-        mortality: raw tables: death in the hospital or in the unit.
-        mortality_hours: raw tables: the hour at which it is read.
-        first_label_hour: first hour with hourly labels.
-        maximum_hours: raw tables: longer stays are cut.
-        decompensation: raw tables: add death within 24 hours.
-        diagnosis_groups: raw tables: add the 14 organ systems of the diagnoses.
-        validation_fraction: share of patients.
-        test_fraction: share of patients.
-        seed: of the division.
-        progress: called with a line of text per step.
+        mortality: Raw tables: death in the hospital or in the unit.
+        mortality_hours: Raw tables: the hour at which it is read.
+        first_label_hour: First hour with hourly labels.
+        maximum_hours: Raw tables: longer stays are cut.
+        decompensation: Raw tables: add death within 24 hours.
+        diagnosis_groups: Raw tables: add the 14 organ systems of the diagnoses.
+        validation_fraction: Share of patients.
+        test_fraction: Share of patients.
+        seed: Of the division.
+        progress: Called with a line of text per step.
 
     Raises:
-        DataError: an incomplete or damaged source, or a target that holds other data.
-        InputError: options out of range.
+        DataError: An incomplete or damaged source, or a target that holds other data.
+        InputError: Options out of range.
     """
     source, target = Path(source), Path(target)
     report = progress or (lambda message: None)

@@ -74,7 +74,7 @@ def read_patients(path: Path) -> Patients:
     """Read the `patient` table.
 
     Raises:
-        DataError: missing columns, a stay id that is no number or occurs twice, or an empty table.
+        DataError: Missing columns, a stay id that is no number or occurs twice, or an empty table.
     """
     stream = TableStream("patient", path, PATIENT_COLUMNS)
     text = stream.read().with_columns(pl.all().str.strip_chars().replace("", None))

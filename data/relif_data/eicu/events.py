@@ -67,14 +67,14 @@ def read_events(
     """Stream one table into the grid.
 
     Args:
-        table: which columns and labels feed which channels.
+        table: Which columns and labels feed which channels.
         path: CSV or CSV.gz.
-        grid: receives the values.
-        trust: orders tables that give a value at the same minute.
-        progress: called with a line of text per step.
+        grid: Receives the values.
+        trust: Orders tables that give a value at the same minute.
+        progress: Called with a line of text per step.
 
     Raises:
-        DataError: a missing column, or a damaged or truncated file.
+        DataError: A missing column, or a damaged or truncated file.
     """
     if table.value is None:
         columns = (STAY, table.time, *(label for (label,) in table.items))

@@ -103,7 +103,7 @@ def hourly_tensors(
     """Return what ``write_tensors`` needs, from ``hourly/los``, ``hourly/mortality24`` and `patient`.
 
     Raises:
-        DataError: missing files or columns, repeated or missing hours, labels of another kind than stated, or
+        DataError: Missing files or columns, repeated or missing hours, labels of another kind than stated, or
             a damaged file.
     """
     tables = find_tables(source, source / "tables")

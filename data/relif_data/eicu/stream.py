@@ -42,7 +42,7 @@ def find_tables(*folders: Path) -> dict[str, Path]:
     """Map each table's lower-case name to its ``.csv`` or ``.csv.gz`` file; names may have any case.
 
     Raises:
-        DataError: one table lies there twice.
+        DataError: One table lies there twice.
     """
     found: dict[str, Path] = {}
     for folder in folders:
@@ -66,7 +66,7 @@ class TableStream:
     are compared in lower case. After ``frames`` is exhausted, ``file`` holds size, sha256 and number of rows.
 
     Raises:
-        DataError: an empty file, a missing or repeated column, or a damaged or truncated file.
+        DataError: An empty file, a missing or repeated column, or a damaged or truncated file.
     """
 
     def __init__(

@@ -34,8 +34,8 @@ def prepare(
     and ``output_policy`` only (``benchmark_folders.prepare_benchmark_folder``).
 
     Raises:
-        InputError: an option that the source does not take, or as these functions.
-        DataError: as these functions.
+        InputError: An option that the source does not take, or as these functions.
+        DataError: As these functions.
     """
     from relif_data.mimic3.benchmark_folders import is_benchmark_folder, prepare_benchmark_folder
     from relif_data.mimic3.preparation import prepare_raw

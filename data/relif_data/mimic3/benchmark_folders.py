@@ -54,16 +54,16 @@ def prepare_benchmark_folder(
     the folders do not name them.
 
     Args:
-        root: holds the task folders.
-        target: folder of the tensors.
-        validation_share: of the training subjects, where there is no list.
-        seed: of that draw.
-        dataset: name in the manifest.
+        root: Holds the task folders.
+        target: Folder of the tensors.
+        validation_share: Of the training subjects, where there is no list.
+        seed: Of that draw.
+        dataset: Name in the manifest.
         output_policy: "aggregate" (credentialed data) or "person".
-        progress: called with a line of text per step.
+        progress: Called with a line of text per step.
 
     Raises:
-        DataError: missing files, or lists that contradict each other.
+        DataError: Missing files, or lists that contradict each other.
     """
     report = progress or (lambda message: None)
     root = Path(root)

@@ -49,7 +49,7 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
     Stays without an admission or a patient row are removed and counted.
 
     Raises:
-        DataError: repeated ids, unreadable times or an empty cohort.
+        DataError: Repeated ids, unreadable times or an empty cohort.
     """
     stays = _read_stays(tables)
     admissions = _read_admissions(tables)

@@ -51,7 +51,7 @@ def scan_events(
     Memory does not grow with the number of rows.
 
     Raises:
-        DataError: a damaged file, an id that is no number, or a work folder that cannot be written.
+        DataError: A damaged file, an id that is no number, or a work folder that cannot be written.
     """
     files, counts, rows = [], [], {}
     for number, name in enumerate(EVENT_TABLES):

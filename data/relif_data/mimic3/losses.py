@@ -33,7 +33,7 @@ def refuse_losses(
     to refuse.
 
     Raises:
-        DataError: a ceiling is exceeded.
+        DataError: A ceiling is exceeded.
     """
     if not events.rows["chartevents"]:
         raise DataError(f"{tables['chartevents'].path} has no row under its header; fetch the file again")

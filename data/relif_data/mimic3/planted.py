@@ -21,12 +21,12 @@ def plant_quirks(folder: Path, *, each: int = 40, seed: int = 0) -> dict[str, in
     quirks.
 
     Args:
-        folder: of ``write_raw`` with upper case and without compression.
-        each: rows per quirk, at least 1.
-        seed: of the choice of rows.
+        folder: Of ``write_raw`` with upper case and without compression.
+        each: Rows per quirk, at least 1.
+        seed: Of the choice of rows.
 
     Raises:
-        DataError: the folder is not simulated.
+        DataError: The folder is not simulated.
         InputError: ``each`` is below 1.
     """
     folder = Path(folder)

@@ -65,24 +65,24 @@ def prepare_raw(
     An interrupted run is resumed: finished event tables wait in a hidden folder beside ``target``.
 
     Args:
-        source: folder of the tables.
-        target: folder of the tensors.
+        source: Folder of the tables.
+        target: Folder of the tensors.
         compatibility: "benchmark" reproduces the benchmark value for value, "repaired" repairs what
             ``REPAIRS`` lists.
-        repairs: names single repairs instead.
-        train_subjects: file with one id a line, or id and 0/1 (as the benchmark's testset.csv and
+        repairs: Names single repairs instead.
+        train_subjects: File with one id a line, or id and 0/1 (as the benchmark's testset.csv and
             valset.csv).
-        validation_subjects: likewise.
-        test_subjects: likewise; subjects in no list are split by ``seed``.
-        validation_share: share of subjects.
-        test_share: share of subjects.
-        seed: of the split.
-        dataset: name in the manifest.
-        progress: called with a line of text per step.
+        validation_subjects: Likewise.
+        test_subjects: Likewise; subjects in no list are split by ``seed``.
+        validation_share: Share of subjects.
+        test_share: Share of subjects.
+        seed: Of the split.
+        dataset: Name in the manifest.
+        progress: Called with a line of text per step.
 
     Raises:
-        DataError: damaged or missing tables, or a target that holds something else.
-        InputError: unknown options.
+        DataError: Damaged or missing tables, or a target that holds something else.
+        InputError: Unknown options.
     """
     report = progress or (lambda message: None)
     target = Path(target)
@@ -290,7 +290,7 @@ def subject_split(
     in no list is train.
 
     Raises:
-        DataError: a list is unreadable or names no subject of the data, or two lists share a subject.
+        DataError: A list is unreadable or names no subject of the data, or two lists share a subject.
     """
     if test_subjects is None and validation_subjects is None and train_subjects is None:
         return split_by_subject(subjects, shares[0], shares[1], seed)

@@ -88,10 +88,10 @@ def chosen_repairs(compatibility: str, repairs: Iterable[str] | str | None = Non
 
     Args:
         compatibility: "benchmark" means none, "repaired" the default ones.
-        repairs: names, or one text with commas, instead of that choice.
+        repairs: Names, or one text with commas, instead of that choice.
 
     Raises:
-        InputError: an unknown word.
+        InputError: An unknown word.
     """
     if compatibility not in ("benchmark", "repaired"):
         raise InputError(f"compatibility={compatibility!r}: choose 'repaired' or 'benchmark'")

@@ -79,7 +79,7 @@ def find_tables(source: Path) -> dict[str, Table]:
     A plain file is preferred to a compressed one of the same table.
 
     Raises:
-        DataError: a missing table or column, with what the folder holds instead, or a plain file of another
+        DataError: A missing table or column, with what the folder holds instead, or a plain file of another
             size than its compressed twin's content.
     """
     source = _located(Path(source))

@@ -95,7 +95,7 @@ def test_worker_processes_make_the_same_records(
 def test_a_study_killed_twenty_times_goes_on(
     icu_folder: Path, tmp_path: Path, reference: dict[str, str]
 ) -> None:
-    """kill -9 at twenty random moments, then one quiet run: the records of an uninterrupted study."""
+    """Kill -9 at twenty random moments, then one quiet run: the records of an uninterrupted study."""
     moments = random.Random(0)
     target = tmp_path / "records"
     command = [sys.executable, "-c", FORK_SERVER, str(icu_folder), str(target)]
