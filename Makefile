@@ -1,12 +1,13 @@
 # make book   environment, execute the pages, render _build/html
 # make test   everything that must hold: format, lint, types, fresh pages, book, tests, stored outputs
 # make pages  re-execute stale pages and update notebooks/*.ipynb
+# make lock   renew requirements.lock after a change of requirements.txt
 # make clean  remove what was built (not the environment)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := book
-.PHONY: book test pages check chromium clean environment
+.PHONY: book test pages check chromium clean environment lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,11 +27,13 @@ endif
 
 environment: $(VENV)/.installed
 
-# Made anew where it was moved, or its making was interrupted before it held pip.
-$(VENV)/.installed: requirements.txt pyproject.toml
+# Made anew where it was moved, or its making was interrupted before it held pip. The versions are those of the lock; its hashes
+# are for `pip install --require-hashes -r requirements.lock`, since other builds of PyTorch (CPU, another CUDA) serve as well.
+$(VENV)/.installed: requirements.txt requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found; install one or set PYTHON=/path/to/python" >&2; exit 1; }
 	{ head -3 $(BIN)/pip 2>/dev/null | grep -qF "$(HERE)/bin/" && $(BIN)/python -m pip --version >/dev/null 2>&1; } || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	sed -nE 's/^([^ ]+==[^\\]*[^\\ ]) *\\?$$/\1/p' requirements.lock >$(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c $(VENV)/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	echo "$(HERE)" > $@
 
@@ -63,6 +66,11 @@ chromium:
 	as_root=; [ "$$(id -u)" = 0 ] || as_root="sudo -n"; \
 	$$as_root apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null
+
+# Every package with the hashes of its files, for Python 3.11 and 3.12 on Linux; needs the command uv.
+lock:
+	uv pip compile requirements.txt --universal --python-version 3.11.5 --generate-hashes --no-annotate --no-header --quiet -o requirements.lock
+	sed -i -E "s/python_full_version < '3.13' and //; s/( and| ;) sys_platform == 'linux'//" requirements.lock
 
 clean:
 	rm -rf _build book/notebooks
