@@ -20,8 +20,8 @@ Silberman, Hoiem, Kohli, Fergus, ECCV 2012.
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,14 @@ import numpy as np
 
 from relif_core.errors import DataError
 from relif_core.files import sha256_of
-from relif_core.tensors.dense import IGNORE, SPLITS, Frame, choose_validation, write_dense_tensors
+from relif_core.tensors.dense import (
+    IGNORE,
+    SPLITS,
+    DenseContents,
+    Frame,
+    choose_validation,
+    write_dense_tensors,
+)
 from relif_data.parallel import in_order
 from relif_data.surface_normals import (
     AxisOrder,
@@ -132,11 +139,11 @@ def prepare(
             shapes, labels outside 0..12 and 255, depth or normals that are NaN or all zero.
     """
     source = Path(source)
-    say = progress or (lambda message: None)
     if height < 32 or width < 32:
         raise DataError(f"a size of {height} x {width} is too small; give at least 32 x 32")
     listing = list_frames(source)
-    say(f"{len(listing.ids)} frames in the {listing.layout} layout")
+    if progress is not None:
+        progress(f"{len(listing.ids)} frames in the {listing.layout} layout")
     camera = COLOUR_CAMERA.resized(OFFICIAL_SIZE, (height, width))
     validation, groups = choose_validation(listing.groups, ~listing.test, validation_fraction, seed)
     split = np.where(listing.test, SPLITS.index("test"), np.where(validation, SPLITS.index("validation"), 0))
@@ -167,35 +174,27 @@ def prepare(
             listing.read(index), (height, width), camera, axes, f"NYUv2 frame {int(listing.ids[index])}"
         )
 
-    def frames() -> Iterator[Frame]:
-        for count, frame in enumerate(in_order(convert, range(len(listing.ids)), workers), start=1):
-            yield frame
-            if count % 100 == 0 or count == len(listing.ids):
-                say(f"{count} of {len(listing.ids)} frames")
-
-    return write_dense_tensors(
-        target,
+    contents = DenseContents(
         dataset="nyuv2",
         title="NYU Depth V2, labelled set",
         licence="no explicit licence; research use (see the dataset page)",
-        output_policy="person",
-        synthetic=False,
-        sources=listing.sources,
-        frames=frames(),
+        frames=in_order(convert, range(len(listing.ids)), workers, progress),
         height=height,
         width=width,
         class_names=CLASS_NAMES,
-        intrinsics={"fx": camera.fx, "fy": camera.fy, "cx": camera.cx, "cy": camera.cy},
+        intrinsics=asdict(camera),
         split=split,
         ids=listing.ids,
         scenes=listing.scenes,
         scene_names=listing.scene_names,
+        sources=listing.sources,
         options=options,
         notes=[
             f"validation part: {listing.validation_rule}",
             *(f"travelling form: {change}" for change in travel.get("changed", ())),
         ],
     )
+    return write_dense_tensors(target, contents)
 
 
 def _travel_statement(source: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ are fitted to the depth.
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,6 @@ def write_travel_form(
         raise DataError(f"{target} exists; name a new folder for the travelling form")
     if not 1 <= quality <= 95 or height < 32 or width < 32:
         raise DataError(f"quality {quality} and size {height} x {width}: give 1..95 and at least 32 x 32")
-    say = progress or (lambda message: None)
     listing = list_frames(source)
     size = (height, width)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,11 +86,9 @@ def write_travel_form(
             return _write_frame(listing.read(index), part, number, size, quality)
 
         bytes_of = dict.fromkeys(KINDS, 0)
-        for count, written in enumerate(in_order(convert, range(len(listing.ids)), workers), start=1):
+        for written in in_order(convert, range(len(listing.ids)), workers, progress, every=200):
             for kind, size_of_file in written.items():
                 bytes_of[kind] += size_of_file
-            if count % 200 == 0 or count == len(listing.ids):
-                say(f"{count} of {len(listing.ids)} frames")
         camera = COLOUR_CAMERA.resized(OFFICIAL_SIZE, size)
         write_json(
             folder / TRAVEL,
@@ -98,10 +96,8 @@ def write_travel_form(
                 "what": "NYU Depth V2, labelled set, made smaller so that it travels easily",
                 "licence": "no explicit licence; research use (see the dataset page)",
                 "changed": [
-                    (
-                        f"size {height} x {width}: images by area averages, labels and depth by the nearest"
-                        " pixel"
-                    ),
+                    f"size {height} x {width}: images by area averages, labels and depth by the nearest"
+                    " pixel",
                     f"images are JPEG files of quality {quality}",
                     "depth is in whole millimetres (16 bits)",
                     "surface normals are left out; they are fitted to the depth when tensors are made",
@@ -111,7 +107,7 @@ def write_travel_form(
                 "height": height,
                 "width": width,
                 "quality": quality,
-                "intrinsics": {"fx": camera.fx, "fy": camera.fy, "cx": camera.cx, "cy": camera.cy},
+                "intrinsics": asdict(camera),
                 "classes": list(CLASS_NAMES),
                 "layout_of_source": listing.layout,
                 "sources": listing.sources,

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -12,9 +12,25 @@ Result = TypeVar("Result")
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int | None,
+    say: Callable[[str], None] | None = None,
+    every: int = 100,
 ) -> Iterator[Result]:
-    """Apply ``function`` in threads and yield results in order, never more than a few ahead of the reader."""
+    """Apply ``function`` in threads and yield results in order, never more than a few ahead of the reader.
+
+    ``say`` is called with a line of text after ``every`` so many, and after the last.
+    """
+    for count, result in enumerate(_results(function, items, workers), start=1):
+        yield result
+        if say is not None and (count % every == 0 or count == len(items)):
+            say(f"{count} of {len(items)} frames")
+
+
+def _results(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None
+) -> Iterator[Result]:
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     if workers <= 1:
         yield from map(function, items)

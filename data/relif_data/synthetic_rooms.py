@@ -8,15 +8,21 @@ format of NYU Depth V2 and stand in for it where there is no data; every result 
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from relif_core.errors import InputError
-from relif_core.tensors.dense import IGNORE, SPLITS, Frame, choose_validation, write_dense_tensors
+from relif_core.tensors.dense import (
+    IGNORE,
+    SPLITS,
+    DenseContents,
+    Frame,
+    choose_validation,
+    write_dense_tensors,
+)
 from relif_data.nyuv2 import CLASS_NAMES
 from relif_data.parallel import in_order
 from relif_data.surface_normals import Intrinsics
@@ -534,56 +540,40 @@ def prepare(
     """
     if frames < 8 or views < 1 or height < 32 or width < 32:
         raise InputError("give at least 8 frames, 1 view per room, and 32 x 32 pixels")
-    say = progress or (lambda message: None)
     rooms = np.arange(frames) // views
     everything = np.ones(frames, dtype=bool)
     test, _ = choose_validation(rooms, everything, test_fraction, seed)
     validation, _ = choose_validation(rooms, ~test, validation_fraction, seed + 1)
     split = np.where(test, SPLITS.index("test"), np.where(validation, SPLITS.index("validation"), 0))
-    intrinsics = default_intrinsics(height, width)
 
     def make(index: int) -> Frame:
         return make_frame(seed, int(rooms[index]), index, height, width, unlabelled)
 
-    def stream() -> Iterator[Frame]:
-        for count, frame in enumerate(in_order(make, range(frames), workers), start=1):
-            yield frame
-            if count % 500 == 0 or count == frames:
-                say(f"{count} of {frames} frames")
-
-    options: dict[str, Any] = {
-        "seed": seed,
-        "views": views,
-        "test_fraction": test_fraction,
-        "validation_fraction": validation_fraction,
-        "validation_rule": "whole rooms, chosen by the seed",
-        "unlabelled": unlabelled,
-    }
-    return write_dense_tensors(
-        target,
+    contents = DenseContents(
         dataset="synthetic_rooms",
         title="Synthetic rooms",
         licence="Apache-2.0 (generated)",
-        output_policy="person",
-        synthetic=True,
-        sources=[],
-        frames=stream(),
+        frames=in_order(make, range(frames), workers, progress, every=500),
         height=height,
         width=width,
         class_names=CLASS_NAMES,
-        intrinsics={
-            "fx": intrinsics.fx,
-            "fy": intrinsics.fy,
-            "cx": intrinsics.cx,
-            "cy": intrinsics.cy,
-        },
+        intrinsics=asdict(default_intrinsics(height, width)),
         split=split,
         ids=np.arange(frames),
         scenes=rooms,
         scene_names=[f"room_{number:05d}" for number in range(int(rooms[-1]) + 1)],
-        options=options,
+        options={
+            "seed": seed,
+            "views": views,
+            "test_fraction": test_fraction,
+            "validation_fraction": validation_fraction,
+            "validation_rule": "whole rooms, chosen by the seed",
+            "unlabelled": unlabelled,
+        },
         notes=["synthetic: rendered rooms, not photographs"],
+        synthetic=True,
     )
+    return write_dense_tensors(target, contents)
 
 
 def make_frame(seed: int, room: int, view: int, height: int, width: int, unlabelled: float = 0.08) -> Frame:

@@ -18,7 +18,7 @@ the classes, the pinhole intrinsics at this size, and statistics over the *train
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,79 +120,87 @@ def check_frame(frame: Frame, *, height: int, width: int, classes: int, place: s
     )
 
 
-def write_dense_tensors(
-    target: Path,
-    *,
-    dataset: str,
-    title: str,
-    licence: str,
-    output_policy: Literal["person", "aggregate"],
-    synthetic: bool,
-    sources: Sequence[Mapping[str, Any]],
-    frames: Iterable[Frame],
-    height: int,
-    width: int,
-    class_names: Sequence[str],
-    intrinsics: Mapping[str, float],
-    split: np.ndarray,
-    ids: np.ndarray,
-    scenes: np.ndarray | None = None,
-    scene_names: Sequence[str] = (),
-    notes: Sequence[str] = (),
-    options: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write a dense tensor folder in one atomic step and return it.
+@dataclass(frozen=True)
+class DenseContents:
+    """What a dense tensor folder holds.
 
-    Args:
-        target: The folder.
+    Attributes:
         dataset: Key of the data set.
         title: Its name for readers.
         licence: Its licence in words.
-        output_policy: "person" where the licence lets per-person model output leave the machine, else
-            "aggregate".
-        synthetic: Whether the data are simulated.
-        sources: Name, bytes and sha256 of each source file.
         frames: One ``Frame`` per entry of ``ids`` in that order, read once, a frame at a time.
         height: Of every frame in pixels.
         width: Of every frame in pixels.
         class_names: Of the segmentation.
         intrinsics: fx, fy, cx, cy in pixels, pixel centres at whole numbers.
-        split: Arrays as in the module.
-        ids: Arrays as in the module.
-        scenes: Arrays as in the module.
+        split: Array as in the module.
+        ids: Array as in the module.
+        scenes: Array as in the module; None where the source names no scenes.
         scene_names: What ``scenes`` counts.
+        sources: Name, bytes and sha256 of each source file.
         notes: Sentences for the manifest.
         options: Of the source, for the manifest.
+        synthetic: Whether the data are simulated.
+        output_policy: "person" where the licence lets per-person model output leave the machine, else
+            "aggregate".
+    """
+
+    dataset: str
+    title: str
+    licence: str
+    frames: Iterable[Frame]
+    height: int
+    width: int
+    class_names: Sequence[str]
+    intrinsics: Mapping[str, float]
+    split: np.ndarray
+    ids: np.ndarray
+    scenes: np.ndarray | None = None
+    scene_names: Sequence[str] = ()
+    sources: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    synthetic: bool = False
+    output_policy: Literal["person", "aggregate"] = "person"
+
+
+def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
+    """Write a dense tensor folder in one atomic step and return it.
+
+    Args:
+        target: The folder.
+        contents: What it holds.
 
     Raises:
         DataError: A bad frame (naming its id), a wrong number of frames, a set without training frames, or a
             target that holds another data set.
     """
     target = Path(target)
-    count = len(ids)
+    count, height, width = len(contents.ids), contents.height, contents.width
+    scenes, dataset, classes = contents.scenes, contents.dataset, len(contents.class_names)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "dataset": dataset,
-        "title": title,
-        "licence": licence,
-        "output_policy": output_policy,
-        "synthetic": synthetic,
-        "sources": [dict(source) for source in sources],
-        "options": dict(options or {}),
+        "title": contents.title,
+        "licence": contents.licence,
+        "output_policy": contents.output_policy,
+        "synthetic": contents.synthetic,
+        "sources": [dict(source) for source in contents.sources],
+        "options": dict(contents.options),
         "height": height,
         "width": width,
         "tasks": [dict(task) for task in TASKS],
-        "classes": list(class_names),
+        "classes": list(contents.class_names),
         "ignore": IGNORE,
         "normal_scale": NORMAL_SCALE,
-        "intrinsics": {name: float(intrinsics[name]) for name in ("fx", "fy", "cx", "cy")},
-        "scenes": list(scene_names),
-        "notes": list(notes),
+        "intrinsics": {name: float(contents.intrinsics[name]) for name in ("fx", "fy", "cx", "cy")},
+        "scenes": list(contents.scene_names),
+        "notes": list(contents.notes),
     }
     refuse_to_overwrite(target, manifest)
     arrays: dict[str, np.ndarray] = {
-        "split": np.asarray(split, dtype=np.uint8),
-        "ids": np.asarray(ids, dtype=np.int64),
+        "split": np.asarray(contents.split, dtype=np.uint8),
+        "ids": np.asarray(contents.ids, dtype=np.int64),
         "scenes": np.full(count, -1, np.int32) if scenes is None else np.asarray(scenes, dtype=np.int32),
     }
     _check_index(arrays, manifest, count, str(target))
@@ -210,16 +218,16 @@ def write_dense_tensors(
             arrays[name] = np.lib.format.open_memmap(
                 Path(scratch) / f"{name}.npy", mode="w+", dtype=dtype, shape=shape
             )
-        statistics = _Statistics(len(class_names))
+        statistics = _Statistics(classes)
         written = 0
-        for frame in frames:
+        for frame in contents.frames:
             if written == count:
                 raise DataError(f"{dataset}: more frames than the {count} ids given")
             check_frame(
                 frame,
                 height=height,
                 width=width,
-                classes=len(class_names),
+                classes=classes,
                 place=f"{dataset} frame {int(arrays['ids'][written])}",
             )
             arrays["images"][written] = frame.image

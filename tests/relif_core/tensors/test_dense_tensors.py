@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from relif_core.errors import DataError
 from relif_core.tensors.dense import (
     IGNORE,
+    DenseContents,
     DenseTensors,
     Frame,
     check_dense_tensors,
@@ -56,7 +57,7 @@ def write(target, frames, **changes):
         "split": np.arange(count) % 3,
         "ids": np.arange(count) + 100,
     } | changes
-    return write_dense_tensors(target, **options)
+    return write_dense_tensors(target, DenseContents(**options))
 
 
 def test_round_trip_and_statistics(tmp_path) -> None:
