@@ -16,10 +16,12 @@ LOWEST, HIGHEST = 0.01, 100.0
 
 @dataclass(frozen=True, eq=False)
 class LabelledLogits:
-    """A task's labelled rows: ``logits`` [n, classes], ``labels`` [n] (multilabel: [n, classes]).
+    """A task's labelled rows.
 
-    ``rows`` [pool] counts the rows of each sample in the task's audit pool, in pool order: one each, except
-    for hourly tasks.
+    Attributes:
+        logits: [n, classes].
+        labels: [n], multilabel [n, classes].
+        rows: [pool], each pool sample's number of rows, in pool order: one, except for hourly tasks.
     """
 
     kind: str

@@ -32,10 +32,13 @@ MARKERS = ("X", "h", "<", ">", "p", "d", "8", "H")
 class Method:
     """One method.
 
-    ``balancer`` is the key of the balancer that a run of it uses; ``source`` ("module:Class" within
-    relif_core.balancers, or "path/to/file.py:Class") stands where the method *is* a balancer. ``changes`` are
-    settings that differ from ``RunSettings``, ``dense`` marks a method of dense prediction only. Figures draw
-    a ``hollow`` mark for another version of the method whose colour it has.
+    Attributes:
+        balancer: Key of the balancer that a run of it uses.
+        changes: Settings that differ from ``RunSettings``.
+        source: Where the method *is* a balancer: "module:Class" within relif_core.balancers, or
+            "path/to/file.py:Class".
+        hollow: Figures draw a hollow mark: another version of the method whose colour it has.
+        dense: A method of dense prediction only.
     """
 
     key: str

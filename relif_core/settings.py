@@ -102,12 +102,13 @@ class ModelSettings(Checked):
 class DenseModelSettings(Checked):
     """The dense model and how its images are used.
 
-    ``weights`` names the encoder's start: None (random), "download" (torchvision's ImageNet weights), or the
-    sha256 of a weights file, whose place on this machine is given beside the settings. ``augmentation`` of
-    training images: the paper states none; "flip" mirrors, "flip_scale" also zooms. ``protocol``
-    "as_released" trains on the validation part too, and selects, calibrates and reports on the same test
-    images, as the released implementation does. ``task`` None trains the decoders of all three tasks; a name
-    trains the encoder with that task's decoder alone, against which Δm measures the others.
+    Attributes:
+        weights: None (random), "download" (torchvision's ImageNet weights), or the sha256 of a weights file,
+            whose place is given beside the settings.
+        augmentation: "flip" mirrors, "flip_scale" also zooms; the paper states none.
+        protocol: "as_released" trains on the validation part too, and selects, calibrates and reports on the
+            same test images, as the released implementation does.
+        task: None trains all three decoders; a name that task's alone, against which Δm measures the others.
     """
 
     encoder: str = "resnet50"
@@ -122,8 +123,10 @@ class DenseModelSettings(Checked):
 class TrainingSettings(Checked):
     """Optimisation and checkpoint selection.
 
-    ``precision`` is the autocast type of the device that trains. ``gradient_clip`` 0 clips nothing, as in the
-    release. Epochs are evaluated, and may be selected, every ``evaluate_every``, and at the end.
+    Attributes:
+        gradient_clip: 0 clips nothing, as in the release.
+        precision: Autocast type of the device that trains.
+        evaluate_every: Epochs are evaluated, and may be selected, every so many, and at the end.
     """
 
     ranges: ClassVar = {
@@ -154,9 +157,14 @@ class TrainingSettings(Checked):
 class SurrogateSettings(Checked):
     """The training penalty: the huberised Lipschitz surrogate R (Algorithm 2), or one of two others.
 
-    ``kind`` "audit" is the audit's own Bias over the batch at ``tolerance`` δ; "similar_pairs" compares every
-    sample with its ``neighbours`` nearest in the batch and allows a gap of ``slope`` times their distance
-    (relif_core.penalties). Each kind reads only what it needs.
+    Each kind reads only what it needs.
+
+    Attributes:
+        kind: "audit" is the audit's own Bias over the batch; "similar_pairs" compares every sample with its
+            nearest in the batch (relif_core.penalties).
+        tolerance: δ of "audit".
+        slope: L of "similar_pairs": the allowed gap per distance.
+        neighbours: Of each sample.
     """
 
     ranges: ClassVar = {
@@ -193,9 +201,10 @@ class SurrogateSettings(Checked):
 class ControllerSettings(Checked):
     """The feedback on the penalty weight λ.
 
-    ``constant`` keeps λ at ``initial`` (an ablation). ``proportional_integral`` (an extension) reads
-    ``step_size`` as its integral gain and is the only kind that reads ``proportional_gain``. The other two
-    keep λ within its bounds, ``initial`` too.
+    Attributes:
+        kind: "constant" keeps λ at ``initial`` (an ablation), the others within its bounds, ``initial`` too.
+            "proportional_integral" (an extension) reads ``step_size`` as its integral gain.
+        proportional_gain: Of "proportional_integral" alone.
     """
 
     ranges: ClassVar = {

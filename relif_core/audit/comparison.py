@@ -16,11 +16,16 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The difference a − b of two comparable audits, with standard errors and intervals at ``level``.
+    """The difference a − b of two comparable audits.
 
-    The p-values are two-sided, of no difference. ``paired`` tells whether the errors come from the subjects'
-    own differences; if not, they are the upper bound SE_a + SE_b. ``unstated`` names the context fields that
-    neither result states, on whose agreement the reader has to rely.
+    Attributes:
+        difference: Of Bias, with ``standard_error``, ``interval`` and ``p_value`` (two-sided, of no
+            difference).
+        violation_rate_difference: Of the violation rate, likewise.
+        level: Of the intervals.
+        paired: Whether the errors come from the subjects' own differences; if not, they are the upper bound
+            SE_a + SE_b.
+        unstated: Context fields that neither result states, on whose agreement the reader has to rely.
     """
 
     difference: float

@@ -31,9 +31,13 @@ _ROUNDING = 2.0**-50  # more than rounding moves a score and a tolerance of at m
 class PairTerms:
     """Exact Bias and violation rate of one task pair and what each sample contributes to them.
 
-    ``bias_first`` [n_i] holds E_y[(|x − y| − δ)_+] for each x of the first pool in ascending order and
-    ``bias_second`` [n_j] the same for the second pool; ``rate_first`` and ``rate_second`` hold P_y(|x − y| >
-    δ).
+    Attributes:
+        bias: Mean excess over all pairs.
+        violation_rate: Share of violating pairs.
+        bias_first: E_y[(|x − y| − δ)_+] of each x of the first pool, ascending [n_i].
+        bias_second: The same for the second pool [n_j].
+        rate_first: P_y(|x − y| > δ) of each x of the first pool [n_i].
+        rate_second: The same for the second pool [n_j].
     """
 
     bias: float
@@ -208,9 +212,14 @@ def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
 class BiasCurve:
     """Exact Bias and violation rate as functions of the tolerance.
 
-    ``tolerances``, ``bias`` and ``violation_rate`` are [D]; ``per_pair`` maps a task pair to its (bias,
-    violation_rate) arrays [D]. Bias is convex, falling and piecewise linear in δ with slope −VR(δ); the
-    violation rate is a falling step function.
+    Bias is convex, falling and piecewise linear in δ with slope −VR(δ); the violation rate is a falling step
+    function.
+
+    Attributes:
+        tolerances: δ [D].
+        bias: [D].
+        violation_rate: [D].
+        per_pair: Task pair → its (bias, violation_rate), each [D].
     """
 
     tolerances: np.ndarray

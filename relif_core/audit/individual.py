@@ -33,9 +33,14 @@ _PAIRS_TOGETHER = 1 << 21
 class IndividualRow:
     """What an audit about individuals finds in one task pair or one task.
 
-    ``tasks`` are two names (same subject) or one (similar pairs), ``limit`` is the tolerance δ or the
-    constant L, ``pairs`` counts the pairs of samples, ``subjects`` the people in them. ``excess`` is the mean
-    of the gap's part beyond what is allowed, ``share`` the share of pairs beyond it, ``gap`` the mean gap.
+    Attributes:
+        tasks: Two names (same subject) or one (similar pairs).
+        limit: The tolerance δ or the constant L.
+        pairs: Number of pairs of samples.
+        subjects: Number of people in them.
+        gap: Mean gap.
+        excess: Mean of the gap's part beyond what is allowed, with ``excess_se``.
+        share: Share of pairs beyond it, with ``share_se``.
     """
 
     tasks: tuple[str, ...]
@@ -161,8 +166,9 @@ def _within_subjects(
 class SimilarPairs:
     """Who is compared with whom, found once for all models that are audited on the same samples.
 
-    ``pairs`` maps a task to samples a, their neighbours b and the distances between them, each [n · k];
-    ``codes`` [n] tell which samples belong to one subject.
+    Attributes:
+        pairs: Task → samples a, their neighbours b and the distances between them, each [n · k].
+        codes: Task → [n], equal for samples of one subject.
     """
 
     pairs: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]

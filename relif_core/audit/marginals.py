@@ -15,8 +15,9 @@ from relif_core.errors import InputError
 class BiasParts:
     """The two parts of Bias (theorem T3).
 
-    ``spread`` is ½B(X, X′) + ½B(Y, Y′) with X′ an independent copy of X: the Bias that each pool has with
-    itself. ``mismatch`` is the rest; at δ = 0 it is ∫(F_i − F_j)² ≥ 0, for δ > 0 it can be negative.
+    Attributes:
+        spread: ½B(X, X′) + ½B(Y, Y′), X′ an independent copy of X: the Bias that each pool has with itself.
+        mismatch: The rest; at δ = 0 it is ∫(F_i − F_j)² ≥ 0, for δ > 0 it can be negative.
     """
 
     spread: float

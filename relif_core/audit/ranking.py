@@ -53,8 +53,11 @@ def drift_budget(reference: Tolerance, induced: Mapping[Pair, float]) -> float:
 class RankingCertificate:
     """Whether the order of two methods at the fixed tolerance must hold when each uses its own.
 
-    ``margin`` is ``|Bias_a − Bias_b|`` at the fixed tolerance, ``budget`` the sum of both drift budgets,
-    ``lower`` the method with the smaller Bias and ``certified`` whether margin > budget.
+    Attributes:
+        margin: ``|Bias_a − Bias_b|`` at the fixed tolerance.
+        budget: Sum of both drift budgets.
+        certified: Whether margin > budget.
+        lower: The method with the lower Bias.
     """
 
     margin: float

@@ -21,9 +21,13 @@ UNKNOWABLE = ("bias_se", "violation_rate_se", "bias_freedom", "violation_rate_fr
 class AuditContext:
     """What numbers alone cannot tell about an audit; None where it is not stated.
 
-    ``dataset`` (name and version or fingerprint), ``split`` ("test"), ``score_definition`` (how outputs
-    become audit scores) and ``tolerance_source`` (which data and rule set the tolerance). The first three
-    must agree before two results may be compared.
+    The first three must agree before two results may be compared.
+
+    Attributes:
+        dataset: Name and version or fingerprint.
+        split: For example "test".
+        score_definition: How outputs become audit scores.
+        tolerance_source: Which data and rule set the tolerance.
     """
 
     dataset: str | None = None
@@ -83,9 +87,12 @@ class _Estimates:
 class PairAudit(_Estimates):
     """Bias and violation rate of one task pair.
 
-    ``samples`` holds the sizes of both pools, ``clusters`` the number of independent units (subjects where
-    their ids were given, else samples), ``effective_pairs`` how many independent pairs they make; standard
-    errors are NaN where one unit makes up a pool and leaves no spread to measure.
+    Standard errors are NaN where one unit makes up a pool and leaves no spread to measure.
+
+    Attributes:
+        samples: Sizes of both pools.
+        clusters: Number of independent units: subjects where their ids were given, else samples.
+        effective_pairs: How many independent pairs they make.
     """
 
     tasks: Pair
@@ -108,16 +115,22 @@ class PairAudit(_Estimates):
 class AuditResult(_Estimates):
     """Fixed-tolerance Bias and violation rate of one model, averaged over task pairs with equal weight.
 
-    ``protocol`` is "exact" or "sampled"; ``pair_seed``, ``pool_size`` and ``pairs`` are None for the exact
-    one. ``samples`` maps each task to its pool size and ``pool_fingerprint`` identifies which subjects the
-    pools hold. ``clustered_by`` is "subject" or "sample", ``clusters`` their number, ``freedom`` the degrees
-    of freedom that it allows (effective subjects minus 1, or the samples less one per task), ``bias_freedom``
-    and ``violation_rate_freedom`` those of the intervals and ``effective_pairs`` how many independent pairs
-    there are. ``draw_errors`` is the part of both standard errors that stems from drawing pairs, (0, 0) if
-    exact. ``influences`` (one row per subject) is there if subjects were given and is left out of JSON unless
-    asked for; ``draws`` [task pairs, 2, pairs] (violation, and whether there is one, of each drawn pair)
-    always is. ``groups`` holds one result per subgroup, ``groups_left_out`` the reason why a subgroup has
-    none, ``notes`` what was put right in the input and what a reader has to know of it.
+    Attributes:
+        protocol: "exact" or "sampled"; ``pair_seed``, ``pool_size`` and ``pairs`` are None for the exact one.
+        samples: Task → size of its pool.
+        pool_fingerprint: Identifies which subjects the pools hold.
+        clustered_by: "subject" or "sample"; ``clusters`` is their number.
+        freedom: Degrees of freedom that it allows: effective subjects minus 1, or the samples less one per
+            task.
+        effective_pairs: Number of independent pairs.
+        bias_freedom: Degrees of freedom of Bias's interval.
+        violation_rate_freedom: Those of the violation rate's.
+        draw_errors: Part of both standard errors that stems from drawing pairs, (0, 0) if exact.
+        influences: One row per subject if subjects were given; left out of JSON unless asked for.
+        draws: [task pairs, 2, pairs]: violation, and whether there is one, of each drawn pair.
+        groups: One result per subgroup.
+        groups_left_out: Why a subgroup has none.
+        notes: What was put right in the input and what a reader has to know of it.
     """
 
     context: AuditContext

@@ -168,10 +168,14 @@ def _mapped(task: str, rule: Mapping[str, Any], raw: np.ndarray) -> np.ndarray:
 class Ruler:
     """A calibrated tolerance and the score map that it belongs to.
 
-    ``tolerance`` is the conformal quantile (theorem B.3) at level ``alpha`` of ``pairs`` disjoint pairs of
-    subjects, of the matching with ``seed``, which was chosen before looking. ``spread`` holds the least,
-    median and greatest tolerance and their standard deviation over ``matchings`` matchings. ``reference``
-    says which model and data were measured.
+    Attributes:
+        tolerance: Conformal quantile (theorem B.3) of disjoint pairs of subjects.
+        alpha: Its level.
+        pairs: Number of the pairs.
+        seed: Of their matching, chosen before looking.
+        matchings: Number of matchings of ``spread``.
+        spread: Least, median and greatest tolerance over the matchings, and their standard deviation.
+        reference: Which model and data were measured.
     """
 
     tolerance: float

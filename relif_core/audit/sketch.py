@@ -30,10 +30,12 @@ _MOST_BINS = 1 << 20
 class HistogramSketch:
     """Counts of audit scores per bin and task: constant in size, mergeable, an audit within 1/bins.
 
-    ``counts`` maps a task to int64 [bins]; bin k holds the scores in [k/bins, (k+1)/bins), the last one 1 as
-    well. The number of bins is a power of two, so that binning is exact in binary arithmetic. ``hidden`` maps
-    a task to the number of samples whose cells :meth:`hide` took away. ``score_definition`` says how outputs
-    became scores; sketches that state different ones are not merged.
+    The number of bins is a power of two, so that binning is exact in binary arithmetic.
+
+    Attributes:
+        counts: Task → int64 [bins]; bin k holds the scores in [k/bins, (k+1)/bins), the last one 1 as well.
+        hidden: Task → number of samples whose cells :meth:`hide` took away.
+        score_definition: How outputs became scores; sketches that state different ones are not merged.
     """
 
     counts: dict[str, np.ndarray]
@@ -350,10 +352,15 @@ class HistogramSketch:
 class InfluenceSums:
     """Sums over the subjects of a site, or over sites, that give a merged histogram its standard errors.
 
-    ``of`` names the merged histogram and tolerances, ``unit`` what counts as independent ("subject" or
-    "site"), ``units`` how many there are. ``bias`` and ``violation_rate`` are (Σ u², Σ u⁴), u = z/(1 − p),
-    over units with summed influence z and largest share p of a pool, ``effective`` maps a task to Σ p². Sums
-    of disjoint sites add up with +.
+    Sums of disjoint sites add up with +.
+
+    Attributes:
+        of: Names the merged histogram and tolerances.
+        unit: What counts as independent, "subject" or "site".
+        units: How many there are.
+        bias: (Σ u², Σ u⁴), u = z/(1 − p), over units of summed influence z and largest share p of a pool.
+        violation_rate: Likewise.
+        effective: Task → Σ p².
     """
 
     of: str
@@ -434,10 +441,13 @@ class SketchPair:
 class SketchAudit:
     """Bias and violation rate of one model from histograms, averaged over task pairs with equal weight.
 
-    The exact values of the same samples lie in ``bias_range`` and ``violation_rate_range``, without exception
-    (theorem T6); the intervals add sampling error to both ends. ``clustered_by`` is "sample", "site" or
-    "subject"; ``clusters``, ``freedom``, ``bias_freedom``, ``violation_rate_freedom`` and ``effective_pairs``
-    are those of :class:`AuditResult`.
+    Other fields are those of :class:`AuditResult`.
+
+    Attributes:
+        bias_range: Holds the exact Bias of the same samples, without exception (theorem T6); the interval
+            adds sampling error to both ends.
+        violation_rate_range: Likewise.
+        clustered_by: "sample", "site" or "subject".
     """
 
     bins: int

@@ -35,9 +35,13 @@ FEW_DEGREES = 6
 class Influences:
     """What each subject contributes to the error of the estimates, summed over its samples.
 
-    ``subjects`` [G] are the ids in ascending order, ``share`` [G] each one's largest share of any pool,
-    ``bias`` and ``violation_rate`` [G] the summed influences; each of the two sums to 0. This is one row per
-    person: it never leaves the machine unless asked for.
+    This is one row per person: it never leaves the machine unless asked for.
+
+    Attributes:
+        subjects: Ids [G], ascending.
+        share: [G], each one's largest share of any pool.
+        bias: Summed influences [G]; their sum is 0.
+        violation_rate: Likewise.
     """
 
     subjects: np.ndarray
@@ -57,9 +61,11 @@ class Influences:
 class Spread(NamedTuple):
     """Standard errors [2] of Bias and violation rate, their degrees of freedom [2], and their units.
 
-    ``units`` counts the independent units; ``freedom`` is the degrees of freedom by their number and sizes
-    alone and ``effective_pairs`` how many independent pairs they make: G/2 of G effective subjects, whatever
-    ties a subject's tasks, or the smallest pool of independent samples.
+    Attributes:
+        units: Number of independent units.
+        freedom: Degrees of freedom by their number and sizes alone.
+        effective_pairs: Independent pairs: G/2 of G effective subjects, whatever ties a subject's tasks, or
+            the smallest pool of independent samples.
     """
 
     errors: np.ndarray

@@ -9,8 +9,9 @@ from torch import Tensor
 class TaskLosses:
     """The losses of one batch.
 
-    ``values`` [T], in the order of the model's tasks, 0 without gradient where the batch has no label of the
-    task; ``present`` bool [T] tells where it has one.
+    Attributes:
+        values: [T] in the order of the model's tasks, 0 without gradient where the batch has no label.
+        present: bool [T], where it has one.
     """
 
     values: Tensor

@@ -29,8 +29,7 @@ class ClinicalModel(nn.Module):
     A batch is a mapping with ``inputs`` [B, T, channels], ``lengths`` [B] (valid rows), and per task
     ``label/<task>`` and ``mask/<task>`` of shape [B] (or [B, classes] labels for multilabel tasks), or [B, T]
     for hourly tasks. The LSTM is causal and padding stands at the end: states beyond a stay's length are
-    never read, and on a processor they are
-        not computed either.
+    never read, and on a processor they are not computed either.
 
     The embedding is the top layer's last valid hidden state, before the dropout that guards the heads:
     dropout noise would otherwise enter the distances that the surrogate compares. Hourly tasks read every

@@ -27,9 +27,11 @@ Head = Literal["decoder", "aspp"]
 class DenseOutputs:
     """One forward pass.
 
-    ``embedding`` [B, D] is the globally averaged encoder map; ``predictions`` holds segmentation logits [B,
-    classes, H, W], depth [B, H, W] in metres and unit normals [B, 3, H, W]; ``maps`` the last feature map [B,
-    C, h, w] of each decoder.
+    Attributes:
+        embedding: [B, D], the globally averaged encoder map.
+        predictions: Segmentation logits [B, classes, H, W], depth [B, H, W] in metres, unit normals [B, 3, H,
+            W].
+        maps: The last feature map [B, C, h, w] of each decoder.
     """
 
     embedding: Tensor

@@ -28,10 +28,13 @@ def is_reference(settings: RunSettings) -> bool:
 class ProblemKind:
     """What the rest of the package has to know of a kind of problem.
 
-    ``problem`` ("module:Class") opens a folder with ``open(folder, device, settings, weights)``; ``checked``
-    ("module:function") verifies one. ``model`` is the class of its model's settings, ``defaults`` puts
-    changes of settings on top of its own. ``weights`` tells whether its models start from a file of encoder
-    weights. ``first`` tells of a run whether those of its seed need its record (None: no run needs another).
+    Attributes:
+        problem: "module:Class" with ``open(folder, device, settings, weights)``.
+        checked: "module:function" that verifies a folder.
+        model: Class of its model's settings.
+        defaults: Puts changes of settings on top of its own.
+        weights: Whether its models start from a file of encoder weights.
+        first: Tells of a run whether those of its seed need its record; None: no run needs another.
     """
 
     name: str

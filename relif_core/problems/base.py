@@ -18,11 +18,15 @@ from relif_core.settings import RunSettings
 class Evaluation:
     """One split seen by one model.
 
-    Per task: ``scores`` float32 [n] and ``samples`` int64 [n] (rows of the data set) for the samples that
-    carry a label. ``embeddings`` float32 [N, D] and ``order`` int64 [N] (rows of the data set) cover the
-    whole split. ``logits`` holds, where a task has class logits, those of its labelled rows. ``raw`` holds
-    the scores of dense tasks before scale and clipping. ``on_scale`` is False while the scores have no scale
-    that methods share (a dense ERM run in training, whose own quantiles set the scale at its end).
+    Attributes:
+        scores: Task → float32 [n] of the samples that carry a label.
+        samples: Task → int64 [n], their rows of the data set.
+        embeddings: float32 [N, D] of the whole split.
+        order: int64 [N], their rows of the data set.
+        logits: Task → logits of its labelled rows, where it has class logits.
+        raw: Dense task → scores before scale and clipping.
+        on_scale: False while the scores have no scale that methods share: in a dense ERM run, whose own
+            quantiles set it at the end.
     """
 
     utility: Utility

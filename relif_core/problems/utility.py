@@ -18,8 +18,10 @@ from relif_core.tensors.clinical import Task
 class TaskUtility:
     """Utility of one task.
 
-    ``score`` in [0, 1] is the task score that enters Worst and Macro (None where undefined, then ``missing``
-    says why); ``metrics`` are the raw numbers to print, in their own units, undefined ones left out.
+    Attributes:
+        score: In [0, 1], enters Worst and Macro; None where undefined.
+        metrics: Raw numbers to print, in their own units, undefined ones left out.
+        missing: Why the score is undefined.
     """
 
     score: float | None

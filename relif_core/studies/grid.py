@@ -38,9 +38,10 @@ MOST_SEEDS, LARGEST_SEED = 10_000, 2**32 - 1
 class Study:
     """What a name of ``STUDIES`` stands for.
 
-    ``blocks`` hold the methods, the most valuable block first: a block is worked off seed by seed, every
-    method of one seed before the next seed. ``seeds`` are those of each block (one entry: of all).
-    ``changes`` apply to every run.
+    Attributes:
+        blocks: Methods, the most valuable block first; a block is worked off seed by seed.
+        seeds: Of each block; one entry: of all.
+        changes: Of the settings of every run.
     """
 
     blocks: tuple[tuple[str, ...], ...]
@@ -57,9 +58,11 @@ class Study:
 class StudySummary:
     """What a call to ``run_study`` did: records in the order of the runs asked for, and what remains.
 
-    ``paused`` runs go on at the next call, ``busy`` ones are being made by another process; ``damaged`` maps
-    a run whose record could not be read, and was set aside and made again, to what was wrong; ``failed`` maps
-    a run to the error that ended it.
+    Attributes:
+        paused: Runs that go on at the next call.
+        busy: Runs that another process makes.
+        damaged: Run → what was wrong with its record, which was set aside and made again.
+        failed: Run → the error that ended it.
     """
 
     records: list[Record] = field(default_factory=list)

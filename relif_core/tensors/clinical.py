@@ -60,9 +60,10 @@ class Channel:
 class Task:
     """What a head predicts.
 
-    ``kind`` is binary (0/1), binned (0..classes-1) or multilabel (``classes`` columns of 0/1). ``level`` is
-    "stay" (one label a stay, read from row ``horizon_hours - 1``, or from the stay's last row if None) or
-    "hourly" (one label a row).
+    Attributes:
+        kind: Binary (0/1), binned (0..classes-1) or multilabel (``classes`` columns of 0/1).
+        level: "stay" (one label a stay) or "hourly" (one label a row).
+        horizon_hours: A stay's label is read from row ``horizon_hours - 1``; None: from its last row.
     """
 
     name: str

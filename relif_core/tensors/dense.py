@@ -51,8 +51,11 @@ TASKS = (
 class Frame:
     """One image and its targets, in the axes and units of the module.
 
-    ``image`` uint8 [3, height, width]; ``labels`` integers [height, width]; ``depth`` float [height, width]
-    in metres; ``normals`` float [3, height, width], unit length or all zero per pixel.
+    Attributes:
+        image: uint8 [3, height, width].
+        labels: Integers [height, width].
+        depth: float [height, width] in metres.
+        normals: float [3, height, width], per pixel of unit length or all zero.
     """
 
     image: np.ndarray

@@ -113,7 +113,7 @@ def raw_scores(record: Record, task: str, split: str = "test") -> np.ndarray:
     """Return the norm of a decoder map per image: as the record keeps it, else from the calibrated score.
 
     A calibrated score of 0 or 1 was clipped: its raw score is taken at the bound, q10 or q90
-        (:func:`clipped_share`).
+    (:func:`clipped_share`).
     """
     kept = record.arrays.get(f"raw/{split}/{task}")
     if kept is not None:
