@@ -52,10 +52,10 @@ check: environment
 	$(BIN)/mypy relif_core data/relif_data book/relif_book
 	$(BIN)/relif pages check
 
-# One worker per core, so one thread per worker; --nbval compares every output of every page with the committed one.
+# One worker per core, so one thread per worker; nbval compares every output of every page with the committed one.
 test: check chromium book
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --nbval --nbval-cell-timeout 600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --nbval -p relif_book.build.compare --nbval-cell-timeout 600 notebooks
 
 # The browser tests drive Debian's Chromium; only a CI machine gets it unasked.
 chromium:

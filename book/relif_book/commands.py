@@ -128,11 +128,13 @@ def update(
 ) -> None:
     """Re-execute stale pages and update the committed notebooks."""
     from relif_book.build.execute import execute_pages
+    from relif_book.build.notebook import settle_source
 
     root = project_root()
-    execute_pages(
-        pages or page_names(root), root / "notebooks", root=root, workers=workers, again=again, report=_say
-    )
+    names = pages or page_names(root)
+    for name in names:
+        settle_source(root / "notebooks" / f"{name}.md")
+    execute_pages(names, root / "notebooks", root=root, workers=workers, again=again, report=_say)
 
 
 @pages_app.command()

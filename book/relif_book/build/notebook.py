@@ -17,8 +17,16 @@ from relif_core.files import atomic_file
 LIVE_TAG = "nbval-ignore-output"
 """Cells with this tag hold times or training output: shown, but not compared."""
 
+#: What an editor that saves a page must leave out of its source: alternative texts, versions, these filters.
+_FILTERS = {
+    "cell_metadata_filter": "-mystnb.image",
+    "notebook_metadata_filter": (
+        "-relif,-jupytext.formats,-jupytext.cell_metadata_filter,-jupytext.notebook_metadata_filter,"
+        "-jupytext.text_representation.format_version,-jupytext.text_representation.jupytext_version"
+    ),
+}
 _METADATA = {
-    "jupytext": {"formats": "ipynb,md:myst"},
+    "jupytext": {"formats": "ipynb,md:myst", **_FILTERS},
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"file_extension": ".py", "name": "python", "pygments_lexer": "ipython3"},
 }
@@ -42,6 +50,20 @@ def read_source(source: Path) -> NotebookNode:
             f"{source.name}: the last code cell must call page.footer() and carry the tag '{LIVE_TAG}'"
         )
     return tidy(notebook)
+
+
+def source_of(notebook: NotebookNode) -> str:
+    """Return a tidy page's MyST source as an editor that keeps page and notebook paired saves it."""
+    stored = nbformat.reads(nbformat.writes(notebook, version=4), as_version=4)
+    return jupytext.writes(stored, fmt="md:myst")
+
+
+def settle_source(source: Path) -> None:
+    """Bring a page's source into the form in which editors save it, so that saving changes nothing."""
+    text = source_of(read_source(source))
+    if text != source.read_text(encoding="utf-8"):
+        with atomic_file(source) as stream:
+            stream.write(text.encode())
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -124,6 +146,7 @@ def same_results(first: NotebookNode, second: NotebookNode) -> bool:
             for cell in notebook.cells
         ]
         relif = notebook.metadata.get("relif", {})
-        return cells, relif.get("page"), relif.get("profile"), relif.get("depends_on")
+        paired = notebook.metadata.get("jupytext")
+        return cells, paired, relif.get("page"), relif.get("profile"), relif.get("depends_on")
 
     return stable(first) == stable(second)
