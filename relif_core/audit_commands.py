@@ -455,7 +455,6 @@ def _audit_file(path: Path) -> "Audit":
 
 
 def _facts(path: Path | None) -> dict[str, Any]:
-    """Read what a card says beside the numbers."""
     if path is None:
         return {}
     try:

@@ -85,7 +85,6 @@ def fit_temperature(found: LabelledLogits) -> float:
 
 
 def _derivatives(kind: str, logits: np.ndarray, beta: float) -> tuple[float, float]:
-    """Return the first and second derivative in β of the mean NLL."""
     if kind == "binned":
         # Every row holds z_k − z_y: the mean is that of log Σ exp(β(z_k − z_y)).
         shifted = beta * (logits - logits.max(1, keepdims=True))

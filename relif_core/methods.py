@@ -252,7 +252,6 @@ def add_balancer(reference: str) -> Method:
 
 
 def _title(node: ast.ClassDef) -> str:
-    """Return the value of the class attribute ``title``, else the class's name."""
     found = [
         item.value.value
         for item in node.body

@@ -42,7 +42,6 @@ EMA: Range = ("lie in (0, 1]", lambda value: 0 < value <= 1)
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Return the types of a settings class's fields."""
     hints = typing.get_type_hints(kind)
     return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
 

@@ -374,7 +374,6 @@ class TrainingLoop:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.problem.device)
 
     def _batches(self) -> Iterator[Mapping[str, Tensor]]:
-        """Yield the batches of the epoch in progress."""
         training = self.settings.training
         return self.problem.training_batches(training.batch_size, self.settings.seed, self.epoch - 1)
 
@@ -391,7 +390,6 @@ class TrainingLoop:
         return DivergenceError(f"{place}: {reason}; lower the learning rate or the gradient clip")
 
     def _weigh(self, losses: TaskLosses, gram: Tensor | None) -> Tensor:
-        """Return the balancer's weights of this step."""
         if gram is not None and not gram.isfinite().all():
             raise self._divergence("the Gram matrix of the task gradients is not finite")
         return self.balancer(losses.values.detach(), gram, losses.present)

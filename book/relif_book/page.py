@@ -207,7 +207,6 @@ def _package_sources() -> dict[str, str]:
 
 
 def _library_versions() -> str:
-    """The numerical libraries that the page has loaded, with their versions."""
     shown = [f"Python {platform.python_version()}"]
     for name in ("numpy", "torch", "polars"):
         module = sys.modules.get(name)

@@ -178,7 +178,6 @@ def write_travel_record(source: Path, travel: Path, target: Path, frames: int = 
 def _write_frame(
     raw: RawFrame, part: Path, number: int, size: tuple[int, int], quality: int
 ) -> dict[str, int]:
-    """Write the three files of a frame and return their sizes in bytes."""
     from PIL import Image
 
     labels = nearest(raw.labels, size)

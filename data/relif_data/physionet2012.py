@@ -375,7 +375,6 @@ def _grid(
     outcomes: dict[str, np.ndarray],
     sources: list[dict[str, Any]],
 ) -> ChallengeSet:
-    """Place parsed readings on the hourly grid."""
     record, minute, code, value = (
         table[column].to_numpy() for column in ("record", "minute", "code", "value")
     )
@@ -444,7 +443,6 @@ def _descriptors(
 
 
 def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float) -> Path:
-    """Join the sets, split, fill gaps and write the tensors."""
     ids = np.concatenate([part.ids for part in parts])
     distinct, count = np.unique(ids, return_counts=True)
     if (count > 1).any():
@@ -528,7 +526,6 @@ def _normal_values(
 
 
 def _labels(outcomes: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return labels and masks of the four tasks from the joined outcomes."""
     days, saps, sofa = outcomes["Length_of_stay"], outcomes["SAPS-I"], outcomes["SOFA"]
     labels = {
         "mortality": outcomes["In-hospital_death"],
@@ -546,7 +543,6 @@ def _labels(outcomes: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
 
 
 def _notes(parts: list[ChallengeSet], masks: dict[str, np.ndarray], fallbacks: list[str]) -> list[str]:
-    """Return what a reader of the manifest must know, with counts."""
     dropped = np.sum([part.dropped for part in parts], axis=0)
     short = sum(int(np.isin(part.outcomes["Length_of_stay"], (0, 1)).sum()) for part in parts)
     absent = [name for name in SETS if name not in {part.name for part in parts}]

@@ -106,7 +106,6 @@ def _smooth(values: np.ndarray, valid: np.ndarray, deviation: float) -> np.ndarr
 
 
 def _convolve(values: np.ndarray, kernel: np.ndarray, reach: int) -> np.ndarray:
-    """Return the separable convolution with zeros outside the image."""
     height, width = values.shape
     padded = np.pad(values, ((reach, reach), (0, 0)))
     rows = sum(weight * padded[k : k + height] for k, weight in enumerate(kernel))

@@ -463,7 +463,6 @@ def _draw_course(rng: np.random.Generator, baseline: np.ndarray, recorded: int) 
 
 
 def _draw_phenotypes(rng: np.random.Generator, factors: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Draw the 25 phenotypes of each stay from its factors and baseline."""
     intercept = np.array([item[1] for item in PHENOTYPES])
     loading = np.array([item[2] for item in PHENOTYPES])
     slope = np.array([item[3] for item in PHENOTYPES])
@@ -555,7 +554,6 @@ def _columns(filled: np.ndarray) -> np.ndarray:
 
 
 def _labels(cohort: SimulatedCohort) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return labels and masks of the four tasks."""
     hour = cohort.hour
     remaining = np.repeat(cohort.length_hours, cohort.rows_per_stay) - hour
     died = np.repeat(cohort.died, cohort.rows_per_stay)

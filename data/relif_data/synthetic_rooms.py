@@ -196,7 +196,6 @@ def _rectangle(
 
 
 def _turn(yaw: float) -> np.ndarray:
-    """Return the rotation [3, 3] from a box's axes to the room's."""
     cosine, sine = math.cos(yaw), math.sin(yaw)
     return np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
 

@@ -45,14 +45,14 @@ def compare(a: AuditResult, b: AuditResult, level: float = 0.95) -> Comparison:
     """Return the difference in Bias and violation rate of two models audited on the same subjects.
 
     With influences z^a_s and z^b_s summed per subject, the standard error of Bias_a − Bias_b is that of the
-    summed influences z^a_s − z^b_s (:class:`SubjectSpread`): what both models find hard about a subject
+    summed influences z^a_s − z^b_s (:class:`.SubjectSpread`): what both models find hard about a subject
     cancels. Where a result carries no influences (audited without subjects, or read from JSON without them)
     the errors are SE_a + SE_b, which no dependence between the two can exceed. Sampled audits add the noise
     of their pair draws; both drew the same pairs, so it is that of the violations' differences per draw.
 
     Args:
-        a: Audits of the two models.
-        b: Audits of the two models.
+        a: Audit of one model.
+        b: Audit of the other.
         level: Of the confidence intervals, in (0, 1).
 
     Raises:

@@ -72,7 +72,7 @@ def _bound(reach: np.ndarray, slack: float) -> np.ndarray:
 
 
 class _Nearest:
-    """The nearest samples found so far, in sorted order.
+    """The nearest found so far, in sorted order: ``squares`` [n, k], and ``reach`` [n] ≥ the k-th, scaled.
 
     ``squares`` [n, k] are squared distances, ``reach`` [n] an upper bound of the k-th in the scaled units of
     the search.

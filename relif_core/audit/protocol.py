@@ -276,7 +276,6 @@ def _audit_pair(
 
 
 def _estimates(terms: PairTerms, draws: SampledPair | None) -> tuple[float, float, np.ndarray]:
-    """Return Bias, violation rate and the variances [2] that drawing pairs adds to them."""
     if draws is None:
         return terms.bias, terms.violation_rate, np.zeros(2)
     violations = draws.violations.astype(np.float64)

@@ -97,7 +97,6 @@ class Audit:
         self._induced: dict[Pair, float] | None = None
 
     def __repr__(self) -> str:
-        """Return the summary."""
         return self.summary()
 
     def summary(self) -> str:

@@ -49,7 +49,6 @@ def balancer_class(name: str) -> type[Balancer]:
 
 @functools.cache
 def _load(place: str, title: str, digest: str) -> type[Balancer]:
-    """Import one version of a balancer's file."""
     name = f"relif_balancer_{digest}"
     spec = importlib.util.spec_from_file_location(name, place)
     assert spec is not None

@@ -196,7 +196,7 @@ def grid(methods: Sequence[str], seeds: Iterable[int], **changes: Any) -> list[R
     """Return every method's settings with every seed, one seed after another.
 
     Args:
-        methods: Keys as of :func:`method_settings`.
+        methods: Keys as of :func:`.method_settings`.
         seeds: Seeds of the runs.
         **changes: Applied to all.
     """

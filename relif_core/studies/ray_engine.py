@@ -113,7 +113,6 @@ def _can_hold(nodes: list[dict[str, Any]], needs: dict[str, float]) -> None:
 
 
 def _pass_on(reports: Any, watch: Watch) -> None:
-    """Hand every waiting report to the watcher."""
     while True:
         try:
             watch(*reports.get_nowait())

@@ -150,7 +150,6 @@ def utility_of_length(
 
 
 def _run_row(name: tuple[str, str, int], record: Record, found: AuditResult) -> dict[str, Any]:
-    """The aggregates of one run."""
     reading, method, seed = name
     utility = record.result["utility"]["test"]
     induced = record.induced_tolerances()

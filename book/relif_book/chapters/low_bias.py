@@ -235,7 +235,6 @@ def stay_pairs(record: Record, stays: Scores, k: int, split: str = "test") -> Si
 
 
 def _inputs_of(record: Record, stays: Scores, split: str) -> dict[str, np.ndarray]:
-    """Return the inputs [n, width] of every pool entry of a split."""
     order = np.argsort(stays["subject"])
     known, inputs = stays["subject"][order], stays["inputs"][order].astype(np.float64)
     found = {}

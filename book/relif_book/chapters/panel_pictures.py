@@ -79,7 +79,6 @@ def draw_panels(panels: DensePanels, class_names: Sequence[str]) -> "Figure":
 
 
 def _bare(panel: Any) -> None:
-    """Take ticks, grid and frame away."""
     panel.set(xticks=[], yticks=[])
     panel.grid(False)
     for spine in panel.spines.values():

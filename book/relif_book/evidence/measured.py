@@ -198,7 +198,6 @@ def _shares(record: "Record", kind: str) -> np.ndarray:
 
 
 def _records(results: "ResultSet", method: str) -> list["Record"]:
-    """A method's records in the order of its summary."""
     found = {record.seed: record for record in results.records if record.method == method}
     return [found[seed] for seed in results.summaries[method].seeds]
 

@@ -267,7 +267,6 @@ def _signed(value: float) -> str:
 
 
 def _range(cells: Iterable[str]) -> str:
-    """Return the distinct ends of a range."""
     return "–".join(dict.fromkeys(cells))
 
 

@@ -175,14 +175,12 @@ def publish(
 
 
 def _published_before(target: Path) -> list[Record]:
-    """Return the records that a published study holds already."""
     if not (target / AUDITS).is_file():
         return []
     return load_packed(target) if (target / RUNS).is_file() else load_records(target)
 
 
 def _kept(record: Record, level: Keep, is_reference: bool, with_logits: bool) -> dict[str, np.ndarray]:
-    """Return the arrays of a record that are published at a level."""
     arrays = record.arrays
     if level == "all":
         return dict(arrays)

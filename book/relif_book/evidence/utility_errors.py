@@ -53,7 +53,6 @@ def utility_replicates(
 
 
 def _utility(found: LabelledLogits, weights: np.ndarray) -> np.ndarray:
-    """Return a task's utility for row weights [replicates, rows]."""
     if found.kind == "binned":
         return (weighted_kappa(found.labels, found.logits.argmax(1), weights, found.logits.shape[1]) + 1) / 2
     labels: np.ndarray = found.labels.reshape(found.logits.shape)

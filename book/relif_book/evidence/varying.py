@@ -37,7 +37,6 @@ class LevelOrders:
     certified: int = 0
 
     def __add__(self, other: "LevelOrders") -> "LevelOrders":
-        """Add the counts of another run or group."""
         return LevelOrders(
             self.pairs + other.pairs, self.flipped + other.flipped, self.certified + other.certified
         )

@@ -145,7 +145,6 @@ def table_tensors(
 
 
 def _cohort(frame: pl.DataFrame, first_label_hour: int) -> CohortFlow:
-    """Apply the rules that need `patient` alone."""
     flow = CohortFlow(frame, "unit stays in table patient")
     flow.keep(
         "known patient, hospital stay and discharge time",
@@ -170,10 +169,7 @@ def _cohort(frame: pl.DataFrame, first_label_hour: int) -> CohortFlow:
 
 
 def _missing_tables(source: Path, tables: dict[str, Path]) -> list[str]:
-    """Name absent measurement tables and the channels they cost; ``DataError`` where all are absent.
-
-    Raises ``DataError`` where no measurement table is there at all.
-    """
+    """Name absent measurement tables and the channels they cost; ``DataError`` where all are absent."""
     present = [table for table in TABLES if table.name.lower() in tables]
     if not present:
         raise DataError(

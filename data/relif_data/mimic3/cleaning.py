@@ -184,7 +184,6 @@ def _category() -> pl.Expr:
 
 
 def _converted(repairs: frozenset[str]) -> pl.Expr:
-    """The number in the channel's unit."""
     raw = pl.col("raw")
 
     def says(text: str) -> pl.Expr:

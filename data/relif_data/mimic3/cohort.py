@@ -178,7 +178,6 @@ def _step(rule: str, before: pl.DataFrame, after: pl.DataFrame) -> CohortStep:
 
 
 def _seconds(start: str, end: str) -> pl.Expr:
-    """Seconds between two datetime columns, as a float."""
     return (pl.col(end).dt.epoch("s") - pl.col(start).dt.epoch("s")).cast(pl.Float64)
 
 

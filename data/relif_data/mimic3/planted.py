@@ -112,13 +112,11 @@ def _die_after_discharge(folder: Path, each: int, rng: np.random.Generator) -> i
 
 
 def _appended(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """Add rows with ROW_IDs of their own."""
     ids = pl.int_range(frame.height + 1, frame.height + 1 + rows.height, eager=True).cast(pl.String)
     return pl.concat([frame, rows.with_columns(ROW_ID=ids)])
 
 
 def _read(folder: Path, table: str) -> pl.DataFrame:
-    """A table as text, every row untouched so far."""
     path = folder / f"{table}.csv"
     if not path.is_file():
         raise DataError(

@@ -201,7 +201,6 @@ def _events(cohort: SimulatedCohort, people: pl.DataFrame, rng: np.random.Genera
 
 
 def _texts(name: str, decimals: int, values: np.ndarray) -> list[str]:
-    """The texts that a chart shows for readings of a channel."""
     words = {
         "Capillary refill rate": (CAPILLARY, 0),
         "Glasgow coma scale eye opening": (EYE, 1),
