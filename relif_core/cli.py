@@ -221,7 +221,8 @@ def study(
         add_balancer(reference)
     listed = None if seeds is None else read_seeds(seeds)
     runs = named_study(name, listed, block, **changes_for(data, _changes(change), weights))
-    if name not in STUDIES or not STUDIES[name].changes:
+    # A study of the plan states its precision; a named one keeps the CPU's of its earlier records.
+    if name not in STUDIES or (where.startswith("cuda") and not STUDIES[name].changes):
         runs = [_fit_precision(settings, where, change) for settings in runs]
     refuse_other_study(runs, data, target)
     numbers = sorted({settings.seed for settings in runs})
@@ -304,12 +305,12 @@ def _device(name: str) -> str:
 
 
 def _fit_precision(settings: "RunSettings", device: str, changes: list[str] | None) -> "RunSettings":
-    """bfloat16 autocast is the default on a GPU, float32 elsewhere; what the user set stands."""
+    """bfloat16 is the default where the device has it, float32 elsewhere; what the user set stands."""
+    from relif_core.provenance import has_bfloat16
     from relif_core.settings import changed
 
-    if device.startswith("cuda") and not any(
-        item.startswith("training.precision=") for item in changes or []
-    ):
+    stated = any(item.startswith("training.precision=") for item in changes or [])
+    if not stated and (device.startswith("cuda") or has_bfloat16()):
         return changed(settings, {"training": {"precision": "bfloat16"}})
     return settings
 

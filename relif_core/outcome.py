@@ -118,6 +118,7 @@ def record_of(loop: "TrainingLoop", key: str, began: float, resumed: bool) -> Re
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
             "resumed": resumed,
             "training_seconds": round(loop.seconds, 3),
+            **({} if resumed else {"seconds": round(time.time() - began, 3)}),
             **machine(problem.device, settings.training.precision),
             **({"all_sources": loop.sources} if len(loop.sources) > 1 else {}),
         },

@@ -62,6 +62,11 @@ def processor_instructions() -> str:
     return " ".join(flag for flag in _FLAGS if flag in flags) or platform.machine()
 
 
+def has_bfloat16() -> bool:
+    """Tell whether the CPU multiplies bfloat16 numbers itself."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(processor_instructions().split()))
+
+
 @functools.cache
 def _cpuinfo() -> dict[str, str]:
     found: dict[str, str] = {}

@@ -1,0 +1,62 @@
+"""What a study begins before its deadline: nothing that cannot end by then, whatever the method costs."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from relif_core import provenance
+from relif_core.cli import _fit_precision
+from relif_core.settings import RunSettings
+from relif_core.studies.jobs import COSTS, Job, Schedule
+
+
+def begun(waiting: RunSettings, finished: RunSettings, seconds: float, left: float) -> bool:
+    """Whether a run is begun ``left`` seconds before the deadline, after one that took ``seconds``."""
+    made: dict[str, Any] = {"made": {"seconds": seconds, "training_seconds": seconds}}
+    record: Any = SimpleNamespace(
+        settings=finished, content=made, result={"epochs": finished.training.epochs}
+    )
+    schedule = Schedule([Job(waiting, Path("nowhere"))], time.time() + left, [record])
+    return schedule.next() is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "cost"), [("erm", 1.0), ("relif", COSTS["penalty"]), ("gradnorm", COSTS["gradients"])]
+)
+def test_a_first_run_of_a_slower_method_waits_for_its_own_time(
+    small: Callable[..., RunSettings], method: str, cost: float
+) -> None:
+    assert begun(small(method), small("erm", seed=1), 100.0, 100 * cost + 5)
+    assert not begun(small(method), small("erm", seed=1), 100.0, 100 * cost - 5)
+
+
+def test_a_slow_methods_own_time_counts_where_it_is_known_and_tells_the_quick_ones(
+    small: Callable[..., RunSettings],
+) -> None:
+    assert begun(small("gradnorm"), small("gradnorm", seed=1), 120.0, 125.0)
+    assert not begun(small("gradnorm"), small("gradnorm", seed=1), 120.0, 115.0)
+    assert begun(small("erm"), small("gradnorm"), 120.0, 120 / COSTS["gradients"] + 5)
+
+
+def test_a_run_that_stopped_early_does_not_promise_that_the_next_method_does(
+    small: Callable[..., RunSettings],
+) -> None:
+    finished, waiting = small("erm"), small("cats_as_released")
+    early: Any = SimpleNamespace(settings=finished, content={"made": {"seconds": 10.0}}, result={"epochs": 1})
+    early.content["made"]["training_seconds"] = 9.0
+    for left, expected in ((25.0, None), (35.0, waiting)):
+        job = Schedule([Job(waiting, Path("nowhere"))], time.time() + left, [early]).next()
+        assert (job and job.settings) == expected
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("avx2 fma", "float32"), ("avx512f amx_bf16", "bfloat16")])
+def test_a_run_takes_the_precision_that_the_processor_has_unless_it_is_stated(
+    small: Callable[..., RunSettings], monkeypatch: pytest.MonkeyPatch, flags: str, expected: str
+) -> None:
+    monkeypatch.setattr(provenance, "processor_instructions", lambda: flags)
+    assert _fit_precision(small(), "cpu", None).training.precision == expected
+    assert _fit_precision(small(), "cpu", ["training.precision=float32"]).training.precision == "float32"
