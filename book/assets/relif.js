@@ -1,5 +1,8 @@
-/* Makes the columns of tables from relif_book.figures.tables sortable by mouse and keyboard. */
-document.addEventListener("DOMContentLoaded", () => {
+/* Reading comfort without a network: tables that sort and fit, formulas that fit, definitions on hover, paper that loses nothing. */
+(() => {
+  const statics = new URL(".", document.currentScript.src);
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
   /* The number with which a cell begins: "−0.123 ± 0.004", "[−0.01, 0.02]", "1,234", "12 %", "2 of 3", "inf". A cell without
      one, such as the dash of a missing value, gives NaN. A comma is a thousands separator only between digits. */
   const numberIn = (text) => {
@@ -10,7 +13,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const isMissing = (text) => ["–", ""].includes(text.trim());
   const compareTexts = new Intl.Collator("en").compare;
 
-  for (const table of document.querySelectorAll("table.relif-table")) {
+  const makeSortable = (table) => {
     const body = table.tBodies[0];
     const headers = [...table.tHead.rows[0].cells];
     headers.forEach((header, column) => {
@@ -38,5 +41,135 @@ document.addEventListener("DOMContentLoaded", () => {
         header.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
       });
     });
-  }
-});
+  };
+
+  /* The free column at the right: the theme's list of contents folds away while something lies over it. */
+  const column = () => document.querySelector(".bd-sidebar-secondary");
+  const over = new Set();
+  const folding = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) over[isIntersecting ? "add" : "delete"](target);
+    column()?.classList.toggle("hide", over.size > 0);
+  });
+  const widen = (box) => {
+    const free = column()?.getBoundingClientRect();
+    const own = box.getBoundingClientRect();
+    if (!free?.width || box.closest(".tag_scroll-output, .tag_output_scroll") || !matchMedia("(min-width: 1200px)").matches) return;
+    box.style.width = `${Math.floor(free.right - own.left - 24)}px`;
+    box.classList.add("relif-wide");
+    folding.observe(box);
+  };
+
+  /* A table that is wider than its place takes the free column, then smaller type, then breaks its numbers, then one block per row. */
+  const fit = (box) => {
+    const table = box.querySelector("table");
+    box.classList.remove("relif-wide");
+    box.style.width = "";
+    const steps = ["relif-tight", "relif-broken", "relif-stacked"];
+    table.classList.remove(...steps);
+    const tooWide = () => box.clientWidth > 0 && table.offsetWidth > box.clientWidth + 1;
+    if (tooWide()) widen(box);
+    for (const step of steps) if (tooWide()) table.classList.add(step);
+  };
+  const prepare = (box) => {
+    const table = box.querySelector("table");
+    const headers = [...(table.tHead?.rows[0]?.cells ?? [])].map((cell) => cell.textContent.trim());
+    /* Rows laid out as blocks lose their meaning for assistive techniques unless it is said again. */
+    table.setAttribute("role", "table");
+    all("thead, tbody", table).forEach((part) => part.setAttribute("role", "rowgroup"));
+    all("tr", table).forEach((row) => {
+      row.setAttribute("role", "row");
+      [...row.cells].forEach((cell, place) => {
+        const heading = cell.tagName === "TH" && (cell.scope || (cell.closest("thead") ? "col" : "row"));
+        cell.setAttribute("role", heading === "col" ? "columnheader" : heading ? "rowheader" : "cell");
+        if (!cell.closest("thead") && headers[place]) cell.dataset.label = headers[place];
+      });
+    });
+    let width = -1;
+    new ResizeObserver(() => {
+      const now = box.parentElement.clientWidth;
+      if (now === width) return;
+      width = now;
+      fit(box);
+    }).observe(box.parentElement);
+  };
+
+  /* A displayed formula that is wider than the page is set smaller, down to three fifths; beyond that its own box scrolls. */
+  const fitFormulas = () => {
+    for (const formula of all('mjx-container[display="true"]')) {
+      formula.style.fontSize = "";
+      const share = formula.clientWidth / formula.scrollWidth;
+      if (share < 1) formula.style.fontSize = `${Math.max(60, Math.floor(share * 98))}%`;
+    }
+  };
+
+  /* Definitions, references and statements where a link to them is pointed at or focused: hover.js holds them, made with the book. */
+  const tip = document.createElement("div");
+  tip.id = "relif-tip";
+  tip.setAttribute("role", "tooltip");
+  tip.hidden = true;
+  let texts = null;
+  const load = (name) =>
+    new Promise((resolve) => {
+      const script = document.createElement("script");
+      script.src = new URL(name, statics);
+      script.onload = script.onerror = resolve;
+      document.head.append(script);
+    });
+  const keyOf = (link) => {
+    const address = new URL(link.href);
+    return decodeURIComponent(`${address.pathname.split("/").pop()}${address.hash}`);
+  };
+  const hideTip = () => {
+    tip.hidden = true;
+    all("[aria-describedby=relif-tip]").forEach((link) => link.removeAttribute("aria-describedby"));
+  };
+  const showTip = async (link) => {
+    texts ??= load("hover.js");
+    await texts;
+    const found = window.relifHover?.[keyOf(link)];
+    if (!found || !(link.matches(":hover") || link === document.activeElement)) return;
+    tip.innerHTML = found;
+    tip.hidden = false;
+    link.removeAttribute("title");
+    link.setAttribute("aria-describedby", tip.id);
+    if (tip.querySelector(".math")) {
+      if (!window.MathJax) await load("mathjax/tex-chtml-full.js");
+      await window.MathJax.startup?.promise;
+      await window.MathJax.typesetPromise?.([tip]);
+    }
+    const place = link.getClientRects()[0];
+    const below = place.bottom + tip.offsetHeight + 8 < window.innerHeight;
+    tip.style.left = `${Math.max(8, Math.min(place.left, document.documentElement.clientWidth - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${below ? place.bottom + 4 : Math.max(8, place.top - tip.offsetHeight - 4)}px`;
+  };
+
+  document.addEventListener("DOMContentLoaded", () => {
+    all("table.relif-table").forEach(makeSortable);
+    all(".relif-table-scroll, .pst-scrollable-table-container").forEach(prepare);
+    document.body.append(tip);
+    for (const link of all("article a.reference.internal[href*='#']")) {
+      for (const start of ["mouseenter", "focus"]) link.addEventListener(start, () => showTip(link));
+      for (const end of ["mouseleave", "blur"]) link.addEventListener(end, hideTip);
+    }
+    document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
+    window.addEventListener("scroll", hideTip, { passive: true });
+    document.addEventListener("toggle", fitFormulas, true);
+    window.addEventListener("resize", fitFormulas);
+  });
+  window.addEventListener("load", async () => {
+    await window.MathJax?.startup?.promise;
+    fitFormulas();
+  });
+
+  /* Paper: everything unfolded, tables as tables. */
+  let folded = [];
+  window.addEventListener("beforeprint", () => {
+    folded = all("details:not([open])");
+    folded.forEach((details) => (details.open = true));
+    all(".relif-stacked").forEach((table) => table.classList.remove("relif-stacked"));
+  });
+  window.addEventListener("afterprint", () => {
+    folded.forEach((details) => (details.open = false));
+    all(".relif-table-scroll, .pst-scrollable-table-container").forEach(fit);
+  });
+})();

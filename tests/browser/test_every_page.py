@@ -4,6 +4,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
+PHONE = {"width": 390, "height": 844}
 Visit = Callable[[str], Any]
 
 
@@ -75,6 +78,34 @@ def test_a_phone_shows_the_page_without_sideways_scrolling(visit: Visit, page_na
                .map(e => e.tagName + "." + e.className).slice(0, 8)"""
     )
     assert wide == []
+
+
+CLIPPED = """() => {
+  const found = [];
+  for (const item of document.querySelectorAll("article table, mjx-container[display=true]")) {
+    if (!item.getClientRects().length) continue;
+    let right = window.innerWidth;
+    for (let box = item.parentElement; box; box = box.parentElement)
+      if (getComputedStyle(box).overflowX !== "visible")
+        right = Math.min(right, box.getBoundingClientRect().left + box.clientLeft + box.clientWidth);
+    const formula = item.tagName !== "TABLE";
+    const end = item.getBoundingClientRect().left + (formula ? item.scrollWidth : item.offsetWidth);
+    if (end > right + 1 || (formula && item.scrollWidth > item.clientWidth + 1))
+      found.push((item.caption?.textContent ?? item.textContent).slice(0, 80));
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("width", [1400, PHONE["width"]])
+def test_no_column_and_no_formula_is_clipped(visit: Visit, page_name: str, width: int) -> None:
+    page = visit(page_name).page
+    page.set_viewport_size({"width": width, "height": 900})
+    page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+    # Tables and formulas are fitted when the browser has laid the page out again.
+    page.wait_for_timeout(200)
+    assert page.evaluate(CLIPPED) == []
+    page.set_viewport_size(PHONE)
 
 
 def test_headings_form_an_outline(visit: Visit, page_name: str) -> None:
