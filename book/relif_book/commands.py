@@ -1,5 +1,6 @@
 """The commands ``relif card``, ``publish``, ``book`` and ``pages``: what becomes of finished runs."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -145,10 +146,11 @@ def execute(
         list[str] | None, typer.Option("--parameter", "-p", help="name=value for the page (repeatable).")
     ] = None,
 ) -> None:
-    """Execute one page with parameters of your own."""
+    """Execute one page with parameters of your own; what it prints is shown as it goes."""
     from relif_book.build.execute import execute_page
 
-    execute_page(page, output.absolute(), root=project_root(), parameters=read_pairs(parameter or []))
+    given = read_pairs(parameter or [])
+    execute_page(page, output.absolute(), root=project_root(), parameters=given, echo=sys.stderr)
     typer.echo(output)
 
 

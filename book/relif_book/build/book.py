@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from relif_book.build.badges import add_badges
 from relif_book.build.execute import PageError, execute_pages
 from relif_book.build.notebook import read_notebook
 from relif_book.project import page_names
@@ -55,6 +56,7 @@ def render_book(root: Path) -> Path:
     finished = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONHASHSEED": "0"}, check=False)
     if finished.returncode:
         raise PageError("the book was not rendered: Jupyter Book warns above of what to mend")
+    add_badges(root, page_names(root))
     return root / "_build" / "html" / "index.html"
 
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from nbformat import NotebookNode
 
@@ -41,6 +41,7 @@ def execute_page(
     root: Path,
     parameters: Mapping[str, Any] | None = None,
     threads: int | None = None,
+    echo: TextIO | None = None,
 ) -> NotebookNode:
     """Execute one page and write the executed notebook; the old one stays unless the new one is whole.
 
@@ -50,6 +51,7 @@ def execute_page(
         root: Top of the checkout.
         parameters: Values that replace those of the cell tagged ``parameters``.
         threads: Threads of the numerical libraries in the page; None leaves their own choice.
+        echo: Receives what the page prints while it runs.
 
     Raises:
         InputError: A parameter that the page does not declare, or a source that breaks the rules of its form.
@@ -83,6 +85,7 @@ def execute_page(
                 kernel_name="python3",
                 progress_bar=False,
                 log_output=False,
+                stdout_file=echo,
                 start_timeout=180,
                 cwd=str(root / "notebooks"),
                 config=Config({"KernelManager": kernel}),

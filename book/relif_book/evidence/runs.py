@@ -1,0 +1,64 @@
+"""The runs that a page makes: in the full profile their plan is printed before they start, then progress."""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relif_core.errors import RecordError
+from relif_core.settings import RunSettings, changed
+from relif_core.studies.display import StudyDisplay
+from relif_core.studies.grid import StudySummary, run_study
+
+if TYPE_CHECKING:
+    from relif_book import Page
+
+
+def make_runs(
+    page: "Page", runs: Sequence[RunSettings], data: Path, target: Path, *, workers: int = 1, **options: Any
+) -> StudySummary:
+    """Bring every run to a record with :func:`~relif_core.studies.grid.run_study`, on the page's device.
+
+    The full profile first prints how many runs there are and how long those that are not made yet take at
+    most, by one epoch of each method timed here, and then a line per ended run.
+
+    Raises:
+        RecordError: A run failed.
+    """
+    options = {"device": page.device, "workers": workers, **options}
+    if page.profile == "full":
+        print(plan_of(runs, data, target, **options), flush=True)
+        with StudyDisplay(len(runs), sys.stdout) as display:
+            summary = run_study(runs, data, target, watch=display.show, **options)
+    else:
+        summary = run_study(runs, data, target, **options)
+    if summary.failed:
+        raise RecordError("; ".join(f"{job}: {problem}" for job, problem in summary.failed.items()))
+    return summary
+
+
+def plan_of(runs: Sequence[RunSettings], data: Path, target: Path, *, workers: int, **options: Any) -> str:
+    """Return, in a sentence, what has to be made and the hours that it takes at most."""
+    found = run_study(runs, data, target, minutes=0, **options).records
+    made = {(record.method, record.seed) for record in found}
+    missing = [settings for settings in runs if (settings.method, settings.seed) not in made]
+    plan = (
+        f"{len(runs)} runs of {len({settings.method for settings in runs})} methods, {len(found)} made before"
+    )
+    if not missing:
+        return plan
+    # ERM goes along: on dense data the others are calibrated by it.
+    tried = {"erm", *(settings.method for settings in missing)}
+    first = [one for one in runs if one.method in tried and one.seed == missing[0].seed]
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = [changed(settings, {"training": {"epochs": 1}}) for settings in first]
+        records = run_study(trial, data, Path(scratch), **options).records
+    seconds = {record.method: record.content["made"]["training_seconds"] for record in records}
+    longest = max(seconds.values(), default=0.0)
+    total = sum(seconds.get(settings.method, longest) * settings.training.epochs for settings in missing)
+    return (
+        f"{plan}. The other {len(missing)} take at most {total / workers / 3600:.1f} hours on"
+        f" {options['device']}, {workers} at a time; records stay in {Path(target).name}, and a stopped page"
+        " goes on from them."
+    )
