@@ -14,12 +14,10 @@ from relif_book.evidence.publishing import publish, read_published
 from relif_book.evidence.results import (
     ResultSet,
     certified_pairs,
+    method_rows,
     ranks,
     result_set,
-    sweep_rows,
-    title_of,
     tolerance_rows,
-    trade_off_rows,
 )
 from relif_book.figures.method_plots import (
     crossings,
@@ -31,6 +29,7 @@ from relif_book.figures.method_plots import (
 )
 from relif_book.figures.style import colour_of, new_figure
 from relif_core.errors import InputError
+from relif_core.methods import title_of
 from relif_core.studies.grid import (
     COMPONENTS,
     HYBRIDS,
@@ -75,9 +74,10 @@ def test_crossings_are_where_mean_curves_meet(results: ResultSet) -> None:
 def test_ranks_and_tables(results: ResultSet) -> None:
     fixed = ranks(results, "bias")
     assert sorted(fixed.values()) == [1, 2, 3, 4, 5]
-    rows = trade_off_rows(results)
-    assert [row["Fixed rank"] for row in rows] == [fixed[name] for name in METHODS]
-    assert [row["η"] for row in sweep_rows(results.narrowed(STEP_SIZE_SWEEP))] == ["0.001", "1"]
+    rows = method_rows(results, "worst", "ranks")
+    assert [int(str(row["Rank, own → fixed δ"])[-1]) for row in rows] == [fixed[name] for name in METHODS]
+    sweep = results.narrowed(STEP_SIZE_SWEEP)
+    assert [row["η"] for row in method_rows(sweep, "setting/step_size", "weight_end")] == ["0.001", "1"]
     assert list(tolerance_rows(results, (0.1, 0.275))[0]) == ["Method", "δ = 0.1", "δ = 0.275"]
     with pytest.raises(InputError, match=r"multiples of 0\.005"):
         tolerance_rows(results, (0.1234,))

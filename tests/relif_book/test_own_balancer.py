@@ -84,7 +84,7 @@ def dense(own: str, tmp_path_factory: pytest.TempPathFactory) -> ResultSet:
 
 
 def test_clinical_rows_and_figures(compared: ResultSet) -> None:
-    rows = clinical.trade_off_rows(compared)
+    rows = clinical.method_rows(compared, "worst", "bias", "ranks")
     assert [row["Method"] for row in rows] == [
         "ERM", "ReLiF", "UPGrad", "Loss share", "Loss share + ReLiF",
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def test_clinical_rows_and_figures(compared: ResultSet) -> None:
     figure, axes = new_figure(columns=3)
     method_plots.draw_worst_against_bias(axes[0], compared)
     method_plots.draw_mean_curves(axes[1], compared)
-    clinical.draw_curves(axes[2], compared)
+    method_plots.draw_curves(axes[2], compared)
     figure.draw_without_rendering()
     assert "Loss share" in {text.get_text().strip() for text in axes[0].texts}
 

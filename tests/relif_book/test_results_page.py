@@ -19,7 +19,7 @@ def test_own_data_and_other_settings(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     parameters = {"data": str(tensors), "runs": str(runs), "seeds": 1, "epochs": 1}
     notebook = execute_page(PAGE, tmp_path / "out.ipynb", root=project_root(), parameters=parameters)
-    assert len(list(runs.glob("*/record.json"))) == 2
+    assert len(list(runs.glob("records/*/record.json"))) == 2
     text = "".join(
         output.get("text", "") or "".join(output.get("data", {}).get("text/plain", ""))
         for cell in notebook.cells
@@ -27,8 +27,9 @@ def test_own_data_and_other_settings(tmp_path: Path) -> None:
         for output in cell.outputs
     )
     assert "2 runs on Simulated" in text
-    assert "This run: ReLiF minus ERM" in text
-    assert "Published: ReLiF minus ERM" in text
+    assert "This run: ReLiF against ERM" in text
+    assert "Kept runs · PhysioNet 2012" in text
+    assert "Published" not in text
 
 
 def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
@@ -38,9 +39,9 @@ def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
 
 
 def test_data_sets_are_called_by_name_and_an_unpublished_one_says_how_to_publish_it() -> None:
-    page = Page("table_3_trade_off", profile="quick")
-    (found,) = published_sets(page, "synthetic", "", ("erm", "relif"))
+    page = Page("table_3_trade_off", dataset="synthetic")
+    (found,) = published_sets(page, ("erm", "relif"))
     assert found.dataset["synthetic"]
     assert list(found.summaries) == ["erm", "relif"]
     with pytest.raises(RecordError, match=r"'mimic3'.*eicu_demo, physionet2012.*data/records/mimic3_methods"):
-        published_sets(page, "physionet2012, mimic3", "", ("erm",))
+        published_sets(Page("table_3_trade_off", dataset="physionet2012,mimic3"), ("erm",))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from relif_book.evidence.publishing import read_published
-from relif_book.evidence.results import ResultSet, result_set, tolerance_rows, trade_off_rows
+from relif_book.evidence.results import ResultSet, method_rows, result_set, tolerance_rows
 from relif_book.evidence.trivial import below_constant, shrinkage, trivial_rows, with_trivial
 from relif_core.audit import audit
 from relif_core.audit.marginals import shrunk
@@ -56,10 +56,10 @@ def test_nothing_is_shrunk_where_bias_is_already_lower() -> None:
 
 
 def test_tables_carry_the_rows_beneath_the_methods(kept: ResultSet) -> None:
-    rows = with_trivial(kept, trade_off_rows(kept))
+    rows = with_trivial(kept, method_rows(kept, "worst", "macro", "bias", "ranks"))
     assert [row["Method"] for row in rows[3:5]] == ["Constant", "Oracle"]
     assert all(list(row) == list(rows[0]) for row in rows)
-    assert rows[3]["Raw rank"] == "–"
+    assert rows[3]["Rank, own → fixed δ"] == "–"
     five = with_trivial(kept, tolerance_rows(kept, (0.1, 0.5)))
     assert five[4]["δ = 0.1"] == f"{trivial_rows(kept)[1].bias(0.1):.4f}"
 

@@ -33,9 +33,10 @@ from relif_book.evidence.plan import (
     SUBSTANTIALLY,
     WIDE,
 )
-from relif_book.evidence.results import ResultSet, title_of
+from relif_book.evidence.results import ResultSet
 from relif_book.figures.tables import signed
 from relif_core.errors import InputError
+from relif_core.methods import title_of
 from relif_core.problems import kind_of_settings
 from relif_core.studies.grid import SEVEN_METHODS, STATIC, STEP_SIZE_SWEEP, TARGET_SWEEP
 
@@ -438,17 +439,30 @@ PRIMARY = (
 """The plan's four primary contrasts; a support must hold after Holm over the four."""
 
 
-def beside_primary(results: ResultSet) -> list[Part]:
-    """Return the row beside the fourth contrast: ReLiF as released is like plain training."""
-    calibrated = contrast(results, {"relif": 1.0, "erm": -1.0}, "calibrated_bias")
-    return [
-        Evidence(results).same_bias("relif", "erm", LIKE_PLAIN),
-        equal(
-            f"calibrated Bias of ReLiF and ERM within ± {LIKE_PLAIN_CALIBRATED:g}",
-            calibrated,
-            LIKE_PLAIN_CALIBRATED,
-        ),
-    ]
+def beside_primary(results: ResultSet) -> dict[str, list[Part]]:
+    """Return the plan's rows beside the fourth contrast that the records can answer: text → parts."""
+    evidence, found = Evidence(results), {}
+    if {"relif", "erm"} <= set(results.summaries):
+        calibrated = contrast(results, {"relif": 1.0, "erm": -1.0}, "calibrated_bias")
+        text = f"calibrated Bias of ReLiF and ERM within ± {LIKE_PLAIN_CALIBRATED:g}"
+        found["ReLiF as released is like plain training"] = [
+            evidence.same_bias("relif", "erm", LIKE_PLAIN),
+            equal(text, calibrated, LIKE_PLAIN_CALIBRATED),
+        ]
+    for method in ("relif_step_size_0.05_target_0.09", "relif_step_size_0.05"):
+        if not {method, "relif_static_1"} <= set(results.summaries):
+            continue
+        found[f"{title_of(method)}: higher Bias than static λ = 1, raw and calibrated"] = _full_weight(
+            evidence, method
+        )
+        if method == "relif_step_size_0.05":
+            shares = [record.trace("weight")[-1] for record in results.records if record.method == method]
+            floor = results.records[0].settings.controller.minimum * (1 + 1e-9)
+            ends = sum(share <= floor for share in shares)
+            found[f"{title_of(method)}: λ ends at its floor in every run"] = [
+                fact(f"{ends} of {len(shares)} runs end at the floor", ends == len(shares))
+            ]
+    return found
 
 
 def kind_of(results: ResultSet) -> Kind:

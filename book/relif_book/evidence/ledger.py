@@ -1,39 +1,22 @@
 """The ledger of claims: studies that judge them, verdicts at every endpoint, rows, cells and sentences."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from relif_book.evidence.audit_table import AUDITS
-from relif_book.evidence.claims import CLAIMS, PRIMARY, Claim, Evidence, can_decide
+from relif_book.evidence.claims import CLAIMS, PRIMARY, Claim, Evidence, beside_primary, can_decide
 from relif_book.evidence.judging import LEVEL, Part, failing, judge, part_power
-from relif_book.evidence.results import ResultSet, published
-from relif_book.figures.tables import MISSING, signed
-from relif_book.project import project_root
+from relif_book.evidence.results import PLANNED, ResultSet, planned, published
+from relif_book.figures.tables import MISSING, Table, signed
 from relif_core.errors import InputError
+from relif_core.methods import title_of
 
 if TYPE_CHECKING:
     from relif_book.page import Page
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not testable here"]
-#: The folders of the plan's studies and their names there; the older, exploratory ones stand in until those
-#: are published.
-PLANNED_FOLDERS = {
-    "physionet2012_table3": "table3",
-    "physionet2012_power": "power",
-    "physionet2012_b3": "b3",
-    "nyuv2": "nyuv2",
-}
+#: The folders that stand in where the plan's studies are not published.
 EXPLORATORY_FOLDERS = ("physionet2012_methods", "eicu_demo_methods", "nyuv2_small")
-#: Data sets for the head of a column.
-SHORT_NAMES = {
-    "physionet2012": "PhysioNet 2012",
-    "eicu": "eICU",
-    "mimic3": "MIMIC-III",
-    "nyuv2": "NYUv2",
-    "synthetic_icu": "simulated stays",
-}
 COLUMNS = ("Effect", "95 % interval", "Seeds", "Power", "Seeds for 80 %")
 
 
@@ -47,24 +30,22 @@ class Study:
     @property
     def planned(self) -> bool:
         """Tell whether the plan names this study."""
-        return self.name in PLANNED_FOLDERS.values()
+        return self.name in {name for name, _ in PLANNED.values()}
 
     @property
     def data(self) -> str:
         """The data set in two words."""
-        dataset = self.results.dataset
-        demo = " demo" if "demo" in dataset["title"].lower() else ""
-        return SHORT_NAMES.get(dataset["dataset"], dataset["title"]) + demo
+        return self.results.data
+
+    @property
+    def standing(self) -> str:
+        """The study's name, and whether this look at it is an interim one."""
+        return f"{self.name}, interim" if self.results.interim else self.name
 
     @property
     def title(self) -> str:
         """The study for readers."""
-        return f"{self.data}, {self.name}"
-
-    @property
-    def deviations(self) -> str:
-        """What differs from the paper's runs, for readers."""
-        return f"{self.title}: {self.results.setting}"
+        return f"{self.data}, {self.standing}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +78,7 @@ class Judged:
     @property
     def cell(self) -> str:
         """The verdict for the matrix, with seeds and kind of study."""
-        details = [self.seeds, self.study.name] if self.parts else [self.why]
+        details = [self.seeds, self.study.standing] if self.parts else [self.why]
         return f"{self.verdict} ({', '.join(filter(None, details))})"
 
 
@@ -135,14 +116,52 @@ def judge_primary(study: Study) -> list[Judged]:
         if largest[name] * (len(PRIMARY) - number) > LEVEL:
             break
         surviving.add(name)
+    why = "does not survive Holm over the four"
     return [
         item
         if item.verdict != "supported" or item.claim.number in surviving
-        else Judged(
-            item.claim, study, "inconclusive", item.parts, item.beside, "does not survive Holm over the four"
-        )
+        else replace(item, verdict="inconclusive", why=why)
         for item in found
     ]
+
+
+def primary_rows(study: Study) -> list[dict[str, str]]:
+    """Return one row per primary contrast and per row beside them: words, verdicts, and on what."""
+    found = {item.claim.number: item for item in judge_primary(study)}
+    rows = []
+    for claim in PRIMARY:
+        item, absent = found.get(claim.number), [m for m in claim.needs if m not in study.results.summaries]
+        last = "last epoch"
+        missing = f"not testable here (no runs of {', '.join(map(title_of, absent))} yet)"
+        rows.append(
+            {
+                "Contrast": f"{claim.number} · {claim.text}",
+                "Selected epoch": item.verdict if item else missing,
+                "Last epoch": item.beside.get(last, MISSING) if item else MISSING,
+                "Evidence": f"{item.seeds}, {study.standing}" if item else MISSING,
+            }
+        )
+    for text, own in beside_primary(study.results).items():
+        seeds = Judged(PRIMARY[3], study, judge(own), tuple(own)).seeds
+        rows.append(
+            {
+                "Contrast": f"beside · {text}",
+                "Selected epoch": judge(own),
+                "Last epoch": MISSING,
+                "Evidence": f"{seeds}, {study.standing}",
+            }
+        )
+    return rows
+
+
+def primary_tables(study: Study) -> list[Table]:
+    """Return the primary contrasts as tables: their verdicts, then every part of each."""
+    tables = [
+        Table(primary_rows(study), caption=f"{study.results.head}. Raw and calibrated Bias must agree.")
+    ]
+    named = [(f"{item.claim.number}. {item.beside_in_words}", item.parts) for item in judge_primary(study)]
+    named += [(f"Beside: {text}", tuple(own)) for text, own in beside_primary(study.results).items()]
+    return tables + [Table(part_rows(parts), caption=f"{text}.") for text, parts in named if parts]
 
 
 def published_studies(page: "Page", folders: str = "") -> list[Study]:
@@ -152,15 +171,15 @@ def published_studies(page: "Page", folders: str = "") -> list[Study]:
         RecordError: A folder is not published.
     """
     if folders:
-        return [_published_study(page, name.strip()) for name in folders.split(",")]
-    records = project_root() / "data" / "records"
-    planned = [name for name in PLANNED_FOLDERS if (records / name / AUDITS).is_file()]
-    found = [_published_study(page, name) for name in planned]
+        names = [name.strip() for name in folders.split(",")]
+        return [_study(page, published(page, f"data/records/{name}")) for name in names]
+    taken = [planned(page, name) for name in PLANNED]
+    found = [_study(page, results) for results in taken if results is not None]
     asked = {
         (claim.number, study.data) for claim in CLAIMS for study in found if can_decide(claim, study.results)
     }
     for name in EXPLORATORY_FOLDERS:
-        study = _published_study(page, name)
+        study = _study(page, published(page, f"data/records/{name}"))
         if any(
             can_decide(claim, study.results) and (claim.number, study.data) not in asked for claim in CLAIMS
         ):
@@ -168,47 +187,15 @@ def published_studies(page: "Page", folders: str = "") -> list[Study]:
     return found
 
 
-def _published_study(page: "Page", folder: str) -> Study:
-    results = published(page, f"data/records/{folder}")
+def power_study(page: "Page") -> Study | None:
+    """Return the study of the primary contrasts at its largest look; None before the first."""
+    results = planned(page, "physionet2012_power")
+    return None if results is None else _study(page, results)
+
+
+def _study(page: "Page", results: ResultSet) -> Study:
     page.uses_data(results.dataset["title"], licence=results.dataset["licence"])
-    return Study(PLANNED_FOLDERS.get(folder, "exploratory"), results)
-
-
-def finding(judged: Sequence[Judged]) -> tuple[str, str]:
-    """Return two sentences: the verdicts on the data set with the most of them, and what evidence that is."""
-    data = Counter(item.study.data for item in judged if item.parts).most_common(1)[0][0]
-    counts = verdict_counts(judged, data)
-    shown = [
-        f"{verdict}: {_enumerated(counts[verdict])}"
-        for verdict in ("supported", "contradicted", "inconclusive")
-        if verdict in counts
-    ]
-    testable = sum(len(numbers) for verdict, numbers in counts.items() if verdict != "not testable here")
-    first = f"Of the paper's eight claims {testable} can be asked of {data}; {'; '.join(shown)}."
-    chosen = [
-        _preferred(claim, [i for i in judged if i.claim is claim and i.study.data == data])
-        for claim in CLAIMS
-    ]
-    planned = [item.claim.number for item in chosen if item and item.study.planned]
-    if not planned:
-        return (
-            first,
-            "All of it is exploratory: none of the plan's studies is published yet, so nothing is decided.",
-        )
-    rest = [item.claim.number for item in chosen if item and not item.study.planned]
-    return first, f"Planned runs judge {_enumerated(planned)}" + (
-        f"; {_enumerated(rest)} still rest on exploratory ones." if rest else "."
-    )
-
-
-def summary_rows(claims: Sequence[Claim], judged: Sequence[Judged]) -> list[dict[str, str]]:
-    """Return one row per claim: its words and the verdict of the study that the plan names for it."""
-    rows = []
-    for claim in claims:
-        found = _preferred(claim, [item for item in judged if item.claim is claim])
-        cell = found.cell if found else "not testable here (no records of its methods)"
-        rows.append({"Contrast": f"{claim.number} · {claim.text}", "Verdict": cell})
-    return rows
+    return Study(results.study, results)
 
 
 def matrix_rows(judged: Sequence[Judged], claims: Sequence[Claim] = CLAIMS) -> list[dict[str, str]]:
@@ -221,8 +208,7 @@ def matrix_rows(judged: Sequence[Judged], claims: Sequence[Claim] = CLAIMS) -> l
     columns = [data for data in datasets if data not in {claim.made_on for claim in claims}]
     rows = []
     for claim in claims:
-        mine = [item for item in judged if item.claim is claim]
-        own = _preferred(claim, [item for item in mine if item.study.data == claim.made_on])
+        own = preferred(claim, judged, claim.made_on)
         reason = (
             "credentialed data" if claim.made_on in ("MIMIC-III", "eICU") else "no records of its methods"
         )
@@ -231,7 +217,7 @@ def matrix_rows(judged: Sequence[Judged], claims: Sequence[Claim] = CLAIMS) -> l
             "The paper's data": own.cell if own else f"not testable here ({claim.made_on}: {reason})",
         }
         for data in columns:
-            found = _preferred(claim, [item for item in mine if item.study.data == data])
+            found = preferred(claim, judged, data)
             row[data] = found.cell if found else MISSING
         rows.append(row)
     return rows
@@ -243,19 +229,26 @@ def verdict_counts(
     """Return the numbers of the claims by their verdict on one data set, where they can be asked of it."""
     found: dict[Verdict, list[str]] = {}
     for claim in claims:
-        own = _preferred(claim, [item for item in judged if item.claim is claim and item.study.data == data])
+        own = preferred(claim, judged, data)
         if own:
             found.setdefault(own.verdict, []).append(claim.number)
     return found
 
 
-def _preferred(claim: Claim, judged: Sequence[Judged]) -> Judged | None:
-    """The verdict of the plan's study for this claim, else of another planned one, else the first."""
-    order = sorted(judged, key=lambda item: (item.study.name != claim.study, not item.study.planned))
+def preferred(claim: Claim, judged: Sequence[Judged], data: str) -> Judged | None:
+    """Return the verdict on a claim that counts on a data set; None where it cannot be asked there.
+
+    It is that of the plan's study for the claim, else of another planned one, else the first.
+    """
+    mine = [item for item in judged if item.claim is claim and item.study.data == data]
+    order = sorted(mine, key=lambda item: (item.study.name != claim.study, not item.study.planned))
     return order[0] if order else None
 
 
-def _enumerated(numbers: Sequence[str]) -> str:
+def enumerated(numbers: Sequence[str]) -> str:
+    """Return "1, 2 and 3", or "none"."""
+    if not numbers:
+        return "none"
     return f"{', '.join(numbers[:-1])} and {numbers[-1]}" if len(numbers) > 1 else numbers[0]
 
 

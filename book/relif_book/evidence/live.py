@@ -75,7 +75,7 @@ def this_run(
     print(
         f"{len(summary.records)} runs on {manifest['title']}: {summary.found} found, {summary.made} made here"
     )
-    return result_set("this run", summary.records).narrowed(methods)
+    return result_set("This run", summary.records).narrowed(methods)
 
 
 def shared_folder() -> Path:

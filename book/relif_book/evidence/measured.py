@@ -35,11 +35,10 @@ def seed_values(results: "ResultSet", method: str, kind: str) -> dict[int, float
     """
     if method not in results.summaries:
         raise InputError(f"{method}: no record in this study; run it first")
-    summary = results.summaries[method]
-    values = dict(zip(summary.seeds, _values(results, method, kind), strict=True))
-    failed = [item["seed"] for item in summary.table.failed if item["method"] == method]
+    values = _values(results, method, kind)
+    failed = [item["seed"] for item in results.table.failed if item["method"] == method]
     if failed:
-        everyone = [value for name in results.summaries for value in _values(results, name, kind)]
+        everyone = [value for name in results.summaries for value in _values(results, name, kind).values()]
         low = kind.rpartition("_")[2] in ("worst", "macro")
         values |= dict.fromkeys(failed, min(everyone) if low else max(everyone))
     return {seed: value for seed, value in values.items() if math.isfinite(value)}
@@ -119,27 +118,21 @@ def matched(
     return paired(rows, error, _subjects(results)), (len(kept), len(seeds))
 
 
-def _values(results: "ResultSet", method: str, kind: str) -> Sequence[float]:
+def _values(results: "ResultSet", method: str, kind: str) -> dict[int, float]:
+    """Return a quantity of a method by seed."""
     summary = results.summaries[method]
-    table = summary.table
-    if kind in ("worst", "macro"):
-        return getattr(summary, kind)
-    if kind == "induced":
-        return [
-            float(np.mean(list(record.induced_tolerances("validation").values())))
-            for record in _records(results, method)
-        ]
-    if kind == "floor":
-        return [_share_at_minimum(record) for record in _records(results, method)]
-    kind, _, at = kind.partition("@")
-    try:
-        if at:
-            curves = getattr(table, f"{kind}_curve")
-            return curves[summary.rows, _column(table.curve_tolerances, float(at))].tolist()
-        return getattr(table, kind)[summary.rows].tolist()
-    except AttributeError as error:
+    name, _, at = kind.partition("@")
+    if at:
+        curves = getattr(summary.table, f"{name}_curve", None)
+        if curves is None:
+            raise InputError(f"these records hold no curves of {name}; publish newer ones")
+        found = curves[summary.rows, _column(summary.table.curve_tolerances, float(at))].tolist()
+        return dict(zip(summary.seeds, found, strict=True))
+    column = {"induced": "induced/validation", "floor": "at_minimum"}.get(kind, kind)
+    if column not in results.wide:
         what = kind.replace("_", " ").replace("bias", "Bias")
-        raise InputError(f"these records hold no {what}; publish newer ones") from error
+        raise InputError(f"these records hold no {what}; publish newer ones")
+    return results.wide.loc[method][column].to_dict()
 
 
 def _subject_error(
@@ -153,7 +146,7 @@ def _subject_error(
     summaries = results.summaries
     if kind in ("induced", "floor"):
         return 0.0
-    table = next(iter(summaries.values())).table
+    table = results.table
     if kind in table.kinds:
         covariance = getattr(table, f"{kind}_covariance")
         total = np.zeros(len(table.keys))
@@ -184,7 +177,7 @@ def _subject_error(
 
 def _subjects(results: "ResultSet") -> int:
     """Return how many subjects an error is worth: one more than the fewest degrees of freedom."""
-    return int(next(iter(results.summaries.values())).table.bias_freedom.min()) + 1
+    return int(results.table.bias_freedom.min()) + 1
 
 
 def _shares(record: "Record", kind: str) -> np.ndarray:
@@ -200,12 +193,6 @@ def _shares(record: "Record", kind: str) -> np.ndarray:
 def _records(results: "ResultSet", method: str) -> list["Record"]:
     found = {record.seed: record for record in results.records if record.method == method}
     return [found[seed] for seed in results.summaries[method].seeds]
-
-
-def _share_at_minimum(record: "Record") -> float:
-    settings = record.settings.controller
-    steps = record.trace("weight")[settings.warmup :]
-    return float(np.mean(steps <= settings.minimum * (1 + 1e-9))) if len(steps) else math.nan
 
 
 def _best_worst(record: "Record") -> float:

@@ -1,13 +1,17 @@
-"""What the results pages share: published records beside the page's own runs, as tables and figures."""
+"""What results pages share: kept runs beside the page's own, and rows whose cells are numbers until shown."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from relif_book.evidence.audit_table import AUDITS, AuditTable, audit_table
+from relif_book.evidence.frame import final_frame, wide_frame
 from relif_book.evidence.publishing import read_published
 from relif_book.evidence.reporting import (
     MethodSummary,
@@ -18,28 +22,70 @@ from relif_book.evidence.reporting import (
     seed_interval,
     summarise,
 )
-from relif_book.figures.style import colour_of, marker_of
-from relif_book.figures.tables import MISSING, mean_sd
+from relif_book.figures.tables import MISSING, Cell, Interval, Seeds, Table, show_folded, show_table
 from relif_book.project import project_root
 from relif_core.errors import InputError, RecordError
 from relif_core.methods import title_of
 from relif_core.record import Record
-from relif_core.settings import ModelSettings, TrainingSettings, as_json, method_settings
+from relif_core.settings import ModelSettings, as_json, method_settings
+from relif_core.studies.grid import STUDIES
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from relif_book import Page
+
+Rows = list[dict[str, Cell]]
+#: The analysis plan's studies by folder below ``data/records``: name, and the seeds of its looks, the last
+#: one whole. A look is taken when every method of the study's first block has all its seeds.
+PLANNED: Mapping[str, tuple[str, tuple[range, ...]]] = {
+    "physionet2012_table3": ("table3", (range(200, 203), range(200, 207))),
+    "physionet2012_power": ("power", (range(100, 115), range(100, 130))),
+    "physionet2012_b3": ("b3", (range(300, 307),)),
+    "nyuv2": ("nyuv2", ()),
+}
+EXPLORATORY = "exploratory"
+#: Fewer deaths than this among the test stays leave the order of methods open.
+FEW = 50
+#: Data sets in two words.
+SHORT_NAMES = {
+    "physionet2012": "PhysioNet 2012",
+    "eicu": "eICU",
+    "mimic3": "MIMIC-III",
+    "nyuv2": "NYUv2",
+    "synthetic_icu": "simulated stays",
+}
+#: Quantities of :func:`~relif_book.evidence.frame.wide_frame` as columns: title and decimals.
+COLUMNS = {
+    "worst": ("Worst", 3),
+    "macro": ("Macro", 3),
+    "bias": ("Bias", 4),
+    "last_bias": ("Bias, last epoch", 4),
+    "calibrated_bias": ("Bias, calibrated", 4),
+    "raw_bias": ("Bias, own δ", 4),
+    "violation_rate": ("Violation rate", 3),
+    "induced/validation": ("Induced δ, validation", 3),
+    "induced/test": ("Induced δ, test", 3),
+    "drift_budget": ("Drift budget, test", 3),
+    "weight_end": ("Last λ", 3),
+    "rate_end": ("Last r̄", 3),
+    "at_minimum": ("At λ_min", 2),
+    "at_maximum": ("At λ_max", 2),
+}
 
 
 @dataclass(frozen=True)
 class ResultSet:
-    """The records of one study on one data set, audited at one fixed tolerance that validation data chose."""
+    """The records of one study on one data set, audited at one fixed tolerance that validation data chose.
+
+    ``study`` is the plan's name of it, or "exploratory", or what made them; ``planned_seeds`` is how many
+    seeds the plan gives its methods, where it names the study.
+    """
 
     label: str
     records: list[Record] = field(repr=False)
     reference: ReferenceTolerance
     summaries: dict[str, MethodSummary] = field(repr=False)
+    study: str = ""
+    planned_seeds: int = 0
 
     def narrowed(self, methods: Sequence[str]) -> "ResultSet":
         """Return the results of some methods, in the order given; those without a record are left out."""
@@ -50,17 +96,58 @@ class ResultSet:
             summaries={method: self.summaries[method] for method in present},
         )
 
-    @property
-    def shared(self) -> "ResultSet":
-        """The results over the seeds that all methods have, for comparisons; all if none is shared."""
-        seeds = common_seeds(*self.summaries.values())
-        if not seeds:
-            return self
+    def of_seeds(self, seeds: Sequence[int]) -> "ResultSet":
+        """Return the results over some seeds; a method with none of them is left out."""
+        own = {
+            method: [seed for seed in summary.seeds if seed in seeds]
+            for method, summary in self.summaries.items()
+        }
         return replace(
             self,
             records=[record for record in self.records if record.seed in seeds],
-            summaries={method: summary.of_seeds(seeds) for method, summary in self.summaries.items()},
+            summaries={method: self.summaries[method].of_seeds(kept) for method, kept in own.items() if kept},
         )
+
+    @cached_property
+    def shared(self) -> "ResultSet":
+        """The results over the seeds that all methods have, for comparisons; all if none is shared."""
+        seeds = common_seeds(*self.summaries.values())
+        return self.of_seeds(seeds) if seeds else self
+
+    @cached_property
+    def wide(self) -> pd.DataFrame:
+        """One row per (method, seed), one column per quantity."""
+        frame = wide_frame(final_frame(self.records, self.table))
+        return frame.reindex(list(self.summaries), level="method")
+
+    @property
+    def table(self) -> AuditTable:
+        """The audit table that all methods share."""
+        return next(iter(self.summaries.values())).table
+
+    def values(self, method: str, quantity: str) -> list[float]:
+        """Return a quantity of a method, seed by seed; empty where the records do not have it."""
+        if quantity not in self.wide or method not in self.summaries:
+            return []
+        return self.wide.loc[method][quantity].dropna().tolist()
+
+    def mean(self, method: str, quantity: str) -> float:
+        """Return the mean of a quantity over a method's seeds; NaN where the records do not have it."""
+        found = self.values(method, quantity)
+        return float(np.mean(found)) if found else float("nan")
+
+    def seed_interval(self, method: str, quantity: str) -> tuple[float, float]:
+        """Return the 95 % t interval of a method's mean over the draw of seeds; one seed has no width."""
+        found = self.values(method, quantity)
+        return seed_interval(found) or (found[0], found[0])
+
+    def lowest(self, quantity: str) -> str:
+        """Return the method with the lowest mean over the seeds that all methods have."""
+        return str(self.shared.wide[quantity].groupby("method").mean().idxmin())
+
+    def highest(self, quantity: str) -> str:
+        """Return the method with the highest mean over the seeds that all methods have."""
+        return str(self.shared.wide[quantity].groupby("method").mean().idxmax())
 
     @property
     def seed_counts(self) -> tuple[int, int]:
@@ -69,22 +156,69 @@ class ResultSet:
         return min(counts), max(counts)
 
     @property
+    def interim(self) -> bool:
+        """Tell whether the plan gives these methods more seeds than they have."""
+        return self.seed_counts[0] < self.planned_seeds
+
+    @property
+    def seeds_in_words(self) -> str:
+        """How many seeds a method has; of an interim look, of how many."""
+        fewest, most = self.seed_counts
+        counted = f"{fewest}" if fewest == most else f"{fewest}–{most}"
+        if self.interim:
+            return f"{counted} of {self.planned_seeds} seeds"
+        return f"{counted} seed{'s' if most > 1 else ''}"
+
+    @property
+    def standing(self) -> str:
+        """What evidence these runs are: the plan's study, interim where it is not whole, or exploratory."""
+        return f"{self.study}, interim" if self.interim else self.study
+
+    @property
+    def data(self) -> str:
+        """The data set in two words."""
+        demo = " demo" if "demo" in self.dataset["title"].lower() else ""
+        return SHORT_NAMES.get(self.dataset["dataset"], self.dataset["title"]) + demo
+
+    @cached_property
+    def label_counts(self) -> list[dict[str, Any]] | None:
+        """The published label counts of the data set, in the order of its tasks; None without."""
+        for path in sorted((project_root() / "data" / "records" / "clinical_data").glob("*.json")):
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            if summary["fingerprint"] == self.dataset["fingerprint"]:
+                known = {task["name"]: task for task in summary["tasks"]}
+                return [known[name] for name in self.task_titles]
+        return None
+
+    @property
+    def deaths(self) -> int | None:
+        """How many test stays end in death; None where nothing published tells."""
+        for task in self.label_counts or ():
+            if task["name"] == "mortality":
+                return int(task["splits"]["test"]["counts"][1])
+        return None
+
+    @property
+    def head(self) -> str:
+        """How captions begin: whose runs, on what, how many, and what evidence they are."""
+        deaths = f", {self.deaths} deaths decide nothing" if (self.deaths or FEW) < FEW else ""
+        subjects = f"{self.table.subjects:,} test subjects{deaths}"
+        parts = [self.label, self.data, subjects, self.seeds_in_words]
+        return " · ".join(filter(None, [*parts, "" if self.study == self.label else self.standing]))
+
+    @property
     def spread(self) -> str:
-        """What a table's ± is, for captions: the number of seeds, and what is ranked if rows differ."""
+        """What the ± of a table is, for captions."""
         fewest, most = self.seed_counts
         if most == 1:
             return "one seed, so no spread between seeds is known"
-        if fewest == most:
-            return f"mean ± standard deviation over {most} seeds"
-        return (
-            f"mean ± standard deviation over each row's {fewest} to {most} seeds; ranks over the seeds that"
-            " all rows have"
-        )
+        over = f"{most} seeds" if fewest == most else f"each row's {fewest} to {most} seeds"
+        return f"mean ± standard deviation over {over}"
 
     @property
     def curve_tolerances(self) -> np.ndarray:
         """The tolerances [D] of the exact curves."""
-        return next(iter(self.summaries.values())).table.curve_tolerances
+        return self.table.curve_tolerances
 
     @property
     def dataset(self) -> Mapping[str, Any]:
@@ -100,46 +234,21 @@ class ResultSet:
     def made_on(self) -> str:
         """Device, dates and precision of the records, for readers."""
         made = [record.content["made"] for record in self.records]
-        devices = ", ".join(sorted({item["device"] for item in made}))
         dates = sorted({item["began"][:10] for item in made})
-        when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-        precision = ", ".join(sorted({record.settings.training.precision for record in self.records}))
-        return f"{devices}; {precision}; {when}"
-
-    @property
-    def setting(self) -> str:
-        """Size, length and number of the runs, and where and when they were made, for readers."""
-        settings = self.records[0].settings
-        model, epochs = settings.model, settings.training.epochs
-        short = epochs < TrainingSettings.epochs or (
-            isinstance(model, ModelSettings) and model.hidden < ModelSettings.hidden
-        )
-        size = f"hidden {model.hidden}" if isinstance(model, ModelSettings) else model.encoder
-        return (
-            f"{'reduced: ' if short else ''}{size}, {epochs} epochs, {self._seeds_in_words()}; {self.made_on}"
+        precision = sorted({record.settings.training.precision for record in self.records})
+        devices = sorted({item["device"] for item in made})
+        return "; ".join(
+            [
+                ", ".join(devices),
+                ", ".join(precision),
+                " to ".join(dict.fromkeys(dates[:: len(dates) - 1 or 1])),
+            ]
         )
 
     @property
-    def reduced(self) -> str:
-        """Width and length of the clinical runs against the settings of Table 5, for readers."""
-        settings = self.records[0].settings
-        model, epochs = settings.model, settings.training.epochs
-        parts = []
-        if isinstance(model, ModelSettings) and model.hidden != ModelSettings.hidden:
-            parts.append(f"a width of {model.hidden} instead of {ModelSettings.hidden}")
-        if epochs != TrainingSettings.epochs:
-            parts.append(f"{epochs} instead of {TrainingSettings.epochs} epochs")
-        return " and ".join(parts) or "the same width and length"
-
-    def _seeds_in_words(self) -> str:
-        fewest, most = self.seed_counts
-        seeds = sorted({record.seed for record in self.records})
-        if fewest != most:
-            return f"{fewest} to {most} seeds per method"
-        if most == 1:
-            return f"one seed ({', '.join(map(str, seeds))})"
-        whole = seeds == list(range(seeds[0], seeds[-1] + 1))
-        return f"seeds {seeds[0]} to {seeds[-1]}" if whole else f"seeds {', '.join(map(str, seeds))}"
+    def core_hours(self) -> float:
+        """Training time of all records, one thread each."""
+        return sum(record.content["made"].get("training_seconds", 0.0) for record in self.records) / 3600
 
 
 def result_set(
@@ -147,6 +256,7 @@ def result_set(
     records: Sequence[Record],
     reference: ReferenceTolerance | None = None,
     table: AuditTable | None = None,
+    study: str = "",
 ) -> ResultSet:
     """Gather records at a reference tolerance: that given, or what the first ERM run's validation chooses.
 
@@ -160,49 +270,69 @@ def result_set(
             raise RecordError(f"{label}: the tolerance comes from an ERM run, and there is none")
         reference = choose_reference_tolerance(first)
     table = table or audit_table(records, reference.tolerance)
-    return ResultSet(label, list(records), reference, summarise(records, table))
+    return ResultSet(label, list(records), reference, summarise(records, table), study or label)
 
 
 def published(page: "Page", folder: str) -> ResultSet:
-    """Return the published records of a folder of the checkout, at the tolerance written down beside them."""
-    return result_set("published", *read_published(page.record(folder)))
+    """Return the kept records of a folder of the checkout, at the tolerance written down beside them.
+
+    A study of the plan is read at its largest look; before its first one, as far as it has come.
+    """
+    path = page.record(folder)
+    name, looks = PLANNED.get(path.name, (EXPLORATORY, ()))
+    found = result_set("Kept runs", *read_published(path), study=name)
+    if not looks:
+        return found
+    found = replace(found, planned_seeds=len(looks[-1])).narrowed(STUDIES[name].methods)
+    seeds = _look(found, name, looks)
+    return found if seeds is None else found.of_seeds(seeds)
+
+
+def planned(page: "Page", folder: str) -> ResultSet | None:
+    """Return a study of the plan at its largest look; None before the first one."""
+    path = f"data/records/{folder}"
+    if not (project_root() / path / AUDITS).is_file():
+        return None
+    results = published(page, path)
+    looks = PLANNED[folder][1]
+    return None if looks and _look(results, PLANNED[folder][0], looks) is None else results
+
+
+def _look(results: ResultSet, study: str, looks: Sequence[range]) -> range | None:
+    """Return the seeds of the largest look for which the study's first block is whole; failed runs count."""
+    failed = {(item["method"], item["seed"]) for item in results.table.failed}
+    present = {(record.method, record.seed) for record in results.records} | failed
+    whole = [seeds for seeds in looks if {*itertools.product(STUDIES[study].blocks[0], seeds)} <= present]
+    return whole[-1] if whole else None
 
 
 def published_sets(
-    page: "Page",
-    dataset: str,
-    published_records: str,
-    methods: Sequence[str],
-    study: str = "",
-    needs: Sequence[str] | None = None,
+    page: "Page", methods: Sequence[str], studies: Sequence[str] = (), needs: Sequence[str] = ()
 ) -> list[ResultSet]:
-    """Return the published studies of data sets (names separated by commas), narrowed to ``methods``.
+    """Return the kept studies of the data sets that a page's parameter ``dataset`` names, the plan's first.
 
-    ``study`` names one of the analysis plan; the older ``<dataset>_methods`` stands in until that is
-    published with the methods ``needs`` (all ``methods`` if None). ``published_records`` names another folder
-    of the checkout to read instead.
+    ``studies`` names those of the plan that the page reads, whole; the older, exploratory
+    ``<dataset>_methods``, narrowed to ``methods``, follows where none of them holds the methods ``needs``
+    (all ``methods`` if empty). The parameter ``published_records`` names another folder to read instead.
 
     Raises:
         RecordError: Nothing of a data set is published.
     """
-    if published_records:
-        found = [published(page, published_records)]
+    if page.parameters["published_records"]:
+        found = [published(page, page.parameters["published_records"]).narrowed(methods)]
     else:
-        asked = set(methods if needs is None else needs)
-        found = [_study_of(page, name.strip(), study, asked) for name in dataset.split(",")]
+        found = []
+        for name in map(str.strip, page.parameters["dataset"].split(",")):
+            own = [planned(page, f"{name}_{study}") for study in studies if f"{name}_{study}" in PLANNED]
+            kept = [results for results in own if results is not None]
+            asked = set(needs or methods)
+            if not any(asked <= set(results.summaries) for results in kept):
+                older = published(page, f"data/records/{_published_name(name)}_methods")
+                kept.append(older.narrowed(methods))
+            found += kept
     for results in found:
-        page.uses_data(results.dataset["title"], licence=results.dataset["licence"])
-    return [results.narrowed(methods) for results in found]
-
-
-def _study_of(page: "Page", dataset: str, study: str, needs: set[str]) -> ResultSet:
-    """Return the planned study of a data set, or its methods where that is not published or lacks some."""
-    planned = f"data/records/{dataset}_{study}"
-    if study and (project_root() / planned / AUDITS).is_file():
-        results = published(page, planned)
-        if needs <= set(results.summaries):
-            return results
-    return published(page, f"data/records/{_published_name(dataset)}_methods")
+        page.uses_data(results.dataset)
+    return found
 
 
 def _published_name(dataset: str) -> str:
@@ -218,170 +348,161 @@ def _published_name(dataset: str) -> str:
     return dataset
 
 
-def utility_rows(results: ResultSet) -> list[dict[str, str | int]]:
-    """Worst, Macro and every task's score per method: mean ± standard deviation over seeds."""
-    return [
-        {
-            "Method": title_of(method),
-            "Seeds": len(summary.seeds),
-            "Worst": mean_sd(summary.worst),
-            "Macro": mean_sd(summary.macro),
-            **{
-                results.task_titles[task]: _mean_sd_of_defined(scores)
-                for task, scores in summary.task_scores.items()
-            },
-        }
-        for method, summary in results.summaries.items()
-    ]
+def show_sets(found: Sequence[ResultSet], rows: Callable[[ResultSet], Rows], caption: str) -> None:
+    """Show a table of the first results, and fold those of the others beneath it."""
+    show_table(_captioned(found[0], rows, caption))
+    for results in found[1:]:
+        show_folded(
+            f"{results.data}, {results.standing}: the same table", [_captioned(results, rows, caption)]
+        )
 
 
-def audit_rows(results: ResultSet) -> list[dict[str, str | int]]:
-    """Fixed-tolerance Bias and violation rate with subject intervals, and Bias at own tolerances."""
-    return [
-        {
-            **_head(results, method),
-            "Bias": mean_sd(summary.bias, 4),
-            "95 % interval of Bias": _bracket(summary.interval(), 4),
-            "Violation rate": mean_sd(summary.violation_rate, 3),
-            "95 % interval of violation rate": _bracket(summary.interval("violation_rate"), 3),
-            "Raw Bias (own tolerance)": mean_sd(summary.raw_bias, 4),
-        }
-        for method, summary in results.summaries.items()
-    ]
+def fold_sets(
+    title: str, found: Sequence[ResultSet], rows: Callable[[ResultSet], Rows], caption: str
+) -> None:
+    """Fold a table per results under one title."""
+    show_folded(title, [_captioned(results, rows, caption) for results in found])
 
 
-def induced_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str | int]]:
-    """Mean validation-induced tolerance per method, its difference and ratio to one over common seeds.
+def _captioned(results: ResultSet, rows: Callable[[ResultSet], Rows], caption: str) -> Table:
+    """Return a table whose caption begins with what its runs are, and ends with what its ± is."""
+    shown = rows(results)
+    spread = any(isinstance(cell, Seeds) for row in shown for cell in row.values())
+    parts = [results.head, f"δ = {results.reference.tolerance:.3f}", results.spread if spread else ""]
+    return Table(shown, caption=f"{'; '.join(filter(None, parts))}. {caption}")
 
-    That of the test split and the drift budget there, which bears on the test audit, stand beside it.
+
+def method_rows(results: ResultSet, *columns: str) -> Rows:
+    """Return one row per method: its seeds where they differ between rows, then the columns.
+
+    A column is a quantity of :data:`COLUMNS`, a task's "score/…", a "setting/…" of the controller, an
+    "interval" or "rate_interval" over the draw of test subjects, or "ranks" in Bias: at own tolerances → at
+    the fixed one. Quantities that no record has are left out.
     """
-    name = title_of(compared_with)
-    return [
-        {
-            **_head(results, method),
-            "Validation": mean_sd(summary.induced_validation),
-            f"Difference to {name}": _induced_difference(results, method, compared_with),
-            f"Ratio to {name}": _induced_ratio(results, method, compared_with),
-            "Test": mean_sd(summary.induced),
-            "Drift budget, test": mean_sd(summary.budget),
-        }
-        for method, summary in results.summaries.items()
-    ]
+    fewest, most = results.seed_counts
+    rows: Rows = []
+    for method, summary in results.summaries.items():
+        row: dict[str, Cell] = {"Method": title_of(method)}
+        if fewest != most:
+            row["Seeds"] = len(summary.seeds)
+        for column in columns:
+            if column == "interval":
+                row["95 % interval"] = Interval(*summary.interval())
+            elif column == "rate_interval":
+                row["95 % interval of the rate"] = Interval(*summary.interval("violation_rate"), 3)
+            elif column == "ranks":
+                before, after = (ranks(results, kind)[method] for kind in ("raw_bias", "bias"))
+                row["Rank, own → fixed δ"] = f"{before} → {after}"
+            elif column.startswith("setting/"):
+                row[_SETTINGS[column]] = f"{_setting(results, method, column):g}"
+            elif column in results.wide:
+                title, digits = _title(results, column)
+                row[title] = Seeds(tuple(results.values(method, column)), digits)
+        rows.append(row)
+    return rows
 
 
-def induced_comparison_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
-    """Each method's validation-induced tolerance minus one's, paired by seed: spread, t interval, ratio."""
-    rows = []
-    for _, method in comparable_pairs(results, [(compared_with, name) for name in results.summaries]):
-        found = compare_methods(results.summaries[compared_with], results.summaries[method])
-        ends = seed_interval(found.induced_differences)
-        rows.append(
-            {
-                "Comparison": f"{title_of(method)} − {title_of(compared_with)}",
-                "Difference in induced tolerance": _difference(found.induced_differences, 3),
-                "95 % interval over seeds": _bracket(ends, 3) if ends else MISSING,
-                "Larger in": (
-                    f"{sum(value > 0 for value in found.induced_differences)} of {len(found.seeds)} seeds"
-                ),
-                f"Ratio to {title_of(compared_with)}": _induced_ratio(results, method, compared_with),
-            }
-        )
-    return rows or [{"Comparison": "no other method has a seed in common"}]
+_SETTINGS = {"setting/step_size": "η", "setting/target": "ρ*"}
 
 
-def ruler_rows(results: ResultSet, compared_with: str = "relif") -> list[dict[str, str]]:
-    """Each comparison with one method in Bias at fixed and at own tolerances, and its certificate (B.2)."""
-    rows = []
-    for _, method in comparable_pairs(results, [(compared_with, name) for name in results.summaries]):
-        found = compare_methods(results.summaries[compared_with], results.summaries[method])
-        certificate = found.certificate
-        kept = float(np.mean(found.differences)) * float(np.mean(found.raw_differences)) > 0
-        rows.append(
-            {
-                "Comparison": f"{title_of(method)} − {title_of(compared_with)}",
-                "Bias, fixed δ": _difference(found.differences, 4),
-                "95 % interval": _bracket(found.interval, 4),
-                "Bias, own δ": _difference(found.raw_differences, 4),
-                "Order": "kept" if kept else "turned round",
-                "Gap | budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
-                "Certified": "yes" if certificate.certified else "no",
-            }
-        )
-    return rows or [{"Comparison": "no other method has a seed in common"}]
+def _setting(results: ResultSet, method: str, column: str) -> float:
+    record = next(record for record in results.records if record.method == method)
+    return float(getattr(record.settings.controller, column.removeprefix("setting/")))
 
 
-def candidate_rows(reference: ReferenceTolerance) -> list[dict[str, str]]:
-    """The levels offered to the reference tolerance, with the reference run's validation audit at each."""
+def _title(results: ResultSet, column: str) -> tuple[str, int]:
+    if column.startswith("score/"):
+        return results.task_titles[column.removeprefix("score/")], 3
+    return COLUMNS[column]
+
+
+def difference_rows(results: ResultSet, pairs: Sequence[tuple[str, str]], *columns: str) -> Rows:
+    """Return one row per pair (a, b) with a seed in common: b minus a over their common seeds.
+
+    A column is a quantity of :data:`COLUMNS`, or "interval" (of the difference in Bias over the draw of
+    subjects, paired by subject), "lower" (seeds with lower Bias), "seed_interval" and "ratio" (of the
+    validation's induced tolerance), "order" (of the means, from the fixed to own tolerances) or "certificate"
+    (theorem B.2: the fixed gap and both drift budgets, and whether the order is certain).
+    """
+    rows: Rows = []
+    for a, b in comparable_pairs(results, pairs):
+        found = compare_methods(results.summaries[a], results.summaries[b])
+        row: dict[str, Cell] = {"Comparison": f"{title_of(b)} − {title_of(a)}"}
+        for column in columns:
+            if column in results.wide:
+                title, digits = _title(results, column)
+                difference = (results.wide.loc[b][column] - results.wide.loc[a][column]).dropna()
+                row[title] = Seeds(tuple(difference), digits, signed=True)
+            elif column in _OF_PAIRS:
+                row |= _OF_PAIRS[column](results, found)
+        rows.append(row)
+    return rows or [{"Comparison": "none of these pairs has records with a seed in common"}]
+
+
+def _lower(_: ResultSet, found: Any) -> dict[str, Cell]:
+    return {"Seeds lower": f"{sum(value < 0 for value in found.differences)} of {len(found.seeds)}"}
+
+
+def _order(_: ResultSet, found: Any) -> dict[str, Cell]:
+    kept = float(np.mean(found.differences)) * float(np.mean(found.raw_differences)) > 0
+    return {"Order": "kept" if kept else "turned round"}
+
+
+def _over_seeds(_: ResultSet, found: Any) -> dict[str, Cell]:
+    ends = seed_interval(found.induced_differences)
+    return {"95 % interval over seeds": Interval(*ends, 3) if ends else MISSING}
+
+
+def _ratio(results: ResultSet, found: Any) -> dict[str, Cell]:
+    shared = results.of_seeds(found.seeds)
+    base, own = (shared.mean(method, "induced/validation") for method in (found.a, found.b))
+    return {"Ratio": f"{own / base:.2f}" if base > 0 else MISSING}
+
+
+def _certificate(_: ResultSet, found: Any) -> dict[str, Cell]:
+    certificate = found.certificate
+    return {
+        "Gap | budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
+        "Certified": "yes" if certificate.certified else "no",
+    }
+
+
+_OF_PAIRS: Mapping[str, Callable[[ResultSet, Any], dict[str, Cell]]] = {
+    "interval": lambda _, found: {"95 % interval": Interval(*found.interval)},
+    "lower": _lower,
+    "order": _order,
+    "seed_interval": _over_seeds,
+    "ratio": _ratio,
+    "certificate": _certificate,
+}
+
+
+def against(results: ResultSet, method: str = "relif") -> list[tuple[str, str]]:
+    """Return the pairs of one method with every other."""
+    return [(method, other) for other in results.summaries if other != method]
+
+
+def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> Rows:
+    """Return method b minus method a: Bias with its interval over subjects, Worst, and theorem B.2."""
+    return difference_rows(results, pairs, "bias", "interval", "lower", "worst", "certificate")
+
+
+def candidate_rows(reference: ReferenceTolerance) -> Rows:
+    """Return the levels that the reference tolerance was chosen from, and the validation audit at each."""
     return [
         {
             "α": f"{item['alpha']:.2f}",
-            "Tolerance": f"{item['tolerance']:.3f}",
+            "Tolerance": item["tolerance"],
             "Validation Bias": f"{item['bias']:.4f}",
-            "Validation violation rate": f"{item['violation_rate']:.3f}",
+            "Validation violation rate": item["violation_rate"],
             "Chosen": "yes" if item["alpha"] == reference.alpha else "",
         }
         for item in reference.candidates
     ]
 
 
-def comparable_pairs(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs of two different methods that both have records, with a seed in common."""
-    found = results.summaries
-    return [
-        (a, b) for a, b in pairs if a != b and a in found and b in found and common_seeds(found[a], found[b])
-    ]
-
-
-def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Method b minus a over common seeds: seed spread, paired interval over test subjects, certificate.
-
-    Pairs of which one has no record, or that share no seed, are left out.
-    """
-    rows = []
-    for a, b in comparable_pairs(results, pairs):
-        found = compare_methods(results.summaries[a], results.summaries[b])
-        certificate = found.certificate
-        rows.append(
-            {
-                "Comparison": f"{title_of(b)} − {title_of(a)}",
-                "Bias difference": _difference(found.differences, 4),
-                "95 % interval over subjects": _bracket(found.interval, 4),
-                "Seeds with lower Bias": (
-                    f"{sum(value < 0 for value in found.differences)} of {len(found.seeds)}"
-                ),
-                "Worst difference": _difference(found.worst_differences, 4),
-                "Fixed gap | drift budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
-                "Order certified": "yes" if certificate.certified else "no",
-            }
-        )
-    return rows or [{"Comparison": "none of these pairs has records with a seed in common"}]
-
-
-def trade_off_rows(results: ResultSet) -> list[dict[str, str | int]]:
-    """Worst, Macro, fixed-tolerance Bias, ranks in Bias at own (raw) and fixed tolerance; 1 is lowest."""
-    raw, fixed = ranks(results, "raw_bias"), ranks(results, "bias")
-    return [
-        {
-            "Method": title_of(method),
-            "Seeds": len(summary.seeds),
-            "Worst": mean_sd(summary.worst),
-            "Macro": mean_sd(summary.macro),
-            "Bias": mean_sd(summary.bias, 4),
-            "95 % interval": _bracket(summary.interval(), 4),
-            "Raw Bias": mean_sd(summary.raw_bias, 4),
-            "Raw rank": raw[method],
-            "Fixed rank": fixed[method],
-            "Shift": f"{fixed[method] - raw[method]:+d}".replace("-", "−").replace("+0", "0"),
-        }
-        for method, summary in results.summaries.items()
-    ]
-
-
-def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> list[dict[str, str | int]]:
-    """Bias per method at several tolerances of the exact curves, with its rank there (1 is lowest).
-
-    Ranks are over the seeds that all methods have.
-    """
+def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> Rows:
+    """Return Bias per method at tolerances of the exact curves, with its rank over common seeds in brackets."""
     columns = [int(np.argmin(np.abs(results.curve_tolerances - delta))) for delta in tolerances]
     for delta, column in zip(tolerances, columns, strict=True):
         if abs(results.curve_tolerances[column] - delta) > 1e-9:
@@ -392,144 +513,38 @@ def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> list[dict
 
     means = np.array([biases(summary).mean(axis=0) for summary in results.shared.summaries.values()])
     order = means.argsort(axis=0).argsort(axis=0) + 1
-    return [
-        {
-            **_head(results, method),
-            **{
-                f"δ = {delta:g}": f"{mean_sd(biases(summary)[:, place], 4)} ({order[row, place]})"
-                for place, delta in enumerate(tolerances)
-            },
-        }
-        for row, (method, summary) in enumerate(results.summaries.items())
-    ]
+    rows = method_rows(results)
+    for place, (row, summary) in enumerate(zip(rows, results.summaries.values(), strict=True)):
+        for column, delta in enumerate(tolerances):
+            shown = Seeds(tuple(biases(summary)[:, column]), 4)
+            row[f"δ = {delta:g}"] = f"{shown} ({order[place, column]})"
+    return rows
 
 
-def sweep_rows(results: ResultSet) -> list[dict[str, str | int]]:
-    """Utility and Bias per controller setting, where λ and the rate ended, and how often λ met a bound."""
-    rows: list[dict[str, str | int]] = []
-    for method, summary in results.summaries.items():
-        records = [record for record in results.records if record.method == method]
-        settings = records[0].settings.controller
-        steps = np.concatenate([record.trace("weight")[settings.warmup :] for record in records])
+def kept_rows(found: Sequence[ResultSet]) -> Rows:
+    """Return what kept runs are and what they cost, a row per study."""
+    rows: Rows = []
+    for results in found:
+        settings = results.records[0].settings
+        model = settings.model
+        commands = {record.content["made"].get("command", MISSING) for record in results.records}
         rows.append(
             {
-                "η": f"{settings.step_size:g}",
-                "ρ*": f"{settings.target:g}",
-                **_seed_cell(results, method),
-                "Worst": mean_sd(summary.worst),
-                "Bias": mean_sd(summary.bias, 4),
-                "95 % interval": _bracket(summary.interval(), 4),
-                "Last λ": mean_sd([record.trace("weight")[-1] for record in records]),
-                "Last r̄": mean_sd([record.trace("smoothed_rate")[-1] for record in records]),
-                "At λ_min": f"{np.mean(steps <= settings.minimum * (1 + 1e-9)):.0%}",
-                "At λ_max": f"{np.mean(steps >= settings.maximum * (1 - 1e-9)):.0%}",
+                "Study": f"{results.data}, {results.standing}",
+                "Runs": len(results.records),
+                "Seeds": results.seeds_in_words,
+                "Width": str(model.hidden) if isinstance(model, ModelSettings) else model.encoder,
+                "Epochs": settings.training.epochs,
+                "Made on": results.made_on,
+                "Core-hours": f"{results.core_hours:.1f}",
+                "Command": "; ".join(sorted(text.replace("cli.py", "relif") for text in commands)[:2]),
             }
         )
     return rows
 
 
-def noise_sentence(results: ResultSet) -> str:
-    """Say how far Bias varies between seeds, between methods and over the draw of test subjects."""
-    summaries = results.summaries.values()
-    between = float(np.std([np.mean(summary.bias) for summary in summaries], ddof=1))
-    spreads = [np.std(summary.bias, ddof=1) for summary in summaries if len(summary.seeds) > 1]
-    seeds = f"{np.median(spreads):.4f} between seeds of one method" if spreads else "unknown between seeds"
-    half = np.median([np.ptp(summary.interval()) for summary in summaries]) / 2
-    return (
-        f"on {results.dataset['title']} the standard deviation of Bias is {seeds} and {between:.4f} between"
-        f" the methods' means, and the interval over subjects reaches {half:.4f} to either side (medians over"
-        " the methods)"
-    )
-
-
-def weight_sentence(results: ResultSet, method: str = "relif") -> str:
-    """Say how far the penalty weight of a method moved."""
-    records = [record for record in results.records if record.method == method]
-    if not records:
-        return f"is not known, for {title_of(method)} has no record"
-    traces = [record.trace("weight") for record in records]
-    ends = sorted(f"{trace[-1]:.3f}" for trace in traces)
-    reached = ends[0] if ends[0] == ends[-1] else f"{ends[0]} to {ends[-1]}"
-    start = records[0].settings.controller.initial
-    return f"starts at {start:g} and stands at {reached} after {max(map(len, traces)):,} steps"
-
-
-def ranks(results: ResultSet, kind: str) -> dict[str, int]:
-    """Return each method's rank in the mean of ``kind`` over the common seeds; 1 is the lowest value."""
-    means = {
-        method: float(np.mean(getattr(summary, kind))) for method, summary in results.shared.summaries.items()
-    }
-    return {
-        method: number for number, method in enumerate(sorted(means, key=lambda name: means[name]), start=1)
-    }
-
-
-def certified_pairs(results: ResultSet) -> tuple[int, int]:
-    """Return how many method pairs with a common seed have a certified order, and how many there are."""
-    pairs = comparable_pairs(results, list(itertools.combinations(results.summaries, 2)))
-    found = [
-        compare_methods(results.summaries[a], results.summaries[b]).certificate.certified for a, b in pairs
-    ]
-    return sum(found), len(found)
-
-
-def draw_curves(axes: "Axes", results: ResultSet, kind: str = "bias") -> None:
-    """Draw every run's exact Bias (or "violation_rate") curve by method, and mark the fixed tolerance."""
-    for method, summary in results.summaries.items():
-        name = title_of(method)
-        for index, row in enumerate(summary.rows):
-            axes.plot(
-                summary.table.curve_tolerances,
-                getattr(summary.table, f"{kind}_curve")[row],
-                color=colour_of(method),
-                alpha=0.8,
-                linewidth=1.2,
-                marker=marker_of(method),
-                markevery=(index * 7, 40),
-                markersize=5,
-                label=name if index == 0 else None,
-            )
-    axes.axvline(results.reference.tolerance, color="black", linewidth=0.8, linestyle="--")
-    axes.annotate(
-        f"δ = {results.reference.tolerance:.3f}",
-        (results.reference.tolerance, 0.93),
-        xycoords=("data", "axes fraction"),
-        xytext=(4, 0),
-        textcoords="offset points",
-    )
-    axes.set(xlabel="tolerance δ", ylabel="Bias" if kind == "bias" else "violation rate", xlim=(0, 1))
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-
-
-def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: ResultSet, method: str = "relif") -> None:
-    """Draw λ and the smoothed violation rate of a method's seeds over its steps, with target and bounds."""
-    records = [record for record in results.records if record.method == method]
-    for number, record in enumerate(records):
-        style = ("-", "--", ":", "-.")[number % 4]
-        for axes, trace in ((weight_axes, "weight"), (rate_axes, "smoothed_rate")):
-            values = record.trace(trace)
-            axes.plot(
-                np.arange(1, len(values) + 1),
-                values,
-                style,
-                color=colour_of(method),
-                linewidth=1.2,
-                label=f"seed {record.seed}",
-            )
-    settings = records[0].settings.controller
-    rate_axes.axhline(settings.target, color="black", linewidth=0.8, linestyle="--")
-    rate_axes.annotate(
-        f"target ρ* = {settings.target:g}", (0.98, settings.target), xycoords=("axes fraction", "data"),
-        ha="right", va="bottom",
-    )  # fmt: skip
-    weight_axes.set(xlabel="step", ylabel="penalty weight λ")
-    rate_axes.set(xlabel="step", ylabel="smoothed violation rate", ylim=(0, 1))
-    weight_axes.legend(frameon=False)
-
-
-def changed_settings_rows(results: ResultSet) -> list[dict[str, str]]:
-    """The settings in which the records differ from their method's defaults (Table 5), seeds aside."""
+def changed_settings_rows(results: ResultSet) -> Rows:
+    """Return the settings in which the records differ from their method's defaults (Table 5), seeds aside."""
     found: dict[tuple[str, str], set[str]] = {}
     for record in results.records:
         used, usual = _flat(as_json(record.settings)), _flat(as_json(method_settings(record.method)))
@@ -545,52 +560,43 @@ def changed_settings_rows(results: ResultSet) -> list[dict[str, str]]:
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in content.items():
-        flat.update(
-            _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-        )
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
 
 
-def _head(results: ResultSet, method: str) -> dict[str, str | int]:
-    """First cells of a method's row: its name, and its number of seeds where rows differ in it."""
-    return {"Method": title_of(method), **_seed_cell(results, method)}
+def noise(results: ResultSet) -> dict[str, float]:
+    """Return how far Bias varies between seeds, between methods and over the draw of test subjects.
+
+    The standard deviation between a method's seeds (median), that of the methods' means, and half the
+    interval over subjects (median); NaN where one seed or one method shows nothing.
+    """
+    bias = results.wide["bias"].groupby("method")
+    half = [np.ptp(summary.interval()) / 2 for summary in results.summaries.values()]
+    return {
+        "seeds": float(bias.std().median()),
+        "methods": float(bias.mean().std()),
+        "subjects": float(np.median(half)),
+    }
 
 
-def _seed_cell(results: ResultSet, method: str) -> dict[str, str | int]:
-    fewest, most = results.seed_counts
-    return {"Seeds": len(results.summaries[method].seeds)} if fewest != most else {}
+def ranks(results: ResultSet, kind: str) -> dict[str, int]:
+    """Return each method's rank in the mean of ``kind`` over the common seeds; 1 is the lowest value."""
+    means = results.shared.wide[kind].groupby("method").mean()
+    return {method: int(rank) for method, rank in means.rank(method="first").items()}
 
 
-def _difference(values: Sequence[float], digits: int) -> str:
-    """Mean ± standard deviation of differences over seeds; a single seed is named, for it shows no spread."""
-    text = mean_sd(values, digits).replace("-", "−")
-    return text if len(values) > 1 else f"{text} (one seed)"
+def comparable_pairs(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the pairs of two different methods that both have records, with a seed in common."""
+    found = results.summaries
+    return [
+        (a, b) for a, b in pairs if a != b and a in found and b in found and common_seeds(found[a], found[b])
+    ]
 
 
-def _induced_difference(results: ResultSet, method: str, compared_with: str) -> str:
-    if not comparable_pairs(results, [(compared_with, method)]):
-        return MISSING
-    found = compare_methods(results.summaries[compared_with], results.summaries[method])
-    return f"{np.mean(found.induced_differences):+z.3f}".replace("-", "−")
-
-
-def _induced_ratio(results: ResultSet, method: str, compared_with: str) -> str:
-    """Mean induced tolerance of a method over that of another, over common seeds."""
-    if not comparable_pairs(results, [(compared_with, method)]):
-        return MISSING
-    a, b = results.summaries[compared_with], results.summaries[method]
-    seeds = common_seeds(a, b)
-    base = float(np.mean(a.of_seeds(seeds).induced_validation))
-    return f"{np.mean(b.of_seeds(seeds).induced_validation) / base:.2f}" if base > 0 else MISSING
-
-
-def _mean_sd_of_defined(scores: Sequence[float | None]) -> str:
-    defined = [score for score in scores if score is not None]
-    if not defined:
-        return "undefined"
-    text = mean_sd(defined)
-    return text if len(defined) == len(scores) else f"{text} (defined in {len(defined)} of {len(scores)})"
-
-
-def _bracket(ends: tuple[float, float], digits: int) -> str:
-    return f"[{ends[0]:z.{digits}f}, {ends[1]:z.{digits}f}]".replace("-", "−")
+def certified_pairs(results: ResultSet) -> tuple[int, int]:
+    """Return how many pairs of methods with a common seed have a certified order, and how many there are."""
+    pairs = comparable_pairs(results, list(itertools.combinations(results.summaries, 2)))
+    found = [
+        compare_methods(results.summaries[a], results.summaries[b]).certificate.certified for a, b in pairs
+    ]
+    return sum(found), len(found)

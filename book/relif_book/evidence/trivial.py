@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from relif_book.evidence.results import ResultSet, title_of
-from relif_book.figures.tables import MISSING
+from relif_book.evidence.results import ResultSet, Rows
+from relif_book.figures.tables import MISSING, Cell
 from relif_book.project import project_root
+from relif_core.methods import title_of
 
 CONSTANT_UTILITY = 0.5
 #: Columns of dense tables and where a utility holds them.
@@ -40,7 +41,7 @@ class TrivialRow:
     rate: Callable[[float], float] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
-    def cells(self, columns: list[str], tolerance: float) -> dict[str, str | int]:
+    def cells(self, columns: list[str], tolerance: float) -> dict[str, Cell]:
         """Return the row for a table with these columns; what it does not have is a dash."""
         known = {"Method": self.title, "Worst": f"{self.worst:.3f}", "Macro": f"{self.macro:.3f}"}
         known |= {
@@ -61,7 +62,7 @@ class TrivialRow:
 def trivial_rows(results: ResultSet) -> list[TrivialRow]:
     """Return the trivial rows that the records and the published label counts of their data set allow."""
     rows = []
-    counts = _label_counts(results)
+    counts = results.label_counts
     if counts is not None:
         constant = [_constant_score(task["kind"], task["splits"]["train"]["counts"]) for task in counts]
         rows.append(TrivialRow("Constant", CONSTANT_UTILITY, CONSTANT_UTILITY, _bias_of_points(constant)))
@@ -75,7 +76,7 @@ def trivial_rows(results: ResultSet) -> list[TrivialRow]:
     return rows
 
 
-def with_trivial(results: ResultSet, rows: list[dict[str, str | int]]) -> list[dict[str, str | int]]:
+def with_trivial(results: ResultSet, rows: Rows) -> Rows:
     """Return a table's rows with the trivial ones beneath them."""
     return rows + [row.cells(list(rows[0]), results.reference.tolerance) for row in trivial_rows(results)]
 
@@ -102,10 +103,9 @@ def below_constant(results: ResultSet) -> str:
         if named:
             which = "every method" if len(named) == len(scores) else ", ".join(named)
             below.append(f"{results.task_titles[task]}: {which}")
-    data = results.dataset["title"]
     if not below:
-        return f"on {data} no method lies below a constant in any task"
-    return f"on {data} below a constant in {'; '.join(below)}"
+        return f"on {results.data} no method lies below a constant in any task"
+    return f"on {results.data} below a constant in {'; '.join(below)}"
 
 
 def _floors(results: ResultSet) -> dict[str, float]:
@@ -125,16 +125,6 @@ def shrinkage(bias: Callable[[float], float], tolerance: float, wanted: float) -
         above = (1 - middle) * bias(tolerance / (1 - middle)) > wanted
         low, high = (middle, high) if above else (low, middle)
     return low
-
-
-def _label_counts(results: ResultSet) -> list[dict[str, Any]] | None:
-    """Return the published label counts of the data set's tasks, or None."""
-    for path in sorted((project_root() / "data" / "records" / "clinical_data").glob("*.json")):
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        if summary["fingerprint"] == results.dataset["fingerprint"]:
-            known = {task["name"]: task for task in summary["tasks"]}
-            return [known[name] for name in results.task_titles]
-    return None
 
 
 def _dense_constants(results: ResultSet) -> list[TrivialRow]:

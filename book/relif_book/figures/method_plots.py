@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from relif_book.figures.style import colour_of, marker_of
 from relif_core.methods import look_of, title_of
@@ -20,7 +21,7 @@ LEAST_BIAS = 1e-3
 def draw_worst_against_bias(
     axes: "Axes", results: "ResultSet", untrained: Sequence[tuple[float, float, str]] = ()
 ) -> None:
-    """Draw each method's mean over common seeds, these faintly, with its name; mark the preferred corner.
+    """Draw each method's mean over common seeds (faint) with 95 % t intervals, and its name; mark the corner.
 
     ``untrained`` holds Bias, Worst and name of rows beside the methods, drawn as grey crosses.
     """
@@ -29,14 +30,12 @@ def draw_worst_against_bias(
         look = look_of(method)
         axes.plot(summary.bias, summary.worst, ".", color=look.colour, alpha=0.45, markersize=5)
         x, y = float(np.mean(summary.bias)), float(np.mean(summary.worst))
-        axes.plot(
-            x,
-            y,
-            look.marker,
-            color=look.colour,
-            markerfacecolor="white" if look.hollow else look.colour,
-            markersize=10 if look.marker == "*" else 8,
-        )
+        wide, high = (results.shared.seed_interval(method, kind) for kind in ("bias", "worst"))
+        axes.errorbar(
+            x, y, xerr=[[x - wide[0]], [wide[1] - x]], yerr=[[y - high[0]], [high[1] - y]], fmt=look.marker,
+            color=look.colour, markerfacecolor="white" if look.hollow else look.colour,
+            markersize=10 if look.marker == "*" else 8, elinewidth=1, capsize=2,
+        )  # fmt: skip
         places.append((x, y, look.title))
     for x, y, title in untrained:
         axes.plot(x, y, "x", color="#6b6b6b", markersize=8, markeredgewidth=1.8)
@@ -49,6 +48,66 @@ def draw_worst_against_bias(
         arrowprops={"arrowstyle": "->", "color": "#333333"}, color="#333333", fontsize=9,
     )  # fmt: skip
     axes.set(xlabel=f"Bias at δ = {results.reference.tolerance:.3f}", ylabel="test Worst")
+
+
+def draw_seeds(axes: "Axes", results: "ResultSet", quantity: str, label: str) -> None:
+    """Draw a quantity of every run as a faint point in its method's row, with mean and 95 % t interval."""
+    import seaborn
+
+    titles = {method: title_of(method) for method in results.summaries}
+    data = results.wide[quantity].dropna().reset_index().replace({"method": titles})
+    palette = {title: colour_of(method) for method, title in titles.items()}
+    options = {"data": data, "x": quantity, "y": "method", "hue": "method", "palette": palette}
+    seaborn.stripplot(**options, alpha=0.45, size=4, jitter=False, legend=False, ax=axes)
+    for place, method in enumerate(m for m in results.summaries if results.values(m, quantity)):
+        mean, (low, high) = results.mean(method, quantity), results.seed_interval(method, quantity)
+        error = [[mean - low], [high - mean]]
+        axes.errorbar(mean, place, xerr=error, fmt="o", color=colour_of(method), capsize=2)
+    axes.set(xlabel=label, ylabel="")
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+
+
+def draw_curves(axes: "Axes", results: "ResultSet", kind: str = "bias") -> None:
+    """Draw every run's exact Bias (or "violation_rate") curve; mark the fixed tolerance."""
+    import seaborn
+
+    curves = pd.concat(
+        pd.DataFrame({"δ": results.curve_tolerances, "value": curve, "Method": title_of(method), "run": row})
+        for method, summary in results.summaries.items()
+        for row, curve in zip(
+            summary.rows, getattr(results.table, f"{kind}_curve")[summary.rows], strict=True
+        )
+    )
+    palette = {title_of(method): colour_of(method) for method in results.summaries}
+    seaborn.lineplot(
+        curves, x="δ", y="value", hue="Method", style="Method", units="run", estimator=None, palette=palette,
+        linewidth=1.2, alpha=0.8, ax=axes,
+    )  # fmt: skip
+    axes.axvline(results.reference.tolerance, color="black", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="tolerance δ", ylabel="Bias" if kind == "bias" else "violation rate", xlim=(0, 1))
+    axes.set_ylim(bottom=0)
+    axes.legend(title=None)
+
+
+def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: "ResultSet", method: str = "relif") -> None:
+    """Draw λ and the smoothed violation rate of every seed of a method over its steps, with the target."""
+    records = [record for record in results.records if record.method == method]
+    for number, record in enumerate(records):
+        style = ("-", "--", ":", "-.")[number % 4]
+        for axes, trace in ((weight_axes, "weight"), (rate_axes, "smoothed_rate")):
+            values = record.trace(trace)
+            steps = np.arange(1, len(values) + 1)
+            axes.plot(
+                steps, values, style, color=colour_of(method), linewidth=1.2, label=f"seed {record.seed}"
+            )
+    target = records[0].settings.controller.target
+    rate_axes.axhline(target, color="black", linewidth=0.8, linestyle="--")
+    rate_axes.annotate(
+        f"target ρ* = {target:g}", (0.98, target), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+    )
+    weight_axes.set(xlabel="step", ylabel="penalty weight λ")
+    rate_axes.set(xlabel="step", ylabel="smoothed violation rate", ylim=(0, 1))
+    weight_axes.legend(frameon=False)
 
 
 def draw_mean_curves(axes: "Axes", results: "ResultSet", kind: str = "bias") -> None:

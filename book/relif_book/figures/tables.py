@@ -4,10 +4,41 @@ import html
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from relif_core.errors import InputError
 
-Cell = str | float | int | None
+
+@dataclass(frozen=True)
+class Seeds:
+    """A cell of one value per seed: mean ± standard deviation; a difference is ``signed``."""
+
+    values: tuple[float, ...]
+    digits: int = 3
+    signed: bool = False
+
+    def __str__(self) -> str:
+        if not self.values:
+            return MISSING
+        text = mean_sd(self.values, self.digits)
+        if not self.signed:
+            return text
+        return f"{text} (one seed)".replace("-", "−") if len(self.values) == 1 else text.replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A cell of two ends."""
+
+    low: float
+    high: float
+    digits: int = 4
+
+    def __str__(self) -> str:
+        return f"[{self.low:z.{self.digits}f}, {self.high:z.{self.digits}f}]".replace("-", "−")
+
+
+Cell = str | float | int | Seeds | Interval | None
 MISSING = "–"
 """What a table shows where there is no value."""
 #: Cells that begin with a verdict are coloured by it.
@@ -31,8 +62,8 @@ def format_cell(value: Cell, digits: int = 3) -> str:
     """Return a cell as text: floats at ``digits`` decimals, thousands separators, a dash if missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | Seeds | Interval):
+        return str(value)
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:z.{digits}f}"
@@ -113,12 +144,12 @@ class Table:
 
 
 def show_table(
-    rows: Sequence[Mapping[str, Cell]], *, caption: str, digits: int | Mapping[str, int] = 3
+    rows: Sequence[Mapping[str, Cell]] | Table, *, caption: str = "", digits: int | Mapping[str, int] = 3
 ) -> None:
-    """Display a :class:`Table`."""
+    """Display a :class:`Table`, or one of these rows."""
     from IPython.display import display
 
-    display(Table(rows, caption=caption, digits=digits))
+    display(rows if isinstance(rows, Table) else Table(rows, caption=caption, digits=digits))
 
 
 class Folded:

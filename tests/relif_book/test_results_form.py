@@ -1,0 +1,96 @@
+"""Every results page has one form: finding, figure, one table, caveat, folded details, provenance."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from relif_book.build.notebook import read_source
+from relif_book.figures.tables import Folded
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (
+    "table_2_induced_tolerances",
+    "table_3_trade_off",
+    "table_4_components",
+    "table_6_five_tolerances",
+    "figure_2_worst_against_bias",
+    "appendix_b3_step_size_and_target",
+    "balancers_as_published_and_released",
+    "hybrids",
+    "physionet2012_erm_relif",
+    "claims",
+)
+FIGURE = re.compile(r"\b(style\.show|show_live)\(")
+TABLE = re.compile(r"\b(show_table|show_sets)\(")
+FOLDED = re.compile(r"\b(fold_sets|show_folded)\(")
+HIDDEN = {"remove-input", "hide-input", "hide-cell"}
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a paragraph; a glued number or a link is a word."""
+    plain = re.sub(r"\{[\w:]+\}`[^`]*`", "word", " ".join(text.split()))
+    return [part for part in re.split(r"(?<=[.!?])\s+(?=[A-Z*])", plain) if part]
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def cells(request: pytest.FixtureRequest) -> list:
+    return read_source(ROOT / "notebooks" / f"{request.param}.md").cells
+
+
+def first_with(cells: list, pattern: re.Pattern[str]) -> int:
+    """The place of the first code cell that the pattern is found in."""
+    return next(
+        place for place, cell in enumerate(cells) if cell.cell_type == "code" and pattern.search(cell.source)
+    )
+
+
+def test_the_finding_comes_first_in_at_most_three_sentences_with_numbers_of_the_records(cells: list) -> None:
+    title, *paragraphs = [part for part in cells[0].source.split("\n\n") if part.strip()]
+    assert title.lstrip("(").split("\n")[-1].startswith("# ")
+    assert len(paragraphs) == 1
+    assert 1 <= len(sentences(paragraphs[0])) <= 3
+    assert "{glue:text}" in paragraphs[0]
+    assert "**" not in paragraphs[0]
+
+
+def test_every_cell_is_hidden_and_the_set_up_short(cells: list) -> None:
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert all(HIDDEN & set(cell.metadata.get("tags", [])) for cell in code)
+    set_up = next(cell for cell in code if "= Page(" in cell.source)
+    assert len(set_up.source.splitlines()) <= 12, set_up.source
+
+
+def test_figure_then_one_table_then_the_caveat_then_only_what_is_folded(cells: list) -> None:
+    table = first_with(cells, TABLE)
+    ledger = "ledger.matrix_rows" in cells[table].source
+    figure = table if ledger else first_with(cells, FIGURE)
+    assert figure <= table
+    before = [cell.source for cell in cells[1:figure] if cell.cell_type == "markdown"]
+    assert before == [], "nothing stands between the finding and the figure"
+    caveat = next(
+        place for place, cell in enumerate(cells) if cell.source.lstrip().startswith("**Read with care.**")
+    )
+    assert caveat == table + 1
+    later = [cell.source for cell in cells[caveat:] if cell.cell_type == "code"]
+    open_tables = [source for source in later if TABLE.search(source)]
+    assert len(open_tables) == int(ledger), "the four contrasts alone stand open beneath the matrix"
+    assert any(FOLDED.search(source) for source in later)
+
+
+def test_this_run_and_provenance_end_the_page(cells: list) -> None:
+    headings = re.findall(r"^## (.*)$", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.M)
+    assert headings[-2:] == ["This run", "Parameters and provenance"]
+    assert cells[-1].source.rstrip().endswith("page.footer()")
+    assert "kept_rows(" in cells[-1].source
+
+
+def test_ours_is_never_called_published(cells: list) -> None:
+    """The paper's cells are not legible; what stands in tables and figures of ours are kept runs."""
+    for cell in cells:
+        shown = re.sub(r"published_(records|sets|studies)|_as_published|as published", "", cell.source)
+        assert not re.search(r"\bPublished\b|results\.published\W(?!page)", shown), shown
+
+
+def test_what_is_folded_is_there_for_readers_without_the_script() -> None:
+    assert Folded("Details", [])._repr_html_().startswith('<details class="relif-fold"><summary>Details')
