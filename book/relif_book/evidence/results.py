@@ -502,7 +502,7 @@ def candidate_rows(reference: ReferenceTolerance) -> Rows:
 
 
 def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> Rows:
-    """Return Bias per method at tolerances of the exact curves, with its rank over common seeds in brackets."""
+    """Return Bias per method at tolerances of the exact curves, its rank over common seeds in brackets."""
     columns = [int(np.argmin(np.abs(results.curve_tolerances - delta))) for delta in tolerances]
     for delta, column in zip(tolerances, columns, strict=True):
         if abs(results.curve_tolerances[column] - delta) > 1e-9:
