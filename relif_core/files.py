@@ -188,9 +188,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def package_digest() -> str:
-    """Return the sha256 over this package's Python sources: which code made a result."""
-    root = Path(__file__).parent
+def package_digest(root: Path = Path(__file__).parent) -> str:
+    """Return the sha256 over a package's Python sources (this one's): which code made a result."""
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")

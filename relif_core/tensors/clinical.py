@@ -31,17 +31,17 @@ import numpy as np
 
 from relif_core.errors import DataError
 from relif_core.tensors.folder import (
+    BLOCK_ROWS,
     SPLITS,
     TensorFolder,
     check_array_folder,
     open_arrays,
     read_manifest_of,
+    release,
     write_array_folder,
 )
 
 FORMAT = "relif-clinical-1"
-#: Rows whose float64 copies are in memory at a time.
-BLOCK_ROWS = 65_536
 Kind = Literal["binary", "binned", "multilabel"]
 Level = Literal["stay", "hourly"]
 
@@ -260,6 +260,7 @@ def training_statistics(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndar
             part = slice(start, start + BLOCK_ROWS)
             block = term(values[part][chosen[part]].astype(np.float64))
             sums = np.add.reduce(np.concatenate([sums[None], block]), axis=0)
+            release(values)
         return sums
 
     mean = total(lambda block: block) / count
@@ -285,10 +286,9 @@ def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
         values.shape == (rows, columns),
         f"values have shape {values.shape}, the channels name {columns} columns",
     )
-    finite = all(
-        np.isfinite(values[start : start + BLOCK_ROWS]).all() for start in range(0, rows, BLOCK_ROWS)
-    )
-    require(finite, "values hold NaN or infinity")
+    for start in range(0, rows, BLOCK_ROWS):
+        require(np.isfinite(values[start : start + BLOCK_ROWS]).all(), "values hold NaN or infinity")
+        release(values)
     require(
         observed.shape == (rows, len(manifest["channels"])),
         f"observed has shape {observed.shape}, expected ({rows}, {len(manifest['channels'])})",

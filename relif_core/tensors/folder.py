@@ -6,6 +6,7 @@ whole folder appears under its name in one rename, so a folder that can be opene
 
 import hashlib
 import json
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from relif_core.errors import DataError
 from relif_core.files import atomic_folder, inside, sha256_of, write_json
 
 MANIFEST = "manifest.json"
+#: Rows of a large array that are in memory at a time.
+BLOCK_ROWS = 65_536
 SPLITS = ("train", "validation", "test")
 """Names of the parts that the codes 0, 1 and 2 in the array ``split`` stand for."""
 
@@ -80,7 +83,7 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
         for name, array in arrays.items():
             path = folder / f"{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, array, allow_pickle=False)
+            save(path, array)
             files[f"{name}.npy"] = {
                 "type": str(array.dtype),
                 "shape": list(array.shape),
@@ -94,12 +97,32 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
     return target
 
 
+def save(path: Path, array: np.ndarray) -> None:
+    """Write an array as ``np.save`` does, a block at a time, so that a mapped one need not fit in memory."""
+    array = np.ascontiguousarray(array)
+    with open(path, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        for start in range(0, len(array), BLOCK_ROWS):
+            array[start : start + BLOCK_ROWS].tofile(stream)
+            release(array)
+
+
+def release(*arrays: np.ndarray) -> None:
+    """Take the pages of arrays that lie in files out of this process's memory; they stay readable."""
+    for array in arrays:
+        base: Any = array
+        while base is not None and getattr(base, "_mmap", None) is None:
+            base = getattr(base, "base", None)
+        if base is not None and hasattr(base._mmap, "madvise"):
+            base._mmap.madvise(mmap.MADV_DONTNEED)
+
+
 def refuse_to_overwrite(target: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a target that holds another data set or other sources.
 
     Args:
         target: The folder.
-        manifest: Names data set and sources.
+        manifest: Names the data set, and the sources if they are known yet.
 
     Raises:
         DataError: ``target`` holds something else.
@@ -120,7 +143,7 @@ def refuse_to_overwrite(target: Path, manifest: Mapping[str, Any]) -> None:
             f"{target} holds data set {present.get('dataset')!r}, not {manifest['dataset']!r}; choose another"
             " target"
         )
-    if present.get("sources") != manifest["sources"]:
+    if present.get("sources") != manifest.get("sources", present.get("sources")):
         raise DataError(
             f"{target} holds {manifest['dataset']!r} made from other source files; "
             "choose another target or remove that folder first"

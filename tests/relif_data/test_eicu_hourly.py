@@ -202,7 +202,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "patient": (
         "../tables/patient",
         lambda path: path.with_suffix(".csv").unlink(),
-        "needs the table patient",
+        "no eICU table is there",
     ),
 }
 

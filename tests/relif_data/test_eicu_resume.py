@@ -11,7 +11,8 @@ import pytest
 
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import check_tensors
-from relif_data.eicu import prepare, raw_tables, resume, write_raw
+from relif_data import resume
+from relif_data.eicu import prepare, raw_tables, write_raw
 from relif_data.synthetic_icu import simulate
 
 
@@ -47,7 +48,7 @@ def test_finished_tables_are_not_read_again(
     assert not target.exists()
     said: list[str] = []
     assert check_tensors(prepare(source, target, progress=said.append)).fingerprint == whole
-    kept = [line.split(":")[0] for line in said if "kept from the interrupted reading" in line]
+    kept = [line.split(":")[0] for line in said if "kept from the interrupted run" in line]
     assert "vitalPeriodic" in kept
     assert "nurseCharting" not in kept
     assert not resume.work_folder(target).exists()
@@ -111,7 +112,7 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, source: Path, tmp
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("relif_core.tensors.folder.np.save", full)
+        patch.setattr("relif_core.tensors.folder.save", full)
         with pytest.raises(DataError, match=r"out cannot be written .*free space"):
             prepare(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

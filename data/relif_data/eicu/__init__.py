@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from relif_core.errors import DataError, InputError
 from relif_core.tensors.clinical import write_tensors
-from relif_core.tensors.folder import MANIFEST, read_manifest, refuse_to_overwrite
+from relif_core.tensors.folder import refuse_to_overwrite
 from relif_data.eicu.hourly import hourly_tensors
 from relif_data.eicu.raw_tables import table_tensors
-from relif_data.eicu.resume import full_disk, remove_work, work_folder
 from relif_data.eicu.simulated import SIMULATED_MARK, write_raw
+from relif_data.resume import Work
 
 __all__ = ["prepare", "write_raw"]
 
@@ -79,9 +79,9 @@ def prepare(
         test_fraction,
     )
     if not source.is_dir():
-        raise DataError(f"{source} is no folder; name the folder that holds the eICU tables")
+        raise DataError(f"{source} is not a folder; name the folder that holds the eICU tables")
     chosen = layout if layout != "auto" else "hourly" if (source / "hourly").is_dir() else "tables"
-    _refuse_other_data(target)
+    refuse_to_overwrite(target, {"dataset": "eicu"})
     common: dict[str, Any] = {
         "first_label_hour": first_label_hour,
         "validation_fraction": validation_fraction,
@@ -107,12 +107,8 @@ def prepare(
         content = hourly_tensors(source, **common, progress=report)
     else:
         options = {"layout": chosen, **common, **special}
-        try:
-            content = table_tensors(source, **common, **special, work=work_folder(target), progress=report)
-        except DataError:
-            # A table that has to be fetched again makes the half-read grid useless.
-            remove_work(work_folder(target))
-            raise
+        content = table_tensors(source, **common, **special, target=target, progress=report)
+    work = content.pop("work", None) or Work(target, {}, {})
     synthetic = _is_simulated(source)
     demo = content.pop("is_open_demo")
     title = "eICU Collaborative Research Database"
@@ -120,7 +116,7 @@ def prepare(
         title = "Simulated tables in the layout of eICU"
     elif demo:
         title += " Demo 2.0"
-    try:
+    with work.last_step(target):
         written = write_tensors(
             target,
             dataset="eicu",
@@ -135,9 +131,6 @@ def prepare(
             options=options,
             **content,
         )
-    except OSError as error:
-        raise full_disk(target, error) from error
-    remove_work(work_folder(target))
     report(f"wrote {written}")
     return written
 
@@ -169,12 +162,6 @@ def _check_options(
             f"validation_fraction={validation_fraction}, test_fraction={test_fraction}: both must be positive"
             " and leave some patients for training"
         )
-
-
-def _refuse_other_data(target: Path) -> None:
-    """Say before minutes of reading, not after, that a target holds something else."""
-    sources = read_manifest(target).get("sources") if (target / MANIFEST).is_file() else None
-    refuse_to_overwrite(target, {"dataset": "eicu", "sources": sources})
 
 
 def _is_simulated(source: Path) -> bool:

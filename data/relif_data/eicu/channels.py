@@ -11,6 +11,7 @@ from typing import Literal
 
 from relif_core.tensors.clinical import Channel
 
+STAY = "patientunitstayid"
 Conversion = Literal["number", "fahrenheit", "percent", "pounds", "score", "refill"]
 
 
@@ -85,6 +86,12 @@ class EventTable:
     value: str | None = None
     unit: str | None = None
     ignored: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        values = (*self.labels, self.value) if self.value else tuple(label for (label,) in self.items)
+        return (STAY, self.time, *values, *([self.unit] if self.unit else []))
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -2,15 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import CohortStep, Group
-from relif_data.eicu.stream import ReadFile, TableStream, whole_numbers
 from relif_data.labels import age_band
+from relif_data.tables import Table
 
 PATIENT_COLUMNS = (
     "patientunitstayid",
@@ -60,7 +59,6 @@ class Patients:
     """
 
     frame: pl.DataFrame
-    file: ReadFile
     notes: tuple[str, ...]
 
     @property
@@ -70,23 +68,12 @@ class Patients:
         return hashlib.sha256(ids.tobytes()).hexdigest() == DEMO_STAYS
 
 
-def read_patients(path: Path) -> Patients:
-    """Read the `patient` table.
-
-    Raises:
-        DataError: Missing columns, a stay id that is no number or occurs twice, or an empty table.
-    """
-    stream = TableStream("patient", path, PATIENT_COLUMNS)
-    text = stream.read().with_columns(pl.all().str.strip_chars().replace("", None))
-    if not text.height:
-        raise DataError(f"{path}: table patient has no rows")
-    stay = whole_numbers(text["patientunitstayid"])
+def read_patients(table: Table) -> Patients:
+    """Read the `patient` table; ``DataError`` for a stay id that is missing, no number, or there twice."""
+    text = table.read({**dict.fromkeys(PATIENT_COLUMNS, pl.String), "patientunitstayid": pl.Int64})
+    stay, path = text["patientunitstayid"], table.path
     if stay.null_count():
-        place = int(stay.is_null().arg_true()[0])
-        raise DataError(
-            f"{path}: patientunitstayid {text['patientunitstayid'][place]!r} of data row {place + 1} is no"
-            " whole number"
-        )
+        raise DataError(f"{path}: {stay.null_count()} rows have no patientunitstayid; fetch the file again")
     if stay.n_unique() != len(stay):
         repeated = stay.filter(stay.is_duplicated()).unique().sort()
         raise DataError(
@@ -139,8 +126,7 @@ def read_patients(path: Path) -> Patients:
         .then("hospital_minutes")
         .otherwise(None)
     )
-    assert stream.file is not None
-    return Patients(frame, stream.file, tuple(notes))
+    return Patients(frame, tuple(notes))
 
 
 class CohortFlow:
@@ -166,16 +152,15 @@ def _subjects(frame: pl.DataFrame) -> int:
 
 
 def groups_of(
-    frame: pl.DataFrame, hospital_table: Path | None
-) -> tuple[list[Group], dict[str, np.ndarray], list[ReadFile], list[str]]:
-    """Return the audit groups of a cohort, their codes per stay, the source files read and notes.
+    frame: pl.DataFrame, hospital_table: Table | None
+) -> tuple[list[Group], dict[str, np.ndarray], list[str]]:
+    """Return the audit groups of a cohort, their codes per stay, and notes.
 
     Sex, age band, ethnicity, unit type and hospital come from `patient`; region, size and teaching status
     from the `hospital` table where it exists. Codes are 8 bits wide: with more than 255 hospitals the single
     hospitals are left out.
     """
     notes: list[str] = []
-    files: list[ReadFile] = []
     groups: list[Group] = []
     codes: dict[str, np.ndarray] = {}
 
@@ -204,13 +189,10 @@ def groups_of(
             "Table hospital is missing: the groups hospital region, hospital beds and teaching status are"
             " lost."
         )
-        return groups, codes, files, notes
-    stream = TableStream("hospital", hospital_table, HOSPITAL_COLUMNS)
-    hospitals = stream.read().with_columns(pl.all().str.strip_chars())
+        return groups, codes, notes
+    hospitals = hospital_table.read(dict.fromkeys(HOSPITAL_COLUMNS, pl.String))
     if hospitals["hospitalid"].n_unique() != hospitals.height:
-        raise DataError(f"{hospital_table}: a hospitalid occurs more than once in table hospital")
-    if stream.file is not None:
-        files.append(stream.file)
+        raise DataError(f"{hospital_table.path}: a hospitalid occurs more than once in table hospital")
     joined = frame.select("hospital").join(
         hospitals, left_on="hospital", right_on="hospitalid", how="left", maintain_order="left"
     )
@@ -220,7 +202,7 @@ def groups_of(
     teaching = teaching.replace({"t": "true", "f": "false"})
     named = teaching.replace_strict({"true": "teaching", "false": "not teaching"}, default=None)
     add("hospital_teaching", "Teaching hospital", *_levels(named))
-    return groups, codes, files, notes
+    return groups, codes, notes
 
 
 def _levels(column: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:

@@ -3,17 +3,15 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError
-from relif_data.eicu.channels import CHANNELS, INDEX, EventTable, Item
+from relif_data.eicu.channels import CHANNELS, INDEX, STAY, EventTable, Item
 from relif_data.eicu.grid import HourlyGrid
-from relif_data.eicu.stream import ReadFile, TableStream, whole_numbers
+from relif_data.tables import FEW, LOST_SHARE, Table
 
-STAY = "patientunitstayid"
 REFILL = {
     "normal": 0.0,
     "< 2 seconds": 0.0,
@@ -25,7 +23,6 @@ REFILL = {
 KILOGRAMS_PER_POUND = 0.45359237
 LOWEST_FAHRENHEIT = 79.0
 REPORT_ROWS = 5_000_000
-LOST_SHARE, FEW = 0.01, 10
 
 
 @dataclass
@@ -34,6 +31,7 @@ class TableCount:
 
     table: str
     rows: int = 0
+    short: int = 0
     without_time: int = 0
     wanted: int = 0
     lost: int = 0
@@ -55,6 +53,8 @@ class TableCount:
             f"{self.no_number} values that are no number",
             f"{self.artefacts} out of range",
         ]
+        if self.short:
+            parts.append(f"{self.short} rows with too few or too many fields")
         if self.units:
             named = ", ".join(f"{unit!r} ({count})" for unit, count in sorted(self.units.items()))
             parts.append(f"{self.unknown_unit} in an unknown unit: {named}")
@@ -62,30 +62,17 @@ class TableCount:
 
 
 def read_events(
-    table: EventTable, path: Path, grid: HourlyGrid, trust: int, progress: Callable[[str], None]
-) -> tuple[TableCount, ReadFile]:
-    """Stream one table into the grid.
-
-    Args:
-        table: Which columns and labels feed which channels.
-        path: CSV or CSV.gz.
-        grid: Receives the values.
-        trust: Orders tables that give a value at the same minute.
-        progress: Called with a line of text per step.
+    table: EventTable, source: Table, grid: HourlyGrid, trust: int, progress: Callable[[str], None]
+) -> TableCount:
+    """Stream one table into the grid; ``trust`` orders tables that give a value at the same minute.
 
     Raises:
-        DataError: A missing column, or a damaged or truncated file.
+        DataError: A damaged or truncated file, or too many rows without a readable stay or time.
     """
-    if table.value is None:
-        columns = (STAY, table.time, *(label for (label,) in table.items))
-    else:
-        columns = (STAY, table.time, *table.labels, table.value)
-    if table.unit:
-        columns = (*columns, table.unit)
-    stream = TableStream(table.name, path, columns)
+    numbers = dict.fromkeys((STAY, table.time), pl.Int64)
     count = TableCount(table.name)
     reported = 0
-    for frame in stream.frames():
+    for frame in source.frames({**dict.fromkeys(table.columns, pl.String), **numbers}):
         count.rows += frame.height
         if table.value is None:
             _read_wide(table, frame, grid, trust, count)
@@ -97,11 +84,11 @@ def read_events(
     progress(f"{table.name}: {count.rows:,} rows, {count.used:,} values")
     if count.lost > max(LOST_SHARE * count.wanted, FEW):
         raise DataError(
-            f"{path}: {count.lost:,} of {count.wanted:,} rows that may belong to the cohort have a {STAY} or"
-            f" {table.time} that is no whole number; export the table again"
+            f"{source.path}: {count.lost:,} of {count.wanted:,} rows that may belong to the cohort have a {STAY}"
+            f" or {table.time} that is no whole number; export the table again"
         )
-    assert stream.file is not None
-    return count, stream.file
+    count.short = source.ragged
+    return count
 
 
 def _read_wide(
@@ -148,7 +135,7 @@ def _locate(
     table: EventTable, frame: pl.DataFrame, grid: HourlyGrid, count: TableCount
 ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
     """Keep the rows inside the cohort's stays; return them with their grid row and minute."""
-    stay, minute = whole_numbers(frame[STAY]), whole_numbers(frame[table.time])
+    stay, minute = frame[STAY], frame[table.time]
     readable = (stay.is_not_null() & minute.is_not_null()).to_numpy()
     known, row = grid.locate(stay.fill_null(-1).to_numpy(), minute.fill_null(-1).to_numpy())
     count.without_time += int((~readable).sum())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from relif_core.tensors.folder import release
 from relif_data.eicu.channels import CHANNELS, INDEX
 from relif_data.imputation import forward_fill
 
@@ -72,16 +73,23 @@ class HourlyGrid:
             result[block] = np.logical_or.reduceat(cells, self.offsets[block] - first, axis=0)
         return result
 
-    def finish(self, kept: np.ndarray, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def flush(self) -> None:
+        """Bring the keys to disk, where they lie in a file."""
+        if isinstance(self.keys, np.memmap):
+            self.keys.flush()
+
+    def finish(
+        self, kept: np.ndarray, channels: np.ndarray, make: Callable[..., np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return values (gaps filled), observed and offsets of the kept stays and channels; free the keys.
 
         ``kept`` is bool [stays], ``channels`` int [channels]. Values are float32 [rows, channels], observed
-        uint8.
+        uint8, both made by ``make(name, type, shape)``.
         """
         rows = np.diff(self.offsets)
         offsets = np.concatenate([[0], np.cumsum(rows[kept])])
-        values = np.empty((int(offsets[-1]), len(channels)), dtype=np.float32)
-        observed = np.empty(values.shape, dtype=np.uint8)
+        shape = (int(offsets[-1]), len(channels))
+        values, observed = make("values", np.float32, shape), make("observed", np.uint8, shape)
         normal = np.array([CHANNELS[channel].normal for channel in channels])
         done = 0
         for block in self.blocks():
@@ -93,5 +101,6 @@ class HourlyGrid:
             values[done : done + len(keys)] = forward_fill(raw, seen, local, normal)
             observed[done : done + len(keys)] = seen
             done += len(keys)
+            release(self.keys, values, observed)
         self.keys = np.zeros((0, len(CHANNELS)), dtype=np.int64)
         return values, observed, offsets

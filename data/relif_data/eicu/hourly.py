@@ -19,10 +19,10 @@ from relif_core.errors import DataError
 from relif_core.files import sha256_of
 from relif_core.tensors.clinical import Channel
 from relif_data.eicu import targets
-from relif_data.eicu.cohort import CohortFlow, groups_of, read_patients
-from relif_data.eicu.stream import ReadFile, find_tables
+from relif_data.eicu.cohort import HOSPITAL_COLUMNS, PATIENT_COLUMNS, CohortFlow, groups_of, read_patients
 from relif_data.imputation import forward_fill
 from relif_data.labels import split_by_subject
+from relif_data.tables import find_tables
 
 TASKS = ("los", "mortality24")
 CAPPED_HOURS = 168
@@ -88,7 +88,7 @@ class _Task:
 
     values: pl.DataFrame
     labels: pl.DataFrame
-    files: tuple[ReadFile, ...]
+    files: tuple[dict[str, Any], ...]
 
 
 def hourly_tensors(
@@ -106,12 +106,9 @@ def hourly_tensors(
         DataError: Missing files or columns, repeated or missing hours, labels of another kind than stated, or
             a damaged file.
     """
-    tables = find_tables(source, source / "tables")
-    if "patient" not in tables:
-        raise DataError(
-            f"{source}: the hourly layout needs the table patient as well (patients, discharge times and"
-            " groups are in it); put patient.csv.gz there or into its folder tables"
-        )
+    tables = find_tables(
+        source, {"patient": PATIENT_COLUMNS, "hospital": HOSPITAL_COLUMNS}, "eICU", needed={"patient"}
+    )
     patients = read_patients(tables["patient"])
     progress(f"patient: {patients.frame.height:,} unit stays")
     los, deaths = (_read_task(source / "hourly" / name) for name in TASKS)
@@ -146,10 +143,10 @@ def hourly_tensors(
 
     length = targets.length_of_stay(minutes, offsets, first_label_hour)
     mortality, alive_later = _mortality(frame, deaths.labels, counts)
-    groups, codes, files, group_notes = groups_of(frame, tables.get("hospital"))
+    groups, codes, group_notes = groups_of(frame, tables.get("hospital"))
     subjects = frame["subject"].to_numpy()
     return {
-        "sources": [file.as_dict() for file in (*los.files, *deaths.files, patients.file, *files)],
+        "sources": [*los.files, *deaths.files, *(file for table in tables.values() for file in table.files)],
         "channels": [Channel(name, unit, (key,), start) for key, (name, unit, start) in VARIABLES.items()],
         "tasks": [mortality.task, length.task],
         "labels": {"mortality": mortality.labels, "los": length.labels},
@@ -198,7 +195,12 @@ def _read_task(folder: Path) -> _Task:
                 f"{path} is truncated or no parquet file ({str(error).splitlines()[0]})"
             ) from error
         files.append(
-            ReadFile(f"{folder.name}/{path.name}", path.stat().st_size, sha256_of(path), frames[name].height)
+            {
+                "name": f"{folder.name}/{path.name}",
+                "bytes": path.stat().st_size,
+                "sha256": sha256_of(path),
+                "rows": frames[name].height,
+            }
         )
     dyn, outc = frames["dyn"], frames["outc"]
     _require(dyn, ("stay_id", "time", *VARIABLES), folder / "dyn.parquet")

@@ -1,6 +1,8 @@
 """The raw tables of eICU as tensors: 17 channels hourly, mortality, length of stay and optional tasks."""
 
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +18,12 @@ from relif_data.eicu.channels import (
     TABLES,
     rules_of_reading,
 )
-from relif_data.eicu.cohort import CohortFlow, groups_of, read_patients
-from relif_data.eicu.events import read_events
+from relif_data.eicu.cohort import HOSPITAL_COLUMNS, PATIENT_COLUMNS, CohortFlow, groups_of, read_patients
+from relif_data.eicu.events import TableCount, read_events
 from relif_data.eicu.grid import HourlyGrid
-from relif_data.eicu.resume import GridStore
-from relif_data.eicu.stream import find_tables
 from relif_data.labels import split_by_subject
+from relif_data.resume import Work, refuse_other_sources
+from relif_data.tables import Table, find_tables
 
 ADULT_YEARS = 18
 
@@ -38,27 +40,23 @@ def table_tensors(
     validation_fraction: float,
     test_fraction: float,
     seed: int,
-    work: Path,
+    target: Path,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return what ``write_tensors`` needs, from a folder of raw tables; options as of ``eicu.prepare``.
 
-    ``work`` is a folder where an interrupted reading waits; the caller removes it when all is done.
+    An interrupted reading waits in the work folder beside ``target``; the caller clears it (``work``) when
+    all is done.
 
     Raises:
         DataError: `patient`, every measurement table or a column is missing, a file is damaged, stay ids
             repeat, or no stay is left.
     """
-    tables = find_tables(source, source / "tables")
-    if "patient" not in tables:
-        raise DataError(
-            f"{source}: no table patient (patient.csv or patient.csv.gz) there or in its folder tables"
-        )
-    if diagnosis_groups and "diagnosis" not in tables:
-        raise DataError(
-            f"{source}: diagnosis_groups needs the table diagnosis, which is missing; add it or leave the"
-            " option off"
-        )
+    wanted = {"patient": PATIENT_COLUMNS, "hospital": HOSPITAL_COLUMNS}
+    wanted |= {"diagnosis": ("patientunitstayid", "diagnosisstring")} if diagnosis_groups else {}
+    wanted |= {table.name: table.columns for table in TABLES}
+    tables = find_tables(source, wanted, "eICU", needed={"patient", "diagnosis"})
+    refuse_other_sources(target, "eicu", tables)
     missing_notes = _missing_tables(source, tables)
     for note in missing_notes:
         progress(note)
@@ -67,27 +65,34 @@ def table_tensors(
     progress(f"patient: {patients.frame.height:,} unit stays")
     flow = _cohort(patients.frame, first_label_hour)
     frame = flow.frame.sort("stay")
-    key = {"patient": patients.file.sha256, "hours": maximum_hours, "first_label_hour": first_label_hour}
-    store = GridStore(work, key, tables)
+    patient = [file["sha256"] for file in tables["patient"].files]
+    key = {"patient": patient, "hours": maximum_hours, "first_label_hour": first_label_hour}
+    work = Work(target, key, tables)
+    if work.changed():  # The grid holds values of a file that is no longer there.
+        work.clear()
     stays, minutes = frame["stay"].to_numpy(), frame["minutes"].to_numpy()
-    grid = HourlyGrid(stays, minutes, maximum_hours, store.open_keys)
+    grid = HourlyGrid(stays, minutes, maximum_hours, partial(work.array, "keys", np.int64, old=True))
 
     admission_notes = _put_admission_values(frame, grid)
-    event_notes, files = [], [patients.file]
+    event_notes = []
     for index, table in enumerate(TABLES):
         name = table.name.lower()
         if name not in tables:
             continue
-        kept = store.kept(name)
+        kept = work.kept(name)
         if kept is None:
-            store.begin(name)
-            kept = read_events(table, tables[name], grid, index + 2, progress)
-            store.finish(name, *kept, grid.keys)
+            work.begin(name)
+            try:
+                count = read_events(table, tables[name], grid, index + 2, progress)
+            except DataError:
+                work.clear()  # The grid is of no use: it holds part of a table that must be fetched again.
+                raise
+            grid.flush()
+            work.finish(name, vars(count) | {"units": dict(count.units)})
         else:
-            progress(f"{table.name}: kept from the interrupted reading")
-        count, file = kept
+            progress(f"{table.name}: kept from the interrupted run")
+            count = TableCount(**kept | {"units": Counter(kept["units"])})
         event_notes.append(count.sentence())
-        files.append(file)
 
     measured = grid.measured()
     charted = [INDEX[channel.name] for channel in CHANNELS if channel.name not in ADMISSION_COLUMNS.values()]
@@ -98,7 +103,7 @@ def table_tensors(
     available = np.flatnonzero(measured[with_events].any(axis=0))
     empty = [channel.name for channel in CHANNELS if INDEX[channel.name] not in available]
     progress(f"writing {frame.height:,} stays, {len(available)} of {len(CHANNELS)} channels")
-    values, observed, offsets = grid.finish(with_events, available)
+    values, observed, offsets = grid.finish(with_events, available, work.array)
 
     found = [
         targets.mortality(frame, mortality, mortality_hours),
@@ -108,14 +113,13 @@ def table_tensors(
     if decompensation:
         found.append(targets.decompensation(frame, offsets, first_label_hour))
     if diagnosis_groups:
-        target, file, notes = targets.diagnosis_groups(frame, tables["diagnosis"])
-        found.append(target)
-        files.append(file)
+        groups_named, notes = targets.diagnosis_groups(frame, tables["diagnosis"])
+        found.append(groups_named)
         task_notes += notes
-    groups, codes, group_files, group_notes = groups_of(frame, tables.get("hospital"))
+    groups, codes, group_notes = groups_of(frame, tables.get("hospital"))
     subjects = frame["subject"].to_numpy()
     return {
-        "sources": [file.as_dict() for file in (*files, *group_files)],
+        "sources": [file for table in tables.values() for file in table.files],
         "channels": [CHANNELS[index].channel() for index in available],
         "tasks": [target.task for target in found],
         "labels": {target.task.name: target.labels for target in found},
@@ -141,6 +145,7 @@ def table_tensors(
             *_label_notes(frame, mortality, mortality_hours, first_label_hour),
         ],
         "is_open_demo": patients.is_open_demo,
+        "work": work,
     }
 
 
@@ -168,8 +173,11 @@ def _cohort(frame: pl.DataFrame, first_label_hour: int) -> CohortFlow:
     return flow
 
 
-def _missing_tables(source: Path, tables: dict[str, Path]) -> list[str]:
-    """Name absent measurement tables and the channels they cost; ``DataError`` where all are absent."""
+def _missing_tables(source: Path, tables: dict[str, Table]) -> list[str]:
+    """Name every absent measurement table with the channels that are lost or thinned out by it.
+
+    Raises ``DataError`` where no measurement table is there at all.
+    """
     present = [table for table in TABLES if table.name.lower() in tables]
     if not present:
         raise DataError(

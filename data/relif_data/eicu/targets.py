@@ -1,15 +1,14 @@
 """Labels of the eICU tasks: every label is a fact at a stated hour and its input ends before that hour."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from relif_core.tensors.clinical import Task
-from relif_data.eicu.stream import ReadFile, TableStream, whole_numbers
 from relif_data.labels import LENGTH_OF_STAY_CLASSES, length_of_stay_class
+from relif_data.tables import LOST_SHARE, Table
 
 DECOMPENSATION_HOURS = 24
 DIAGNOSIS_GROUPS = (
@@ -103,21 +102,20 @@ def contradictory(frame: pl.DataFrame) -> pl.Series:
     return frame["died_unit"].fill_null(False) & ~frame["died_hospital"].fill_null(True)
 
 
-def diagnosis_groups(frame: pl.DataFrame, path: Path) -> tuple[Target, ReadFile, list[str]]:
+def diagnosis_groups(frame: pl.DataFrame, table: Table) -> tuple[Target, list[str]]:
     """Which of 14 organ systems the stay's entered diagnoses name (the first part of ``diagnosisstring``).
 
     As with phenotypes, the label belongs to the whole stay and is read from its last row; diagnoses are never
     an input. Stays without any diagnosis row carry no label.
     """
-    stream = TableStream("diagnosis", path, ("patientunitstayid", "diagnosisstring"))
     stays = frame["stay"].to_numpy()
     order = np.argsort(stays)
     labels = np.zeros((len(stays), len(DIAGNOSIS_GROUPS)), dtype=np.float32)
     mask = np.zeros(len(stays), dtype=np.uint8)
     unknown = 0
     code = {name: index for index, name in enumerate(DIAGNOSIS_GROUPS)}
-    for block in stream.frames():
-        stay = whole_numbers(block["patientunitstayid"]).fill_null(np.iinfo(np.int64).min).to_numpy()
+    for block in table.frames({"patientunitstayid": pl.Int64, "diagnosisstring": pl.String}):
+        stay = block["patientunitstayid"].fill_null(np.iinfo(np.int64).min).to_numpy()
         place = np.minimum(np.searchsorted(stays, stay, sorter=order), len(stays) - 1)
         index = order[place]
         inside = stays[index] == stay
@@ -127,7 +125,7 @@ def diagnosis_groups(frame: pl.DataFrame, path: Path) -> tuple[Target, ReadFile,
         named = inside & (group >= 0)
         labels[index[named], group[named]] = 1
         mask[index[named]] = 1
-    assert stream.file is not None
+    table.refuse_unreadable(share=LOST_SHARE)
     notes = [
         f"diagnosis: {unknown} rows of the cohort name none of the {len(DIAGNOSIS_GROUPS)} organ systems."
     ]
@@ -139,4 +137,4 @@ def diagnosis_groups(frame: pl.DataFrame, path: Path) -> tuple[Target, ReadFile,
         len(DIAGNOSIS_GROUPS),
         DIAGNOSIS_GROUPS,
     )
-    return Target(task, labels, mask), stream.file, notes
+    return Target(task, labels, mask), notes

@@ -19,8 +19,8 @@ from relif_core.tensors.clinical import CohortStep, write_tensors
 from relif_data.labels import length_of_stay_class, split_by_subject
 from relif_data.mimic3.channels import channels, phenotypes, tensor_channels, value_columns
 from relif_data.mimic3.series import EPSILON_HOURS, bins_of, hourly_grid
-from relif_data.mimic3.sources import READ_ERRORS, unreadable
 from relif_data.mimic3.tasks import MORTALITY_HOUR, tensor_tasks
+from relif_data.tables import READ_ERRORS, unreadable
 
 FOLDERS = {
     "phenotypes": "phenotyping",

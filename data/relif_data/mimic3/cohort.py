@@ -12,7 +12,7 @@ import polars as pl
 
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import CohortStep
-from relif_data.mimic3.sources import Table, parse_times, read
+from relif_data.tables import Table, parse_times
 
 ETHNICITY_CODES = {
     "ASIAN": 1,
@@ -117,11 +117,9 @@ def _read_stays(tables: Mapping[str, Table]) -> pl.DataFrame:
     table = tables["icustays"]
     ids = ("subject_id", "hadm_id", "icustay_id", "first_wardid", "last_wardid")
     texts = ("dbsource", "first_careunit", "last_careunit", "intime", "outtime")
-    frame = read(
-        table, {**dict.fromkeys(ids, pl.Int64), **dict.fromkeys(texts, pl.String), "los": pl.Float64}
-    )
+    frame = table.read({**dict.fromkeys(ids, pl.Int64), **dict.fromkeys(texts, pl.String), "los": pl.Float64})
     _refuse_repeats(frame, "icustay_id", table)
-    frame = parse_times(frame, ("intime", "outtime"), table, "icustay_id").rename({"los": "los_days"})
+    frame = parse_times(frame, ("intime", "outtime"), table).rename({"los": "los_days"})
     _refuse_other_lengths(frame, table)
     return frame
 
@@ -142,8 +140,7 @@ def _refuse_other_lengths(stays: pl.DataFrame, table: Table) -> None:
 def _read_admissions(tables: Mapping[str, Table]) -> pl.DataFrame:
     table = tables["admissions"]
     times = ("admittime", "dischtime", "deathtime")
-    frame = read(
-        table,
+    frame = table.read(
         {
             **dict.fromkeys(("subject_id", "hadm_id"), pl.Int64),
             **dict.fromkeys((*times, "ethnicity"), pl.String),
@@ -151,14 +148,14 @@ def _read_admissions(tables: Mapping[str, Table]) -> pl.DataFrame:
         },
     )
     _refuse_repeats(frame, "hadm_id", table)
-    return parse_times(frame, times, table, "hadm_id")
+    return parse_times(frame, times, table)
 
 
 def _read_patients(tables: Mapping[str, Table]) -> pl.DataFrame:
     table = tables["patients"]
-    frame = read(table, {"subject_id": pl.Int64, **dict.fromkeys(("gender", "dob", "dod"), pl.String)})
+    frame = table.read({"subject_id": pl.Int64, **dict.fromkeys(("gender", "dob", "dod"), pl.String)})
     _refuse_repeats(frame, "subject_id", table)
-    return parse_times(frame, ("dob", "dod"), table, "subject_id")
+    return parse_times(frame, ("dob", "dod"), table)
 
 
 def _refuse_repeats(frame: pl.DataFrame, key: str, table: Table) -> None:

@@ -4,9 +4,9 @@ import polars as pl
 
 from relif_core.errors import DataError
 from relif_data.mimic3.channels import phenotypes
-from relif_data.mimic3.sources import Table, read
+from relif_data.tables import Table
 
-FOREIGN_SHARE = 0.01
+FOREIGN_SHARE, MANY = 0.01, 1000
 _ICD9 = r"^(\d{3,5}|V\d{2,4}|E\d{3,4})$"
 _ICD10 = r"^[A-DF-UW-Z]\d[0-9A-Z]{1,5}$"
 
@@ -28,13 +28,21 @@ def read_diagnoses(tables: dict[str, Table], repairs: frozenset[str]) -> pl.Data
         DataError: More than 1 % of the codes are of ICD-10 or no codes, the dictionary has lost its leading
             zeros too, or a code without its zeros could be either of two with different phenotypes.
     """
-    table, source = tables["diagnoses_icd"], tables["d_icd_diagnoses"]
+    table, source = tables["diagnoses_icd"], tables.get("d_icd_diagnoses")
     ids = {"subject_id": pl.Int64, "hadm_id": pl.Int64, "icd9_code": pl.String}
-    written = read(table, ids).with_row_index("place", offset=1).drop_nulls("icd9_code")
+    written = table.read(ids).with_row_index("place", offset=1).drop_nulls("icd9_code")
     diagnoses = written.with_columns(icd9_code=_plain(written["icd9_code"]))
-    names = read(source, {"icd9_code": pl.String}).drop_nulls()
-    dictionary = names.select(icd9_code=_plain(names["icd9_code"])).unique()
-    diagnoses = _zeros_restored(diagnoses, dictionary, table, source)
+    if source is None:
+        if diagnoses.height > MANY and not diagnoses["icd9_code"].str.starts_with("0").any():
+            raise DataError(
+                f"{table.path}: no ICD9_CODE of {diagnoses.height:,} begins with 0: leading zeros seem lost;"
+                " add the table D_ICD_DIAGNOSES, by which they are put back"
+            )
+        dictionary = diagnoses.select("icd9_code").unique()
+    else:
+        names = source.read({"icd9_code": pl.String}).drop_nulls()
+        dictionary = names.select(icd9_code=_plain(names["icd9_code"])).unique()
+        diagnoses = _zeros_restored(diagnoses, dictionary, table, source)
     code = pl.col("icd9_code")
     for kind, few, condition in (
         ("a code of ICD-10", 0, code.str.contains(_ICD10)),

@@ -34,11 +34,12 @@ def repair_effects(source: Path, *, progress: Callable[[str], None] | None = Non
     single = {name: frozenset({name}) for name in REPAIRS}
     variants = {**single, TOGETHER: frozenset(name for name, repair in REPAIRS.items() if repair.default)}
     with tempfile.TemporaryDirectory(prefix="mimic3-") as work:
-        tables = find_tables(Path(source))
-        base = extract(tables, frozenset(), Path(work), report)
+        tables = find_tables(Path(source), frozenset())
+        base = extract(tables, frozenset(), Path(work) / "effects", report)
         every_code = read_diagnoses(tables, frozenset({"all_diagnosis_codes"}))
         totals: dict[str, Counter[str]] = {name: Counter() for name in variants}
-        for stays, rows in buckets(base):
+        for stays, load in buckets(base):
+            rows = load()
             published = _inputs(stays, rows, base, Counter())
             for name, repairs in variants.items():
                 report(f"repair {name}")

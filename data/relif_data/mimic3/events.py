@@ -1,4 +1,4 @@
-"""One streaming pass over the event tables: counts for every row, the cohort's mapped rows on disk.
+"""One pass over the event tables: validation counts of every row, mapped rows of cohort stays on disk.
 
 Validation follows the MIMIC-III benchmark: an event without admission id is dropped, then one whose admission
 is not in the cohort, then one whose stay id is not that of the admission's cohort stay; a missing stay id is
@@ -6,9 +6,6 @@ filled in. Time is not checked here.
 """
 
 import hashlib
-import json
-import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,13 +15,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from relif_core.errors import DataError
 from relif_data.mimic3.channels import items
 from relif_data.mimic3.cohort import Cohort
-from relif_data.mimic3.sources import READ_ERRORS, Table, scan, time_of, unreadable
+from relif_data.resume import Work, full_disk
+from relif_data.tables import LOST_SHARE, Table, time_of
 
 EVENT_TABLES = ("chartevents", "labevents", "outputevents")
-PASS_VERSION = 2
+PART_ROWS = 1_000_000
+"""Rows of a file of mapped events, sorted by stay: a run of stays is found in it without reading the rest."""
 _KEYS = ("subject_id", "hadm_id", "icustay_id")
 _COMPACT_ROWS = 2_000_000
 _REPORT_ROWS = 5_000_000
@@ -43,124 +41,104 @@ class MappedEvents:
     rows: Mapping[str, int]
 
 
+def events_key(cohort: Cohort) -> dict[str, str]:
+    """Return what determines the pass over a table besides the table: cohort and items."""
+    chosen = cohort.stays.select("subject_id", "hadm_id", "icustay_id", "stay").to_numpy()
+    return {
+        "items": hashlib.sha256(items()["itemid"].to_numpy().tobytes()).hexdigest(),
+        "cohort": hashlib.sha256(np.ascontiguousarray(chosen).tobytes()).hexdigest(),
+    }
+
+
 def scan_events(
-    tables: Mapping[str, Table], cohort: Cohort, work: Path, report: Callable[[str], None]
+    tables: Mapping[str, Table], cohort: Cohort, work: Work, report: Callable[[str], None]
 ) -> MappedEvents:
     """Read CHARTEVENTS, LABEVENTS and OUTPUTEVENTS once each, except tables that ``work`` already holds.
 
     Memory does not grow with the number of rows.
 
     Raises:
-        DataError: A damaged file, an id that is no number, or a work folder that cannot be written.
+        DataError: A damaged file, ids that are no numbers above the ceiling, or a full disk.
     """
     files, counts, rows = [], [], {}
     for number, name in enumerate(EVENT_TABLES):
-        target, groups = work / f"{name}.parquet", work / f"{name}.groups.parquet"
-        key = _key(tables[name], cohort)
+        if name not in tables:
+            report(f"{name.upper()} is missing: its rows are not counted; no value is lost")
+            continue
         started = time.perf_counter()
-        stamp = work / f"{name}.json"
-        if _finished(stamp, key, (target, groups)):
+        kept = work.kept(name)
+        paths = {} if kept is None else {work.folder / file: size for file, size in kept["sizes"].items()}
+        if paths and all(path.is_file() and path.stat().st_size == size for path, size in paths.items()):
             report(f"{name}: kept from the interrupted run")
         else:
-            stamp.unlink(missing_ok=True)
-            _scan_table(tables[name], number, cohort, target, groups, report)
-            _stamp(stamp, key, (target, groups))
-        group = pl.read_parquet(groups, glob=False)
-        rows[name] = int(group["len"].sum())
+            work.begin(name)
+            try:
+                made = _scan_table(tables[name], number, cohort, work.folder, report)
+            except OSError as error:
+                raise full_disk(work.folder, error) from error
+            paths = {path: path.stat().st_size for path in made}
+            work.finish(name, {"sizes": {path.name: size for path, size in paths.items()}})
+        groups, *parts = paths
+        counts.append(pl.read_parquet(groups, glob=False))
+        rows[name] = int(counts[-1]["len"].sum())
         report(f"{name}: {rows[name]:,} rows in {time.perf_counter() - started:.1f} s")
-        files.append(target)
-        counts.append(group)
+        files += parts
     return MappedEvents(tuple(files), _validation_counts(pl.concat(counts), cohort), rows)
 
 
 def _scan_table(
-    table: Table,
-    number: int,
-    cohort: Cohort,
-    target: Path,
-    groups: Path,
-    report: Callable[[str], None],
-) -> None:
-    types: dict[str, pl.DataType | type[pl.DataType]] = {
-        name: pl.Int64 for name in ("row_id", *_KEYS) if table.has(name)
-    }
-    mapped = table.has("itemid") and table.name != "outputevents"
+    table: Table, number: int, cohort: Cohort, folder: Path, report: Callable[[str], None]
+) -> list[Path]:
+    """Write a table's counts by (subject, admission, stay), and its mapped rows in parts sorted by stay."""
+    name = table.name.lower()
+    ids = [column for column in ("row_id", *_KEYS) if table.has(column)]
+    types: dict[str, Any] = dict.fromkeys(ids, pl.Int64)
+    mapped = name != "outputevents"
     if mapped:
         types |= {"itemid": pl.Int32, **dict.fromkeys(("charttime", "value", "valueuom"), pl.String)}
-        types |= {"error": pl.String} if table.name == "chartevents" else {}
-    partial = target.with_suffix(".partial")
-    try:
-        with open(table.path, "rb"):
-            pass
-    except OSError as error:
-        raise unreadable(table.path, error) from error
-    for by_text in (False, True):
-        counter = _GroupCounter(table.name, items()["itemid"].to_list() if mapped else None, report)
-        lazy = scan(table, types, by_text=by_text)
+        types |= {"error": pl.String} if name == "chartevents" else {}
+    wanted = items()["itemid"].implode()
+    groups: list[pl.DataFrame] = []
+    pending: list[pl.DataFrame] = []
+    parts, seen, announced = [folder / f"{name}.groups.parquet"], 0, _REPORT_ROWS
+
+    def write() -> None:
+        path = folder / f"{name}.{len(parts)}.parquet"
+        _parquet(pl.concat(pending).sort("stay"), path, row_group_size=1 << 14)
+        parts.append(path)
+        pending.clear()
+
+    for frame in table.frames(types):
         if "icustay_id" not in types:
-            lazy = lazy.with_columns(pl.lit(None, dtype=pl.Int64).alias("icustay_id"))
-        kept = _mapped_rows(lazy.map_batches(counter, streamable=True), types, number, cohort)
-        try:
-            kept.sink_parquet(partial, compression="lz4", engine="streaming")
-            counter.total().write_parquet(groups)
-            os.replace(partial, target)
-            return
-        except READ_ERRORS as error:
-            # Padded numbers and 145834.0 are read the second time, by way of their texts.
-            if by_text or "could not parse" not in str(error):
-                raise _failure(table, partial, error) from error
+            frame = frame.with_columns(pl.lit(None, dtype=pl.Int64).alias("icustay_id"))
+        groups.append(frame.group_by(_KEYS).len().cast({"len": pl.Int64}))
+        if sum(group.height for group in groups) > _COMPACT_ROWS:
+            groups = [_summed(groups)]
+        seen += frame.height
+        if seen >= announced:
+            announced = seen + _REPORT_ROWS
+            report(f"{name}: {seen:,} rows read")
+        if mapped:
+            rows = frame.filter(pl.col("itemid").is_in(wanted))
+            pending.append(_mapped_rows(rows.lazy(), types, number, cohort).collect())
+            if sum(part.height for part in pending) > PART_ROWS:
+                write()
+    table.refuse_unreadable(share=LOST_SHARE)
+    if pending:
+        write()
+    _parquet(_summed(groups), parts[0])
+    return parts
 
 
-def _failure(table: Table, target: Path, error: BaseException) -> DataError:
-    """Tell a full disk or file size limit apart from a damaged source."""
-    text = str(error).lower()
-    if any(
-        sign in text
-        for sign in ("no space", "file too large", "quota", "os error 28", "os error 27", "os error 122")
-    ):
-        return full_disk(target.parent, error)
-    return unreadable(table.path, error)
+def _parquet(frame: pl.DataFrame, path: Path, **options: Any) -> None:
+    try:
+        frame.write_parquet(path, compression="lz4", **options)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise full_disk(path.parent, error) from error
 
 
-def full_disk(place: Path, error: BaseException) -> DataError:
-    """Return the ``DataError`` for a place that could not be written."""
-    return DataError(
-        f"{place} cannot be written ({str(error).strip()}); free space on that disk or choose another target,"
-        " then run the same command again"
-    )
-
-
-class _GroupCounter:
-    """Counts rows by (subject, admission, stay) as batches stream by; only wanted items pass through."""
-
-    def __init__(self, name: str, wanted: list[int] | None, report: Callable[[str], None]) -> None:
-        self.name, self.wanted, self.report = name, wanted, report
-        self.groups: list[pl.DataFrame] = []
-        self.pending, self.seen, self.announced = 0, 0, _REPORT_ROWS
-        self.lock = threading.Lock()
-
-    def __call__(self, batch: pl.DataFrame) -> pl.DataFrame:
-        group = batch.group_by(_KEYS).len().cast({"len": pl.Int64})
-        with self.lock:
-            self.groups.append(group)
-            self.pending += group.height
-            self.seen += batch.height
-            if self.pending > _COMPACT_ROWS:
-                self.groups = [self._sum()]
-                self.pending = 0
-            if self.seen >= self.announced:
-                self.announced = self.seen + _REPORT_ROWS
-                self.report(f"{self.name}: {self.seen:,} rows read")
-        return batch.clear() if self.wanted is None else batch.filter(pl.col("itemid").is_in(self.wanted))
-
-    def _sum(self) -> pl.DataFrame:
-        return pl.concat(self.groups).group_by(_KEYS).agg(pl.col("len").sum())
-
-    def total(self) -> pl.DataFrame:
-        """Return one row per (subject, admission, stay) with its number of rows."""
-        if not self.groups:
-            return pl.DataFrame(schema={**dict.fromkeys(_KEYS, pl.Int64), "len": pl.Int64})
-        return self._sum()
+def _summed(groups: list[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(groups).group_by(_KEYS).agg(pl.col("len").sum())
 
 
 def _mapped_rows(lazy: pl.LazyFrame, types: Mapping[str, Any], number: int, cohort: Cohort) -> pl.LazyFrame:
@@ -219,39 +197,3 @@ def _validation_counts(groups: pl.DataFrame, cohort: Cohort) -> pl.DataFrame:
         total(known & ~other, "kept"),
     )
     return subjects.join(counted, on="subject_id", how="left").fill_null(0).sort("subject_id")
-
-
-def _key(table: Table, cohort: Cohort) -> dict[str, Any]:
-    """What determines the outcome of a table's pass: an interrupted one is resumed only if unchanged."""
-    status = table.path.stat()
-    chosen = cohort.stays.select("subject_id", "hadm_id", "icustay_id", "stay").to_numpy()
-    return {
-        "version": PASS_VERSION,
-        "polars": pl.__version__,
-        "file": table.path.name,
-        "bytes": status.st_size,
-        "modified": status.st_mtime_ns,
-        "items": hashlib.sha256(items()["itemid"].to_numpy().tobytes()).hexdigest(),
-        "cohort": hashlib.sha256(np.ascontiguousarray(chosen).tobytes()).hexdigest(),
-    }
-
-
-def _stamp(path: Path, key: dict[str, Any], files: tuple[Path, ...]) -> None:
-    """Mark a table's files as finished: what they were made from, and their sizes."""
-    partial = path.with_suffix(".stamp")
-    try:
-        partial.write_text(
-            json.dumps({"key": key, "bytes": [file.stat().st_size for file in files]}), encoding="utf-8"
-        )
-        os.replace(partial, path)
-    except OSError as error:
-        raise full_disk(path.parent, error) from error
-
-
-def _finished(path: Path, key: dict[str, Any], files: tuple[Path, ...]) -> bool:
-    """Say whether an interrupted run left these files whole, made from the same source and cohort."""
-    try:
-        stamp = json.loads(path.read_text(encoding="utf-8"))
-        return stamp == {"key": key, "bytes": [file.stat().st_size for file in files]}
-    except (OSError, ValueError):
-        return False

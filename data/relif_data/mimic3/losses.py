@@ -10,10 +10,9 @@ from relif_data.mimic3.channels import channels, items
 from relif_data.mimic3.cleaning import meanings
 from relif_data.mimic3.cohort import Cohort
 from relif_data.mimic3.events import EVENT_TABLES, MappedEvents
-from relif_data.mimic3.sources import Table, scan, time_of
+from relif_data.tables import FEW, LOST_SHARE, Table, Types, time_of
 
-FEW = 10
-TIME_SHARE, VALUE_SHARE = 0.01, 0.5
+VALUE_SHARE = 0.5
 CAUSES = {
     "empty_value": "no value; export the table again with its VALUE column",
     "unreadable_value": (
@@ -35,8 +34,6 @@ def refuse_losses(
     Raises:
         DataError: A ceiling is exceeded.
     """
-    if not events.rows["chartevents"]:
-        raise DataError(f"{tables['chartevents'].path} has no row under its header; fetch the file again")
     triples = ["itemid", "value", "unit"]
     # Rows with an admission id that the cohort lacks never come here, so these are the wanted ones.
     rows = (
@@ -46,16 +43,14 @@ def refuse_losses(
         .agg(pl.len(), lost=pl.col("time").is_null().sum())
         .collect(engine="streaming")
     )
-    for code, name in enumerate(EVENT_TABLES):
+    for code, name in enumerate(EVENT_TABLES[:2]):
         part, table = rows.filter(pl.col("table") == code), tables[name]
         wanted, lost = int(part["len"].sum()), int(part["lost"].sum())
-        if lost > max(TIME_SHARE * wanted, FEW):
-            mapped = scan(
-                table, {"subject_id": pl.Int64, "itemid": pl.Int32, "charttime": pl.String}, by_text=True
-            )
+        if lost > max(LOST_SHARE * wanted, FEW):
             own = pl.col("subject_id").is_in(cohort.stays["subject_id"].unique().implode())
             first = _first(
-                mapped,
+                table,
+                {"subject_id": pl.Int64, "itemid": pl.Int32, "charttime": pl.String},
                 own
                 & pl.col("itemid").is_in(items()["itemid"].implode())
                 & time_of(pl.col("charttime")).is_null(),
@@ -78,9 +73,9 @@ def _refuse_values(table: Table, channel: str, triples: pl.DataFrame, repairs: f
     for cause, mend in CAUSES.items():
         if counts[cause] > max(VALUE_SHARE * wanted, FEW):
             lost = triples.join(kept, on=["itemid", "value", "unit"], how="anti", nulls_equal=True)
-            cells = scan(table, {"itemid": pl.Int32, "value": pl.String}, by_text=True)
             place = _first(
-                cells,
+                table,
+                {"itemid": pl.Int32, "value": pl.String},
                 pl.struct("itemid", "value").is_in(lost.select("itemid", "value").to_struct().implode()),
             )
             raise DataError(
@@ -89,7 +84,12 @@ def _refuse_values(table: Table, channel: str, triples: pl.DataFrame, repairs: f
             )
 
 
-def _first(rows: pl.LazyFrame, condition: pl.Expr) -> int:
+def _first(table: Table, types: Types, condition: pl.Expr) -> int:
     """The number of the first data row that meets a condition, counted from 1."""
-    found = rows.with_row_index("place", offset=1).filter(condition).select("place").head(1).collect()
-    return int(found["place"][0])
+    before = 0
+    for frame in table.frames(types):
+        found = frame.select(condition.fill_null(False).arg_max(), any=condition.any())
+        if found["any"][0]:
+            return before + int(found.to_series(0)[0]) + 1
+        before += frame.height
+    return 0

@@ -1,10 +1,7 @@
 """Raw MIMIC-III tables to clinical tensors: the whole road, in bounded memory."""
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,22 +10,23 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError, InputError
-from relif_core.files import sha256_of
 from relif_core.tensors.clinical import CohortStep, Group, write_tensors
-from relif_core.tensors.folder import refuse_to_overwrite
+from relif_core.tensors.folder import release
 from relif_data.labels import age_band, split_by_subject
 from relif_data.mimic3.channels import channels, tensor_channels, value_columns
 from relif_data.mimic3.cleaning import clean
 from relif_data.mimic3.cohort import Cohort, select_cohort
 from relif_data.mimic3.diagnoses import read_diagnoses
-from relif_data.mimic3.events import MappedEvents, full_disk, scan_events
+from relif_data.mimic3.events import EVENT_TABLES, MappedEvents, events_key, scan_events
 from relif_data.mimic3.losses import refuse_losses
 from relif_data.mimic3.repairs import REPAIRS, chosen_repairs
-from relif_data.mimic3.series import bins_of, hourly_grid, time_series, within_stay
-from relif_data.mimic3.sources import Table, find_tables
+from relif_data.mimic3.series import Grid, bins_of, hourly_grid, time_series, within_stay
+from relif_data.mimic3.sources import find_tables
 from relif_data.mimic3.tasks import label_stays, phenotype_labels, tensor_tasks
+from relif_data.resume import Work, refuse_other_sources
+from relif_data.tables import Table
 
-BUCKET_ROWS = 4_000_000
+BUCKET_ROWS = 1_000_000
 AGE_BANDS = ("18-44", "45-64", "65-79", "80+")
 SEXES = ("unknown", "female", "male", "other")
 ETHNICITIES = ("other or unknown", "Asian", "Black", "Hispanic", "White")
@@ -37,12 +35,13 @@ CARE_UNITS = ("MICU", "SICU", "CCU", "CSRU", "TSICU", "other")
 
 @dataclass(frozen=True)
 class Extraction:
-    """All before the hourly grid: cohort, mapped events on disk, usable diagnosis rows, repairs in force."""
+    """Everything before the hourly grid; events lie on disk, in ``work``."""
 
     cohort: Cohort
     events: MappedEvents
     diagnoses: pl.DataFrame
     repairs: frozenset[str]
+    work: Work
 
 
 def prepare_raw(
@@ -96,15 +95,13 @@ def prepare_raw(
     for path in (train_subjects, validation_subjects, test_subjects):
         if path is not None:
             read_subject_list(Path(path))
-    tables = find_tables(Path(source))
-    with ThreadPoolExecutor(1) as pool:
-        checksums = pool.submit(_checksums, list(tables.values()))
-        if target.exists():
-            refuse_to_overwrite(target, {"dataset": dataset, "sources": checksums.result()})
-        extraction = extract(tables, chosen, work_folder(target), report)
-        sources = checksums.result()
-    counts: Counter[str] = Counter()
-    arrays, stays, steps = _assemble(extraction, work_folder(target), counts, report)
+    tables = find_tables(Path(source), chosen)
+    refuse_other_sources(target, dataset, tables)
+    extraction = extract(tables, chosen, target, report)
+    counts = Counter({"short_row": n} if (n := sum(table.ragged for table in tables.values())) else {})
+    unread = sum(sum(tables[name].unreadable.values()) for name in EVENT_TABLES if name in tables)
+    counts.update({"unreadable_id": unread} if unread else {})
+    arrays, stays, steps = _assemble(extraction, counts, report)
     split = subject_split(
         stays["subject_id"].to_numpy(),
         train_subjects=train_subjects,
@@ -120,7 +117,7 @@ def prepare_raw(
         licence=licence["name"],
         output_policy=licence["policy"],
         synthetic=licence["synthetic"],
-        sources=sources,
+        sources=[file for table in tables.values() for file in table.files],
         channels=tensor_channels(),
         tasks=tensor_tasks(),
         stays=stays["icustay_id"].to_numpy(),
@@ -140,39 +137,25 @@ def prepare_raw(
         },
         **arrays,
     )
-    try:
-        write_tensors(target, **contents)
-    except OSError as error:
-        raise full_disk(target, error) from error
-    shutil.rmtree(work_folder(target), ignore_errors=True)
-    return target
-
-
-def work_folder(target: Path) -> Path:
-    """Return the hidden folder beside a target in which an interrupted run leaves its finished tables."""
-    return target.parent / f".{target.name}.mimic3-work"
+    with extraction.work.last_step(target):
+        return write_tensors(target, **contents)
 
 
 def extract(
-    tables: dict[str, Table], repairs: frozenset[str], work: Path, report: Callable[[str], None]
+    tables: dict[str, Table], repairs: frozenset[str], target: Path, report: Callable[[str], None]
 ) -> Extraction:
-    """Select the cohort, pass over the events (into ``work``) and read the diagnoses."""
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{work} cannot be made ({error}); choose a target on a disk that can be written"
-        ) from error
+    """Select the cohort, read the diagnoses, and pass over the events into a folder beside ``target``."""
     cohort = select_cohort(tables)
     report(f"cohort: {cohort.stays.height} of {cohort.steps[0].stays} stays")
     diagnoses = read_diagnoses(tables, repairs)
+    work = Work(target, events_key(cohort), tables)
     events = scan_events(tables, cohort, work, report)
     refuse_losses(tables, cohort, events, repairs)
-    return Extraction(cohort, events, diagnoses, repairs)
+    return Extraction(cohort, events, diagnoses, repairs, work)
 
 
-def buckets(extraction: Extraction) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Yield the cohort's stays in runs of whole subjects, with a bounded number of mapped rows."""
+def buckets(extraction: Extraction) -> Iterator[tuple[pl.DataFrame, Callable[[], pl.DataFrame]]]:
+    """Yield runs of whole subjects' stays, each with what loads its (bounded number of) mapped rows."""
     lazy = pl.scan_parquet(list(extraction.events.files), glob=False)
     per_stay = lazy.group_by("stay").len().collect(engine="streaming")
     stays = extraction.cohort.stays.join(per_stay, on="stay", how="left", maintain_order="left")
@@ -181,8 +164,12 @@ def buckets(extraction: Extraction) -> Iterator[tuple[pl.DataFrame, pl.DataFrame
     stays = stays.join(bucket, on="subject", maintain_order="left").drop("len")
     for part in stays.partition_by("bucket", maintain_order=True):
         first, last = int(part["stay"][0]), int(part["stay"][-1])
-        chosen = lazy.filter(pl.col("stay").is_between(first, last)).collect(engine="streaming")
-        yield part.drop("bucket"), chosen
+        chosen = lazy.filter(pl.col("stay").is_between(first, last))
+        yield part.drop("bucket"), _loader(chosen)
+
+
+def _loader(rows: pl.LazyFrame) -> Callable[[], pl.DataFrame]:
+    return lambda: rows.collect()
 
 
 def with_outcomes(stays: pl.DataFrame, series: pl.DataFrame, extraction: Extraction) -> pl.DataFrame:
@@ -198,29 +185,25 @@ def with_outcomes(stays: pl.DataFrame, series: pl.DataFrame, extraction: Extract
 
 
 def _assemble(
-    extraction: Extraction, work: Path, counts: Counter[str], report: Callable[[str], None]
+    extraction: Extraction, counts: Counter[str], report: Callable[[str], None]
 ) -> tuple[dict[str, Any], pl.DataFrame, list[CohortStep]]:
     """Build the hourly arrays bucket by bucket in a file of the work folder, then all labels."""
     longest = extraction.cohort.stays["los_hours"].fill_null(0.0).fill_nan(0.0).clip(lower_bound=0)
     room = max(int(bins_of(longest.to_numpy()).sum()), 1)
     columns = sum(len(channel.columns) for channel in tensor_channels())
-    values = _reserved(work / "values.npy", (room, columns))
-    observed = np.zeros((room, len(channels())), dtype=np.uint8)
+    values = extraction.work.array("values", np.float32, (room, columns))
+    observed = extraction.work.array("observed", np.uint8, (room, len(channels())))
     kept, seen, used = [], [], 0
-    counted = counts if "numeric_maximum" in extraction.repairs else None
-    for stays, rows in buckets(extraction):
-        series = within_stay(time_series(*clean(rows, extraction.repairs, counts), stays, counted), stays)
-        described = with_outcomes(stays, series, extraction)
-        present = described.filter(_usable())
-        bins = bins_of(present["los_hours"].to_numpy())
-        series = series.join(present.select("stay"), on="stay", how="semi", maintain_order="left")
-        grid = hourly_grid(series, present["stay"].to_numpy(), bins)
+    for stays, load in buckets(extraction):
+        described, present, grid = _bucket(stays, load, extraction, counts)
         end = used + len(grid.filled)
         value_columns(grid.filled, values[used:end])
         observed[used:end] = grid.observed
-        kept.append(present.with_columns(bins=bins))
+        release(values, observed)
+        kept.append(present)
         seen.append(described)
         used = end
+        del grid
         report(f"hourly grid: {used:,} stay-hours")
     stays, steps = pl.concat(kept), _exclusions(pl.concat(seen))
     if not stays.height:
@@ -239,15 +222,17 @@ def _assemble(
     return arrays, stays, steps
 
 
-def _reserved(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Return a float32 array in a file of reserved space: a full disk is an error here, no later crash."""
-    try:
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        with open(path, "r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-    except OSError as error:
-        raise full_disk(path, error) from error
-    return array
+def _bucket(
+    stays: pl.DataFrame, load: Callable[[], pl.DataFrame], extraction: Extraction, counts: Counter[str]
+) -> tuple[pl.DataFrame, pl.DataFrame, Grid]:
+    """Return a bucket's stays with their outcomes, the usable ones with their bins, and their grid."""
+    counted = counts if "numeric_maximum" in extraction.repairs else None
+    series = within_stay(time_series(*clean(load(), extraction.repairs, counts), stays, counted), stays)
+    described = with_outcomes(stays, series, extraction)
+    present = described.filter(_usable())
+    bins = bins_of(present["los_hours"].to_numpy())
+    series = series.join(present.select("stay"), on="stay", how="semi", maintain_order="left")
+    return described, present.with_columns(bins=bins), hourly_grid(series, present["stay"].to_numpy(), bins)
 
 
 def _usable() -> pl.Expr:
@@ -384,10 +369,3 @@ def _licence(source: Path) -> dict[str, Any]:
         "synthetic": False,
         "suffix": "",
     }
-
-
-def _checksums(tables: list[Table]) -> list[dict[str, Any]]:
-    return [
-        {"name": table.path.name, "sha256": sha256_of(table.path), "bytes": os.path.getsize(table.path)}
-        for table in tables
-    ]

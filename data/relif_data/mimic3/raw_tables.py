@@ -8,8 +8,8 @@ import polars as pl
 
 from relif_core.files import atomic_folder
 from relif_data.mimic3.channels import phenotypes
-from relif_data.mimic3.sources import TIME_FORMAT
 from relif_data.synthetic_icu import CHANNELS, SimulatedCohort
+from relif_data.tables import TIME_FORMAT
 
 FIRST_ADMISSION = np.datetime64("2130-01-01T08:00:00")
 DAYS_BETWEEN_STAYS = 200

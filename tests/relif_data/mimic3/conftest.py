@@ -34,6 +34,9 @@ class RawTables:
         self.columns = {name: text.split() for name, text in COLUMNS.items()}
         self.add("d_icd_diagnoses", icd9_code="5849")
         self.add("d_icd_diagnoses", icd9_code="V3000")
+        # A table without rows is refused; these are of nobody in the cohort.
+        self.add("labevents", subject_id=0, itemid=1)
+        self.add("outputevents", subject_id=0)
 
     def add(self, table: str, **values: Any) -> dict[str, Any]:
         """Append a row with the next ROW_ID."""

@@ -1,11 +1,13 @@
 """Tables as databases and spreadsheets export them give the tensors of PhysioNet's own tables."""
 
 import gzip
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from relif_core.errors import DataError
@@ -103,7 +105,7 @@ def test_times_of_one_table_are_judged_by_its_wanted_rows(two_stays: Any, tmp_pa
         tables.event(1, 211, minute / 60, "80")
     changed(tables, ("charttime",), lambda time: time.strftime("%d.%m.%Y %H:%M"), only="labevents")
     with pytest.raises(
-        DataError, match=r"LABEVENTS\.csv: 19 of 19 wanted rows .* \(first: data row 1\); expected YYYY"
+        DataError, match=r"LABEVENTS\.csv: 19 of 19 wanted rows .* \(first: data row 2\); expected YYYY"
     ):
         prepare(tables.write(tmp_path / "raw"), tmp_path / "tensors")
 
@@ -225,7 +227,7 @@ def test_tables_below_the_named_folder_are_found(two_stays: Any, tmp_path: Path)
     [
         (("hosp/patients.csv.gz", "icu/icustays.csv.gz"), "MIMIC-IV"),
         (("patient.csv.gz", "vitalPeriodic.csv.gz"), "eICU: relif data eicu"),
-        (("ICUSTAYS.parquet",), "parquet files; write"),
+        (("train/listfile.csv",), "one task folder of the MIMIC-III benchmark; name the folder above"),
         (("mimic3.db",), "database file; export"),
     ],
 )
@@ -251,3 +253,88 @@ def test_a_half_unpacked_table_beside_the_whole_one(two_stays: Any, tmp_path: Pa
     plain.write_bytes(b"".join(lines[: 1 + int(share * len(lines))]))
     with pytest.raises(DataError, match=r"CHARTEVENTS\.csv is not the content of CHARTEVENTS\.csv\.gz"):
         prepare(raw, tmp_path / "tensors")
+
+
+def test_parquet_tables_are_read(two_stays: Any, tmp_path: Path) -> None:
+    """Typed parquet tables (numbers, times, texts) give the arrays of the CSV files."""
+    raw = with_events(two_stays).write(tmp_path / "raw")
+    (tmp_path / "parquet").mkdir()
+    for path in raw.iterdir():
+        frame = pl.read_csv(path, try_parse_dates=True)
+        frame.write_parquet(tmp_path / "parquet" / f"{path.stem.lower()}.parquet")
+    for mode in ("benchmark", "repaired"):
+        expected = check_tensors(prepare(raw, tmp_path / f"a{mode}", compatibility=mode))
+        same(
+            check_tensors(prepare(tmp_path / "parquet", tmp_path / f"b{mode}", compatibility=mode)), expected
+        )
+
+
+def test_numbered_parts_are_one_table(two_stays: Any, tmp_path: Path) -> None:
+    """CHARTEVENTS in parts gives the arrays of the whole; a missing part, or both forms, are refused."""
+    raw = with_events(two_stays).write(tmp_path / "raw")
+    expected = check_tensors(prepare(raw, tmp_path / "expected"))
+    header, *rows = (raw / "CHARTEVENTS.csv").read_bytes().splitlines(keepends=True)
+    whole = (raw / "CHARTEVENTS.csv").rename(tmp_path / "whole.csv")
+    for part in (1, 2, 3):
+        content = gzip.compress(header + b"".join(rows[part - 1 :: 3]))
+        (raw / f"CHARTEVENTS_{part}.csv.gz").write_bytes(content)
+    found = check_tensors(prepare(raw, tmp_path / "found"))
+    same(found, expected)
+    assert [file["name"] for file in found.manifest["sources"] if "CHART" in file["name"]] == [
+        f"CHARTEVENTS_{part}.csv.gz" for part in (1, 2, 3)
+    ]
+    shutil.copy(whole, raw / "CHARTEVENTS.csv")
+    with pytest.raises(DataError, match="'chartevents' lies in two files"):
+        prepare(raw, tmp_path / "both")
+    (raw / "CHARTEVENTS.csv").unlink()
+    (raw / "CHARTEVENTS_2.csv.gz").unlink()
+    with pytest.raises(DataError, match="in parts up to 3, but part 2 is missing"):
+        prepare(raw, tmp_path / "gap")
+
+
+def test_tables_that_give_no_value_may_be_missing(two_stays: Any, tmp_path: Path) -> None:
+    """Without OUTPUTEVENTS and the dictionary the repaired tensors are the same; the benchmark's need it."""
+    raw = with_events(two_stays).write(tmp_path / "raw")
+    expected = check_tensors(prepare(raw, tmp_path / "expected"))
+    (raw / "OUTPUTEVENTS.csv").unlink()
+    (raw / "D_ICD_DIAGNOSES.csv").unlink()
+    same(check_tensors(prepare(raw, tmp_path / "found")), expected)
+    with pytest.raises(DataError, match="no file for D_ICD_DIAGNOSES; copy"):
+        prepare(raw, tmp_path / "benchmark", compatibility="benchmark")
+
+
+def test_a_packed_name_with_plain_content_is_read(two_stays: Any, tmp_path: Path) -> None:
+    """A browser may unpack a .gz without renaming it."""
+    raw = with_events(two_stays).write(tmp_path / "raw")
+    expected = check_tensors(prepare(raw, tmp_path / "expected"))
+    (raw / "CHARTEVENTS.csv").rename(raw / "CHARTEVENTS.csv.gz")
+    same(check_tensors(prepare(raw, tmp_path / "found")), expected)
+
+
+def test_rows_with_other_numbers_of_fields_are_counted(two_stays: Any, tmp_path: Path) -> None:
+    """Short and long rows are left out and counted; above ten, and 1 %, they are an error."""
+    tables = with_events(two_stays)
+    tables.event(1, 211, 30.0, 'said "90",\nthen, 91')
+    raw = tables.write(tmp_path / "raw")
+    expected = check_tensors(prepare(raw, tmp_path / "expected"))
+    path = raw / "CHARTEVENTS.csv"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], lines[2][:20] + b"\n", b"1,2,3,4,5,6,7,8,9,10\n", *lines[2:]]))
+    found = check_tensors(prepare(raw, tmp_path / "found"))
+    same(found, expected)
+    assert found.manifest["options"]["counts"]["short_row"] == 2
+    path.write_bytes(b"".join([*lines, *[b"7,8\n"] * 11]))
+    with pytest.raises(
+        DataError, match=rf"11 rows of \d+ have not the 9 .* \(first: line {len(lines) + 1}\)"
+    ):
+        prepare(raw, tmp_path / "many")
+
+
+def test_a_table_with_a_header_alone_is_refused(two_stays: Any, tmp_path: Path) -> None:
+    """An empty table is a copy that broke off, whichever it is."""
+    for name in ("labevents", "diagnoses_icd", "patients"):
+        raw = with_events(two_stays).write(tmp_path / name)
+        path = raw / f"{name.upper()}.csv"
+        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+        with pytest.raises(DataError, match=rf"{name.upper()}\.csv has no row under its header"):
+            prepare(raw, tmp_path / "tensors")

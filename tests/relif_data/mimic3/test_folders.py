@@ -10,9 +10,9 @@ from relif_core.errors import DataError, InputError
 from relif_core.tensors.clinical import ClinicalTensors, check_tensors
 from relif_data import prepare as prepare_by_name
 from relif_data.mimic3 import prepare
-from relif_data.mimic3.benchmark_tables import benchmark_tables
 from relif_data.mimic3.raw_tables import write_raw
 from relif_data.synthetic_icu import CHANNELS, SimulatedCohort, simulate
+from tests.relif_data.mimic3.benchmark_tables import benchmark_tables
 
 TEST_SUBJECTS = (10_003, 10_004, 10_011)
 

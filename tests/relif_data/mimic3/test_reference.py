@@ -8,7 +8,7 @@ import pytest
 
 from relif_core.tensors.clinical import ClinicalTensors, check_tensors
 from relif_data.mimic3 import prepare
-from relif_data.mimic3.benchmark_tables import benchmark_tables
+from tests.relif_data.mimic3.benchmark_tables import benchmark_tables
 
 
 @pytest.fixture(scope="module")

@@ -30,10 +30,12 @@ def benchmark_tables(
     """
     with tempfile.TemporaryDirectory(prefix="mimic3-") as work:
         chosen = chosen_repairs(compatibility, repairs)
-        extraction = extract(find_tables(Path(source)), chosen, Path(work), lambda message: None)
+        extraction = extract(
+            find_tables(Path(source), chosen), chosen, Path(work) / "tables", lambda message: None
+        )
         counts: Counter[str] = Counter()
         parts = [
-            (stays, time_series(*clean(rows, chosen, counts), stays)) for stays, rows in buckets(extraction)
+            (stays, time_series(*clean(load(), chosen, counts), stays)) for stays, load in buckets(extraction)
         ]
     everything = pl.concat(series for _, series in parts)
     stays = pl.concat(with_outcomes(stays, within_stay(series, stays), extraction) for stays, series in parts)
