@@ -83,7 +83,7 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
         for name, array in arrays.items():
             path = folder / f"{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
-            save(path, array)
+            _save(path, array)
             files[f"{name}.npy"] = {
                 "type": str(array.dtype),
                 "shape": list(array.shape),
@@ -97,7 +97,7 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
     return target
 
 
-def save(path: Path, array: np.ndarray) -> None:
+def _save(path: Path, array: np.ndarray) -> None:
     """Write an array as ``np.save`` does, a block at a time, so that a mapped one need not fit in memory."""
     array = np.ascontiguousarray(array)
     with open(path, "wb") as stream:
@@ -108,7 +108,11 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def release(*arrays: np.ndarray) -> None:
-    """Take the pages of arrays that lie in files out of this process's memory; they stay readable."""
+    """Take the pages of arrays that lie in files out of this process's memory; they stay readable.
+
+    Args:
+        arrays: Memory-mapped ones, or views of them; others are left as they are.
+    """
     for array in arrays:
         base: Any = array
         while base is not None and getattr(base, "_mmap", None) is None:

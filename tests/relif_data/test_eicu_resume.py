@@ -112,7 +112,7 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, source: Path, tmp
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("relif_core.tensors.folder.save", full)
+        patch.setattr("relif_core.tensors.folder._save", full)
         with pytest.raises(DataError, match=r"out cannot be written .*free space"):
             prepare(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -84,8 +84,8 @@ def read_events(
     progress(f"{table.name}: {count.rows:,} rows, {count.used:,} values")
     if count.lost > max(LOST_SHARE * count.wanted, FEW):
         raise DataError(
-            f"{source.path}: {count.lost:,} of {count.wanted:,} rows that may belong to the cohort have a {STAY}"
-            f" or {table.time} that is no whole number; export the table again"
+            f"{source.path}: {count.lost:,} of {count.wanted:,} rows that may belong to the cohort have a"
+            f" {STAY} or {table.time} that is no whole number; export the table again"
         )
     count.short = source.ragged
     return count
