@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from relif_book.parameters import assigned, check_parameters, declared_parameters
-from relif_book.project import fingerprint, fingerprint_of_text, project_root
+from relif_book.project import ABSENT, fingerprint, fingerprint_of_text, project_root
 from relif_core import __version__
 from relif_core.errors import RecordError
 
@@ -99,6 +99,13 @@ class Page:
             )
         self._files[relative.as_posix()] = fingerprint(found)
         return found
+
+    def awaits(self, path: str | Path) -> bool:
+        """Tell whether a path of the checkout is there; if not, the page is stale once it is."""
+        there = (project_root() / path).exists()
+        if not there:
+            self._files[Path(path).as_posix()] = ABSENT
+        return there
 
     def record(self, path: str | Path) -> Path:
         """As :meth:`file`, for a record of a finished run; the footer lists it among the records used."""

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from relif_core.errors import InputError
 
+#: What stands for the fingerprint of a file that is not there yet.
+ABSENT = "absent"
+
 
 def project_root() -> Path:
     """Return the checkout of the current folder: the nearest upwards with ``_config.yml`` and ``notebooks/``.

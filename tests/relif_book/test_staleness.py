@@ -67,6 +67,14 @@ def test_comments_and_docstrings_are_no_code(tmp_path: Path, other: str, counts:
     assert (fingerprint(path) != before) is counts
 
 
+def test_a_record_that_a_page_awaited_has_come(project: Path, write_page: WritePage) -> None:
+    write_page("print(page.awaits('data/later.json'))")
+    execute_page("tiny", project / "notebooks" / "tiny.ipynb", root=project)
+    assert stale_pages(project) == {}
+    (project / "data" / "later.json").write_text("{}")
+    assert reasons(project) == ["data/later.json changed"]
+
+
 def test_a_changed_record(executed: Path) -> None:
     (executed / "data" / "record.json").write_text('{"bias": 1}')
     assert reasons(executed) == ["data/record.json changed"]

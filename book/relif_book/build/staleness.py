@@ -5,7 +5,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from relif_book.build.notebook import cell_text, read_notebook, read_source, seal_of
-from relif_book.project import fingerprint
+from relif_book.project import ABSENT, fingerprint
 
 MEND = "make pages"
 """The command that brings every stale page up to date."""
@@ -34,7 +34,8 @@ def reasons_stale(name: str, notebook: Path, *, root: Path) -> list[str]:
     for relative, known in executed.metadata["relif"]["depends_on"].items():
         path = root / relative
         if not path.exists():
-            reasons.append(f"{relative} no longer exists")
+            if known != ABSENT:
+                reasons.append(f"{relative} no longer exists")
         elif fingerprint(path) != known:
             reasons.append(f"{relative} changed")
     return reasons

@@ -284,21 +284,21 @@ def published(page: "Page", folder: str) -> ResultSet:
     if not looks:
         return found
     found = replace(found, planned_seeds=len(looks[-1])).narrowed(STUDIES[name].methods)
-    seeds = _look(found, name, looks)
+    seeds = look_of(found, name, looks)
     return found if seeds is None else found.of_seeds(seeds)
 
 
 def planned(page: "Page", folder: str) -> ResultSet | None:
     """Return a study of the plan at its largest look; None before the first one."""
     path = f"data/records/{folder}"
-    if not (project_root() / path / AUDITS).is_file():
+    if not page.awaits(f"{path}/{AUDITS}"):
         return None
     results = published(page, path)
     looks = PLANNED[folder][1]
-    return None if looks and _look(results, PLANNED[folder][0], looks) is None else results
+    return None if looks and look_of(results, PLANNED[folder][0], looks) is None else results
 
 
-def _look(results: ResultSet, study: str, looks: Sequence[range]) -> range | None:
+def look_of(results: ResultSet, study: str, looks: Sequence[range]) -> range | None:
     """Return the seeds of the largest look for which the study's first block is whole; failed runs count."""
     failed = {(item["method"], item["seed"]) for item in results.table.failed}
     present = {(record.method, record.seed) for record in results.records} | failed
