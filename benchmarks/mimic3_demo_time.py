@@ -2,8 +2,7 @@
 
     python benchmarks/mimic3_demo_time.py --source $RELIF_DATA/mimic3_demo
 
-The public benchmark's scripts take about 55 s for the same (extract, validate, episodes, tasks, discretising;
-best run).
+The public benchmark takes about 55 s at best (extract, validate, episodes, tasks, discretise).
 """
 
 import argparse

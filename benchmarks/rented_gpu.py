@@ -1,7 +1,6 @@
 r"""The GPU part of the paper on a machine rented by the minute: one package, one command, a few files back.
 
-At home, from a clean checkout (``FORM`` is a travelling form of NYUv2, ``CLINICAL`` a clinical tensor
-folder)::
+At home, from a clean checkout (``FORM`` a travelling form of NYUv2, ``CLINICAL`` a clinical tensor folder)::
 
     python -m benchmarks.rented_gpu pack FORM PACKAGE --weights WEIGHTS \
         [--large LARGE_FORM] [--clinical CLINICAL]

@@ -1,7 +1,6 @@
 """``relif audit``: from a table of scores to a verdict, on files; no torch needed.
 
-The verbs end with status 0 for done or passed, 1 for shown to fail (``check`` alone), 3 for undecided, 2 for
-bad input.
+The verbs end with status 0 for done or passed, 1 for failed (``check``), 3 for undecided, 2 for bad input.
 """
 
 import json

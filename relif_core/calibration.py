@@ -54,8 +54,7 @@ class LabelledLogits:
 def fit_temperature(found: LabelledLogits) -> float:
     """Return the temperature in [``LOWEST``, ``HIGHEST``] of least mean NLL of the labels; 1 without rows.
 
-    Newton steps in log β inside a bracket that every step narrows; where Newton leaves it, the bracket is
-    halved.
+    Newton steps in log β inside a bracket that every step narrows, or halves where Newton leaves it.
     """
     logits = found.logits.astype(np.float64)
     if not logits.size or not logits.any():

@@ -89,8 +89,7 @@ def main() -> None:
     """Run the command line: exit status 2 for bad input, 70 for what failed or crashed, 130 when interrupted.
 
     1 only ever means that a ``check`` found what it looks for: an audit above its limits, a stale page. Other
-    packages add commands by an entry point of the group ``relif.commands``: a function that takes the
-    application.
+    packages add commands by an entry point of ``relif.commands``: a function that takes the application.
     """
     for entry in entry_points(group="relif.commands"):
         entry.load()(app)

@@ -1,8 +1,7 @@
 """Feedback on the penalty weight: what the observed violation rate does to λ.
 
 Every controller has the same small surface: ``update(violation_rate) -> weight``, ``weight``,
-``smoothed_rate``, ``updates``, ``state_dict()`` and ``load_state_dict()``. Plain Python floats; no model, no
-tensor.
+``smoothed_rate``, ``updates``, ``state_dict()`` and ``load_state_dict()``. Plain floats, no tensor.
 """
 
 import math

@@ -18,8 +18,7 @@ class DeviceController:
     """Steers λ on a device as ``controller`` would on the host: float64, same order of operations.
 
     The weights of :class:`ConstantWeight` and :class:`ViolationController` are the host's exactly; those of
-    :class:`ProportionalIntegralController` differ where the device's exponential does. ``settle`` hands the
-    state back.
+    :class:`ProportionalIntegralController` differ where the device's exponential does. ``settle`` reports.
 
     Args:
         controller: The rule and the state to start from.

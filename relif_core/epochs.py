@@ -66,8 +66,7 @@ class EpochAudits:
                 found[prefix + name] = [
                     float(of(filled[task])) if task in filled else np.nan for task in self.tasks
                 ]
-            # Scores whose scale is set at the end of training have no curve before, and keep their place in
-            # the list.
+            # Scores whose scale is set at the end of training have no curve before, but a place in the list.
             curve = bias_curve(filled, TOLERANCES) if len(filled) > 1 and evaluation.on_scale else None
             for kind in ("bias", "violation_rate"):
                 missing = [np.nan] * len(TOLERANCES)

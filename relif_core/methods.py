@@ -35,8 +35,7 @@ class Method:
     Attributes:
         balancer: Key of the balancer that a run of it uses.
         changes: Settings that differ from ``RunSettings``.
-        source: Where the method *is* a balancer: "module:Class" within relif_core.balancers, or
-            "path/to/file.py:Class".
+        source: Where it *is* a balancer: "module:Class" in relif_core.balancers, or "path/to/file.py:Class".
         hollow: Figures draw a hollow mark: another version of the method whose colour it has.
         dense: A method of dense prediction only.
     """

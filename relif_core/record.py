@@ -156,8 +156,7 @@ class Record:
     def trace(self, name: str) -> np.ndarray:
         """Return a step trace: ``weight``, ``violation_rate`` or ``smoothed_rate`` [steps].
 
-        Records keep the rates; weights and smoothed rates are what the controller makes of them, to the last
-        bit.
+        Records keep the rates; the controller makes weights and smoothed rates of them, to the last bit.
         """
         if f"trace/{name}" in self.arrays:
             return self.arrays[f"trace/{name}"]

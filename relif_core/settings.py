@@ -366,8 +366,7 @@ def settings_from(kind: type[Settings], content: Mapping[str, Any]) -> Settings:
 def as_json(settings: Any) -> dict[str, Any]:
     """Return settings as nested dictionaries of plain values.
 
-    A setting marked ``ADDED`` is named only where it differs from what earlier records had ("before", else
-    its default).
+    A setting marked ``ADDED`` is named only where it is not as in earlier records ("before", else default).
     """
     values = {item: getattr(settings, item.name) for item in dataclasses.fields(settings)}
     return {

@@ -113,8 +113,7 @@ class LipschitzSurrogate(nn.Module):
         prototypes: Prototypes per task, at least 1.
         distance_floor: :math:`d_0 \ge 0`, the smallest distance.
         ema: Weight in (0, 1] of the new percentile in the moving average.
-        align: False keeps :math:`\tau = \kappa = 1` and the buffers untouched (the ablation without
-            alignment).
+        align: False keeps :math:`\tau = \kappa = 1` and the buffers untouched (ablation "no align").
 
     Raises:
         InputError: A setting is outside its range.
@@ -242,8 +241,7 @@ class LipschitzSurrogate(nn.Module):
 def _padded_quantile(values: Tensor, count: Tensor, level: float) -> Tensor:
     """Return every row's linearly interpolated quantile of ``count`` finite entries, without a host read.
 
-    ``values`` [R, N] holds infinity in the other entries; the result [R] is infinite where a row has no
-    finite entry.
+    ``values`` [R, N] holds infinity in the other entries; the result [R] is infinite in a row of these.
     """
     ordered = values.sort(dim=1).values
     position = (count - 1).clamp_min(0) * level

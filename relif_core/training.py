@@ -83,24 +83,21 @@ def run(
 
     A finished record of the same key is returned as it is; a checkpoint of the same key is continued. The
     reported numbers come from the epoch with the best validation Worst. Once ``STOP`` is set the run stops
-    after the step in progress and leaves a checkpoint; between epochs one is written when the last is
-    ``CHECKPOINT_SECONDS`` old.
+    after the step in progress and leaves a checkpoint; epochs leave one every ``CHECKPOINT_SECONDS``.
 
     Args:
         settings: What to train.
         problem: The data and what is learnt on them.
         folder: Of this run alone.
         progress: Told of every epoch.
-        deadline: ``time.time()`` after which the run stops with the epoch in progress and leaves a
-            checkpoint.
+        deadline: ``time.time()`` after which the run stops with its epoch and leaves a checkpoint.
 
     Raises:
         RecordError: The folder belongs to another run or is in use by another process.
         DivergenceError: The losses leave the finite numbers.
         RunPaused: The deadline has passed or ``STOP`` is set; start the run again to go on.
         InputError: The settings are of another revision than this code computes.
-        DataError: Before the first step: an empty split, a task without labels or classes, fewer than two
-            batches.
+        DataError: Before the first step: an empty split, a task without labels or classes, too few batches.
     """
     folder = Path(folder)
     key = run_key(settings, problem.data_fingerprint, problem.device.type)

@@ -118,8 +118,7 @@ class Page:
     def glue(self, name: str, value: float | int | str, spec: str = "") -> None:
         """Give the text ``value``, formatted by ``spec`` (as :func:`format`), as ``{glue:text}`name```.
 
-        The formatted text is what is stored and compared, so choose a precision that holds on another
-        processor.
+        The formatted text is stored and compared: choose a precision that holds on another processor.
         """
         from IPython.display import display
 

@@ -36,8 +36,7 @@ def read_labels_at(
     An hourly task keeps its label at ``hour`` (row ``hour - 1``); stays without one there carry none. A
     stay-level task keeps its labels: the head reads them at ``hour`` in the causal reading, at the task's own
     horizon otherwise. With "released" the hourly labels of *training* stays stand at an hour drawn from the
-    stay's labelled ones. The fingerprint names the reading, so records of different readings never share a
-    key.
+    stay's labelled ones. The fingerprint names the reading, so readings never share a key.
 
     Args:
         tensors: The data.
@@ -47,8 +46,7 @@ def read_labels_at(
         seed: Of the drawn hours.
 
     Raises:
-        InputError: An unknown reading or task, an hour below 1 or beyond a task's horizon, or a task without
-            one.
+        InputError: An unknown reading or task, an hour below 1 or beyond a task's horizon, or no horizon.
     """
     if reading not in READINGS:
         raise InputError(f"reading={reading!r}: choose among {', '.join(READINGS)}")
@@ -98,8 +96,7 @@ def _one_label_a_stay(
     row = np.where(reached, offsets[:-1] + hour - 1, offsets[:-1])
     if drawn:
         training = tensors.arrays["split"] == SPLITS.index("train")
-        # The largest of independent draws picks one labelled hour uniformly; unlabelled hours never win
-        # against one.
+        # The largest of independent draws picks a labelled hour uniformly; unlabelled hours never win.
         draw = np.where(mask == 1, np.random.default_rng([seed, 24]).random(len(mask)), -1.0)
         owner = np.repeat(np.arange(len(row)), np.diff(offsets))
         last = np.lexsort((draw, owner))[offsets[1:] - 1]

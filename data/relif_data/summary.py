@@ -43,8 +43,7 @@ def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dic
 
     Args:
         tensors: The data.
-        least: Smaller counts are None, and consecutive rules that removed fewer are merged; default
-            ``least_count``.
+        least: Smaller counts are None, and rules in a row that removed fewer merged; default ``least_count``.
 
     Raises:
         InputError: ``least`` is below 1.

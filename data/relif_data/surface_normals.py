@@ -99,8 +99,7 @@ def _smooth(values: np.ndarray, valid: np.ndarray, deviation: float) -> np.ndarr
     weight = _convolve(valid.astype(np.float32), kernel, reach)
     total = _convolve(values, kernel, reach)
     mean = np.divide(total, weight, out=np.zeros_like(values), where=weight > 0)
-    # A window cut by the border or by a hole is lopsided and would bend a slanted plane: leave such pixels
-    # unsmoothed.
+    # A window cut by the border or a hole is lopsided and would bend a slanted plane: such pixels stay.
     whole = weight > 0.9999 * kernel.sum() ** 2
     return np.where(whole, mean, values)
 
@@ -138,8 +137,7 @@ def _fit_planes(
             np.subtract(1, weight, out=weight)
             np.maximum(weight, 0, out=weight)
             np.square(weight, out=weight)
-            # A neighbour without depth has inverse 0: relative difference 1, so any edge below 1 gives it no
-            # weight.
+            # A neighbour without depth has inverse 0, relative difference 1: no weight at any edge below 1.
             row["1"] += weight
             np.multiply(weight, difference, out=product)
             row["q"] += product
@@ -204,8 +202,7 @@ def find_axis_order(stored: np.ndarray, fitted: np.ndarray, *, largest_median: f
         largest_median: Degrees.
 
     Raises:
-        DataError: Even the best median angle exceeds ``largest_median``: normals and depth do not belong
-            together.
+        DataError: Even the best median angle exceeds ``largest_median``: normals and depth disagree.
     """
     best: AxisOrder | None = None
     for channels in itertools.permutations(range(3)):

@@ -78,8 +78,7 @@ class Table:
     def frames(self, types: Types) -> Iterator[pl.DataFrame]:
         """Yield the columns ``types`` (lower case) in blocks of rows, in file order.
 
-        Whole numbers may be padded or written as ``145834.0``. A cell that is no number becomes null and is
-        counted.
+        Whole numbers may be padded or written as ``145834.0``. Other cells become null and are counted.
 
         Raises:
             DataError: A file that is damaged or cut off, one that holds a header alone, or rows of another

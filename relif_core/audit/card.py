@@ -78,8 +78,7 @@ def audit_card(
     """Return the audit card of one model as JSON-ready values that satisfy ``CARD_SCHEMA``.
 
     Args:
-        result: The fixed-tolerance audit; its context tells dataset, split, score definition and tolerance
-            source.
+        result: The fixed-tolerance audit; its context tells dataset, split, scores and tolerance source.
         model: Which checkpoint was audited.
         calibration: The data and distribution that set the tolerance.
         induced: The model's induced tolerances, a diagnostic only.

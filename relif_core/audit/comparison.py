@@ -19,8 +19,7 @@ class Comparison:
     """The difference a − b of two comparable audits.
 
     Attributes:
-        difference: Of Bias, with ``standard_error``, ``interval`` and ``p_value`` (two-sided, of no
-            difference).
+        difference: Of Bias, with ``standard_error``, ``interval`` and two-sided ``p_value`` of no difference.
         violation_rate_difference: Of the violation rate, likewise.
         level: Of the intervals.
         paired: Whether the errors come from the subjects' own differences; if not, they are the upper bound

@@ -20,8 +20,7 @@ MISSING_TEXT = ("", "nan", "NaN", "NaT", "None", "<NA>")
 class Given:
     """An array from outside: its values, what is missing, what is masked, and a pandas Series' index.
 
-    A masked entry was left out on purpose; a missing one (None, NaN of an object array, NA, null) may have
-    been forgotten.
+    A masked entry was left out on purpose; a missing one (None, NaN object, NA, null) may be forgotten.
     """
 
     values: np.ndarray

@@ -196,8 +196,7 @@ def _blocks(size: int) -> Iterator[slice]:
 def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
     """Return the largest float64 t with ``t - x <= tolerance`` in float64 arithmetic, for each x ≥ 0.
 
-    x + δ rounds, so it can lie one step to either side of t; stepping is adding to the bits of a positive
-    number.
+    x + δ rounds, so it can lie one step to either side of t; stepping is adding to a positive number's bits.
     """
     top = values + tolerance
     bits = top.view(np.int64)
@@ -212,8 +211,7 @@ def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
 class BiasCurve:
     """Exact Bias and violation rate as functions of the tolerance.
 
-    Bias is convex, falling and piecewise linear in δ with slope −VR(δ); the violation rate is a falling step
-    function.
+    Bias is convex, falling and piecewise linear in δ with slope −VR(δ); VR is a falling step function.
 
     Attributes:
         tolerances: δ [D].
@@ -251,8 +249,7 @@ def bias_curve(
     Args:
         scores: Task name to one-dimensional scores in [0, 1]; at least two tasks.
         tolerances: [D] tolerances, at least 0, in any order; each holds for every task pair.
-        weights: Task name to weights aligned with the scores, at least 0; without, all samples weigh the
-            same.
+        weights: Task name to weights aligned with the scores, at least 0; without, all samples weigh alike.
 
     One linear merge per tolerance and task pair, and memory linear in the pools.
 

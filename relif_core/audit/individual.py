@@ -86,8 +86,7 @@ def same_subject_audit(
         tolerance: δ, one number or a mapping from task pairs to numbers.
 
     Returns:
-        One row per task pair, and their mean. A subject's influences are summed over task pairs for the
-        errors.
+        One row per task pair, and their mean. For its errors, influences are summed over task pairs.
 
     Raises:
         InputError: What :func:`audit` refuses, or a task pair without a common subject.

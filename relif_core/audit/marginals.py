@@ -54,8 +54,7 @@ def coupling_bounds(first: Any, second: Any, tolerance: float) -> tuple[float, f
     """Return the least and greatest ``E(|X − Y| − δ)₊`` over all pairings of equal lists (theorem T4).
 
     The least pairs both in ascending order (comonotone), the greatest one ascending with the other descending
-    (Cambanis, Simons and Stout 1976). Same-subject Bias on the common subjects and the independent one lie
-    between.
+    (Cambanis, Simons and Stout 1976). Same-subject and independent Bias of the people lie between.
 
     Args:
         first: Scores in [0, 1] of the same people in two tasks, in any order.

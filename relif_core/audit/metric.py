@@ -83,8 +83,7 @@ class _Counting:
         settings: Passed on to ``torchmetrics.Metric``.
 
     Raises:
-        InputError: Fewer than two tasks, a tolerance that :func:`.audit` refuses, bins that are no power of
-            two.
+        InputError: Fewer than two tasks, a tolerance that :func:`.audit` refuses, bins no power of two.
     """
 
     is_differentiable = False

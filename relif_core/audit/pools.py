@@ -178,8 +178,7 @@ def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair,
     A number holds for every pair; a mapping must name every pair once, as (i, j) or (j, i).
 
     Raises:
-        InputError: A tolerance that is negative, NaN, infinite or no number, a missing, unknown or doubled
-            pair.
+        InputError: A tolerance that is negative or no finite number, a missing, unknown or doubled pair.
     """
     pairs = task_pairs(tasks)
     if not isinstance(tolerance, Mapping):
@@ -225,8 +224,7 @@ def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> 
     """Return one label per score for every task: subject ids or group labels, integers or text.
 
     Raises:
-        InputError: A task without labels, labels that are misaligned with the scores, missing or of another
-            kind.
+        InputError: A task without labels, labels misaligned with the scores, missing or of another kind.
     """
     if not isinstance(labels, Mapping):
         raise InputError(f"{name} must map task names to arrays aligned with the scores")
@@ -338,8 +336,7 @@ def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str,
     """Return one weight per score for every task, or say what is wrong with them.
 
     Raises:
-        InputError: A task without weights, misaligned, missing, negative or infinite weights, or none above
-            0.
+        InputError: A task without weights; misaligned, missing, negative, infinite weights, or none above 0.
     """
     if not isinstance(weights, Mapping):
         raise InputError("weights must map task names to arrays aligned with the scores")

@@ -120,8 +120,7 @@ class AuditResult(_Estimates):
         samples: Task → size of its pool.
         pool_fingerprint: Identifies which subjects the pools hold.
         clustered_by: "subject" or "sample"; ``clusters`` is their number.
-        freedom: Degrees of freedom that it allows: effective subjects minus 1, or the samples less one per
-            task.
+        freedom: Degrees of freedom that it allows: effective subjects less 1, or samples less one per task.
         effective_pairs: Number of independent pairs.
         bias_freedom: Degrees of freedom of Bias's interval.
         violation_rate_freedom: Those of the violation rate's.

@@ -70,8 +70,7 @@ class ScoreMap:
         """Return the audit scores of a model's outputs (a mapping or a data frame).
 
         Raises:
-            InputError: A task without outputs, outputs of a wrong shape, or a quantile rule that was not
-                fitted.
+            InputError: A task without outputs, outputs of a wrong shape, or a quantile rule not fitted.
         """
         found = columns(outputs) if is_frame(outputs) else outputs
         scores = MappedScores()

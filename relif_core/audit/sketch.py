@@ -99,8 +99,7 @@ class HistogramSketch:
         """Return the sketch without cells of fewer than ``least`` samples; it keeps their number only.
 
         Hidden and empty cells look alike. Where the hidden samples of a task are fewer than ``least``
-        themselves, its smallest cells join them, since the number would give away what the cells no longer
-        tell.
+        themselves, its smallest cells join them: the number would give away the cells.
 
         Raises:
             InputError: ``least`` below 1.
@@ -197,8 +196,7 @@ class HistogramSketch:
             tolerance: As for :meth:`audit`.
 
         Raises:
-            InputError: Scores or subjects that :func:`audit` refuses, other tasks than this sketch has, or a
-                single subject.
+            InputError: Scores or subjects that :func:`audit` refuses, other tasks, or a single subject.
         """
         checked = checked_scores(scores)
         if list(checked) != list(self.counts):

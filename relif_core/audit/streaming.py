@@ -24,8 +24,7 @@ def sketch_file(
     """Count the scores of a Parquet or CSV file of any length, in memory that does not grow with it.
 
     Args:
-        path: One row per sample, one column per task; an empty cell means that the sample is not in that
-            task's pool.
+        path: One row per sample, one column per task; a sample with an empty cell is in no pool of that task.
         tasks: The score columns, at least two.
         bins: As for :meth:`.HistogramSketch.of`.
         score_definition: As for :meth:`.HistogramSketch.of`.
@@ -116,8 +115,7 @@ def sketch_folder(
 ) -> HistogramSketch:
     """Count the scores of a folder of Parquet files, one Ray task per file, on every machine of a cluster.
 
-    The machines need this package and the folder under the same path. A task whose machine dies is started
-    again elsewhere.
+    The machines need this package and the folder under the same path. A task whose machine dies starts again.
 
     Args:
         folder: Its ``*.parquet`` files, each as for :func:`sketch_file`, are the table.

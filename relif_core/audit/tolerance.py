@@ -139,8 +139,7 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
         seed: Of the random matching.
 
     Raises:
-        InputError: Misaligned arrays, embeddings that are not finite or have length 0, fewer than two
-            subjects.
+        InputError: Misaligned arrays, embeddings not finite or of length 0, fewer than two subjects.
     """
     units, ids = unit_rows(embeddings), subject_ids(subjects)
     if len(units) != len(ids):

@@ -213,8 +213,7 @@ def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
     """Return the standard error of scaled influences z [G] and its degrees of freedom, ≤ ``freedom``.
 
     The error is sqrt(Σ z²). Its square varies like Σ z² of so many normal numbers as 2 (Σ z²)² / (Σ z⁴ − (Σ
-    z²)²/G), which is G for normal influences and about 2k where k subjects alone make up the variance
-    (Satterthwaite 1946).
+    z²)²/G), which is G for normal influences, about 2k if k subjects make up all (Satterthwaite 1946).
     """
     square = np.square(scaled)
     variance = float(square.sum())
@@ -314,8 +313,7 @@ def difference_interval(
 def unseen_bound(effective_pairs: float, level: float) -> float:
     """Return the largest probability, at one-sided ``level``, of what none of so many pairs shows.
 
-    It solves (1 − p)^pairs = 1 − level. G subjects make G/2 independent pairs, whatever ties a subject's
-    tasks.
+    It solves (1 − p)^pairs = 1 − level. G subjects make G/2 independent pairs, however their tasks tie.
 
     Raises:
         InputError: A level outside (0, 1).

@@ -27,8 +27,7 @@ def balancer_class(name: str) -> type[Balancer]:
             of its file.
 
     Raises:
-        InputError: There is no such balancer, its file has changed since it was added, or it is no
-            ``Balancer``.
+        InputError: There is no such balancer, its file has changed since, or it is no ``Balancer``.
     """
     key, at, digest = name.partition("@")
     if key not in METHODS or not METHODS[key].source:

@@ -35,8 +35,7 @@ class FairGrad(SmallMatrixBalancer):
     Args:
         tasks: Number of tasks T.
         seed: Not used.
-        alpha: Fairness :math:`\alpha > 0`; 1 is proportional fairness, large values approach max-min
-            fairness.
+        alpha: Fairness :math:`\alpha > 0`; 1 is proportional, large values approach max-min fairness.
 
     Source: Ban and Ji, Fair resource allocation in multi-task learning, ICML 2024.
     """

@@ -27,8 +27,7 @@ class GradNorm(Balancer):
     division moves its weight); all zero, the weights stay up to Adam's momentum. Directions do not matter, so
     parallel and opposite gradients are alike. A first loss below 1e-12 counts as 1e-12; where all losses are
     zero every :math:`r_i` is 1. Weights are kept at or above 1e-4 before the division. An absent task keeps
-    its weight and stays out of both means; its :math:`L_i(0)` is the loss of the first batch that has a label
-    of it.
+    its weight and stays out of both means; its :math:`L_i(0)` is its loss in the first batch that has it.
 
     Args:
         tasks: Number of tasks T.

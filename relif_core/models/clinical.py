@@ -87,8 +87,7 @@ class ClinicalModel(nn.Module):
     def _states(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the top layer's states [R, hidden] and each stay-hour's row [B, T] (any beyond its length).
 
-        On a processor stays are sorted by length and the LSTM goes over runs of hours with the stays that are
-        still alive.
+        On a processor stays are sorted by length and the LSTM goes over runs of hours of those still alive.
         """
         stays, hours = inputs.shape[:2]
         places = torch.arange(stays * hours, device=inputs.device).view(stays, hours)

@@ -3,8 +3,7 @@
 The published torchvision wheel registers its operators from a library that wants CUDA. Beside a CPU build of
 torch that library does not load, and the import ends with "operator torchvision::nms does not exist",
 although ResNet and the transforms need no such operator. Declaring the schemas that the import asks for
-(``nms``; since 0.28 ``qnms`` too) lets it pass; calling those operators then fails with a clear error of
-torch.
+(``nms``; since 0.28 ``qnms`` too) lets it pass; calling those operators then fails with torch's clear error.
 """
 
 import importlib

@@ -29,8 +29,7 @@ class DenseOutputs:
 
     Attributes:
         embedding: [B, D], the globally averaged encoder map.
-        predictions: Segmentation logits [B, classes, H, W], depth [B, H, W] in metres, unit normals [B, 3, H,
-            W].
+        predictions: Logits [B, classes, H, W], depth [B, H, W] in metres, unit normals [B, 3, H, W].
         maps: The last feature map [B, C, h, w] of each decoder.
     """
 

@@ -151,8 +151,7 @@ class DenseProblem:
         """Refuse data on which a run cannot be trained, selected and reported.
 
         Raises:
-            DataError: An empty split, fewer than two training batches, or a task without a labelled frame in
-                a split.
+            DataError: An empty split, fewer than two training batches, or no labelled frame of a task in one.
         """
         valid = {"segmentation": ("labels", IGNORE), "depth": ("depth", 0), "normals": ("normals", 0)}
         for split in SPLITS:

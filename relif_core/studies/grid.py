@@ -1,8 +1,7 @@
 """A grid of runs on one data set: each run becomes a record, finished ones are never computed again.
 
 Every run owns the folder ``<target>/<method>-seed<seed>-<key>``; a study that was stopped or killed goes on
-where it was when it is started again. ``ENGINES`` maps a name to the way in which the missing runs are worked
-off.
+where it was when it is started again. ``ENGINES`` maps names to ways to work off missing runs.
 """
 
 import math

@@ -127,8 +127,7 @@ def write_tensors(
         dataset: Key of the data set.
         title: Its name for readers.
         licence: Its licence in words.
-        output_policy: "person" where the licence lets per-person model output leave the machine, else
-            "aggregate".
+        output_policy: "person" where the licence lets output per person leave the machine, or "aggregate".
         synthetic: Whether the data are simulated.
         sources: Name, bytes and sha256 of each source file.
         channels: What was measured.

@@ -144,8 +144,7 @@ class DenseContents:
         notes: Sentences for the manifest.
         options: Of the source, for the manifest.
         synthetic: Whether the data are simulated.
-        output_policy: "person" where the licence lets per-person model output leave the machine, else
-            "aggregate".
+        output_policy: "person" where the licence lets output per person leave the machine, or "aggregate".
     """
 
     dataset: str

@@ -109,8 +109,7 @@ def test_every_endpoint_is_read_from_a_published_study(
         assert after.estimate == pytest.approx(before.estimate, abs=1e-6)
         assert after.error == pytest.approx(before.error, rel=1e-3)
         assert Evidence(again, endpoint).worst_above("relif", "erm").difference.known  # type: ignore[union-attr]
-    # Two epochs of tiny models are seldom within 0.01 of each other, and the epochs' grid holds no calibrated
-    # tolerance.
+    # Tiny models of two epochs are seldom within 0.01, and the epochs' grid holds no calibrated tolerance.
     monkeypatch.setattr(measured, "APART", 1.0)
     coarse = [replace(found, reference=replace(found.reference, tolerance=0.3)) for found in (results, again)]
     read = [Evidence(found, ENDPOINTS[3]).bias_below("relif", "erm").difference for found in coarse]

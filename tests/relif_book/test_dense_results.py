@@ -180,8 +180,7 @@ def test_relative_change_needs_every_task_of_the_same_seed_and_settings(
     # Equal metrics change nothing; the second seed has nobody to be compared with.
     assert relative_changes(results[0], single, "erm") == [0.0]
     assert relative_changes(results[0], single[:2], "erm") == []
-    # Errors of a single-task model twice as large as ours: half of them is +50 % for depth, a third of all
-    # tasks.
+    # A single-task model's errors twice as large as ours: half of them is +50 % for depth, one task of three.
     worse = [alone("segmentation", 0), alone("depth", 0, 2.0), alone("normals", 0)]
     assert relative_changes(results[0], worse, "erm") == pytest.approx([50 / 3])
     longer = [alone(task, 0, training={"epochs": 7}) for task in TASKS]

@@ -41,8 +41,7 @@ def dense():
 def recomputed(scores, tolerance: float) -> float:
     """Return Bias as B = ∫_δ^1 P(|X − Y| > t) dt, exact between the gaps' ends.
 
-    Written as E(X − Y − δ)₊ + E(Y − X − δ)₊ with E(X − z)₊ from the sorted scores; nothing of the audit is
-    used.
+    Written as E(X − Y − δ)₊ + E(Y − X − δ)₊ with E(X − z)₊ from the sorted scores, without the audit.
     """
 
     def above(first: np.ndarray, second: np.ndarray) -> float:

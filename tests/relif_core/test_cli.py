@@ -116,8 +116,7 @@ def test_scores_of_any_model_are_audited(tmp_path: Path) -> None:
     assert "Bias           0.1417" in output
     assert "Violation rate 0.5000" in output
     assert "group b" in output
-    # Nothing tells the table from itself: 3 subjects in the smaller pool leave (1 - 0.05^(2/3)) * (1 - 0.25)
-    # unseen.
+    # A table equals itself: 3 subjects in the smaller pool leave (1 - 0.05^(2/3)) * (1 - 0.25) unseen.
     assert "+0.0000 (-0.6482 to +0.6482; paired by subject)" in output
     assert "<table" in card.read_text()
 

@@ -49,8 +49,7 @@ def test_similar_pairs_by_hand() -> None:
     features = torch.tensor([[0.0], [1.0], [3.0], [100.0]])
     scores = {"a": torch.tensor([0.1, 0.5, 0.9, 0.0], requires_grad=True)}
     found = SimilarPairsPenalty(slope=0.1, neighbours=1)(features, scores)
-    # 0 and 1 are each other's nearest (gap 0.4, allowed 0.1), 2's nearest is 1 (gap 0.4, allowed 0.2); 3 has
-    # no label.
+    # 0, 1 are mutually nearest (gap 0.4, allowed 0.1), 2's nearest is 1 (gap 0.4, allowed 0.2); 3: no label.
     assert found.loss.item() == pytest.approx((0.3 + 0.3 + 0.2) / 3)
     assert found.violation_rate == 1
     assert found.n_pairs == 3

@@ -26,8 +26,7 @@ def test_simulated_readings_and_labels_survive_the_raw_tables(tmp_path: Path, co
     rows = np.repeat(kept, cohort.rows_per_stay)
     counts = np.diff(arrays["offsets"])
     assert counts.tolist() == np.ceil(cohort.length_hours[kept]).astype(int).tolist()
-    # The simulator records whole hours; the tensors add the incomplete last one, in which nothing was
-    # measured.
+    # The simulator records whole hours; the tensors add the incomplete last one, without measurements.
     recorded = np.arange(counts.sum()) - np.repeat(arrays["offsets"][:-1], counts) < np.repeat(
         cohort.rows_per_stay[kept], counts
     )

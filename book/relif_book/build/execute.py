@@ -75,8 +75,7 @@ def execute_page(
     failed.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix="relif-page-") as sockets:
-            # Sockets in a folder of their own: kernels that start together cannot take each other's network
-            # port.
+            # Sockets in a folder of their own: kernels that start together would take each other's port.
             kernel = {"transport": "ipc", "connection_file": str(Path(sockets) / "kernel.json")}
             notebook = papermill.execute_notebook(
                 source,

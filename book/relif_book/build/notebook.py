@@ -36,8 +36,7 @@ def read_source(source: Path) -> NotebookNode:
     """Read a page's MyST source as a notebook without outputs, with cell ids that depend on position alone.
 
     Raises:
-        InputError: The first code cell is not tagged ``parameters``, or the last one does not call the
-            footer.
+        InputError: The first code cell is not tagged ``parameters``, or the last does not call the footer.
     """
     if not source.is_file():
         raise InputError(f"page source {source.name} does not exist beside the other pages in notebooks/")

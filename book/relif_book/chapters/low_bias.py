@@ -86,8 +86,7 @@ def coupling_interval(record: Record, tolerance: float, split: str = "test") -> 
     """Return what two marginals allow on a pair's common subjects (theorem T4), averaged over task pairs.
 
     ``low`` and ``high`` are the bounds over all joint laws, ``independent`` the paper's Bias of these
-    subjects, ``same`` the observed same-subject excess and ``position`` where it lies between the bounds, 0
-    to 1.
+    subjects, ``same`` the observed same-subject excess and ``position`` its place between the bounds, 0 to 1.
     """
     scores, subjects = record.scores(split), record.subjects(split)
     rows = []

@@ -101,8 +101,7 @@ def varying_tolerances(
     ``hour_contrasts``, each method minus ERM under the two shared rulers, paired by seed and subject.
 
     Raises:
-        InputError: Hours that do not ascend or lie beyond a task's horizon, no ERM run, or seeds that differ
-            between methods.
+        InputError: Hours that descend or lie beyond a task's horizon, no ERM run, or methods of other seeds.
         RecordError: A folder without record or weights, or a run on other data.
     """
     if not hours or list(hours) != sorted(set(hours)):

@@ -57,8 +57,7 @@ class AuditTable:
     paired subject bootstrap, NaN where a record keeps no logits); ``calibrated_bias_curve`` and
     ``calibrated_violation_rate_curve``. ``failed`` lists the runs that were asked for and failed;
     ``exploratory`` tells that sources were modified. ``shares``, in memory only, maps every kind with a
-    covariance to the rows [R, G] whose inner products it is: scaled influences of subjects, or replicates of
-    the bootstrap.
+    covariance to the rows [R, G] whose inner products it is: subjects' scaled influences, or replicates.
     """
 
     tolerance: float
@@ -111,8 +110,7 @@ class AuditTable:
         """Return the interval of Σ w_r · estimate_r over the draw of subjects, for weights [R].
 
         Its degrees of freedom are the fewest of the records that it weighs. A weighted mean of Bias or
-        violation rate, whose weights are not negative and sum to 1, lies in [0, 1] and has the interval of
-        :func:`unit_interval`.
+        violation rate, with weights ≥ 0 of sum 1, lies in [0, 1]: :func:`unit_interval`.
         """
         variance = float(weights @ self.covariance(kind) @ weights)
         estimate = float(weights @ getattr(self, kind))
@@ -374,8 +372,7 @@ def joined(table: AuditTable, records: Sequence[Record], later: AuditTable) -> A
 def packed_shares(table: AuditTable, key: str) -> dict[str, np.ndarray]:
     """Return what a published record keeps of its shares for later comparisons: 5 bits and a scale.
 
-    Rounding adds less than a hundredth to a variance. The effect of calibration is the difference of two
-    others.
+    Rounding adds less than a hundredth to a variance. Calibration's effect is a difference of two.
     """
     row = table.keys.index(key)
     packed = {}

@@ -113,8 +113,7 @@ class Claim:
     """One claim: the paper's words, short words for the matrix, its data, its page, and its parts.
 
     ``study`` is the plan's study that decides it, ``needs`` are the methods without which it cannot be asked,
-    ``kinds`` the kinds of data that it is asked of, ``endpoints`` those at which it reads Bias, the headline
-    first.
+    ``kinds`` the kinds of data that it is asked of, ``endpoints`` where it reads Bias, the headline first.
     """
 
     number: str

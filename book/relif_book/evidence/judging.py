@@ -2,8 +2,7 @@
 
 A part carries two p-values: ``p_for`` against "it does not hold" and ``p_against`` against "it does not
 fail". A claim is supported where every part holds (intersection-union: the largest ``p_for``), contradicted
-where some part fails after Holm (the smallest ``p_against`` times the number of parts), and inconclusive
-otherwise.
+where some part fails after Holm (the smallest ``p_against`` times the number of parts), else inconclusive.
 """
 
 import math
@@ -236,8 +235,7 @@ def seeds_needed(powered: Callable[[int], float], target: float = POWER) -> int 
 def part_power(part: Part, subjects: int = 4000) -> tuple[float, int | None]:
     """Return the power that a part's test had, and the seeds that 80 % needs (None: no number reaches it).
 
-    A one-sided part is read at the seen distance from its margin, whichever side; an "equal" part at no true
-    difference.
+    A one-sided part is read at its seen distance from the margin, an "equal" part at no true difference.
     """
     found = part.difference
     if found is None:

@@ -201,8 +201,7 @@ def _study(page: "Page", results: ResultSet) -> Study:
 def matrix_rows(judged: Sequence[Judged], claims: Sequence[Claim] = CLAIMS) -> list[dict[str, str]]:
     """Return one row per claim and one column per data set, the paper's own first.
 
-    A cell is the verdict of the plan's study for the claim, else of another planned one, else of an
-    exploratory one.
+    A cell is the verdict of the claim's planned study, else of another planned one, else exploratory.
     """
     datasets = dict.fromkeys(item.study.data for item in judged)
     columns = [data for data in datasets if data not in {claim.made_on for claim in claims}]

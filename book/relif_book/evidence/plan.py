@@ -25,8 +25,7 @@ SPREAD_FROM = (
     "relif_no_alignment",
     "relif_step_size_1",
 )
-#: Paired standard deviations between seeds, smallest and largest seen (:func:`seen_spreads`, to three
-#: decimals).
+#: Paired standard deviations between seeds, least and greatest seen (:func:`seen_spreads`, 3 decimals).
 BIAS_SPREAD = (0.006, 0.011)
 WORST_SPREAD = (0.011, 0.026)
 MACRO_SPREAD = (0.003, 0.005)
@@ -53,8 +52,7 @@ SEVERAL = 2
 MATCHED_WORST = 0.01
 #: "Temperature scaling lowers Bias": the calibrated share of the raw Bias.
 CALIBRATED_SHARE = 0.2
-#: "The released controller does what plain training does": the largest difference in raw and in calibrated
-#: Bias.
+#: "The released controller does what plain training does": largest difference in raw and calibrated Bias.
 LIKE_PLAIN = 0.006
 LIKE_PLAIN_CALIBRATED = 0.001
 

@@ -110,8 +110,7 @@ def publish(
             test logits of the selected epoch for the ``logit_seeds`` lowest seeds of ``logit_methods`` (of
             all methods if empty), histograms of :data:`BINS` bins in all other places, influences, labels and
             subjects once, and validation scores of the reference run, all packed into one file; "aggregates",
-            none. At the level "study" runs that ``target`` holds already stay, and its table grows by
-            ``records``.
+            none. At the level "study" runs in ``target`` stay, and its table grows by ``records``.
         logit_seeds: See ``keep``.
         logit_methods: See ``keep``.
         failed: Runs that were asked for and failed (method, seed, error): they count against their method.

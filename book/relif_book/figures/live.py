@@ -1,7 +1,6 @@
 """Figures that move in the rendered book: their data as JSON in the page, drawn by ``book/assets/live.js``.
 
-They need neither a network nor a library. In print and without JavaScript the static figure beside them
-stands alone.
+They need neither a network nor a library. Without JavaScript the static figure stands alone.
 """
 
 import json

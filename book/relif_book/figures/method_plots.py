@@ -153,8 +153,7 @@ def mean_curves(results: "ResultSet", kind: str = "bias") -> dict[str, np.ndarra
 def crossings(results: "ResultSet", least: float = LEAST_BIAS) -> list[tuple[str, str, float, float]]:
     """Return (a, b, δ, Bias) where the mean Bias curves of two methods cross at a Bias of at least ``least``.
 
-    The curves are exact at 201 tolerances and piecewise linear; between two of these the crossing is
-    interpolated.
+    The curves are exact at 201 tolerances; between two of these the crossing is interpolated.
     """
     tolerances, curves = results.curve_tolerances, mean_curves(results)
     names = list(curves)
@@ -250,8 +249,7 @@ def label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> Non
 def _apart(wanted: Sequence[float], spacing: float = 0.075) -> list[float]:
     """Move rising heights at least ``spacing`` apart (less if need be) in [0, 1], by least squares.
 
-    Height i minus i times the spacing must rise, so that it is an isotonic regression; bounds cut its
-    solution.
+    Height i minus i times the spacing must rise: an isotonic regression, whose solution the bounds cut.
     """
     from sklearn.isotonic import isotonic_regression
 

@@ -103,8 +103,7 @@ _PERCENT = {"%": 1.0, "": 1.0}
 _GLUCOSE = {"mg/dl": 1.0, "": 1.0, "mmol/l": 18.0156}
 _GCS = "notes/progress notes/physical exam/physical exam/neurologic/gcs/"
 
-# The order is the order of trust where two tables give a value for one channel at the same minute: the later
-# table wins.
+# In order of trust: where two tables give a channel's value at the same minute, the later table wins.
 TABLES: tuple[EventTable, ...] = (
     EventTable(
         "vitalPeriodic",

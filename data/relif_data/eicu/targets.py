@@ -66,8 +66,7 @@ def length_of_stay(minutes: np.ndarray, offsets: np.ndarray, first_label_hour: i
 def mortality(frame: pl.DataFrame, outcome: Literal["hospital", "unit"], horizon: int) -> Target:
     """Death in the hospital or in the unit, predicted at hour ``horizon`` for stays that last until then.
 
-    No label where the outcome is unknown, or where `patient` says both dead in the unit and alive in the
-    hospital.
+    No label where the outcome is unknown, or `patient` says dead in the unit but alive in the hospital.
     """
     died = frame["died_hospital" if outcome == "hospital" else "died_unit"]
     known = died.is_not_null() & ~contradictory(frame) & (frame["minutes"] >= 60 * horizon).fill_null(False)

@@ -1,7 +1,6 @@
 """From the text of an event's value to a channel's number, by the benchmark's rules or their repaired form.
 
-Rules act on the distinct (item, value, unit) triples, of which there are few, and are joined back to the
-rows.
+Rules act on the few distinct (item, value, unit) triples and are joined back to the rows.
 """
 
 from collections import Counter

@@ -89,8 +89,7 @@ def _inputs(
     else:
         series, grid = reuse.series, reuse.grid
     described = with_outcomes(stays, series, extraction)
-    # No event: no hour is ever after the first one, so no hourly label; such stays carry no mortality label
-    # either.
+    # No event: no hour is after the first one, so no hourly label, nor a mortality label.
     described = described.with_columns(pl.col("first_hours").fill_null(float("inf")))
     return _Inputs(
         series, grid, label_stays(described, phenotype_labels(described, extraction.diagnoses), bins)

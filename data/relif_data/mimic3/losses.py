@@ -28,8 +28,7 @@ def refuse_losses(
     """Refuse event tables of which too many wanted rows are lost to one cause.
 
     Wanted are the rows of mapped items that belong to stays of the cohort. Times may be unreadable in 1 % of
-    a table's; a value, or its unit, in half of a channel's rows of a table. Ten rows or fewer are no reason
-    to refuse.
+    a table's; a value, or its unit, in half of a channel's rows of a table. Ten rows or fewer never refuse.
 
     Raises:
         DataError: A ceiling is exceeded.

@@ -17,8 +17,7 @@ def plant_quirks(folder: Path, *, each: int = 40, seed: int = 0) -> dict[str, in
     """Change simulated tables in a folder; return how much per repair.
 
     Of each quirk ``each`` rows are planted, or as many as the tables hold: event rows, for "numeric_maximum"
-    chart times, for "all_diagnosis_codes" diagnosis rows, for "hospital_death" admissions. No row carries two
-    quirks.
+    chart times, for "all_diagnosis_codes" diagnosis rows, for "hospital_death" admissions. No row has two.
 
     Args:
         folder: Of ``write_raw`` with upper case and without compression.

@@ -66,11 +66,9 @@ def prepare_raw(
     Args:
         source: Folder of the tables.
         target: Folder of the tensors.
-        compatibility: "benchmark" reproduces the benchmark value for value, "repaired" repairs what
-            ``REPAIRS`` lists.
+        compatibility: "benchmark" reproduces the benchmark's values, "repaired" what ``REPAIRS`` lists.
         repairs: Names single repairs instead.
-        train_subjects: File with one id a line, or id and 0/1 (as the benchmark's testset.csv and
-            valset.csv).
+        train_subjects: File with one id a line, or id and 0/1 (as the benchmark's testset.csv, valset.csv).
         validation_subjects: Likewise.
         test_subjects: Likewise; subjects in no list are split by ``seed``.
         validation_share: Share of subjects.

@@ -24,8 +24,7 @@ def time_series(
     """Return a sorted row per stay, chart time and channel: ``stay``, ``hours`` in, ``channel``, ``number``.
 
     ``rows`` and ``numbers`` come from ``clean``; ``stays`` are the cohort stays of all subjects in ``rows``.
-    With ``counts``, chart times whose winning number differs from the benchmark's are counted as
-    "numeric_maximum".
+    With ``counts``, chart times with another winning number than the benchmark's count as "numeric_maximum".
     """
     owner = stays.select(
         "stay", "subject", intime=pl.col("intime").dt.epoch("s"), outtime=pl.col("outtime").dt.epoch("s")
