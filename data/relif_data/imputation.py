@@ -6,11 +6,15 @@ import numpy as np
 def forward_fill(
     values: np.ndarray, observed: np.ndarray, offsets: np.ndarray, normal: np.ndarray
 ) -> np.ndarray:
-    """Return ``values`` with unobserved cells at the stay's last observed value, or the channel's normal one.
+    """Return values with unobserved cells at the stay's last observed value, or the channel's normal one.
 
-    ``values`` and ``observed`` have shape [rows, channels], stay ``i`` owns rows ``offsets[i]:offsets[i +
-    1]`` in time order, and ``normal`` has shape [channels]. Row ``r`` of the result depends on rows ``0..r``
-    of its own stay only, so no value moves back in time or from one stay to the next.
+    Row r of a stay depends on its rows 0..r only: no value moves back in time or between stays.
+
+    Args:
+        values: [rows, channels] in time order.
+        observed: [rows, channels].
+        offsets: Stay i owns rows ``offsets[i]:offsets[i + 1]``.
+        normal: [channels].
     """
     rows = len(values)
     first = np.repeat(offsets[:-1], np.diff(offsets))

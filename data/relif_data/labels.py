@@ -36,11 +36,16 @@ def length_of_stay_class(days: np.ndarray) -> np.ndarray:
 
 
 def split_by_subject(subjects: np.ndarray, validation: float, test: float, seed: int) -> np.ndarray:
-    """Draw train (0), validation (1) and test (2) codes so that all stays of a subject share one.
+    """Draw train (0), validation (1) and test (2) codes, uint8 [stays], one for all stays of a subject.
 
-    ``validation`` and ``test`` are fractions of the distinct subjects, rounded. Subjects are shuffled in
-    sorted order, so the result depends on the set of ids and the seed, not on the order of the stays. Returns
-    uint8 [stays].
+    Subjects are shuffled in sorted order: the result depends on the set of ids and the seed, not on the order
+    of the stays.
+
+    Args:
+        subjects: Ids [stays].
+        validation: Share of the distinct subjects, rounded.
+        test: Likewise.
+        seed: Of the draw.
     """
     distinct, inverse = np.unique(subjects, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(distinct))

@@ -18,9 +18,14 @@ def in_order(
     say: Callable[[str], None] | None = None,
     every: int = 100,
 ) -> Iterator[Result]:
-    """Apply ``function`` in threads and yield results in order, never more than a few ahead of the reader.
+    """Apply a function in threads and yield results in order, never more than a few ahead of the reader.
 
-    ``say`` is called with a line of text after ``every`` so many, and after the last.
+    Args:
+        function: The function.
+        items: What it is applied to.
+        workers: Threads; None: the processors, at most 8.
+        say: Called with a line of text.
+        every: After so many items, and after the last.
     """
     for count, result in enumerate(_results(function, items, workers), start=1):
         yield result

@@ -146,10 +146,13 @@ _WEIGHT = _CODES["Weight"]
 class ChallengeSet:
     """One parsed set, stays in the order of their ids.
 
-    ``readings`` is float32 [stays, 48, 37], NaN where an hour has no reading; ``age`` (years), ``sex`` (0, 1)
-    and ``icu_type`` (1..4) are float64 [stays] with -1 for missing; ``outcomes`` maps an outcome column to
-    int64 [stays], -1 missing; ``dropped`` counts the readings dropped per variable as impossible; ``late``
-    those at 48:00; ``unnamed`` lines without a parameter name.
+    Attributes:
+        readings: float32 [stays, 48, 37], NaN where an hour has no reading.
+        age: Years, float64 [stays], -1 missing; ``sex`` (0, 1) and ``icu_type`` (1..4) likewise.
+        outcomes: Column → int64 [stays], -1 missing.
+        dropped: Impossible readings per variable.
+        late: Readings at 48:00.
+        unnamed: Lines without a parameter name.
     """
 
     name: str
@@ -174,12 +177,19 @@ def prepare(
     validation: float = 0.2,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Turn the challenge's files in ``source`` into clinical tensors in ``target``.
+    """Turn the challenge's files into clinical tensors.
 
-    ``validation`` is the part of set a held out for validation, drawn by ``seed`` over record ids. Raises
-    ``InputError`` for a fraction outside (0, 1) and ``DataError``, naming file and line, for: a missing or
-    broken archive, a path that leaves it, a missing or repeated outcome or record, an unknown parameter, a
-    value that is no number, a time outside 00:00 to 48:00.
+    Args:
+        source: Folder of the files.
+        target: Folder of the tensors.
+        seed: Of the draw over record ids.
+        validation: Share of set a held out for validation.
+        progress: Called with a line of text per step.
+
+    Raises:
+        InputError: A fraction outside (0, 1).
+        DataError: File and line of a missing or broken archive, a path that leaves it, a missing or repeated
+            outcome or record, an unknown parameter, a value that is no number, a time outside 00:00 to 48:00.
     """
     require_integer("seed", seed, least=0)
     if not isinstance(validation, float) or not 0 < validation < 1:

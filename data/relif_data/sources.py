@@ -25,9 +25,11 @@ class SourceFile:
 class Source:
     """One data source.
 
-    ``output_policy`` is "person" where per-person model output may be published and "aggregate" where only
-    aggregates may; ``module`` is the module whose ``prepare`` turns the source into tensors; ``expected``
-    states the size of the whole source.
+    Attributes:
+        output_policy: "person" where per-person model output may be published, "aggregate" where only
+            aggregates.
+        module: Its ``prepare`` turns the source into tensors.
+        expected: Size of the whole source.
     """
 
     name: str

@@ -52,9 +52,10 @@ WARDS = ("medical", "surgical", "cardiac")
 class SimulatedChannel:
     """A channel: how it follows severity and organ factors, how noisy it is, how often measured.
 
-    ``effects`` are the changes in the channel's unit per unit of severity and per unit of each factor;
-    ``rate`` is the probability of a measurement in an hour at severity 0; ``categories`` is non-empty for a
-    channel of integer codes.
+    Attributes:
+        effects: Changes in the channel's unit per unit of severity and of each factor.
+        rate: Probability of a measurement in an hour at severity 0.
+        categories: Not empty for a channel of integer codes.
     """
 
     name: str
@@ -307,10 +308,21 @@ def prepare(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Simulate a cohort and write it as clinical tensors marked synthetic; ``source`` is not used.
+    """Simulate a cohort and write it as clinical tensors marked synthetic.
 
-    Options as for ``simulate``. Subjects are split 60/20/20 into train, validation and test. Raises
-    ``InputError`` for options out of range and ``DataError`` where ``target`` holds something else.
+    Subjects are split 60/20/20 into train, validation and test.
+
+    Args:
+        source: Not used.
+        target: Folder of the tensors.
+        stays: As for ``simulate``.
+        hours: As for ``simulate``.
+        seed: As for ``simulate``.
+        progress: Called with a line of text per step.
+
+    Raises:
+        InputError: Options out of range.
+        DataError: ``target`` holds something else.
     """
     report = progress or (lambda message: None)
     report(f"simulating {stays} stays")

@@ -116,9 +116,16 @@ def default_intrinsics(height: int, width: int) -> Intrinsics:
 def render(
     room: Room, camera: Camera, height: int, width: int, generator: np.random.Generator | None = None
 ) -> Rendering:
-    """Return what ``camera`` sees of ``room``; ``generator`` adds patterns and sensor noise to the colours.
+    """Return what a camera sees of a room.
 
     A ray is ``position + t (u right + v down + forward)``, so t *is* the depth along the optical axis.
+
+    Args:
+        room: The room.
+        camera: The camera.
+        height: In pixels.
+        width: In pixels.
+        generator: Adds patterns and sensor noise to the colours.
     """
     axes = camera.axes()
     position = np.asarray(camera.position)

@@ -44,8 +44,10 @@ _NAMED = re.compile(r"(?P<stem>.+?)(?:[_.-]?(?P<part>\d+))?(?P<kind>\.csv|\.csv\
 class Table:
     """A source table: its documented name, its files in order, and its columns in lower case.
 
-    Once read to the end, ``files`` holds name, bytes, sha256 and rows of each file, ``ragged`` the rows left
-    out for their number of fields, ``unreadable`` the cells per column that are no numbers.
+    Attributes:
+        files: Name, bytes, sha256 and rows of each file, once read to the end.
+        ragged: Rows left out for their number of fields, once read to the end.
+        unreadable: Cells per column that are no numbers, once read to the end.
     """
 
     name: str
@@ -221,10 +223,16 @@ def find_tables(
     needed: Collection[str],
     least: int = 1,
 ) -> dict[str, Table]:
-    """Return the tables of ``wanted`` (name to the columns that it must have) by lower-case name.
+    """Return the wanted tables by lower-case name.
 
-    They lie in ``source``, or in the one folder up to four levels below that holds ``least`` of them; those
-    that are ``needed`` are all there. A plain file is preferred to its packed twin.
+    A plain file is preferred to its packed twin.
+
+    Args:
+        source: They lie here, or in the one folder up to four levels below that holds ``least`` of them.
+        wanted: Name → columns that it must have.
+        title: Of the source, for messages.
+        needed: Tables that must all be there.
+        least: Number of tables that tell the folder.
 
     Raises:
         DataError: A table, a part or a column is missing, a table is there twice, a plain file is not the

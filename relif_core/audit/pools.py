@@ -29,8 +29,9 @@ _LOWER_HALF = np.uint64(2**32 - 1)
 class Pool:
     """The scores of one task in ascending order; every exact quantity is read from this.
 
-    ``values`` is float64 [n], ascending, without negative zeros; ``weights`` [n], where samples are weighted,
-    sum to 1.
+    Attributes:
+        values: float64 [n], ascending, without negative zeros.
+        weights: [n] of sum 1, where samples are weighted.
     """
 
     values: np.ndarray

@@ -12,8 +12,11 @@ from relif_core.audit.pools import Pair, task_pairs
 class SampledPair:
     """Drawn positions in the two sampled pools and the violations there.
 
-    ``first`` and ``second`` are int64 [pairs]; ``violations`` float32 [pairs], max(0, |x − y| − δ), and
-    ``violated`` bool [pairs], |x − y| > δ.
+    Attributes:
+        first: int64 [pairs].
+        second: int64 [pairs].
+        violations: float32 [pairs], max(0, |x − y| − δ).
+        violated: bool [pairs], |x − y| > δ.
     """
 
     first: np.ndarray

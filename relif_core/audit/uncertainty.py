@@ -263,13 +263,21 @@ def unit_interval(
     effective_pairs: float,
     widest: float = 1.0,
 ) -> tuple[float, float]:
-    """Return the interval of a mean over pairs in [0, ``widest``], such as Bias or violation rate.
+    """Return the interval of a mean over pairs of a quantity in [0, widest], such as Bias or violation rate.
 
     It is logit ± t · error / (estimate (1 − estimate)), mapped back: near the middle estimate ± t · error,
     near 0 or 1, where few units make up the estimate, asymmetric and within (0, 1). An estimate of 0 or 1, or
     without error, comes from units that show no variation. Others may, up to a probability u
     (:func:`unseen_bound`): the interval is then (1 − u) · estimate to (1 − u) · estimate + u · widest, which
     from 0 is a one-sided upper bound.
+
+    Args:
+        estimate: The mean.
+        error: Its standard error.
+        level: In (0, 1).
+        freedom: Degrees of freedom of the error.
+        effective_pairs: Independent pairs behind it.
+        widest: The quantity's maximum.
 
     Raises:
         InputError: A level outside (0, 1).

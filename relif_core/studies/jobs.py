@@ -46,8 +46,9 @@ class Job:
 class Workshop:
     """What every worker of a study needs: the data, the device, and until when a run may go on.
 
-    ``address`` is that of a Ray cluster, which only the engine "ray" reads; ``weights`` a file of encoder
-    weights, which only dense problems read.
+    Attributes:
+        address: Of a Ray cluster, for the engine "ray" alone.
+        weights: File of encoder weights, for dense problems alone.
     """
 
     data: Path

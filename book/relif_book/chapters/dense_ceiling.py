@@ -22,10 +22,12 @@ CEILING = "ceiling.json"
 
 
 def through_decoder(values: Tensor, valid: Tensor, cell: int = DECODER_CELL) -> Tensor:
-    """Return maps as a decoder's last step shows them: means of ``cell`` × ``cell`` pixels, made bilinear.
+    """Return maps as a decoder's last step shows them: cell means, made bilinear.
 
-    ``values`` [B, C, H, W]; ``valid`` bool [B, 1, H, W] says which pixels count in the averages (a cell
-    without any becomes 0). H and W must be multiples of ``cell``.
+    Args:
+        values: [B, C, H, W]; H and W are multiples of ``cell``.
+        valid: bool [B, 1, H, W], the pixels that count in the means; a cell without any becomes 0.
+        cell: Side of a cell in pixels.
     """
     height, width = values.shape[-2:]
     if height % cell or width % cell:
@@ -40,9 +42,13 @@ def decoder_ceiling(
 ) -> dict[str, float]:
     """Return mIoU, pixel accuracy and depth RMSE in metres of the truth drawn at the decoder's resolution.
 
-    ``labels`` [H, W] per image with 255 for void, ``depths`` [H, W] in metres with 0 for none. Classes go
-    through as one-hot maps whose largest value is taken; a decoder with free outputs may do slightly better
-    than these averages.
+    Classes go through as one-hot maps whose largest value is taken; a decoder with free outputs may do
+    slightly better than these averages.
+
+    Args:
+        labels: [H, W] per image, 255 for void.
+        depths: [H, W] per image in metres, 0 for none.
+        classes: Number of classes.
     """
     segmentation, depth = SegmentationMeter(classes), DepthMeter()
     for label, metres in zip(labels, depths, strict=True):

@@ -33,10 +33,15 @@ DEPTH_STEPS, NORMAL_STEPS = 25, 32
 class DensePanels:
     """n test images, their targets and the predictions of M models.
 
-    ``images`` uint8 [n, h, w, 3]; ``labels`` uint8 [n, h, w] with 255 for void; ``depth`` float32 [n, h, w]
-    in metres, 0 for none; ``normals`` float32 [n, h, w, 3], zero for none. ``predicted`` maps method to the
-    same three under "labels", "depth" and "normals"; ``scores`` method to float32 [n, T] in the order of
-    ``tasks``. ``frames`` int64 [n] are the source's own numbers, ``records`` the keys of the runs.
+    Attributes:
+        images: uint8 [n, h, w, 3].
+        labels: uint8 [n, h, w], 255 for void.
+        depth: float32 [n, h, w] in metres, 0 for none.
+        normals: float32 [n, h, w, 3], zero for none.
+        predicted: Method → "labels", "depth" and "normals" as above.
+        scores: Method → float32 [n, T] in the order of ``tasks``.
+        frames: int64 [n], the source's own numbers.
+        records: Method → key of its run.
     """
 
     images: np.ndarray
@@ -72,8 +77,14 @@ def make_panels(
 ) -> DensePanels:
     """Run trained models on the three test images that the scores of one of them choose.
 
-    ``models`` and ``records`` map method to a model with its selected weights and to its record. Raises
-    ``InputError`` where a record is of other data, or where a test image carries no label for a task.
+    Args:
+        problem: The data.
+        models: Method → model with its selected weights.
+        records: Method → its record.
+        chosen_by: The method whose scores choose.
+
+    Raises:
+        InputError: A record is of other data, or a test image carries no label for a task.
     """
     import torch
 

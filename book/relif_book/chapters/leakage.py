@@ -44,10 +44,25 @@ def leakage_study(
 ) -> dict[str, Any]:
     """Train every method and seed under every reading and compare what comes out.
 
-    Finished records in ``folder`` are kept. The tolerance is calibrated once, on validation data of the
-    causal ERM run with the lowest seed, and held for every reading. The result holds aggregates only:
-    ``runs`` (test utility, Bias, violation rate, mean induced tolerance) and ``contrasts`` (each reading
-    minus the causal one, with an interval over test subjects, who are the same in all readings).
+    The tolerance is calibrated once, on validation data of the causal ERM run with the lowest seed, and held
+    for every reading.
+
+    Args:
+        tensors: The data.
+        hour: At which labels stand.
+        folder: Of the records; finished ones are kept.
+        tasks: As of ``read_labels_at``.
+        readings: Keys of ``READINGS``, the causal one among them.
+        methods: ERM among them.
+        seeds: Of the runs.
+        settings: Changes of the settings.
+        device: "cpu" or "cuda".
+        progress: Called with a line of text per run.
+
+    Returns:
+        Aggregates only: ``runs`` (test utility, Bias, violation rate, mean induced tolerance) and
+            ``contrasts``:
+        each reading minus the causal one, with an interval over test subjects, the same in all readings.
 
     Raises:
         InputError: The causal reading or ERM is missing.
@@ -124,12 +139,16 @@ def leakage_study(
 def utility_of_length(
     tensors: ClinicalTensors, hour: int, *, maximum_hours: int | None = None
 ) -> dict[str, float | None]:
-    """Return per hourly task the test utility of knowing only how many hours of the stay follow ``hour``.
+    """Return per hourly task the test utility of knowing only how long the stay goes on.
 
     An input that runs on to the end of the stay has that length, so this much is given away before a model
     looks at any value: a length of stay is read off, a binary task is ranked by how soon the input ends. In
-    the causal reading every input has the same length and the rule is blind. ``maximum_hours`` cuts longer
-    stays, as in training.
+    the causal reading every input has the same length and the rule is blind.
+
+    Args:
+        tensors: The data.
+        hour: At which labels stand.
+        maximum_hours: Longer stays are cut, as in training.
     """
     view = read_labels_at(tensors, hour)
     rows = np.diff(tensors.arrays["offsets"])

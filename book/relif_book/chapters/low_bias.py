@@ -249,8 +249,12 @@ def stay_inputs(folder: Path, width: int = 16) -> dict[str, np.ndarray]:
     """Return what the similar-pair audit compares stays by: few numbers per validation and test stay.
 
     Every value column is standardised by the training rows' statistics and averaged over a stay's hours; the
-    ``width`` leading principal axes of the training stays, which keep Euclidean distances as far as their
-    variance goes, are what is left.
+    leading principal axes of the training stays, which keep Euclidean distances as far as their variance
+    goes, are what is left.
+
+    Args:
+        folder: Clinical tensors.
+        width: Number of axes.
 
     Returns:
         ``subject`` [n] as records number them, ``split`` [n] (1 validation, 2 test), ``inputs`` float16 [n,

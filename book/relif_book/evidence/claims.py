@@ -112,8 +112,11 @@ class Evidence:
 class Claim:
     """One claim: the paper's words, short words for the matrix, its data, its page, and its parts.
 
-    ``study`` is the plan's study that decides it, ``needs`` are the methods without which it cannot be asked,
-    ``kinds`` the kinds of data that it is asked of, ``endpoints`` where it reads Bias, the headline first.
+    Attributes:
+        study: The plan's study that decides it.
+        needs: Methods without which it cannot be asked.
+        kinds: Kinds of data that it is asked of.
+        endpoints: Where it reads Bias, the headline first.
     """
 
     number: str

@@ -72,10 +72,18 @@ def this_run(
     workers: int = 1,
     weights: str = "",
 ) -> list[Record]:
-    """Bring every method (ERM among them) to a record under ``folder`` and return the records.
+    """Bring every method (ERM among them) to a record and return the records.
 
-    ``data`` is a dense tensor folder (empty: synthetic rooms, rendered into ``folder``), ``weights`` a file
-    of encoder weights (empty: random).
+    Args:
+        page: Told what was used.
+        methods: Keys of the methods.
+        folder: Of the records.
+        data: Dense tensors; empty: synthetic rooms, rendered into ``folder``.
+        seeds: Number of seeds.
+        epochs: Of training; 0: what the profile says.
+        device: "cpu" or "cuda".
+        workers: Runs at a time.
+        weights: File of encoder weights; empty: random.
 
     Raises:
         RecordError: A run failed.

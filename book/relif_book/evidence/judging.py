@@ -33,10 +33,13 @@ Verdict = Literal["supported", "contradicted", "inconclusive"]
 class Difference:
     """An estimated difference of two means over seeds, with both sources of its error.
 
-    ``spread`` is s in the seeds' share s²/``seeds`` of the variance, ``subject_error`` the standard error
-    over the draw of test subjects at the seeds held as they are, ``freedom`` Satterthwaite's degrees of the
-    sum (below seven seeds: those of the seeds alone). All is conditional on one training set and one δ. A
-    subject error that nothing shows is NaN, and then no test decides.
+    All is conditional on one training set and one δ. A subject error that nothing shows is NaN, and then no
+    test decides.
+
+    Attributes:
+        spread: s in the seeds' share s²/``seeds`` of the variance.
+        subject_error: Standard error over the draw of test subjects, seeds held.
+        freedom: Satterthwaite's degrees of the sum; below seven seeds those of the seeds alone.
     """
 
     estimate: float
@@ -99,8 +102,10 @@ def unpaired(
 class Part:
     """One statement of a claim with the p-values of its holding and of its failing.
 
-    A part about a difference keeps it and its kind ("lower": below ``margin``; "higher": above it; "equal":
-    within ± ``margin``); a part made of others keeps those.
+    Attributes:
+        difference: Of a part about one, with its ``kind`` ("lower": below ``margin``; "higher": above it;
+            "equal": within ± ``margin``).
+        parts: Of a part made of others.
     """
 
     text: str
@@ -162,11 +167,16 @@ def rank_change(text: str, raw: Difference, fixed: Difference) -> Part:
 
 
 def at_least(count: int, text: str, parts: Sequence[Part]) -> Part:
-    """State that at least ``count`` of some parts hold (partial conjunction).
+    """State that at least some number of parts hold (partial conjunction).
 
     With m parts, ``p_for`` is m − count + 1 times the count-th smallest; all of them: the largest; any of
     them: m times the smallest. It fails where at least m − count + 1 fail, by the same rule.
     Source: Benjamini and Heller, Biometrics 64 (2008) 1215–1222.
+
+    Args:
+        count: How many must hold.
+        text: The statement.
+        parts: The parts.
     """
     m = len(parts)
     if not 1 <= count <= m:
@@ -204,9 +214,19 @@ def power(
     subjects: int = 4000,
     level: float = LEVEL,
 ) -> float:
-    """Return the probability that a part is found to hold when the true difference is ``effect``.
+    """Return the probability that a part is found to hold.
 
     Paired seeds; "lower" by the noncentral t distribution, "equal" by the difference of two of them.
+
+    Args:
+        kind: "lower" or "equal".
+        effect: The true difference.
+        spread: Paired standard deviation between seeds.
+        seeds: Their number.
+        subject_error: Standard error over subjects.
+        margin: Of the part.
+        subjects: Their number.
+        level: Of the test.
     """
     if seeds < 2:
         return 0.0

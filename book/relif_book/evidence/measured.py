@@ -88,11 +88,17 @@ def between_kinds(results: "ResultSet", terms: Mapping[tuple[str, str], float]) 
 def matched(
     results: "ResultSet", method: str, other: str, share: float = 1.0
 ) -> tuple[Difference, tuple[int, int]]:
-    """Return Bias of ``method`` − ``share`` · Bias of ``other`` at matched utility; pairs matched, pairs.
+    """Return Bias of one method minus that of another at matched utility; pairs matched, pairs.
 
     For every seed u is the lower of the two runs' best validation Worst; each run is read at its first epoch
     among those audited on the test split whose validation Worst reaches u − 0.005. Pairs whose two values
     differ by more than 0.01 are left out. The error over subjects is that at the selected epochs.
+
+    Args:
+        results: Records of both.
+        method: The method.
+        other: The other.
+        share: The other's Bias counts times this.
 
     Raises:
         InputError: The records hold no epochs, or fewer than two pairs are matched.

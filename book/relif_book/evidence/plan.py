@@ -61,8 +61,9 @@ LIKE_PLAIN_CALIBRATED = 0.001
 class Contrast:
     """One planned test: what must be shown of a difference, which one is expected, and with which errors.
 
-    ``kind`` "lower" asks the difference to lie below ``margin``, "equal" within ± ``margin``. ``spreads`` are
-    the smallest and the largest paired standard deviation between seeds that exploratory runs make likely.
+    Attributes:
+        kind: "lower": the difference lies below ``margin``; "equal": within ± ``margin``.
+        spreads: Least and greatest paired deviation between seeds that exploratory runs make likely.
     """
 
     claim: str

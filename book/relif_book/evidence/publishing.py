@@ -220,10 +220,11 @@ def _kept(record: Record, level: Keep, is_reference: bool, with_logits: bool) ->
 
 
 def merged(counts: np.ndarray, least: int) -> np.ndarray:
-    """Merge bins from the left until each holds ``least``; return upper edges and counts, int64 [2, merged].
+    """Merge bins from the left; return upper edges (numbers of bins) and counts, int64 [2, merged].
 
-    Edges count the bins of ``counts``. A rest that is too small joins the last bin; fewer than ``least`` in
-    all leave nothing.
+    Args:
+        counts: Of the bins.
+        least: Of a merged bin; a smaller rest joins the last bin, a smaller total leaves nothing.
 
     >>> merged(np.array([1, 2, 0, 3, 1]), 3).tolist()
     [[2, 5], [3, 4]]

@@ -34,9 +34,13 @@ LEAST_VIOLATION_RATE = 0.05
 class ReferenceTolerance:
     """The held-fixed tolerance of a data set and where it comes from.
 
-    ``tolerance`` is the conformal quantile (theorem B.3) at level ``alpha`` of ``pairs`` disjoint validation
-    pairs of the reference run ``record``; ``candidates`` holds, for every level considered, its tolerance and
-    the reference run's validation Bias and violation rate there.
+    Attributes:
+        tolerance: Conformal quantile (theorem B.3) of disjoint validation pairs of the reference run.
+        alpha: Its level.
+        pairs: Number of pairs.
+        record: Key of the reference run.
+        candidates: Every level considered, with its tolerance and the run's validation Bias and violation
+            rate there.
     """
 
     tolerance: float
@@ -60,9 +64,13 @@ def choose_reference_tolerance(
     """Choose δ_ref from a reference run's validation split alone.
 
     The distances of disjoint validation pairs are exchangeable with the distance of a new pair, so their
-    conformal quantile at level α is exceeded with probability at most α. Of ``alphas`` the smallest is taken
-    at which the reference run violates the tolerance in at least a share ``least`` of validation pairs: under
-    a wider tolerance an audit has nothing to see. Where no level reaches that share, the largest is taken.
+    conformal quantile at level α is exceeded with probability at most α.
+
+    Args:
+        record: The reference run.
+        alphas: Levels. The smallest is taken at which the run violates the tolerance often enough: under a
+            wider tolerance an audit has nothing to see. If none is, the largest.
+        least: Share of validation pairs that must violate.
     """
     distances = record.arrays["calibration/distances"]
     ordered = sorted(alphas)
@@ -124,9 +132,11 @@ def record_card(record: Record, tolerance: ReferenceTolerance | float, split: st
 class MethodSummary:
     """One method over its seeds at one fixed tolerance; lists hold an entry per seed, as in ``seeds``.
 
-    ``rows`` are the records' places in the audit table, ``induced`` the mean induced tolerance over task
-    pairs on the table's split and ``induced_validation`` on the validation split, ``budget`` the drift budget
-    against the fixed tolerance.
+    Attributes:
+        rows: The records' places in the audit table.
+        induced: Mean induced tolerance over task pairs on the table's split.
+        induced_validation: The same on the validation split.
+        budget: Drift budget against the fixed tolerance.
     """
 
     method: str
@@ -218,10 +228,14 @@ def common_seeds(*summaries: MethodSummary) -> list[int]:
 class MethodComparison:
     """Method b minus method a over the seeds that both have; all lists hold one entry per such seed.
 
-    ``differences`` in Bias, ``rate_differences`` in the violation rate, ``raw_differences`` in Bias at the
-    runs' own tolerances, ``induced_differences`` in the mean tolerance that the validation split induces;
-    ``interval`` and ``rate_interval`` of the mean difference in Bias and in violation rate over the draw of
-    test subjects, paired by subject; ``certificate`` of theorem B.2 from mean Bias and mean drift budgets.
+    Attributes:
+        differences: In Bias.
+        interval: Of their mean over the draw of test subjects, paired by subject.
+        rate_differences: In the violation rate.
+        rate_interval: Likewise of theirs.
+        raw_differences: In Bias at the runs' own tolerances.
+        induced_differences: In the mean tolerance that the validation split induces.
+        certificate: Of theorem B.2, from mean Bias and mean drift budgets.
     """
 
     a: str

@@ -76,8 +76,9 @@ COLUMNS = {
 class ResultSet:
     """The records of one study on one data set, audited at one fixed tolerance that validation data chose.
 
-    ``study`` is the plan's name of it, or "exploratory", or what made them; ``planned_seeds`` is how many
-    seeds the plan gives its methods, where it names the study.
+    Attributes:
+        study: The plan's name of it, or "exploratory", or what made them.
+        planned_seeds: How many seeds the plan gives its methods, where it names the study.
     """
 
     label: str
@@ -258,9 +259,14 @@ def result_set(
     table: AuditTable | None = None,
     study: str = "",
 ) -> ResultSet:
-    """Gather records at a reference tolerance: that given, or what the first ERM run's validation chooses.
+    """Gather records at a reference tolerance.
 
-    The audits come from ``table`` where one is given, else from the records' own pools.
+    Args:
+        label: For readers.
+        records: Of one data set.
+        reference: The tolerance; None: what the first ERM run's validation chooses.
+        table: Their audits; None: made from the records' own pools.
+        study: As of ``ResultSet``.
     """
     if not records:
         raise RecordError(f"{label}: no finished record; run the study first")
@@ -311,9 +317,14 @@ def published_sets(
 ) -> list[ResultSet]:
     """Return the kept studies of the data sets that a page's parameter ``dataset`` names, the plan's first.
 
-    ``studies`` names those of the plan that the page reads, whole; the older, exploratory
-    ``<dataset>_methods``, narrowed to ``methods``, follows where none of them holds the methods ``needs``
-    (all ``methods`` if empty). The parameter ``published_records`` names another folder to read instead.
+    The page's parameter ``published_records`` names another folder to read instead.
+
+    Args:
+        page: The page.
+        methods: To which exploratory studies are narrowed.
+        studies: Of the plan, read whole.
+        needs: Methods (empty: all) of which one study must hold all, else the older, exploratory
+            ``<dataset>_methods`` follows.
 
     Raises:
         RecordError: Nothing of a data set is published.

@@ -26,10 +26,12 @@ _HALF_WIDTH = statistics.NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class LevelOrders:
-    """Level pairs of one group in one run: how many, how many turn under own rulers, which may not.
+    """Level pairs of one group in one run.
 
-    ``certified`` pairs keep their order by theorem B.2, because the fixed gap exceeds both drift budgets;
-    ``flipped`` and ``certified`` have no pair in common.
+    Attributes:
+        pairs: Their number.
+        flipped: Those that change order with a ruler per level.
+        certified: Those that cannot by theorem B.2: the fixed gap exceeds both drift budgets.
     """
 
     pairs: int = 0

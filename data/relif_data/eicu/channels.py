@@ -72,11 +72,12 @@ class Item:
 
 @dataclass(frozen=True)
 class EventTable:
-    """A table of measurements.
+    """A table of measurements: wide with one column per item, or long.
 
-    A wide table (``value`` None) has one column per item. A long one has ``labels`` (columns whose stripped,
-    lower-case texts name the item) and a ``value`` column. ``time`` is the column of minutes since admission
-    to the unit.
+    Attributes:
+        time: Column of minutes since admission to the unit.
+        labels: Long: columns whose stripped, lower-case texts name the item.
+        value: Long: the column of values; None: wide.
     """
 
     name: str

@@ -81,10 +81,13 @@ class HourlyGrid:
     def finish(
         self, kept: np.ndarray, channels: np.ndarray, make: Callable[..., np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return values (gaps filled), observed and offsets of the kept stays and channels; free the keys.
+        """Return values (gaps filled), observed and offsets of some stays and channels; free the keys.
 
-        ``kept`` is bool [stays], ``channels`` int [channels]. Values are float32 [rows, channels], observed
-        uint8, both made by ``make(name, type, shape)``.
+        Args:
+            kept: bool [stays].
+            channels: int [channels].
+            make: Makes both arrays by ``make(name, type, shape)``: values float32 [rows, channels], observed
+                uint8.
         """
         rows = np.diff(self.offsets)
         offsets = np.concatenate([[0], np.cumsum(rows[kept])])

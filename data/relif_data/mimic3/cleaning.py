@@ -44,8 +44,15 @@ def clean(
     Rows have ``stay``, ``time``, ``channel``, ``key`` and ``text_key``: of several rows of a channel at one
     chart time the one with the greatest ``key`` wins (``text_key`` is the benchmark's). The second frame
     gives the ``number`` of every (channel, key, text_key); for categorical channels it is the position of the
-    category. ``rows`` has the columns of ``MappedEvents``. Every exclusion adds to ``counts``. Raises
-    ``DataError`` where one ROW_ID stands for different events.
+    category.
+
+    Args:
+        rows: With the columns of ``MappedEvents``.
+        repairs: In force.
+        counts: Every exclusion adds to them.
+
+    Raises:
+        DataError: One ROW_ID stands for different events.
     """
     rows = _without_repeats(rows, counts)
     rows = _dropped(rows, pl.col("time").is_null(), "unreadable_time", counts)

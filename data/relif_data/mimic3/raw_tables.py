@@ -52,9 +52,14 @@ def write_raw(
 ) -> Path:
     """Write a simulated cohort as the MIMIC-III tables that the reader needs and return ``folder``.
 
-    Every reading of hour r becomes one event within (r, r + 1] hours after admission. ``upper_case`` names
-    files and columns as full v1.4 does, else in lower case; ``compress`` writes CSV.gz. A file SYNTHETIC.md
+    Every reading of hour r becomes one event within (r, r + 1] hours after admission. A file SYNTHETIC.md
     marks the folder. The same cohort gives the same bytes.
+
+    Args:
+        cohort: The cohort.
+        folder: Of the tables.
+        upper_case: Names of files and columns as in full v1.4, else in lower case.
+        compress: Write CSV.gz.
     """
     rng = np.random.default_rng([cohort.seed, 3])
     people = _stay_frame(cohort)

@@ -23,8 +23,11 @@ def time_series(
 ) -> pl.DataFrame:
     """Return a sorted row per stay, chart time and channel: ``stay``, ``hours`` in, ``channel``, ``number``.
 
-    ``rows`` and ``numbers`` come from ``clean``; ``stays`` are the cohort stays of all subjects in ``rows``.
-    With ``counts``, chart times with another winning number than the benchmark's count as "numeric_maximum".
+    Args:
+        rows: Of ``clean``.
+        numbers: Of ``clean``.
+        stays: Cohort stays of all subjects in ``rows``.
+        counts: Counts chart times with another winning number than the benchmark's ("numeric_maximum").
     """
     owner = stays.select(
         "stay", "subject", intime=pl.col("intime").dt.epoch("s"), outtime=pl.col("outtime").dt.epoch("s")
@@ -93,11 +96,15 @@ class Grid:
 
 
 def hourly_grid(series: pl.DataFrame, stay_ids: np.ndarray, bins: np.ndarray) -> Grid:
-    """Put a time series (within the stay, sorted by stay and hours) on the given stays' hourly grid.
+    """Put a time series on the hourly grid of some stays.
 
-    Bin ``b`` holds what was charted in (b, b + 1] hours, admission itself included in bin 0; the last value
-    in time wins, gaps hold the last value before, else the channel's normal value. ``stay_ids`` are ascending
-    values of ``stay``, ``bins`` their numbers of bins.
+    Bin b holds what was charted in (b, b + 1] hours, admission itself included in bin 0; the last value in
+    time wins, gaps hold the last value before, else the channel's normal value.
+
+    Args:
+        series: Within the stay, sorted by stay and hours.
+        stay_ids: Ascending values of ``stay``.
+        bins: Their numbers of bins.
     """
     offsets = np.concatenate([[0], np.cumsum(bins)]).astype(np.int64)
     width = len(channels())
