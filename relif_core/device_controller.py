@@ -15,17 +15,15 @@ from relif_core.errors import InputError
 
 
 class DeviceController:
-    """Steers λ on a device as ``controller`` would on the host: float64, same order of operations.
+    """Steers λ on a device as ``controller`` would on the host, which ``settle`` brings up to date.
 
-    The weights of :class:`ConstantWeight` and :class:`ViolationController` are the host's exactly; those of
-    :class:`ProportionalIntegralController` differ where the device's exponential does. ``settle`` reports.
+    In float64 and the same order of operations, weights of :class:`ConstantWeight` and
+    :class:`ViolationController` are the host's exactly; those of :class:`ProportionalIntegralController`
+    differ where the device's exponential does.
 
     Args:
         controller: The rule and the state to start from.
         device: Where the rates are.
-
-    Raises:
-        InputError: There is no device form of the controller.
     """
 
     def __init__(self, controller: Controller, device: torch.device) -> None:

@@ -368,7 +368,7 @@ def sorted_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool,
 
 
 def _float32_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
-    """As ``sorted_pool_with_codes``: one integer (score's bits, code < 2³²) is sorted, as a score would be.
+    """As ``sorted_pool_with_codes``: score bits and code (< 2³²) share an integer, which is sorted.
 
     The bits of a float32 that is not negative sort as its value does. Codes stay below 2³²: no pool holds
     that many samples.
