@@ -24,6 +24,9 @@ class DeviceController:
     Args:
         controller: The rule and the state to start from.
         device: Where the rates are.
+
+    Raises:
+        InputError: There is no device form of the controller.
     """
 
     def __init__(self, controller: Controller, device: torch.device) -> None:

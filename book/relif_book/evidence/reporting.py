@@ -68,9 +68,9 @@ def choose_reference_tolerance(
 
     Args:
         record: The reference run.
-        alphas: Levels. The smallest is taken at which the run violates the tolerance often enough: under a
-            wider tolerance an audit has nothing to see. If none is, the largest.
-        least: Share of validation pairs that must violate.
+        alphas: Levels. The smallest is taken at which the run still violates the tolerance: under a wider one
+            an audit has nothing to see. If there is none, the largest.
+        least: Validation violation rate that counts as violating.
     """
     distances = record.arrays["calibration/distances"]
     ordered = sorted(alphas)
