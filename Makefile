@@ -33,8 +33,8 @@ $(VENV)/.installed: requirements.txt requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found; install one or set PYTHON=/path/to/python" >&2; exit 1; }
 	{ head -3 $(BIN)/pip 2>/dev/null | grep -qF "$(HERE)/bin/" && $(BIN)/python -m pip --version >/dev/null 2>&1; } || $(PYTHON) -m venv --clear $(VENV)
 	sed -nE 's/^([^ ]+==[^\\]*[^\\ ]) *\\?$$/\1/p' requirements.lock >$(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -c $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -e .
 	echo "$(HERE)" > $@
 
 book: environment
@@ -52,8 +52,10 @@ check: environment
 	$(BIN)/mypy relif_core data/relif_data book/relif_book
 	$(BIN)/relif pages check
 
-# One worker per core, so one thread per worker; nbval compares every output of every page with the committed one.
-test: check chromium book
+# The book is rendered from the committed notebooks, and nbval executes every page once and compares each of its outputs with
+# those. One worker per core, so one thread per worker.
+test: check chromium
+	$(BIN)/relif book --stored --workers $(WORKERS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --nbval -p relif_book.build.compare --nbval-cell-timeout 600 notebooks
 

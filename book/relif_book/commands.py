@@ -97,11 +97,20 @@ def publish(
     typer.echo(f"{target}: {len(table.keys)} records, tolerance {table.tolerance:.4f}")
 
 
-def book(workers: Workers = 2, again: Again = False) -> None:
+def book(
+    workers: Workers = 2,
+    again: Again = False,
+    stored: Annotated[
+        bool,
+        typer.Option("--stored", help="Take fresh committed notebooks instead of executing their pages."),
+    ] = False,
+) -> None:
     """Execute the pages of this checkout and render the book."""
     from relif_book.build.book import build_book
 
-    typer.echo(build_book(project_root(), workers=workers, again=again, report=_say))
+    if stored and again:
+        raise InputError("--stored executes nothing that is fresh, --again everything; choose one")
+    typer.echo(build_book(project_root(), workers=workers, again=again, stored=stored, report=_say))
 
 
 @pages_app.command()

@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from relif_book.build.book import build_book
 from relif_book.build.execute import PageError, execute_page, execute_pages
 from relif_book.build.staleness import reasons_stale
 from relif_core.errors import InputError
@@ -142,6 +143,22 @@ def test_only_stale_pages_are_executed_and_one_failure_stops_no_other(
     assert (folder / "tiny.ipynb").is_file()
     assert not (folder / "broken.ipynb").exists()
     assert execute_pages(["tiny"], folder, root=project, report=lines.append) == []
+
+
+def test_a_book_of_stored_pages_executes_only_stale_ones(
+    project: Path, write_page: WritePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_page("print(seed)")
+    run(project)
+    (source.parent / "other.md").write_text(source.read_text())
+    monkeypatch.setattr("relif_book.build.book._link", lambda *_: None)
+    monkeypatch.setattr("relif_book.build.book.render_book", lambda root: root)
+    lines: list[str] = []
+    build_book(project, stored=True, report=lines.append)
+    assert [line.partition(" in ")[0] for line in lines] == ["other: executed"]
+    pages = project / "_build" / "pages"
+    assert (pages / "tiny.ipynb").read_bytes() == source.with_suffix(".ipynb").read_bytes()
+    assert (pages / "other.ipynb").is_file()
 
 
 def test_a_change_of_prose_is_carried_over_without_executing(project: Path, write_page: WritePage) -> None:

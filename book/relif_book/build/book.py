@@ -9,12 +9,18 @@ from pathlib import Path
 from relif_book.build.badges import add_badges
 from relif_book.build.execute import PageError, execute_pages
 from relif_book.build.notebook import read_notebook
+from relif_book.build.staleness import reasons_stale
 from relif_book.project import page_names
 from relif_core.files import atomic_file
 
 
 def build_book(
-    root: Path, *, workers: int = 2, again: bool = False, report: Callable[[str], None] = print
+    root: Path,
+    *,
+    workers: int = 2,
+    again: bool = False,
+    stored: bool = False,
+    report: Callable[[str], None] = print,
 ) -> Path:
     """Execute every page that is not fresh into ``_build/pages``, then render ``_build/html``.
 
@@ -22,6 +28,7 @@ def build_book(
         root: Top of the checkout.
         workers: Pages executed at a time.
         again: Execute pages whose executed copy is fresh too.
+        stored: Take the committed notebooks of fresh pages instead of executing them.
         report: Receives one line per page.
 
     Returns:
@@ -35,6 +42,11 @@ def build_book(
     names = page_names(root)
     for orphan in sorted(set(pages.glob("*.ipynb")) - {pages / f"{name}.ipynb" for name in names}):
         orphan.unlink()
+    for name in names if stored else ():
+        committed = root / "notebooks" / f"{name}.ipynb"
+        if not reasons_stale(name, committed, root=root):
+            with atomic_file(pages / committed.name) as stream:
+                stream.write(committed.read_bytes())
     execute_pages(names, pages, root=root, workers=workers, again=again, report=report)
     _link(root / "book" / "notebooks", pages)
     with atomic_file(pages / "_run_times.txt") as stream:
