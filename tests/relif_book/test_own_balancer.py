@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from relif_book.build.execute import execute_page
+from relif_book.chapters import dense_figures
 from relif_book.evidence import dense_results
 from relif_book.evidence import results as clinical
 from relif_book.evidence.ledger import Study, judge_all, matrix_rows
@@ -105,8 +106,8 @@ def test_dense_rows_and_figures(dense: ResultSet) -> None:
     assert titles == ["ERM", "ReLiF", "UPGrad", "Loss share"]
     assert [row["Method"] for row in dense_results.further_metric_rows(first)] == titles
     figure, axes = new_figure(columns=4)
-    dense_results.draw_progress(axes[0], first)
-    dense_results.draw_score_ranges(axes[1:], first)
+    dense_figures.draw_progress(axes[0], first)
+    dense_figures.draw_score_ranges(axes[1:], first)
     figure.draw_without_rendering()
     assert [label.get_text() for label in axes[1].get_yticklabels()] == titles
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ import relif_core
 from relif_book.evidence.results import ResultSet, result_set
 from relif_book.project import project_root
 from relif_core.errors import RecordError
-from relif_core.methods import added_balancers
+from relif_core.methods import added_balancers, look_of
+from relif_core.problems import changes_for, kind_of
+from relif_core.record import Record
 from relif_core.studies.grid import SEVEN_METHODS, grid, run_study
 from relif_core.tensors.folder import read_manifest
 from relif_data import prepare
@@ -22,60 +25,113 @@ from relif_data import prepare
 if TYPE_CHECKING:
     from relif_book import Page
 
-#: Small enough that a run takes about a second; far too little training for a verdict.
-QUICK: dict[str, Any] = {
-    "model": {"hidden": 16, "head_width": 16},
-    "training": {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3},
-    "controller": {"warmup": 4},
+#: By kind of problem: small enough that a run takes seconds; far too little training for a verdict.
+QUICK: dict[str, dict[str, Any]] = {
+    "clinical": {
+        "model": {"hidden": 16, "head_width": 16},
+        "training": {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3},
+        "controller": {"warmup": 4},
+    },
+    "dense": {
+        "model": {"encoder": "resnet18"},
+        "training": {"epochs": 2, "learning_rate": 1e-3},
+        "controller": {"warmup": 2},
+    },
 }
 QUICK_STAYS = 200
+#: The simulated data of pages that are given none.
+SIMULATED: dict[str, dict[str, Any]] = {
+    "synthetic_icu": {"stays": QUICK_STAYS, "seed": 0},
+    "synthetic_rooms": {
+        "frames": 64,
+        "height": 48,
+        "width": 64,
+        "views": 1,
+        "validation_fraction": 0.4,
+        "seed": 0,
+    },
+}
 #: Parts of the package that no run depends on.
 _ABOVE_RUNS = ("pages", "cli.py", "reporting.py", "publishing.py")
 
 
-def this_run(
-    page: "Page",
-    methods: Sequence[str],
-    **parameters: Any,
-) -> ResultSet:
-    """Bring every method with seeds 0 .. ``seeds`` − 1 to a record; return them, audited at their own ruler.
+@dataclass(frozen=True)
+class LiveRuns:
+    """The runs that a page has brought to records: these, the tensors, and the folder of the runs."""
 
-    Of the page's parameters (or of those given instead) ``data`` is a tensor folder (empty: simulated stays),
-    ``runs`` the folder of the records (empty: the one that all pages share), ``epochs`` 0 for what the page's
-    profile says. The data set is named in the footer. Balancers that were added from outside the package
-    join where the paper's seven are compared.
+    records: list[Record]
+    tensors: Path
+    folder: Path
+
+    def results(self, methods: Sequence[str] = ()) -> ResultSet:
+        """Return the runs (of some methods alone) at their own tolerance, those of single tasks left out."""
+        audited = [record for record in self.records if not look_of(record.method).dense]
+        found = result_set("this run", audited)
+        return found.narrowed(methods) if methods else found
+
+    def place(self, record: Record) -> Path:
+        """Return the folder of a run, which holds its weights."""
+        return self.folder / f"{record.method}-seed{record.seed}-{record.key[:12]}"
+
+
+def this_run(page: "Page", methods: Sequence[str], **parameters: Any) -> ResultSet:
+    """Bring every method with seeds 0 .. ``seeds`` − 1 to a record and return them, audited.
+
+    See :func:`live_runs`; balancers that were added from outside the package join where the paper's seven are
+    compared.
+    """
+    if set(SEVEN_METHODS) <= set(methods):
+        methods = [*methods, *added_balancers()]
+    return live_runs(page, methods, **parameters).results(methods)
+
+
+def live_runs(
+    page: "Page", methods: Sequence[str], simulated: str = "synthetic_icu", **parameters: Any
+) -> LiveRuns:
+    """Bring every method, and ERM, with seeds 0 .. ``seeds`` − 1 to a record.
+
+    Of the page's parameters (or of those given instead) ``data`` is a tensor folder (empty: the data set
+    ``simulated``), ``runs`` the folder of the records (empty: the one that all pages share), ``epochs`` 0 for
+    what the page's profile says, ``weights`` a file of encoder weights. The data set is named in the footer.
 
     Raises:
         RecordError: A run failed.
     """
-    given = {**page.parameters, **parameters}
+    given = {"workers": 1, "weights": "", **page.parameters, **parameters}
     data, runs, epochs, device = (given[name] for name in ("data", "runs", "epochs", "device"))
     page.device = device
-    if set(SEVEN_METHODS) <= set(methods):
-        methods = [*methods, *added_balancers()]
-    changes = page.choose(
-        quick=QUICK, full={"training": {"precision": "bfloat16" if device.startswith("cuda") else "float32"}}
-    )
-    if epochs:
-        changes = {**changes, "training": {**changes["training"], "epochs": epochs}}
     folder = Path(runs) if runs else shared_folder()
+    weights = Path(given["weights"]) if given["weights"] else None
     with _alone(folder):
-        tensors = Path(data) if data else _simulated(folder)
+        tensors = Path(data) if data else folder / simulated
+        if not data and not (tensors / "manifest.json").is_file():
+            prepare(simulated, None, tensors, **SIMULATED[simulated])
+        kind = kind_of(tensors).name
+        precision = "bfloat16" if device.startswith("cuda") else "float32"
+        changes = page.choose(quick=QUICK[kind], full={"training": {"precision": precision}})
+        if epochs:
+            changes = {**changes, "training": {**changes["training"], "epochs": epochs}}
+        target = folder / ("records" if kind == "clinical" else f"{kind}_records")
         summary = run_study(
-            grid(list(dict.fromkeys(["erm", *methods])), range(given["seeds"]), **changes),
+            grid(
+                list(dict.fromkeys(["erm", *methods])),
+                range(given["seeds"]),
+                **changes_for(tensors, changes, weights),
+            ),
             tensors,
-            folder / "records",
+            target,
             workers=given["workers"],
             device=device,
+            weights=weights,
         )
     if summary.failed:
         raise RecordError("; ".join(f"{job}: {problem}" for job, problem in summary.failed.items()))
     manifest = read_manifest(tensors)
-    page.uses_data(manifest["title"], licence=manifest["licence"], synthetic=manifest["synthetic"])
+    page.uses_data(manifest)
     print(
         f"{len(summary.records)} runs on {manifest['title']}: {summary.found} found, {summary.made} made here"
     )
-    return result_set("This run", summary.records).narrowed(methods)
+    return LiveRuns(summary.records, tensors, target)
 
 
 def shared_folder() -> Path:
@@ -101,13 +157,6 @@ def training_digest() -> str:
         if relative.parts[0] not in _ABOVE_RUNS:
             digest.update(relative.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
-
-
-def _simulated(folder: Path) -> Path:
-    target = folder / "synthetic_icu"
-    if not (target / "manifest.json").is_file():
-        prepare("synthetic_icu", None, target, stays=QUICK_STAYS, seed=0)
-    return target
 
 
 @contextmanager

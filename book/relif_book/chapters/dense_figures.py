@@ -1,0 +1,61 @@
+"""Figures of dense runs: their progress, and where their audit scores lie."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from relif_book.evidence.dense_results import pools_of
+from relif_book.evidence.results import ResultSet
+from relif_book.figures.method_plots import label_apart
+from relif_book.figures.style import colour_of, marker_of
+from relif_core.methods import title_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw_progress(axes: "Axes", results: ResultSet) -> None:
+    """Draw validation Worst after every evaluated epoch of every run, named at its end."""
+    from matplotlib.ticker import MaxNLocator
+
+    places, highest = [], 0.0
+    for method in results.summaries:
+        ends = []
+        for record in (record for record in results.records if record.method == method):
+            read = {e: v for e, v in enumerate(record.result["history"]["worst"], start=1) if v is not None}
+            axes.plot(
+                list(read),
+                list(read.values()),
+                color=colour_of(method),
+                marker=marker_of(method) if len(read) < 20 else None,
+                markersize=5,
+                linewidth=1.4,
+                linestyle=("-", "--", ":", "-.")[record.seed % 4],
+            )
+            ends.append((max(read), read[max(read)]))
+            highest = max(highest, *read.values())
+        epoch, worst = max(end[0] for end in ends), float(np.mean([end[1] for end in ends]))
+        places.append((epoch, worst, title_of(method)))
+    axes.set(xlabel="epoch", ylabel="validation Worst", title=results.label, ylim=(0, 1.05 * highest))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    label_apart(axes, places)
+
+
+def draw_score_ranges(axes: Sequence["Axes"], results: ResultSet) -> None:
+    """Draw, in one of the axes per task, each method's test scores: middle 90 %, middle half, median."""
+    methods = list(results.summaries)
+    for panel, (task, title) in zip(axes, results.task_titles.items(), strict=True):
+        for row, method in enumerate(methods):
+            low, first, middle, third, high = np.quantile(
+                pools_of(results, method, task), (0.05, 0.25, 0.5, 0.75, 0.95)
+            )
+            colour = colour_of(method)
+            panel.plot([low, high], [row, row], color=colour, linewidth=1.2)
+            panel.plot(
+                [first, third], [row, row], color=colour, linewidth=5, solid_capstyle="butt", alpha=0.7
+            )
+            panel.plot(middle, row, marker_of(method), color=colour, markersize=8, markeredgecolor="white")
+        panel.set(title=title, xlim=(-0.03, 1.03), xlabel="audit score")
+        panel.set_ylim(len(methods) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(methods)), [title_of(method) for method in methods])
