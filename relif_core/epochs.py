@@ -81,8 +81,8 @@ class EpochAudits:
 
         Args:
             quantiles: Task name to the (q10, q90) that scale raw scores: an epoch that had no scale yet gets
-                its curves from the kept quantiles. Each stands for 1/64 of a pool, so that a score moves by
-                1/128 in the mean at most, and Bias by 1/64.
+                its means, spreads and curves from the kept quantiles. Each stands for 1/64 of a pool, so that
+                a score moves by 1/128 in the mean at most, and Bias by 1/64.
         """
         found = {"epoch/tolerances": np.array(TOLERANCES)}
         for rows in self.readings.values() if quantiles else ():
@@ -101,11 +101,13 @@ class EpochAudits:
         self, rows: Mapping[str, list[Any]], place: int, quantiles: Mapping[str, Sequence[float]]
     ) -> None:
         pools = {}
-        for task in self.tasks:
+        for number, task in enumerate(self.tasks):
             raw = np.array(rows[f"raw/{task}"][place], dtype=np.float64)
             low, high = quantiles.get(task, (0.0, 1.0))
             if not np.isnan(raw).any():
                 pools[task] = np.clip((raw - low) / (high - low), 0, 1)
+                rows["mean"][place][number] = float(pools[task].mean())
+                rows["spread"][place][number] = float(pools[task].std())
         if len(pools) > 1:
             curve = bias_curve(pools, TOLERANCES)
             for kind in ("bias", "violation_rate"):

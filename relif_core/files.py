@@ -30,6 +30,8 @@ UNWRITABLE = {
 }
 #: A temporary file of this age in seconds is locked by its writer, or nobody's.
 YOUNG = 1.0
+#: The file of a run's folder that its process holds.
+LOCK = ".lock"
 
 
 class _Noting(io.FileIO):
@@ -180,6 +182,22 @@ def write_json(path: Path, content: Any) -> None:
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
     with atomic_file(path) as stream:
         stream.write(text.encode() + b"\n")
+
+
+def is_held(path: Path) -> bool:
+    """Tell whether a process holds the lock of a file.
+
+    Args:
+        path: The file; one that is not there is not held.
+    """
+    if not path.is_file():
+        return False
+    with open(path, encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def sha256_of(path: Path) -> str:

@@ -25,7 +25,7 @@ from relif_core.controller import Controller, controller_of
 from relif_core.device_controller import DeviceController
 from relif_core.epochs import TEST_EVERY, EpochAudits
 from relif_core.errors import DataError, DivergenceError, InputError, RecordError, RunBusy, RunPaused
-from relif_core.files import atomic_file, write_json
+from relif_core.files import LOCK, atomic_file, write_json
 from relif_core.models import TaskLosses
 from relif_core.outcome import record_of
 from relif_core.penalties import make_penalty
@@ -40,6 +40,8 @@ CHECKPOINT = "checkpoint.pt"
 FAILED = "failed.json"
 #: A run writes no checkpoint while its last one is younger, unless it ends.
 CHECKPOINT_SECONDS = 30.0
+#: Seconds between two looks for the record that an ended run waits for.
+WAIT = 0.5
 #: The selected weights of a finished run.
 WEIGHTS = "model.safetensors"
 
@@ -140,6 +142,12 @@ def run(
                 reason = "asked to stop" if asked else "the time is used up"
                 place = f"after epoch {loop.epoch}" if whole else f"in epoch {loop.epoch + 1}"
                 raise RunPaused(f"{folder}: {reason} {place}; run again to go on")
+        while own.waits():
+            if STOP.is_set() or time.time() > deadline:
+                raise RunPaused(
+                    f"{folder}: trained; the run that calibrates it is under way; run again to go on"
+                )
+            time.sleep(WAIT)
         record = record_of(loop, key, began, resumed)
         weights = {name: value.contiguous() for name, value in loop.model.state_dict().items()}
         with atomic_file(folder / WEIGHTS) as stream:
@@ -502,7 +510,7 @@ def _failure_noted(settings: RunSettings, folder: Path) -> Iterator[None]:
 def _held(folder: Path) -> Iterator[None]:
     """Hold a run's folder for this process; the lock goes with the process, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+    with open(folder / LOCK, "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -24,6 +24,11 @@ def is_reference(settings: RunSettings) -> bool:
     return settings.balancer == "erm" and not settings.penalty and not alone
 
 
+def scores_follow(settings: RunSettings) -> bool:
+    """Tell whether nothing in a dense run reads its audit scores, so that their scale may come at its end."""
+    return not settings.penalty
+
+
 @dataclass(frozen=True)
 class ProblemKind:
     """What the rest of the package has to know of a kind of problem.
@@ -35,6 +40,7 @@ class ProblemKind:
         defaults: Puts changes of settings on top of its own.
         weights: Whether its models start from a file of encoder weights.
         first: Tells of a run whether those of its seed need its record; None: no run needs another.
+        at_end: Tells of a run whether it needs that record only at its end.
     """
 
     name: str
@@ -45,6 +51,7 @@ class ProblemKind:
     defaults: Callable[..., dict[str, Any]] = dict
     weights: bool = False
     first: Callable[[RunSettings], bool] | None = None
+    at_end: Callable[[RunSettings], bool] | None = None
 
     def waits_for(self, settings: RunSettings, other: RunSettings) -> bool:
         """Tell whether a run has to wait until another one has left its record.
@@ -78,6 +85,7 @@ KINDS = (
         dense_changes,
         weights=True,
         first=is_reference,
+        at_end=scores_follow,
     ),
 )
 

@@ -70,6 +70,9 @@ class Problem(Protocol):
     def check(self, batch_size: int) -> None:
         """Refuse (``DataError``) data on which a run cannot be trained, selected and reported."""
 
+    def waits(self) -> bool:
+        """Tell whether the record of this run waits for that of another run, which is under way."""
+
     def build_model(self, settings: Any) -> Any:
         """Return a freshly initialised model on this device; ``settings`` is ``RunSettings.model``."""
 

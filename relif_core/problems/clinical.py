@@ -240,5 +240,9 @@ class ClinicalProblem:
         """Return nothing: logits, which records keep, hold all."""
         return {}
 
+    def waits(self) -> bool:
+        """No clinical run needs another's record."""
+        return False
+
     def calibrate_scores(self, model: ClinicalModel, found: Mapping[str, Any] | None = None) -> None:
         """Change nothing: clinical audit scores are probabilities."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from relif_core.errors import DataError, InputError, RecordError
-from relif_core.files import sha256_of
+from relif_core.files import LOCK, is_held, sha256_of
 from relif_core.models.vision import DOWNLOAD, TASKS, DenseModel, calibration_quantiles, valid_pixels
-from relif_core.problems import is_reference
+from relif_core.problems import is_reference, scores_follow
 from relif_core.problems.base import Evaluation
 from relif_core.problems.dense_utility import DenseMeter
 from relif_core.record import Record, describe_dataset
@@ -55,6 +55,9 @@ class DenseProblem:
         self.as_released = False
         self.calibration = dict(calibration or {})
         self.calibrated_by: str | None = None
+        #: The quantiles of ``calibrated_by``, and the run and folder that they are awaited for.
+        self._due: dict[str, tuple[float, float]] = {}
+        self._awaited: tuple[RunSettings, Path] | None = None
         self._subjects = self._rooms()
         self._constants: dict[bool, tuple[float, Tensor]] = {}
         self._weights = None if weights is None else Path(weights)
@@ -89,7 +92,8 @@ class DenseProblem:
         """Return this problem with a run's tasks, augmentation, protocol and, if needed, ERM calibration.
 
         Raises:
-            RecordError: ``records`` holds no finished ERM run of the same seed and settings.
+            RecordError: ``records`` holds no finished ERM run of the same seed and settings, or, where only
+                the end of the run needs it, none that has begun.
         """
         model = settings.model
         if not isinstance(model, DenseModelSettings):
@@ -99,17 +103,45 @@ class DenseProblem:
             )
         problem = copy.copy(self)
         problem.augmentation, problem.as_released = model.augmentation, model.protocol == "as_released"
-        problem.calibration, problem.calibrated_by = {}, None
+        problem.calibration, problem.calibrated_by, problem._due, problem._awaited = {}, None, {}, None
         if model.task is not None:
             problem.task_names = (model.task,)
             own = [task for task in self.description["tasks"] if task["name"] == model.task]
             problem.description = {**self.description, "tasks": own}
         elif not is_reference(settings):
-            record = find_reference(settings, self.data_fingerprint, records)
-            found = record.result["score_calibration"]["quantiles"]
-            problem.calibration = {task: (low, high) for task, (low, high) in found.items()}
-            problem.calibrated_by = record.key
+            problem._awaited = settings, Path(records)
+            if not scores_follow(settings):
+                problem.calibration = problem._take_calibration()
+            elif not any(Path(records).glob(f"erm-seed{settings.seed}-*/{LOCK}")):
+                problem._take_calibration()
         return problem
+
+    def _take_calibration(self) -> dict[str, tuple[float, float]]:
+        """Take the quantiles of the awaited ERM record; ``RecordError`` where there is none."""
+        settings, records = self._awaited  # type: ignore[misc]
+        record = find_reference(settings, self.data_fingerprint, records)
+        found = record.result["score_calibration"]["quantiles"]
+        self._due = {task: (low, high) for task, (low, high) in found.items()}
+        self.calibrated_by = record.key
+        return self._due
+
+    def waits(self) -> bool:
+        """Tell whether the ERM run whose quantiles scale this run's scores is still under way.
+
+        Raises:
+            RecordError: It has left no record and nobody is making it.
+        """
+        if self._awaited is None or self.calibrated_by is not None:
+            return False
+        settings, records = self._awaited
+        held = any(map(is_held, records.glob(f"erm-seed{settings.seed}-*/{LOCK}")))
+        try:
+            self._take_calibration()
+        except RecordError:
+            if held:
+                return True
+            raise
+        return False
 
     def build_model(self, settings: DenseModelSettings) -> DenseModel:
         """Return a model on this device: pretrained or random encoder, random decoders, calibrated scores.
@@ -192,8 +224,8 @@ class DenseProblem:
         """
         if found is not None:
             model.calibrate({task: (low, high) for task, (low, high) in found["quantiles"].items()})
-        elif self.calibrated_by is None:
-            model.calibrate(self.measure_calibration(model))
+        else:
+            model.calibrate(self._due or self.measure_calibration(model))
         quantiles = {
             task: list(model.calibration[task]) for task in model.task_names if task != "segmentation"
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from relif_core.errors import RecordError, RunBusy, RunPaused, StorageError
+from relif_core.files import LOCK
 from relif_core.problems import kind_of_settings
 from relif_core.record import Record
 from relif_core.settings import RunSettings, as_json
@@ -79,7 +80,8 @@ class Schedule:
     of its settings; where there is none, as the slowest epoch of its model and training would over all its
     epochs, by what a method of its kind costs (``COSTS``). Only the very first run has no measure. A run that
     has a checkpoint is continued while there is time. A dense run waits for the ERM run of its seed, which
-    calibrates its scores. Once ``STOP`` is set, or the target cannot be written, nothing is begun.
+    calibrates its scores; where nothing in it reads them, only until that run has begun. Once ``STOP`` is
+    set, or the target cannot be written, nothing is begun.
     """
 
     def __init__(self, jobs: Sequence[Job], deadline: float, finished: Iterable[Record]) -> None:
@@ -137,8 +139,13 @@ class Schedule:
 
     def _ready(self, job: Job) -> bool:
         kind = kind_of_settings(job.settings)
-        return not any(
-            kind.waits_for(job.settings, other.settings) for other in (*self.waiting, *self._under_way)
+        if any(kind.waits_for(job.settings, other.settings) for other in self.waiting):
+            return False
+        at_end = kind.at_end is not None and kind.at_end(job.settings)
+        return all(
+            at_end and (other.folder / LOCK).is_file()
+            for other in self._under_way
+            if kind.waits_for(job.settings, other.settings)
         )
 
     def _note(self, settings: RunSettings, seconds: float, epochs: int) -> None:

@@ -159,7 +159,7 @@ def further_metric_rows(results: ResultSet, single: Sequence[Record] = ()) -> Ro
     changes = [relative_changes(results, single, method) for method in results.summaries]
     for method, row, change in zip(results.summaries, rows, changes, strict=True):
         if any(changes):
-            row["Δm, %"] = Seeds(tuple(change), 1)
+            row["Δm, %"] = Seeds(tuple(change), 1, signed=True)
         row |= _metrics(results, method, FURTHER)
     return rows
 
@@ -195,7 +195,7 @@ def single_task_rows(single: Sequence[Record]) -> Rows:
 
 
 def protocol_rows(held_out: ResultSet, released: ResultSet) -> Rows:
-    """Return ERM, ReLiF and whatever else both protocols have, at each one's own tolerance and calibration."""
+    """Return the methods that both protocols have, at each one's own tolerance and calibration."""
     rows: Rows = []
     both = [name for name in held_out.summaries if name in released.summaries]
     for title, results in (("held out", held_out.narrowed(both)), ("as released", released.narrowed(both))):

@@ -66,7 +66,7 @@ class LiveRuns:
     def results(self, methods: Sequence[str] = ()) -> ResultSet:
         """Return the runs (of some methods alone) at their own tolerance, those of single tasks left out."""
         audited = [record for record in self.records if not look_of(record.method).dense]
-        found = result_set("this run", audited)
+        found = result_set("This run", audited)
         return found.narrowed(methods) if methods else found
 
     def place(self, record: Record) -> Path:

@@ -1,5 +1,7 @@
 """Dense prediction in the training loop: shared calibration, resumed runs, protocols, ERM first."""
 
+import fcntl
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from relif_book.evidence.publishing import publish, read_published, read_single_
 from relif_core.audit import bias_curve
 from relif_core.epochs import LEVELS, TOLERANCES
 from relif_core.errors import DataError, InputError, RecordError
+from relif_core.files import LOCK
 from relif_core.problems import open_problem
 from relif_core.problems.dense import TEMPERATURES, DenseProblem, find_reference, is_reference
 from relif_core.record import Record, load_records, run_key
@@ -26,6 +29,7 @@ from relif_core.settings import (
     settings_from,
 )
 from relif_core.studies.grid import run_study
+from relif_core.studies.jobs import Ending, Job, Schedule
 from relif_core.tensors.dense import DenseTensors
 from relif_core.training import EpochReport, TrainingLoop, run
 from relif_data.synthetic_rooms import prepare
@@ -173,6 +177,53 @@ def test_the_saved_weights_carry_the_calibration(records: Path) -> None:
     low, high = of(records, "erm").result["score_calibration"]["quantiles"]["depth"]
     assert weights["score_low"][1] == pytest.approx(low)
     assert weights["score_high"][1] == pytest.approx(high)
+
+
+def test_what_needs_its_scale_only_at_the_end_does_not_wait(
+    records: Path, problem: DenseProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is trained while its ERM run is under way and leaves the record that it would leave after it."""
+    reference = next(records.glob("erm-seed0-*"))
+    place = tmp_path / reference.name
+    place.mkdir()
+    looks = []
+
+    def erm_ends(seconds: float) -> None:
+        looks.append(seconds)
+        of(records, "erm").save(place)
+
+    monkeypatch.setattr("relif_core.training.time.sleep", erm_ends)
+    with open(place / LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RecordError, match="run method erm with seed 0 there first"):
+            run(small("relif"), problem, tmp_path / "relif")
+        found = run(small("pcgrad"), problem, tmp_path / "pcgrad")
+    assert len(looks) == 1
+    assert found.digest() == of(records, "pcgrad").digest()
+
+    # Nobody is making the ERM run: what is trained stays, and ends when the record is there.
+    other = tmp_path / "other"
+    (other / reference.name).mkdir(parents=True)
+    (other / reference.name / LOCK).touch()
+    with pytest.raises(RecordError, match="run method erm with seed 0 there first"):
+        run(small("pcgrad"), problem, other / "pcgrad")
+    of(records, "erm").save(other / reference.name)
+    again = run(small("pcgrad"), problem, other / "pcgrad")
+    assert again.content["made"]["resumed"]
+    assert again.digest() == found.digest()
+
+
+def test_a_schedule_begins_what_needs_no_scale_beside_the_erm_run(tmp_path: Path) -> None:
+    jobs = [Job(small(name), tmp_path / name) for name in ("relif", "pcgrad", "erm")]
+    schedule = Schedule(jobs, math.inf, [])
+    assert schedule.next() is jobs[2]
+    assert schedule.next() is None
+    jobs[2].folder.mkdir()
+    (jobs[2].folder / LOCK).touch()
+    assert schedule.next() is jobs[1]
+    assert schedule.next() is None
+    schedule.ended(jobs[2], Ending("failed"))
+    assert schedule.next() is jobs[0]
 
 
 def test_a_run_without_its_erm_run_is_refused(problem: DenseProblem, records: Path, tmp_path: Path) -> None:
