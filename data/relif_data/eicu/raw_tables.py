@@ -174,10 +174,7 @@ def _cohort(frame: pl.DataFrame, first_label_hour: int) -> CohortFlow:
 
 
 def _missing_tables(source: Path, tables: dict[str, Table]) -> list[str]:
-    """Name every absent measurement table with the channels that are lost or thinned out by it.
-
-    Raises ``DataError`` where no measurement table is there at all.
-    """
+    """Name absent measurement tables and the channels they cost; ``DataError`` where all are absent."""
     present = [table for table in TABLES if table.name.lower() in tables]
     if not present:
         raise DataError(
