@@ -1,8 +1,10 @@
 """Conventions that several clinical sources share: label classes, splits, checks of options."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from relif_core.errors import InputError
+from relif_core.errors import DataError, InputError
 
 LENGTH_OF_STAY_DAYS = (1, 2, 3, 4, 5, 6, 7, 8, 14)
 """Lower bounds in days of the length-of-stay classes after the first (ten, Harutyunyan et al. 2019)."""
@@ -15,6 +17,10 @@ LENGTH_OF_STAY_CLASSES = (
 )
 
 
+LEVEL_SHARE, FEW = 0.1, 10
+"""Share of rows, and number of them, whose text may be none of a group's levels."""
+ADULT_AGE_BANDS = ("18-44", "45-64", "65-79", "80+")
+"""``AGE_BANDS`` as the sources name them whose cohorts begin at 18 years."""
 AGE_BANDS = ("< 45", "45–64", "65–79", "≥ 80")
 """Age bands, in years, of the subgroup audits."""
 
@@ -23,6 +29,15 @@ def require_integer(name: str, value: object, least: int) -> None:
     """Refuse (``InputError``) an option ``name`` that is no integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f"{name}={value!r}: give an integer of at least {least}")
+
+
+def refuse_unknown_levels(place: object, column: str, unknown: int, known: Sequence[str], rows: int) -> None:
+    """Refuse a column in which the texts of a tenth of the rows, and of more than ten, are no known level."""
+    if unknown > max(LEVEL_SHARE * rows, FEW):
+        raise DataError(
+            f"{place}: {column} of {unknown:,} of {rows:,} rows is none of {', '.join(known[:5])} and the"
+            " other texts of this source; export the column as it is delivered, or empty it"
+        )
 
 
 def age_band(age: np.ndarray) -> np.ndarray:

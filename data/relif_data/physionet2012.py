@@ -2,7 +2,7 @@
 
 The source folder holds, for each set a, b and c, ``set-x`` as a .tar.xz, .tar.gz or .zip archive or a folder
 (tried in this order) with one ``<RecordID>.txt`` per stay, and ``Outcomes-x.txt``. Set a gives train and
-validation, the other sets the test part; set b or c may be absent, not both.
+validation, the other sets the test part; of set a alone as many stays again are the test part.
 
 *Inputs.* 37 time-series variables in 48 hourly rows. A reading at minute ``m`` belongs to row ``m // 60``; of
 several within an hour the last one counts (at equal minutes the later line of the file). Readings at 48:00
@@ -32,7 +32,7 @@ import polars as pl
 
 from relif_core.errors import DataError, InputError
 from relif_core.files import sha256_of
-from relif_core.tensors.clinical import Channel, CohortStep, Group, Task, write_tensors
+from relif_core.tensors.clinical import Channel, ClinicalContents, CohortStep, Group, Task, write_tensors
 from relif_data.archives import read_members
 from relif_data.imputation import forward_fill
 from relif_data.labels import (
@@ -46,6 +46,7 @@ from relif_data.labels import (
 from relif_data.sources import REGISTRY
 
 HOURS = 48
+UNNAMED_SHARE, FEW = 0.01, 10
 SETS = ("a", "b", "c")
 
 
@@ -206,10 +207,14 @@ def prepare(
         report(f"reading set {name}")
         parts.append(read_set(Path(source), name))
     present = [part.name for part in parts]
-    if "a" not in present or len(parts) < 2:
+    if "a" not in present:
         raise DataError(
             f"{source}: found {'set ' + ', '.join(present) if present else 'no set'}; set a (train,"
-            " validation) and set b or c (test) are needed, each with its Outcomes file"
+            " validation) with its Outcomes file is needed; sets b and c are the test part"
+        )
+    if len(parts) == 1 and validation >= 0.5:
+        raise InputError(
+            f"validation={validation}: set a alone gives as many stays again for the test; less than 0.5"
         )
     report("writing tensors")
     return _write(parts, target, seed, validation)
@@ -307,6 +312,13 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
         code=pl.col("parameter").replace_strict(parameters, return_dtype=pl.Int32),
         value=pl.col("value").cast(pl.Float64, strict=False),
     ).with_columns(record=pl.Series(np.repeat(np.arange(len(ids)), lines)))
+    unnamed = parsed["code"] == _EMPTY_PARAMETER
+    if unnamed.sum() > max(UNNAMED_SHARE * parsed.height, FEW):
+        row = int(unnamed.arg_max() or 0)
+        raise fail(
+            row,
+            f"no parameter name, as on {int(unnamed.sum()):,} of {parsed.height:,} lines; get the set again",
+        )
     for column, bad in (
         ("time", parsed["minute"] < 0),
         ("parameter", parsed["code"] < 0),
@@ -459,7 +471,7 @@ def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float
         raise DataError(f"record {distinct[count > 1][0]} is in more than one set")
     split = np.concatenate(
         [
-            split_by_subject(part.ids, validation, 0, seed)
+            split_by_subject(part.ids, validation, validation if len(parts) == 1 else 0, seed)
             if part.name == "a"
             else np.full(len(part.ids), 2, dtype=np.uint8)
             for part in parts
@@ -474,44 +486,46 @@ def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float
     )
     sex = np.concatenate([part.sex for part in parts])
     age = np.concatenate([part.age for part in parts])
-    entry = REGISTRY["physionet2012"]
+    entry, present = REGISTRY["physionet2012"], [part.name for part in parts]
     return write_tensors(
         target,
-        dataset=entry.name,
-        title=entry.title,
-        licence=entry.licence,
-        output_policy=entry.output_policy,
-        synthetic=False,
-        sources=[source for part in parts for source in part.sources],
-        channels=[
-            Channel(variable.name, variable.unit, (variable.name,), float(value))
-            for variable, value in zip(VARIABLES, normal, strict=True)
-        ],
-        tasks=TASKS,
-        groups=GROUPS,
-        group_codes={
-            "sex": np.where(sex < 0, 2, sex),
-            "age_band": np.where(age < 0, len(AGE_BANDS), age_band(age)),
-            "icu_type": np.concatenate([part.icu_type for part in parts]) - 1,
-        },
-        cohort=[
-            CohortStep(
-                f"stays of {'set' if len(parts) == 1 else 'sets'} {', '.join(part.name for part in parts)}",
-                0,
-                len(ids),
-                len(ids),
-            )
-        ],
-        notes=_notes(parts, masks, fallbacks),
-        options={"seed": seed, "validation": validation},
-        values=forward_fill(readings, observed, offsets, normal),
-        observed=observed,
-        offsets=offsets,
-        stays=ids,
-        subjects=ids,
-        split=split,
-        labels=labels,
-        label_masks=masks,
+        ClinicalContents(
+            dataset=entry.name,
+            title=entry.title,
+            licence=entry.licence,
+            output_policy=entry.output_policy,
+            synthetic=False,
+            sources=[source for part in parts for source in part.sources],
+            channels=[
+                Channel(variable.name, variable.unit, (variable.name,), float(value))
+                for variable, value in zip(VARIABLES, normal, strict=True)
+            ],
+            tasks=TASKS,
+            groups=GROUPS,
+            group_codes={
+                "sex": np.where(sex < 0, 2, sex),
+                "age_band": np.where(age < 0, len(AGE_BANDS), age_band(age)),
+                "icu_type": np.concatenate([part.icu_type for part in parts]) - 1,
+            },
+            cohort=[
+                CohortStep(
+                    f"stays of {'set' if len(parts) == 1 else 'sets'} {', '.join(present)}",
+                    0,
+                    len(ids),
+                    len(ids),
+                )
+            ],
+            notes=_notes(parts, masks, fallbacks),
+            options={"seed": seed, "validation": validation},
+            values=forward_fill(readings, observed, offsets, normal),
+            observed=observed,
+            offsets=offsets,
+            stays=ids,
+            subjects=ids,
+            split=split,
+            labels=labels,
+            label_masks=masks,
+        ),
     )
 
 
@@ -561,7 +575,7 @@ def _notes(parts: list[ChallengeSet], masks: dict[str, np.ndarray], fallbacks: l
     )
     notes = [
         "Train and validation: set a; test: "
-        + ", ".join(f"set {part.name}" for part in parts if part.name != "a")
+        + (", ".join(f"set {part.name}" for part in parts if part.name != "a") or "as many stays of set a")
         + "."
         + "".join(f" Set {name} was absent." for name in absent),
         "Subjects are stays: the challenge does not tell which stays belong to one person.",

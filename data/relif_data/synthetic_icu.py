@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relif_core.tensors.clinical import Channel, CohortStep, Group, Task, write_tensors
+from relif_core.tensors.clinical import Channel, ClinicalContents, CohortStep, Group, Task, write_tensors
 from relif_data.imputation import forward_fill
 from relif_data.labels import (
     AGE_BANDS,
@@ -334,41 +334,43 @@ def prepare(
     labels, masks = _labels(cohort)
     return write_tensors(
         target,
-        dataset="synthetic_icu",
-        title="Simulated intensive care stays",
-        licence="Apache-2.0 (made by this package; no patient data)",
-        output_policy="person",
-        synthetic=True,
-        sources=[],
-        channels=tensor_channels(),
-        tasks=tensor_tasks(),
-        groups=(
-            Group("sex", "Sex", SEXES),
-            Group("age_band", "Age in years", AGE_BANDS),
-            Group("ward", "Ward", WARDS),
+        ClinicalContents(
+            dataset="synthetic_icu",
+            title="Simulated intensive care stays",
+            licence="Apache-2.0 (made by this package; no patient data)",
+            output_policy="person",
+            synthetic=True,
+            sources=[],
+            channels=tensor_channels(),
+            tasks=tensor_tasks(),
+            groups=(
+                Group("sex", "Sex", SEXES),
+                Group("age_band", "Age in years", AGE_BANDS),
+                Group("ward", "Ward", WARDS),
+            ),
+            group_codes={"sex": cohort.sex, "age_band": cohort.age_band, "ward": cohort.ward},
+            cohort=[CohortStep("simulated stays", 0, stays, len(np.unique(cohort.subjects)))],
+            notes=[
+                "Synthetic: every value comes from a simulator, none from a patient.",
+                (
+                    f"Mortality: death in the unit, predicted at hour {MORTALITY_HOUR}; "
+                    f"{int((masks['mortality'] == 0).sum())} stays ended before and carry no label."
+                ),
+                (
+                    f"Decompensation: death within {DECOMPENSATION_HOURS} hours; remaining length of stay:"
+                    f" time to death or discharge; both from hour {FIRST_LABEL_HOUR} on."
+                ),
+            ],
+            options={"stays": stays, "hours": hours, "seed": seed},
+            values=_columns(filled),
+            observed=observed,
+            offsets=cohort.offsets,
+            stays=cohort.stays,
+            subjects=cohort.subjects,
+            split=split_by_subject(cohort.subjects, validation=0.2, test=0.2, seed=seed),
+            labels=labels,
+            label_masks=masks,
         ),
-        group_codes={"sex": cohort.sex, "age_band": cohort.age_band, "ward": cohort.ward},
-        cohort=[CohortStep("simulated stays", 0, stays, len(np.unique(cohort.subjects)))],
-        notes=[
-            "Synthetic: every value comes from a simulator, none from a patient.",
-            (
-                f"Mortality: death in the unit, predicted at hour {MORTALITY_HOUR}; "
-                f"{int((masks['mortality'] == 0).sum())} stays ended before and carry no label."
-            ),
-            (
-                f"Decompensation: death within {DECOMPENSATION_HOURS} hours; remaining length of stay: time"
-                f" to death or discharge; both from hour {FIRST_LABEL_HOUR} on."
-            ),
-        ],
-        options={"stays": stays, "hours": hours, "seed": seed},
-        values=_columns(filled),
-        observed=observed,
-        offsets=cohort.offsets,
-        stays=cohort.stays,
-        subjects=cohort.subjects,
-        split=split_by_subject(cohort.subjects, validation=0.2, test=0.2, seed=seed),
-        labels=labels,
-        label_masks=masks,
     )
 
 

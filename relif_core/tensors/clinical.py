@@ -23,7 +23,7 @@ deviation over the *training* rows, with which a model input is standardised.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,35 +95,11 @@ class CohortStep:
     subjects: int | None = None
 
 
-def write_tensors(
-    target: Path,
-    *,
-    dataset: str,
-    title: str,
-    licence: str,
-    output_policy: Literal["person", "aggregate"],
-    synthetic: bool,
-    sources: Sequence[Mapping[str, Any]],
-    channels: Sequence[Channel],
-    tasks: Sequence[Task],
-    values: np.ndarray,
-    observed: np.ndarray,
-    offsets: np.ndarray,
-    stays: np.ndarray,
-    subjects: np.ndarray,
-    split: np.ndarray,
-    labels: Mapping[str, np.ndarray],
-    label_masks: Mapping[str, np.ndarray],
-    groups: Sequence[Group] = (),
-    group_codes: Mapping[str, np.ndarray] | None = None,
-    cohort: Sequence[CohortStep] = (),
-    notes: Sequence[str] = (),
-    options: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write a clinical tensor folder in one atomic step and return it.
+@dataclass(frozen=True)
+class ClinicalContents:
+    """What a clinical tensor folder holds.
 
-    Args:
-        target: The folder.
+    Attributes:
         dataset: Key of the data set.
         title: Its name for readers.
         licence: Its licence in words.
@@ -132,12 +108,12 @@ def write_tensors(
         sources: Name, bytes and sha256 of each source file.
         channels: What was measured.
         tasks: What is predicted.
-        values: Arrays as in the module.
-        observed: Arrays as in the module.
-        offsets: Arrays as in the module.
-        stays: Arrays as in the module.
-        subjects: Arrays as in the module.
-        split: Arrays as in the module.
+        values: Array as in the module.
+        observed: Array as in the module.
+        offsets: Array as in the module.
+        stays: Array as in the module.
+        subjects: Array as in the module.
+        split: Array as in the module.
         labels: Task → array as in the module.
         label_masks: Task → array as in the module.
         groups: Subgroups of stays.
@@ -145,52 +121,83 @@ def write_tensors(
         cohort: Rules with the stays that each removed.
         notes: Sentences for the manifest.
         options: Of the source, for the manifest.
+    """
+
+    dataset: str
+    title: str
+    licence: str
+    output_policy: Literal["person", "aggregate"]
+    synthetic: bool
+    sources: Sequence[Mapping[str, Any]]
+    channels: Sequence[Channel]
+    tasks: Sequence[Task]
+    values: np.ndarray
+    observed: np.ndarray
+    offsets: np.ndarray
+    stays: np.ndarray
+    subjects: np.ndarray
+    split: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    label_masks: Mapping[str, np.ndarray]
+    groups: Sequence[Group] = ()
+    group_codes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    cohort: Sequence[CohortStep] = ()
+    notes: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_tensors(target: Path, contents: ClinicalContents) -> Path:
+    """Write a clinical tensor folder in one atomic step and return it.
+
+    Args:
+        target: The folder.
+        contents: What it holds.
 
     Raises:
         DataError: Arrays contradict each other or the schema, or the target holds another data set.
     """
     arrays: dict[str, np.ndarray] = {
-        "values": np.ascontiguousarray(values, dtype=np.float32),
-        "observed": np.ascontiguousarray(observed, dtype=np.uint8),
-        "offsets": np.asarray(offsets, dtype=np.int64),
-        "stays": np.asarray(stays, dtype=np.int64),
-        "subjects": np.asarray(subjects, dtype=np.int64),
-        "split": np.asarray(split, dtype=np.uint8),
+        "values": np.ascontiguousarray(contents.values, dtype=np.float32),
+        "observed": np.ascontiguousarray(contents.observed, dtype=np.uint8),
+        "offsets": np.asarray(contents.offsets, dtype=np.int64),
+        "stays": np.asarray(contents.stays, dtype=np.int64),
+        "subjects": np.asarray(contents.subjects, dtype=np.int64),
+        "split": np.asarray(contents.split, dtype=np.uint8),
     }
-    for task in tasks:
-        if task.name not in labels or task.name not in label_masks:
+    for task in contents.tasks:
+        if task.name not in contents.labels or task.name not in contents.label_masks:
             raise DataError(
                 f"task {task.name!r} has no labels or no label mask; pass both under the task's name"
             )
         kind = np.float32 if task.kind == "multilabel" else np.int16
-        arrays[f"labels/{task.name}"] = np.asarray(labels[task.name], dtype=kind)
-        arrays[f"masks/{task.name}"] = np.asarray(label_masks[task.name], dtype=np.uint8)
-    for group in groups:
-        if group.name not in (group_codes or {}):
+        arrays[f"labels/{task.name}"] = np.asarray(contents.labels[task.name], dtype=kind)
+        arrays[f"masks/{task.name}"] = np.asarray(contents.label_masks[task.name], dtype=np.uint8)
+    for group in contents.groups:
+        if group.name not in contents.group_codes:
             raise DataError(f"group {group.name!r} has no codes; pass group_codes with one code per stay")
-        arrays[f"groups/{group.name}"] = np.asarray((group_codes or {})[group.name], dtype=np.uint8)
+        arrays[f"groups/{group.name}"] = np.asarray(contents.group_codes[group.name], dtype=np.uint8)
 
     rows = np.repeat(arrays["split"] == SPLITS.index("train"), np.diff(arrays["offsets"]))
     if len(rows) != len(arrays["values"]) or not rows.any():
         raise DataError(
-            f"{dataset}: no training rows (or offsets that do not fit the values); nothing to standardise"
-            " with"
+            f"{contents.dataset}: no training rows (or offsets that do not fit the values); nothing to"
+            " standardise with"
         )
     mean, deviation = training_statistics(arrays["values"], rows)
     manifest = {
         "format": FORMAT,
-        "dataset": dataset,
-        "title": title,
-        "licence": licence,
-        "output_policy": output_policy,
-        "synthetic": synthetic,
-        "sources": [dict(source) for source in sources],
-        "options": dict(options or {}),
-        "channels": [dataclasses.asdict(channel) for channel in channels],
-        "tasks": [dataclasses.asdict(task) for task in tasks],
-        "groups": [dataclasses.asdict(group) for group in groups],
-        "cohort": [dataclasses.asdict(step) for step in cohort],
-        "notes": list(notes),
+        "dataset": contents.dataset,
+        "title": contents.title,
+        "licence": contents.licence,
+        "output_policy": contents.output_policy,
+        "synthetic": contents.synthetic,
+        "sources": [dict(source) for source in contents.sources],
+        "options": dict(contents.options),
+        "channels": [dataclasses.asdict(channel) for channel in contents.channels],
+        "tasks": [dataclasses.asdict(task) for task in contents.tasks],
+        "groups": [dataclasses.asdict(group) for group in contents.groups],
+        "cohort": [dataclasses.asdict(step) for step in contents.cohort],
+        "notes": list(contents.notes),
         "statistics": {"mean": mean.tolist(), "standard_deviation": deviation.tolist()},
     }
     _check_schema(manifest, arrays, str(target))

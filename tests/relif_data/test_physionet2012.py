@@ -354,8 +354,6 @@ def test_missing_files_are_named(small, tmp_path, pack):
     with pytest.raises(DataError, match=r"Outcomes-b.txt is missing"):
         prepare(source, tmp_path / "out")
     (source / "set-b.tar.gz").unlink()
-    with pytest.raises(DataError, match=r"found set a; set a .* and set b or c"):
-        prepare(source, tmp_path / "out")
     (tmp_path / "kept.txt").rename(source / "Outcomes-b.txt")
     with pytest.raises(DataError, match="no archive or folder set-b"):
         prepare(source, tmp_path / "out")
@@ -472,3 +470,23 @@ def test_real_score_classes_are_near_quarters_of_set_a(real):
         share = np.bincount(arrays[f"labels/{task}"][used]) / used.sum()
         assert share.min() > 0.18
         assert share.max() < 0.31
+
+
+def test_set_a_alone_is_split_in_three(small, tmp_path, pack):
+    source = small.write(tmp_path / "source", pack)
+    for path in ("set-b.tar.gz", "Outcomes-b.txt"):
+        (source / path).unlink()
+    tensors = check_tensors(prepare(source, tmp_path / "out"))
+    stays = len(small.records["a"])
+    share = round(0.2 * stays)
+    assert np.bincount(tensors.arrays["split"]).tolist() == [stays - 2 * share, share, share]
+    assert "test: as many stays of set a." in tensors.manifest["notes"][0]
+    with pytest.raises(InputError, match=r"less than 0\.5"):
+        prepare(source, tmp_path / "half", validation=0.5)
+
+
+def test_lines_without_a_parameter_have_a_ceiling(small, tmp_path, pack):
+    stay = next(iter(small.records["a"]))
+    small.records["a"][stay] += "00:30,,5\n" * 500
+    with pytest.raises(DataError, match=rf"record {stay}, line \d+: no parameter name, as on 500 of"):
+        prepare(small.write(tmp_path / "source", pack), tmp_path / "out")

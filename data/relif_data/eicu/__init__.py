@@ -6,7 +6,7 @@ length of stay (one label an hour).
 Source: Pollard et al., *The eICU Collaborative Research Database*, Scientific Data 5:180178, 2018.
 """
 
-import json
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +16,10 @@ from relif_core.tensors.clinical import write_tensors
 from relif_core.tensors.folder import refuse_to_overwrite
 from relif_data.eicu.hourly import hourly_tensors
 from relif_data.eicu.raw_tables import table_tensors
-from relif_data.eicu.simulated import SIMULATED_MARK, write_raw
+from relif_data.eicu.simulated import write_raw
 from relif_data.resume import Work
 
 __all__ = ["prepare", "write_raw"]
-
-DEMO_LICENCE = "Open Database License 1.0 (eICU demo 2.0)"
-FULL_LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
 
 
 def prepare(
@@ -104,33 +101,12 @@ def prepare(
                 " option off"
             )
         options = {"layout": chosen, **common}
-        content = hourly_tensors(source, **common, progress=report)
+        contents, work = hourly_tensors(source, **common, progress=report), Work(target, {}, {})
     else:
         options = {"layout": chosen, **common, **special}
-        content = table_tensors(source, **common, **special, target=target, progress=report)
-    work = content.pop("work", None) or Work(target, {}, {})
-    synthetic = _is_simulated(source)
-    demo = content.pop("is_open_demo")
-    title = "eICU Collaborative Research Database"
-    if synthetic:
-        title = "Simulated tables in the layout of eICU"
-    elif demo:
-        title += " Demo 2.0"
+        contents, work = table_tensors(source, **common, **special, target=target, progress=report)
     with work.last_step(target):
-        written = write_tensors(
-            target,
-            dataset="eicu",
-            title=title,
-            licence="Apache-2.0 (simulated, no patient data)"
-            if synthetic
-            else DEMO_LICENCE
-            if demo
-            else FULL_LICENCE,
-            output_policy="person" if demo or synthetic else "aggregate",
-            synthetic=synthetic,
-            options=options,
-            **content,
-        )
+        written = write_tensors(target, dataclasses.replace(contents, options=options))
     report(f"wrote {written}")
     return written
 
@@ -162,14 +138,3 @@ def _check_options(
             f"validation_fraction={validation_fraction}, test_fraction={test_fraction}: both must be positive"
             " and leave some patients for training"
         )
-
-
-def _is_simulated(source: Path) -> bool:
-    """Whether the simulator marked this folder as its own."""
-    mark = source / SIMULATED_MARK
-    if not mark.is_file():
-        return False
-    try:
-        return bool(json.loads(mark.read_text(encoding="utf-8")).get("synthetic"))
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{mark} is damaged ({error}); write the simulated tables again") from error

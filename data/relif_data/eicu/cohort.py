@@ -1,14 +1,18 @@
 """Who is in the cohort, who they are, and how they end: the `patient` and `hospital` tables of eICU."""
 
 import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import CohortStep, Group
-from relif_data.labels import age_band
+from relif_data.eicu.simulated import SIMULATED_MARK
+from relif_data.labels import ADULT_AGE_BANDS, age_band, refuse_unknown_levels
 from relif_data.tables import Table
 
 PATIENT_COLUMNS = (
@@ -31,7 +35,7 @@ PATIENT_COLUMNS = (
 )
 HOSPITAL_COLUMNS = ("hospitalid", "region", "numbedscategory", "teachingstatus")
 
-AGE_BANDS = ("18-44", "45-64", "65-79", "80+", "unknown")
+AGE_BANDS = (*ADULT_AGE_BANDS, "unknown")
 SEXES = ("female", "male", "other or unknown")
 ETHNICITIES = (
     "African American",
@@ -129,6 +133,28 @@ def read_patients(table: Table) -> Patients:
     return Patients(frame, tuple(notes))
 
 
+def terms_of(source: Path, patients: Patients) -> dict[str, Any]:
+    """Return data set, title, licence, output policy and whether simulated, for ``ClinicalContents``.
+
+    Raises:
+        DataError: The simulator's mark is damaged.
+    """
+    title, policy, synthetic = "eICU Collaborative Research Database", "person", False
+    mark = source / SIMULATED_MARK
+    try:
+        synthetic = mark.is_file() and bool(json.loads(mark.read_text(encoding="utf-8")).get("synthetic"))
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{mark} is damaged ({error}); write the simulated tables again") from error
+    if synthetic:
+        title, licence = "Simulated tables in the layout of eICU", "Apache-2.0 (simulated, no patient data)"
+    elif patients.is_open_demo:
+        title, licence = f"{title} Demo 2.0", "Open Database License 1.0 (eICU demo 2.0)"
+    else:
+        licence, policy = "PhysioNet Credentialed Health Data License 1.5.0", "aggregate"
+    names = ("dataset", "title", "licence", "output_policy", "synthetic")
+    return dict(zip(names, ("eicu", title, licence, policy, synthetic), strict=True))
+
+
 class CohortFlow:
     """Applies the rules of a cohort in order and counts what each removes."""
 
@@ -168,6 +194,11 @@ def groups_of(
         groups.append(Group(name, title, levels))
         codes[name] = code.astype(np.uint8)
 
+    for column, names in (("gender", (*SEXES[:2], "other", "unknown")), ("ethnicity", ETHNICITIES)):
+        given = frame[column].str.to_lowercase().drop_nulls()
+        words = [level.lower() for level in (*names, "other/unknown")]
+        strange = int((~given.is_in(words)).sum())
+        refuse_unknown_levels("table patient", column, strange, names, frame.height)
     sex = frame["gender"].str.to_lowercase().replace_strict({"female": 0, "male": 1}, default=2)
     add("sex", "Sex", SEXES, sex.to_numpy())
     age = frame["age"].fill_null(float("nan")).to_numpy()

@@ -17,9 +17,16 @@ import polars as pl
 
 from relif_core.errors import DataError
 from relif_core.files import sha256_of
-from relif_core.tensors.clinical import Channel
+from relif_core.tensors.clinical import Channel, ClinicalContents
 from relif_data.eicu import targets
-from relif_data.eicu.cohort import HOSPITAL_COLUMNS, PATIENT_COLUMNS, CohortFlow, groups_of, read_patients
+from relif_data.eicu.cohort import (
+    HOSPITAL_COLUMNS,
+    PATIENT_COLUMNS,
+    CohortFlow,
+    groups_of,
+    read_patients,
+    terms_of,
+)
 from relif_data.imputation import forward_fill
 from relif_data.labels import split_by_subject
 from relif_data.tables import find_tables
@@ -99,8 +106,8 @@ def hourly_tensors(
     test_fraction: float,
     seed: int,
     progress: Callable[[str], None],
-) -> dict[str, Any]:
-    """Return what ``write_tensors`` needs, from ``hourly/los``, ``hourly/mortality24`` and `patient`.
+) -> ClinicalContents:
+    """Return what the folder holds, from ``hourly/los``, ``hourly/mortality24`` and `patient`.
 
     Raises:
         DataError: Missing files or columns, repeated or missing hours, labels of another kind than stated, or
@@ -145,22 +152,23 @@ def hourly_tensors(
     mortality, alive_later = _mortality(frame, deaths.labels, counts)
     groups, codes, group_notes = groups_of(frame, tables.get("hospital"))
     subjects = frame["subject"].to_numpy()
-    return {
-        "sources": [*los.files, *deaths.files, *(file for table in tables.values() for file in table.files)],
-        "channels": [Channel(name, unit, (key,), start) for key, (name, unit, start) in VARIABLES.items()],
-        "tasks": [mortality.task, length.task],
-        "labels": {"mortality": mortality.labels, "los": length.labels},
-        "label_masks": {"mortality": mortality.mask, "los": length.mask},
-        "values": filled,
-        "observed": observed,
-        "offsets": offsets,
-        "stays": frame["stay"].to_numpy(),
-        "subjects": subjects,
-        "split": split_by_subject(subjects, validation_fraction, test_fraction, seed),
-        "groups": groups,
-        "group_codes": codes,
-        "cohort": flow.steps,
-        "notes": [
+    return ClinicalContents(
+        **terms_of(source, patients),
+        sources=[*los.files, *deaths.files, *(file for table in tables.values() for file in table.files)],
+        channels=[Channel(name, unit, (key,), start) for key, (name, unit, start) in VARIABLES.items()],
+        tasks=[mortality.task, length.task],
+        labels={"mortality": mortality.labels, "los": length.labels},
+        label_masks={"mortality": mortality.mask, "los": length.mask},
+        values=filled,
+        observed=observed,
+        offsets=offsets,
+        stays=frame["stay"].to_numpy(),
+        subjects=subjects,
+        split=split_by_subject(subjects, validation_fraction, test_fraction, seed),
+        groups=groups,
+        group_codes=codes,
+        cohort=flow.steps,
+        notes=[
             *patients.notes,
             *([f"{strangers} stays of the hourly files are not in table patient."] if strangers else []),
             *group_notes,
@@ -177,8 +185,7 @@ def hourly_tensors(
             ),
             "Blood pressure mixes invasive and non-invasive readings; there is no coma scale in this layout.",
         ],
-        "is_open_demo": patients.is_open_demo,
-    }
+    )
 
 
 def _read_task(folder: Path) -> _Task:

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError
+from relif_core.tensors.clinical import ClinicalContents
 from relif_data.eicu import targets
 from relif_data.eicu.channels import (
     ADMISSION_COLUMNS,
@@ -18,7 +19,14 @@ from relif_data.eicu.channels import (
     TABLES,
     rules_of_reading,
 )
-from relif_data.eicu.cohort import HOSPITAL_COLUMNS, PATIENT_COLUMNS, CohortFlow, groups_of, read_patients
+from relif_data.eicu.cohort import (
+    HOSPITAL_COLUMNS,
+    PATIENT_COLUMNS,
+    CohortFlow,
+    groups_of,
+    read_patients,
+    terms_of,
+)
 from relif_data.eicu.events import TableCount, read_events
 from relif_data.eicu.grid import HourlyGrid
 from relif_data.labels import split_by_subject
@@ -42,8 +50,8 @@ def table_tensors(
     seed: int,
     target: Path,
     progress: Callable[[str], None],
-) -> dict[str, Any]:
-    """Return what ``write_tensors`` needs, from a folder of raw tables; options as of ``eicu.prepare``.
+) -> tuple[ClinicalContents, Work]:
+    """Return what the folder holds, from raw tables, and the work folder; options as of ``eicu.prepare``.
 
     An interrupted reading waits in the work folder beside ``target``; the caller clears it (``work``) when
     all is done.
@@ -118,22 +126,23 @@ def table_tensors(
         task_notes += notes
     groups, codes, group_notes = groups_of(frame, tables.get("hospital"))
     subjects = frame["subject"].to_numpy()
-    return {
-        "sources": [file for table in tables.values() for file in table.files],
-        "channels": [CHANNELS[index].channel() for index in available],
-        "tasks": [target.task for target in found],
-        "labels": {target.task.name: target.labels for target in found},
-        "label_masks": {target.task.name: target.mask for target in found},
-        "values": values,
-        "observed": observed,
-        "offsets": offsets,
-        "stays": frame["stay"].to_numpy(),
-        "subjects": subjects,
-        "split": split_by_subject(subjects, validation_fraction, test_fraction, seed),
-        "groups": groups,
-        "group_codes": codes,
-        "cohort": flow.steps,
-        "notes": [
+    contents = ClinicalContents(
+        **terms_of(source, patients),
+        sources=[file for table in tables.values() for file in table.files],
+        channels=[CHANNELS[index].channel() for index in available],
+        tasks=[target.task for target in found],
+        labels={target.task.name: target.labels for target in found},
+        label_masks={target.task.name: target.mask for target in found},
+        values=values,
+        observed=observed,
+        offsets=offsets,
+        stays=frame["stay"].to_numpy(),
+        subjects=subjects,
+        split=split_by_subject(subjects, validation_fraction, test_fraction, seed),
+        groups=groups,
+        group_codes=codes,
+        cohort=flow.steps,
+        notes=[
             *missing_notes,
             *([f"Channels without any value, left out: {', '.join(empty)}."] if empty else []),
             *patients.notes,
@@ -144,9 +153,8 @@ def table_tensors(
             *group_notes,
             *_label_notes(frame, mortality, mortality_hours, first_label_hour),
         ],
-        "is_open_demo": patients.is_open_demo,
-        "work": work,
-    }
+    )
+    return contents, work
 
 
 def _cohort(frame: pl.DataFrame, first_label_hour: int) -> CohortFlow:

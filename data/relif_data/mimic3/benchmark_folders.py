@@ -15,7 +15,7 @@ import polars as pl
 
 from relif_core.errors import DataError
 from relif_core.files import sha256_of
-from relif_core.tensors.clinical import CohortStep, write_tensors
+from relif_core.tensors.clinical import ClinicalContents, CohortStep, write_tensors
 from relif_data.labels import length_of_stay_class, split_by_subject
 from relif_data.mimic3.channels import channels, phenotypes, tensor_channels, value_columns
 from relif_data.mimic3.series import EPSILON_HOURS, bins_of, hourly_grid
@@ -99,32 +99,36 @@ def prepare_benchmark_folder(
     )
     return write_tensors(
         Path(target),
-        dataset=dataset,
-        title="MIMIC-III (benchmark folders)",
-        licence="PhysioNet Credentialed Health Data License 1.5.0 (ODbL-1.0 where made from the demo)",
-        output_policy="person" if output_policy == "person" else "aggregate",
-        synthetic=False,
-        sources=sources,
-        channels=tensor_channels(),
-        tasks=[task for task in tensor_tasks() if task.name in labels],
-        cohort=[CohortStep("stays in the benchmark's lists", 0, stays.height, stays["subject"].n_unique())],
-        notes=[
-            "Read from the public benchmark's output folders; groups are not part of them.",
-            "Stay ids are 1000 x subject + episode.",
-        ],
-        options={
-            "seed": seed,
-            "folders": [FOLDERS[name] for name in present],
-            "unreadable_values": unreadable_cells,
-        },
-        values=values,
-        observed=grid.observed,
-        offsets=grid.offsets,
-        stays=(stays["subject"] * 1000 + stays["episode"]).to_numpy(),
-        subjects=stays["subject"].to_numpy(),
-        split=split,
-        labels=labels,
-        label_masks=masks,
+        ClinicalContents(
+            dataset=dataset,
+            title="MIMIC-III (benchmark folders)",
+            licence="PhysioNet Credentialed Health Data License 1.5.0 (ODbL-1.0 where made from the demo)",
+            output_policy="person" if output_policy == "person" else "aggregate",
+            synthetic=False,
+            sources=sources,
+            channels=tensor_channels(),
+            tasks=[task for task in tensor_tasks() if task.name in labels],
+            cohort=[
+                CohortStep("stays in the benchmark's lists", 0, stays.height, stays["subject"].n_unique())
+            ],
+            notes=[
+                "Read from the public benchmark's output folders; groups are not part of them.",
+                "Stay ids are 1000 x subject + episode.",
+            ],
+            options={
+                "seed": seed,
+                "folders": [FOLDERS[name] for name in present],
+                "unreadable_values": unreadable_cells,
+            },
+            values=values,
+            observed=grid.observed,
+            offsets=grid.offsets,
+            stays=(stays["subject"] * 1000 + stays["episode"]).to_numpy(),
+            subjects=stays["subject"].to_numpy(),
+            split=split,
+            labels=labels,
+            label_masks=masks,
+        ),
     )
 
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import CohortStep
+from relif_data.labels import refuse_unknown_levels
 from relif_data.tables import Table, parse_times
 
 ETHNICITY_CODES = {
@@ -24,6 +25,10 @@ ETHNICITY_CODES = {
     "MIDDLE EASTERN": 4,
     "PORTUGUESE": 4,
 }
+OTHER_ETHNICITIES = (
+    *("", "OTHER", "UNKNOWN", "UNABLE TO OBTAIN", "PATIENT DECLINED TO ANSWER", "MULTI RACE ETHNICITY"),
+    *("AMERICAN INDIAN", "NATIVE HAWAIIAN", "CARIBBEAN ISLAND"),
+)
 OTHER_LENGTH_SHARE = 0.1
 GENDER_CODES = {"F": 1, "FEMALE": 1, "M": 2, "MALE": 2, "": 0}
 
@@ -110,6 +115,12 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
         )
         .with_row_index("stay")
     )
+    heads = stays.select(_ethnicity()).to_series()
+    known = (*ETHNICITY_CODES, *OTHER_ETHNICITIES)
+    strange = {"gender": (stays["gender_code"] == 3, ("F", "M")), "ethnicity": (~heads.is_in(known), known)}
+    for column, (rows, levels) in strange.items():
+        place = tables["patients" if column == "gender" else "admissions"].path
+        refuse_unknown_levels(place, column.upper(), int(rows.sum()), levels, stays.height)
     return Cohort(stays, pl.concat(excluded), tuple(steps))
 
 
@@ -185,8 +196,11 @@ def _died_within(start: str, end: str) -> pl.Expr:
     return (dated | timed).cast(pl.Int64)
 
 
-def _ethnicity_code() -> pl.Expr:
-    """Code of the text before " - " and "/", with " OR " read as "/"."""
+def _ethnicity() -> pl.Expr:
+    """The text before " - " and "/", with " OR " read as "/"."""
     head = pl.col("ethnicity").fill_null("").str.to_uppercase().str.replace_all(" OR ", "/", literal=True)
-    head = head.str.split(" - ").list.first().str.split("/").list.first().str.strip_chars()
-    return head.replace_strict(ETHNICITY_CODES, default=0, return_dtype=pl.Int64)
+    return head.str.split(" - ").list.first().str.split("/").list.first().str.strip_chars()
+
+
+def _ethnicity_code() -> pl.Expr:
+    return _ethnicity().replace_strict(ETHNICITY_CODES, default=0, return_dtype=pl.Int64)

@@ -17,7 +17,7 @@ from relif_data.mimic3.series import Grid, bins_of, hourly_grid, time_series, wi
 from relif_data.mimic3.sources import find_tables
 from relif_data.mimic3.tasks import Labels, label_stays, phenotype_labels
 
-LABEL_REPAIRS = frozenset({"all_diagnosis_codes", "hospital_death"})
+LABEL_REPAIRS = frozenset({"all_diagnosis_codes", "hospital_death", "los_after_death"})
 TOGETHER = "all default repairs"
 
 
@@ -92,7 +92,9 @@ def _inputs(
     # No event: no hour is after the first one, so no hourly label, nor a mortality label.
     described = described.with_columns(pl.col("first_hours").fill_null(float("inf")))
     return _Inputs(
-        series, grid, label_stays(described, phenotype_labels(described, extraction.diagnoses), bins)
+        series,
+        grid,
+        label_stays(described, phenotype_labels(described, extraction.diagnoses), bins, extraction.repairs),
     )
 
 

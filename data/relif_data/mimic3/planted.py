@@ -8,6 +8,7 @@ import polars as pl
 from relif_core.errors import DataError, InputError
 from relif_core.files import atomic_file
 from relif_data.mimic3.repairs import REPAIRS
+from relif_data.tables import TIME_FORMAT
 
 HEART_RATE, RESPIRATION, SYSTOLIC, SATURATION = "211", "618", "51", "646"
 FIO2, FIO2_SET, CELSIUS, FAHRENHEIT, GLUCOSE, URINE_GLUCOSE = "223835", "190", "676", "678", "50931", "51478"
@@ -83,6 +84,7 @@ def plant_quirks(folder: Path, *, each: int = 40, seed: int = 0) -> dict[str, in
     _write(folder, "LABEVENTS", labs)
     planted["all_diagnosis_codes"] = _forget_a_code(folder)
     planted["hospital_death"] = _die_after_discharge(folder, each, rng)
+    planted["los_after_death"] = _end_after_death(folder, each, rng)
     return {name: planted[name] for name in REPAIRS}
 
 
@@ -108,6 +110,17 @@ def _die_after_discharge(folder: Path, each: int, rng: np.random.Generator) -> i
     patients = patients.join(chosen, on="SUBJECT_ID", how="left", maintain_order="left")
     _write(folder, "PATIENTS", patients.with_columns(DOD=pl.coalesce("day", "DOD")).drop("day"))
     return chosen.height
+
+
+def _end_after_death(folder: Path, each: int, rng: np.random.Generator) -> int:
+    """Let deaths in hospital come two hours before the recorded end of the stay."""
+    admissions = _read(folder, "ADMISSIONS")
+    chosen = np.zeros(admissions.height, dtype=bool)
+    chosen[rng.permutation(np.flatnonzero(admissions["DEATHTIME"].is_not_null().to_numpy()))[:each]] = True
+    earlier = pl.col("DEATHTIME").str.to_datetime(TIME_FORMAT).dt.offset_by("-2h").dt.strftime(TIME_FORMAT)
+    death = pl.when(pl.Series(chosen)).then(earlier).otherwise("DEATHTIME")
+    _write(folder, "ADMISSIONS", admissions.with_columns(DEATHTIME=death))
+    return int(chosen.sum())
 
 
 def _appended(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:

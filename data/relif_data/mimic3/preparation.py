@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError, InputError
-from relif_core.tensors.clinical import CohortStep, Group, write_tensors
+from relif_core.tensors.clinical import ClinicalContents, CohortStep, Group, write_tensors
 from relif_core.tensors.folder import release
-from relif_data.labels import age_band, split_by_subject
+from relif_data.labels import ADULT_AGE_BANDS, age_band, split_by_subject
 from relif_data.mimic3.channels import channels, tensor_channels, value_columns
 from relif_data.mimic3.cleaning import clean
 from relif_data.mimic3.cohort import Cohort, select_cohort
@@ -27,7 +27,6 @@ from relif_data.resume import Work, refuse_other_sources
 from relif_data.tables import Table
 
 BUCKET_ROWS = 1_000_000
-AGE_BANDS = ("18-44", "45-64", "65-79", "80+")
 SEXES = ("unknown", "female", "male", "other")
 ETHNICITIES = ("other or unknown", "Asian", "Black", "Hispanic", "White")
 CARE_UNITS = ("MICU", "SICU", "CCU", "CSRU", "TSICU", "other")
@@ -109,7 +108,7 @@ def prepare_raw(
         seed=seed,
     )
     licence = _licence(tables["icustays"].path.parent)
-    contents: dict[str, Any] = dict(
+    contents = ClinicalContents(
         dataset=dataset,
         title="MIMIC-III" + licence["suffix"],
         licence=licence["name"],
@@ -136,7 +135,7 @@ def prepare_raw(
         **arrays,
     )
     with extraction.work.last_step(target):
-        return write_tensors(target, **contents)
+        return write_tensors(target, contents)
 
 
 def extract(
@@ -209,7 +208,7 @@ def _assemble(
             "no stay of the cohort has events, diagnoses and a length of stay; check the event tables"
         )
     bins = stays["bins"].to_numpy()
-    labels = label_stays(stays, phenotype_labels(stays, extraction.diagnoses), bins)
+    labels = label_stays(stays, phenotype_labels(stays, extraction.diagnoses), bins, extraction.repairs)
     arrays = {
         "values": values[:used],
         "observed": observed[:used],
@@ -311,7 +310,7 @@ def read_subject_list(path: Path) -> np.ndarray:
 def _groups() -> tuple[Group, ...]:
     return (
         Group("sex", "Sex", SEXES),
-        Group("age_band", "Age in years", AGE_BANDS),
+        Group("age_band", "Age in years", ADULT_AGE_BANDS),
         Group("ethnicity", "Ethnicity", ETHNICITIES),
         Group("care_unit", "Care unit", CARE_UNITS),
     )

@@ -73,6 +73,12 @@ _ALL = (
         "the admission's own death flag decides",
     ),
     Repair(
+        "los_after_death",
+        "hours after the death but before the stay's recorded end carry labels of length of stay",
+        "labels of length of stay end with the life of the patient",
+        default=False,
+    ),
+    Repair(
         "fio2_set_item",
         "Carevue's main item for inspired oxygen (190, FiO2 Set) is not read: a gap, no error",
         "item 190 is read too",

@@ -48,7 +48,9 @@ class Labels:
     remaining_hours: np.ndarray
 
 
-def label_stays(stays: pl.DataFrame, phenotype_labels: np.ndarray, bins: np.ndarray) -> Labels:
+def label_stays(
+    stays: pl.DataFrame, phenotype_labels: np.ndarray, bins: np.ndarray, repairs: frozenset[str]
+) -> Labels:
     """Label stays by ``los_hours`` L, ``death_hours`` V, ``mortality``, ``first_hours`` (first charted hour).
 
     Hour t of a stay is labelled where t > 4, t > first charted hour, and t <= L (for decompensation also t <=
@@ -80,7 +82,7 @@ def label_stays(stays: pl.DataFrame, phenotype_labels: np.ndarray, bins: np.ndar
         masks={
             "mortality": reached.astype(np.uint8),
             "decompensation": alive.astype(np.uint8),
-            "los": staying.astype(np.uint8),
+            "los": (alive if "los_after_death" in repairs else staying).astype(np.uint8),
             "phenotypes": np.ones(len(length), dtype=np.uint8),
         },
         hour=hour,

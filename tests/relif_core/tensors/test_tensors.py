@@ -11,6 +11,7 @@ import pytest
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import (
     Channel,
+    ClinicalContents,
     ClinicalTensors,
     Group,
     Task,
@@ -56,7 +57,7 @@ def small_set(**changes: Any) -> dict[str, Any]:
 
 def test_round_trip_keeps_everything(tmp_path: Path) -> None:
     content = small_set()
-    tensors = check_tensors(write_tensors(tmp_path / "toy", **content))
+    tensors = check_tensors(write_tensors(tmp_path / "toy", ClinicalContents(**content)))
     np.testing.assert_array_equal(tensors.arrays["values"], content["values"])
     assert isinstance(tensors.arrays["values"], np.memmap)
     assert tensors.tasks == tuple(content["tasks"])
@@ -67,9 +68,9 @@ def test_round_trip_keeps_everything(tmp_path: Path) -> None:
 
 def test_statistics_come_from_training_rows_only(tmp_path: Path) -> None:
     content = small_set()
-    first = write_tensors(tmp_path / "first", **content)
+    first = write_tensors(tmp_path / "first", ClinicalContents(**content))
     content["values"][2:] *= -1000
-    second = write_tensors(tmp_path / "second", **content)
+    second = write_tensors(tmp_path / "second", ClinicalContents(**content))
     assert (
         ClinicalTensors.open(first).manifest["statistics"]
         == ClinicalTensors.open(second).manifest["statistics"]
@@ -96,27 +97,29 @@ def test_statistics_come_from_training_rows_only(tmp_path: Path) -> None:
 )
 def test_contradictions_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        write_tensors(tmp_path / "toy", **small_set(**changes))
+        write_tensors(tmp_path / "toy", ClinicalContents(**small_set(**changes)))
     assert not list(tmp_path.iterdir())
 
 
 def test_another_data_set_or_source_is_never_overwritten(tmp_path: Path) -> None:
-    target = write_tensors(tmp_path / "toy", **small_set())
-    write_tensors(target, **small_set())
+    target = write_tensors(tmp_path / "toy", ClinicalContents(**small_set()))
+    write_tensors(target, ClinicalContents(**small_set()))
     with pytest.raises(DataError, match="holds data set 'toy', not 'other'"):
-        write_tensors(target, **small_set(dataset="other"))
+        write_tensors(target, ClinicalContents(**small_set(dataset="other")))
     with pytest.raises(DataError, match="other source files"):
-        write_tensors(target, **small_set(sources=[{"name": "toy", "bytes": 2, "sha256": "1" * 64}]))
+        write_tensors(
+            target, ClinicalContents(**small_set(sources=[{"name": "toy", "bytes": 2, "sha256": "1" * 64}]))
+        )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     with pytest.raises(DataError, match="no tensor folder"):
-        write_tensors(tmp_path / "mine", **small_set())
+        write_tensors(tmp_path / "mine", ClinicalContents(**small_set()))
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
     check_tensors(target)
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
-    good = write_tensors(tmp_path / "good", **small_set())
+    good = write_tensors(tmp_path / "good", ClinicalContents(**small_set()))
 
     def damaged(name: str) -> Path:
         return Path(shutil.copytree(good, tmp_path / name))

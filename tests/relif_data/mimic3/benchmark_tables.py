@@ -44,7 +44,7 @@ def benchmark_tables(
         pl.col("has_diagnoses") & pl.col("los_hours").is_not_null() & pl.col("first_hours").is_not_null()
     )
     labels = label_stays(
-        used, phenotype_labels(used, extraction.diagnoses), bins_of(used["los_hours"].to_numpy())
+        used, phenotype_labels(used, extraction.diagnoses), bins_of(used["los_hours"].to_numpy()), chosen
     )
     tables = _label_tables(used, labels)
     return {

@@ -330,6 +330,23 @@ def test_rows_with_other_numbers_of_fields_are_counted(two_stays: Any, tmp_path:
         prepare(raw, tmp_path / "many")
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "cell"), [("patients", "gender", "w"), ("admissions", "ethnicity", "4")]
+)
+def test_levels_that_are_none_are_refused(
+    raw_tables: Any, tmp_path: Path, table: str, column: str, cell: str
+) -> None:
+    """Groups that would collapse to "other" are an error, an empty column is none."""
+    tables = raw_tables()
+    for stay in range(1, 21):
+        tables.stay(stay)
+    changed(tables, (column,), lambda old: None, only=table)
+    check_tensors(prepare(tables.write(tmp_path / "empty"), tmp_path / "a"))
+    changed(tables, (column,), lambda old: cell, only=table)
+    with pytest.raises(DataError, match=rf"{column.upper()} of 20 of 20 rows is none of"):
+        prepare(tables.write(tmp_path / "raw"), tmp_path / "tensors")
+
+
 def test_a_table_with_a_header_alone_is_refused(two_stays: Any, tmp_path: Path) -> None:
     """An empty table is a copy that broke off, whichever it is."""
     for name in ("labevents", "diagnoses_icd", "patients"):

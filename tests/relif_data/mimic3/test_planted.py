@@ -24,6 +24,9 @@ def test_every_repair_finds_what_was_planted(tmp_path: Path) -> None:
         assert count > 0
         if name == "all_diagnosis_codes":
             assert found[name]["phenotypes_labels"] > 0
+        elif name == "los_after_death":
+            # Two hours of each death, less those before the fifth hour, where no label stands.
+            assert count <= found[name]["los_labels"] <= 3 * count
         elif name == "hospital_death":
             assert 0 < found[name]["mortality_labels"] <= count
         elif name == "impossible_values":

@@ -269,6 +269,13 @@ def test_labels_of_a_death(two_stays: Any, tmp_path: Path) -> None:
     assert arrays["labels/phenotypes"].sum() == 2
 
 
+def test_no_length_of_stay_after_death_on_request(two_stays: Any, tmp_path: Path) -> None:
+    """Stay 2 dies at hour 50 of 54: with the repair its last label of length of stay stands at hour 50."""
+    arrays = prepared(two_stays, tmp_path, repairs="los_after_death").arrays
+    np.testing.assert_array_equal(arrays["masks/los"][60:114], [5 <= hour <= 50 for hour in range(1, 55)])
+    assert arrays["masks/los"][:60].tolist() == [0] * 4 + [1] * 56
+
+
 def test_a_late_first_event_delays_the_labels(raw_tables: Callable[[], Any], tmp_path: Path) -> None:
     """Hourly labels begin after the first event; without one in 48 hours there is no mortality label."""
     tables = raw_tables()
