@@ -92,5 +92,14 @@ def test_ours_is_never_called_published(cells: list) -> None:
         assert not re.search(r"\bPublished\b|results\.published\W(?!page)", shown), shown
 
 
+@pytest.mark.parametrize("source", sorted((ROOT / "notebooks").glob("*.md")), ids=lambda path: path.stem)
+def test_every_number_in_the_text_of_a_page_is_computed_on_it(source: Path) -> None:
+    text = source.read_text(encoding="utf-8")
+    made = [re.escape(name) for name in re.findall(r'glue\(\s*f?"([^"]+)"', text)]
+    patterns = [re.sub(r"\\\{.*?\\\}", r"[\\w-]+", name) for name in made]
+    used = set(re.findall(r"\{glue:text\}`([\w-]+)`", text))
+    assert [name for name in used if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []
+
+
 def test_what_is_folded_is_there_for_readers_without_the_script() -> None:
     assert Folded("Details", [])._repr_html_().startswith('<details class="relif-fold"><summary>Details')

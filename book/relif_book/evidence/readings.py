@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from relif_book.evidence.results import title_of
 from relif_book.figures.style import colour_of, marker_of
-from relif_book.figures.tables import MISSING, mean_sd
+from relif_book.figures.tables import Cell, Interval, Seeds, seed_rows
+from relif_core.methods import title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ READING_TITLES = {
     "released": "later hours, drawn labels",
 }
 """Names of the readings for readers."""
+_BY = {"Reading": ("reading", READING_TITLES.__getitem__), "Method": ("method", title_of)}
 
 
 def runs_of(study: Mapping[str, Any], reading: str, method: str) -> list[dict[str, Any]]:
@@ -30,52 +31,38 @@ def combinations(study: Mapping[str, Any]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((run["reading"], run["method"]) for run in study["runs"]))
 
 
-def utility_rows(study: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Worst, Macro and test scores per reading and method; tasks that are read anew have a dagger."""
-    rows = []
-    for reading, method in combinations(study):
-        runs = runs_of(study, reading, method)
-        row = {"Reading": READING_TITLES[reading], "Method": title_of(method)}
-        row |= {name.capitalize(): mean_sd([run[name] for run in runs]) for name in ("worst", "macro")}
-        for task, title in study["tasks"].items():
-            scores = [run["scores"][task] for run in runs if run["scores"][task] is not None]
-            row[f"{title} †" if task in study["reread"] else title] = mean_sd(scores) if scores else MISSING
-        rows.append(row)
-    return rows
-
-
-def audit_rows(study: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Bias and violation rate at the shared tolerance, Bias at the runs' own, and induced tolerances."""
-    columns = {
-        "bias": ("Bias, fixed δ", 4),
-        "violation_rate": ("Violation rate, fixed δ", 3),
-        "raw_bias": ("Bias, own δ", 4),
-        "induced_tolerance": ("Induced tolerance", 3),
+def utility_rows(study: Mapping[str, Any]) -> list[dict[str, Cell]]:
+    """Return Worst, Macro and each task's test score per reading and method; † marks tasks read anew."""
+    tasks = {
+        f"{title} †" if task in study["reread"] else title: (task, 3)
+        for task, title in study["tasks"].items()
     }
-    return [
-        {
-            "Reading": READING_TITLES[reading],
-            "Method": title_of(method),
-            **{
-                title: mean_sd([run[name] for run in runs_of(study, reading, method)], digits)
-                for name, (title, digits) in columns.items()
-            },
-        }
-        for reading, method in combinations(study)
-    ]
+    runs = [{**run, **run["scores"]} for run in study["runs"]]
+    return seed_rows(runs, _BY, {"Worst": ("worst", 3), "Macro": ("macro", 3), **tasks})
 
 
-def contrast_rows(study: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Each reading minus the causal one: differences over seeds and the interval over test subjects."""
+def audit_rows(study: Mapping[str, Any]) -> list[dict[str, Cell]]:
+    """Return Bias and violation rate at the shared tolerance, Bias at own ones, and induced tolerances."""
+    columns = {
+        "Bias, fixed δ": ("bias", 4),
+        "Violation rate, fixed δ": ("violation_rate", 3),
+        "Bias, own δ": ("raw_bias", 4),
+        "Induced tolerance": ("induced_tolerance", 3),
+    }
+    return seed_rows(study["runs"], _BY, columns)
+
+
+def contrast_rows(study: Mapping[str, Any]) -> list[dict[str, Cell]]:
+    """Return each reading minus the causal one: over seeds, with the interval over test subjects."""
     return [
         {
             "Reading minus causal": READING_TITLES[item["reading"]],
             "Method": title_of(item["method"]),
-            "Worst": mean_sd(item["worst"]),
-            "Macro": mean_sd(item["macro"]),
-            "Bias": mean_sd(item["bias"], 4),
-            "95 % interval of Bias": "[{:+.4f}, {:+.4f}]".format(*item["bias_interval"]).replace("-", "−"),
-            "Violation rate": mean_sd(item["violation_rate"]),
+            "Worst": Seeds(tuple(item["worst"]), signed=True),
+            "Macro": Seeds(tuple(item["macro"]), signed=True),
+            "Bias": Seeds(tuple(item["bias"]), 4, signed=True),
+            "95 % interval of Bias": Interval(*item["bias_interval"]),
+            "Violation rate": Seeds(tuple(item["violation_rate"]), signed=True),
         }
         for item in study["contrasts"]
     ]

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from relif_book.evidence.results import title_of
 from relif_book.figures.method_plots import label_apart
 from relif_book.figures.style import SERIES_COLOURS, colour_of, marker_of
-from relif_book.figures.tables import mean_sd
+from relif_book.figures.tables import Cell, Interval, Seeds, seed_rows
 from relif_core.audit import ranking_certificate
+from relif_core.methods import title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def methods_of(study: Study) -> list[str]:
     return list(dict.fromkeys(run["method"] for run in study["runs"]))
 
 
-def size_rows(study: Study) -> list[dict[str, str | int]]:
+def size_rows(study: Study) -> list[dict[str, Cell]]:
     """One row per level of every group: its subjects, and why it is left out where it is."""
     return [
         {
@@ -65,27 +65,27 @@ def size_rows(study: Study) -> list[dict[str, str | int]]:
     ]
 
 
-def group_rows(study: Study, method: str) -> list[dict[str, str]]:
-    """One row per level: Bias and violation rate at δ*, own tolerance, its drift budget, Bias under it."""
+def group_rows(study: Study, method: str) -> list[dict[str, Cell]]:
+    """Return per level: Bias and violation rate at δ*, its own tolerance, budget, and the Bias under that."""
     titles = {group["name"]: group["title"] for group in study["groups"]}
-    rows = []
-    for mean in study["group_means"]:
-        if mean["method"] != method:
-            continue
-        seeds = [row for row in study["group_audits"] if _same_level(row, mean) and row["method"] == method]
-        rows.append(
-            {
-                "Group": titles[mean["group"]],
-                "Level": mean["level"],
-                "Bias at δ*": mean_sd([row["bias"] for row in seeds], 4),
-                "95 % interval": "{:.4f} to {:.4f}".format(*_interval(mean["bias"], mean["bias_se"])),
-                "VR at δ*": mean_sd([row["violation_rate"] for row in seeds]),
-                "Own δ": mean_sd([row["own_tolerance"] for row in seeds]),
-                "Drift budget": mean_sd([row["budget"] for row in seeds]),
-                "Bias at own δ": mean_sd([row["own_bias"] for row in seeds], 4),
-            }
-        )
+    columns = {
+        "Bias at δ*": ("bias", 4),
+        "VR at δ*": ("violation_rate", 3),
+        "Own δ": ("own_tolerance", 3),
+        "Drift budget": ("budget", 3),
+        "Bias at own δ": ("own_bias", 4),
+    }
+    runs = [row for row in study["group_audits"] if row["method"] == method]
+    rows = seed_rows(runs, {"Group": ("group", titles.get), "Level": ("level", str)}, columns)
+    means = {(titles[mean["group"]], mean["level"]): mean for mean in _means(study, method)}
+    for row in rows:
+        mean = means[row["Group"], row["Level"]]
+        row["95 % interval at δ*"] = Interval(*_interval(mean["bias"], mean["bias_se"]))
     return rows
+
+
+def _means(study: Study, method: str) -> list[dict[str, Any]]:
+    return [row for row in study["group_means"] if row["method"] == method]
 
 
 def level_orders(study: Study, method: str | None = None) -> LevelOrders:
@@ -108,7 +108,7 @@ def level_orders(study: Study, method: str | None = None) -> LevelOrders:
 
 def draw_groups(axes: Sequence["Axes"], study: Study, method: str) -> None:
     """Draw a panel per group: levels' mean Bias over seeds at δ* (filled) and own tolerance (open)."""
-    means = [row for row in study["group_means"] if row["method"] == method]
+    means = _means(study, method)
     most = max(row["bias"] for row in means), max(row["own_bias"] for row in means)
     for panel, group in zip(axes, study["groups"], strict=True):
         levels = [row for row in means if row["group"] == group["name"]]
@@ -150,25 +150,20 @@ def _draw_level(axes: "Axes", place: int, row: Mapping[str, Any]) -> None:
             )
 
 
-def hour_rows(study: Study) -> list[dict[str, Any]]:
-    """One row per hour and method: Worst, Bias under fixed tolerance, schedule and own tolerances."""
-    rows = []
-    for item, method in itertools.product(study["schedule"], methods_of(study)):
-        runs = hour_audits(study, method, item["hour"])
-        bias = {ruler: mean_sd([run[f"{prefix}bias"] for run in runs], 4) for ruler, prefix in PREFIX.items()}
-        rows.append(
-            {
-                "Hour": item["hour"],
-                "Method": title_of(method),
-                "Worst": mean_sd([run["worst"] for run in runs if run["worst"] is not None]),
-                "Bias at δ*": bias["fixed"],
-                "δ(t)": f"{item['tolerance']:.3f}",
-                "Bias at δ(t)": bias["schedule"],
-                "Own δ": mean_sd([run["own_tolerance"] for run in runs]),
-                "Bias at own δ": bias["own"],
-            }
-        )
-    return rows
+def hour_rows(study: Study) -> list[dict[str, Cell]]:
+    """Return per hour and method: Worst, and Bias under the fixed tolerance, the schedule and own ones."""
+    scheduled = {item["hour"]: item["tolerance"] for item in study["schedule"]}
+    columns = {
+        "Worst": ("worst", 3),
+        "Bias at δ*": ("bias", 4),
+        "Bias at δ(t)": ("schedule_bias", 4),
+        "Own δ": ("own_tolerance", 3),
+        "Bias at own δ": ("own_bias", 4),
+    }
+    runs = [{**run, "scheduled": scheduled[run["hour"]]} for run in study["hour_audits"]]
+    runs.sort(key=lambda run: run["hour"])
+    by = {"Hour": ("hour", int), "Method": ("method", title_of), "δ(t)": ("scheduled", "{:.3f}".format)}
+    return seed_rows(runs, by, columns)
 
 
 def hour_audits(study: Study, method: str, hour: int) -> list[dict[str, Any]]:
@@ -176,15 +171,15 @@ def hour_audits(study: Study, method: str, hour: int) -> list[dict[str, Any]]:
     return [row for row in study["hour_audits"] if (row["method"], row["hour"]) == (method, hour)]
 
 
-def contrast_rows(study: Study, method: str = "relif") -> list[dict[str, Any]]:
-    """One row per hour: the method minus ERM under both shared rulers, with intervals over test subjects."""
-    rows = []
+def contrast_rows(study: Study, method: str = "relif") -> list[dict[str, Cell]]:
+    """Return the method minus ERM at every hour under both shared rulers, with intervals over subjects."""
+    rows: list[dict[str, Cell]] = []
     for hour in study["hours"]:
-        row: dict[str, Any] = {"Hour": hour}
+        row: dict[str, Cell] = {"Hour": hour}
         for ruler, title in (("fixed", "fixed δ*"), ("schedule", "schedule δ(t)")):
             item = contrast(study, method, ruler, hour)
-            row[f"Bias difference, {title}"] = mean_sd(item["bias"], 4).replace("-", "−")
-            row[f"95 % interval, {title}"] = "{:+.4f} to {:+.4f}".format(*item["interval"]).replace("-", "−")
+            row[f"Bias, {title}"] = Seeds(tuple(item["bias"]), 4, signed=True)
+            row[f"95 % interval, {title}"] = Interval(*item["interval"])
         rows.append(row)
     return rows
 
@@ -234,10 +229,6 @@ def draw_rulers(axes: "Axes", study: Study) -> None:
     axes.set(xticks=hours, xlabel="hours of the stay seen", ylabel="tolerance")
     axes.set_ylim(*axes.get_ylim())
     label_apart(axes, places)
-
-
-def _same_level(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return (row["group"], row["level"]) == (other["group"], other["level"])
 
 
 def _interval(mean: float, error: float) -> tuple[float, float]:

@@ -3,8 +3,9 @@
 import html
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from relif_core.errors import InputError
 
@@ -150,6 +151,34 @@ def show_table(
     from IPython.display import display
 
     display(rows if isinstance(rows, Table) else Table(rows, caption=caption, digits=digits))
+
+
+def seed_rows(
+    runs: Sequence[Mapping[str, Any]],
+    by: Mapping[str, tuple[str, Callable[[Any], Cell]]],
+    columns: Mapping[str, tuple[str, int]],
+) -> list[dict[str, Cell]]:
+    """Return one row per group of runs, in the order of their first appearance.
+
+    Args:
+        runs: Fields of every run.
+        by: Title of a column → the field that it groups by, and what is shown of that field's values.
+        columns: Title of a column → the field that it shows over the group's runs, and its decimals.
+
+    Returns:
+        The groups' own columns, then mean ± standard deviation of every field; None is left out.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run[field] for field, _ in by.values()), []).append(run)
+    rows: list[dict[str, Cell]] = []
+    for key, own in groups.items():
+        heads = zip(by.items(), key, strict=True)
+        row: dict[str, Cell] = {title: shown(value) for (title, (_, shown)), value in heads}
+        for title, (field, digits) in columns.items():
+            row[title] = Seeds(tuple(run[field] for run in own if run[field] is not None), digits)
+        rows.append(row)
+    return rows
 
 
 class Folded:
