@@ -1,11 +1,14 @@
 """Shared fixtures: where optional real data lies, a small simulated data set, settings that train fast."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relif_core.cli import main
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.settings import RunSettings, method_settings
 from relif_core.tensors.clinical import ClinicalTensors
@@ -47,3 +50,19 @@ def small() -> Any:
         return method_settings(method, **{**SMALL, **changes})
 
     return settings
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return a function that runs the command here and returns both streams; ``code`` is its exit status."""
+
+    def call(*arguments: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["relif", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        streams = capsys.readouterr()
+        assert (ended.value.code or 0) == code, streams.out + streams.err
+        assert "Traceback" not in streams.err
+        return streams.out + streams.err
+
+    return call

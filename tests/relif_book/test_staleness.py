@@ -9,7 +9,6 @@ import pytest
 from relif_book.build.execute import execute_page
 from relif_book.build.staleness import stale_pages
 from relif_book.project import fingerprint
-from relif_core.cli import main
 
 WritePage = Callable[..., Path]
 
@@ -107,38 +106,27 @@ def test_a_notebook_without_source_and_one_never_executed(executed: Path) -> Non
     }
 
 
-def relif(*arguments: str, code: int = 0) -> None:
-    """Run the one command line here, in the present folder; its exit status must be ``code``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["relif", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-    assert (ending.value.code or 0) == code
-
-
 def test_the_check_prints_page_reason_and_mend(
-    executed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    executed: Path, monkeypatch: pytest.MonkeyPatch, shell: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(executed)
-    relif("pages", "check")
+    shell("pages", "check")
     (executed / "data" / "record.json").write_text("[]")
-    relif("pages", "check", code=1)
-    printed = capsys.readouterr().out
+    printed = shell("pages", "check", code=1)
     assert "stale page tiny: data/record.json changed" in printed
     assert "run `make pages`" in printed
 
 
 def test_the_command_executes_a_page_with_parameters(
-    executed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    executed: Path, monkeypatch: pytest.MonkeyPatch, shell: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(executed / "notebooks")
-    relif("pages", "execute", "tiny", str(executed / "mine.ipynb"), "-p", "seed=7")
+    shell("pages", "execute", "tiny", str(executed / "mine.ipynb"), "-p", "seed=7")
     assert "seed = 7" in (executed / "mine.ipynb").read_text()
     for parameter, message in (
         ("sede=7", "page 'tiny': unknown parameter sede"),
         ("seed=abc", "page 'tiny': seed='abc' does not fit; give a whole number"),
         ("seed", "write name=value"),
     ):
-        relif("pages", "execute", "tiny", "x.ipynb", "-p", parameter, code=2)
-        assert message in capsys.readouterr().err
+        assert message in shell("pages", "execute", "tiny", "x.ipynb", "-p", parameter, code=2)
     assert not Path("x.ipynb").exists()

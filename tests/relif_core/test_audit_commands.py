@@ -35,20 +35,6 @@ def outputs(seed: int, shift: float = 0.0, people: int = 120) -> pl.DataFrame:
     )
 
 
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    def call(*arguments: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["relif", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        streams = capsys.readouterr()
-        assert (ended.value.code or 0) == code, streams.out + streams.err
-        assert "Traceback" not in streams.err
-        return streams.out + streams.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ruler and two audits, made by the commands."""

@@ -4,62 +4,45 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+Shell = Callable[..., str]
 SMALL = ["--set", "model.hidden=8", "--set", "model.head_width=8", "--set", "training.epochs=2"]
 
 
-def relif(*arguments: object, code: int = 0) -> str:
-    """Run the command and return both streams; its exit status must be ``code``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "relif_core.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == code, output
-    assert "Traceback" not in output
-    return output
-
-
-@pytest.fixture(scope="module")
-def tensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("cli") / "tensors"
-    assert "is ready" in relif("data", "synthetic_icu", "-", target, "-o", "stays=120")
-    return target
-
-
-def test_data_are_made_checked_and_listed(tensors: Path, tmp_path: Path) -> None:
-    assert "120 samples, whole" in relif("data", "check", tensors)
-    assert "physionet2012" in relif("data", "list")
-    assert "unknown option stay" in relif(
+def test_data_are_made_checked_and_listed(shell: Shell, tmp_path: Path) -> None:
+    tensors = tmp_path / "tensors"
+    assert "is ready" in shell("data", "synthetic_icu", "-", tensors, "-o", "stays=120")
+    assert "120 samples, whole" in shell("data", "check", tensors)
+    assert "physionet2012" in shell("data", "list")
+    assert "unknown option stay" in shell(
         "data", "synthetic_icu", "-", tmp_path / "x", "-o", "stay=1", code=2
     )
-    assert "no data source is called 'mimic4'" in relif("data", "mimic4", "-", tmp_path / "x", code=2)
-    assert "name the folder to make" in relif("data", "synthetic_icu", code=2)
-    assert "write name=value" in relif("data", "synthetic_icu", "-", tmp_path / "x", "-o", "stays", code=2)
+    assert "no data source is called 'mimic4'" in shell("data", "mimic4", "-", tmp_path / "x", code=2)
+    assert "name the folder to make" in shell("data", "synthetic_icu", code=2)
+    assert "write name=value" in shell("data", "synthetic_icu", "-", tmp_path / "x", "-o", "stays", code=2)
 
 
-def test_the_road_from_a_study_to_a_card(tensors: Path, tmp_path: Path) -> None:
-    output = relif(
-        "study", "erm,relif", "--data", tensors, "--target", tmp_path / "runs", "--seeds", 1, *SMALL
+def test_the_road_from_a_study_to_a_card(shell: Shell, icu_folder: Path, tmp_path: Path) -> None:
+    output = shell(
+        "study", "erm,relif", "--data", icu_folder, "--target", tmp_path / "runs", "--seeds", 1, *SMALL
     )
     assert "2 of 2 records (0 found, 2 made)" in output
-    again = relif(
-        "study", "erm,relif", "--data", tensors, "--target", tmp_path / "runs", "--seeds", 1, *SMALL
+    again = shell(
+        "study", "erm,relif", "--data", icu_folder, "--target", tmp_path / "runs", "--seeds", 1, *SMALL
     )
     assert "2 of 2 records (2 found, 0 made)" in again
-    assert "2 records, tolerance" in relif(
+    assert "2 records, tolerance" in shell(
         "publish", tmp_path / "runs", tmp_path / "published", "--exploratory"
     )
     assert sorted(path.name for path in (tmp_path / "published").iterdir()) == [
         "audits.json", "audits.npz", "erm-seed0", "reference.json", "relif-seed0",
     ]  # fmt: skip
     card = tmp_path / "card.json"
-    relif(
+    shell(
         "card",
         tmp_path / "published" / "relif-seed0",
         "--reference",
@@ -73,33 +56,35 @@ def test_the_road_from_a_study_to_a_card(tensors: Path, tmp_path: Path) -> None:
     assert content["controller"]["target"] == 0.16
 
 
-def test_run_leaves_a_record_and_names_mistakes(tensors: Path, tmp_path: Path) -> None:
-    assert "test Worst" in relif(
-        "run", "--data", tensors, "--target", tmp_path / "run", "--method", "fairgrad", *SMALL
+def test_run_leaves_a_record_and_names_mistakes(shell: Shell, icu_folder: Path, tmp_path: Path) -> None:
+    assert "test Worst" in shell(
+        "run", "--data", icu_folder, "--target", tmp_path / "run", "--method", "fairgrad", *SMALL
     )
     assert (tmp_path / "run" / "record.json").is_file()
-    assert "no setting 'epoch'" in relif(
-        "run", "--data", tensors, "--target", tmp_path / "x", "--set", "training.epoch=3", code=2
+    assert "no setting 'epoch'" in shell(
+        "run", "--data", icu_folder, "--target", tmp_path / "x", "--set", "training.epoch=3", code=2
     )
     for pair, message in (
         ("seed=100", "--seeds"),
         ("method=erm", "argument"),
         ("training.epochs=x", "whole number"),
     ):
-        assert message in relif("run", "--data", tensors, "--target", tmp_path / "x", "--set", pair, code=2)
-    assert "no method is called 'adam'" in relif(
-        "run", "--data", tensors, "--target", tmp_path / "x", "--method", "adam", code=2
+        assert message in shell(
+            "run", "--data", icu_folder, "--target", tmp_path / "x", "--set", pair, code=2
+        )
+    assert "no method is called 'adam'" in shell(
+        "run", "--data", icu_folder, "--target", tmp_path / "x", "--method", "adam", code=2
     )
-    assert "no manifest.json" in relif("run", "--data", tmp_path / "run", "--target", tmp_path / "x", code=2)
+    assert "no manifest.json" in shell("run", "--data", tmp_path / "run", "--target", tmp_path / "x", code=2)
 
 
-def test_scores_of_any_model_are_audited(tmp_path: Path) -> None:
+def test_scores_of_any_model_are_audited(shell: Shell, tmp_path: Path) -> None:
     table = tmp_path / "scores.csv"
     table.write_text("patient,ward,mortality,los\n1,a,0.1,0.4\n2,a,0.9,0.3\n3,b,0.3,\n4,b,0.2,0.8\n")
     # Gaps of (0.1, 0.9, 0.3, 0.2) with (0.4, 0.3, 0.8), less 0.25: .05 0 .45 .25 .35 0 0 0 .25 0 0 .35 over
     # 12 pairs.
     card = tmp_path / "card.html"
-    output = relif(
+    output = shell(
         "audit",
         table,
         "--tolerance",
@@ -134,10 +119,12 @@ def test_scores_of_any_model_are_audited(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_in_an_audit_are_named(tmp_path: Path, arguments: list[object], message: str) -> None:
+def test_mistakes_in_an_audit_are_named(
+    shell: Shell, tmp_path: Path, arguments: list[object], message: str
+) -> None:
     table = tmp_path / "scores.csv"
     table.write_text("ward,mortality,los\na,0.1,0.4\nb,0.9,0.3\n")
-    assert message in relif("audit", table, *arguments, code=2)
+    assert message in shell("audit", table, *arguments, code=2)
 
 
 def test_an_audit_needs_no_torch(tmp_path: Path) -> None:
@@ -166,8 +153,8 @@ def test_a_missing_library_names_the_extra(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "verb", ["", "audit", "audit run", "run", "study", "data", "card", "publish", "book", "pages"]
 )
-def test_every_command_explains_itself(verb: str) -> None:
-    assert relif(*verb.split(), "-h") == relif(*verb.split(), "--help")
+def test_every_command_explains_itself(shell: Shell, verb: str) -> None:
+    assert shell(*verb.split(), "-h") == shell(*verb.split(), "--help")
 
 
 def test_the_shell_completes_commands_methods_sources_and_pages() -> None:
