@@ -1,6 +1,7 @@
 """Shared fixtures: where optional real data lies, a small simulated data set, settings that train fast."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,13 @@ SMALL: dict[str, Any] = {
     "training": {"epochs": 3, "batch_size": 32, "learning_rate": 3e-3},
     "controller": {"warmup": 4, "step_size": 0.05},
 }
+
+
+def pytest_report_header() -> str:
+    """Say which commit chose the pages that are run away from their defaults."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"pages away from their defaults: those of commit {done.stdout.strip() or '(none)'}"
 
 
 @pytest.fixture(scope="session")

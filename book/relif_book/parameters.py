@@ -109,7 +109,8 @@ PARAMETERS: Mapping[str, Domain] = {
     "hour": _whole(1, 47, 6, 12, 36),
     "method": _text("be a method", _method, "gradnorm", "pcgrad+relif", "relif_static"),
     "methods": _text("be a method", _method, "erm", "erm,gradnorm", "erm,relif,pcgrad", several=True),
-    "dataset": _text("be a data set", _data_set, "eicu_demo", "synthetic", "physionet2012", several=True),
+    "dataset": _text("be a data set", _data_set, "eicu_demo", "synthetic", "eicu_demo,synthetic",
+                     "physionet2012", several=True),
     "studies": _text(
         "be a folder below data/records", _study,
         "physionet2012_methods", "eicu_demo_methods", "synthetic_methods", several=True,

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+
+from relif_core.tensors.clinical import Channel, Task, write_tensors
 
 HEADER = """---
 jupytext:
@@ -63,3 +67,50 @@ def write_page(project: Path) -> Callable[[str], Path]:
         return source
 
     return write
+
+
+def three_stays(target: Path) -> Path:
+    """The smallest folder that the documentation shows: one stay in each split, one task."""
+    hours = np.array([3, 2, 4])
+    return write_tensors(
+        target, dataset="mine", title="Three invented stays", licence="CC0-1.0", output_policy="person",
+        synthetic=True, sources=[], channels=[Channel("heart rate", "1/min", ("heart rate",), normal=86.0)],
+        tasks=[Task("mortality", "In-hospital mortality", "binary", "stay")],
+        values=np.linspace(60, 110, 9, dtype=np.float32)[:, None], observed=np.ones((9, 1), np.uint8),
+        offsets=np.concatenate([[0], np.cumsum(hours)]), stays=np.array([11, 12, 13]),
+        subjects=np.array([1, 2, 3]), split=np.array([0, 1, 2], np.uint8),
+        labels={"mortality": np.array([0, 1, 0])}, label_masks={"mortality": np.ones(3, np.uint8)},
+    )  # fmt: skip
+
+
+def two_tasks(target: Path, *, tied: bool = False) -> Path:
+    """240 stays with two stay-level tasks and no groups; ``tied``: every input is the same."""
+    generator = np.random.default_rng(0)
+    hours, severity = generator.integers(24, 60, 240), generator.normal(size=240)
+    rows = int(hours.sum())
+    slopes = np.zeros(5) if tied else np.array([8, -3, 5, 1, 2.0])
+    values = np.repeat(severity, hours)[:, None] * slopes + (
+        0.0 if tied else generator.normal(size=(rows, 5))
+    )
+    shares = {
+        "mortality": 1 / (1 + np.exp(2 - 1.5 * severity)),
+        "readmission": 1 / (1 + np.exp(1 - severity)),
+    }
+    return write_tensors(
+        target, dataset="my_hospital", title="My hospital <b>ICU</b>", licence="private",
+        output_policy="person", synthetic=False, sources=[],
+        channels=[Channel(f"c{i}", "1", (f"c{i}",), normal=80.0) for i in range(5)],
+        tasks=[Task("mortality", "In-hospital mortality", "binary", "stay"),
+               Task("readmission", "30-day readmission <script>alert(1)</script>", "binary", "stay")],
+        values=(values + 80).astype(np.float32), observed=np.ones((rows, 5), np.uint8),
+        offsets=np.concatenate([[0], np.cumsum(hours)]), stays=np.arange(240), subjects=np.arange(240),
+        split=np.repeat([0, 1, 2], [140, 50, 50]).astype(np.uint8),
+        labels={name: (generator.random(240) < share).astype(np.uint8) for name, share in shares.items()},
+        label_masks=dict.fromkeys(shares, np.ones(240, np.uint8)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def own_data() -> SimpleNamespace:
+    """Return what writes tensor folders such as a reader may have."""
+    return SimpleNamespace(three_stays=three_stays, two_tasks=two_tasks)

@@ -145,11 +145,18 @@ class Table:
 
 
 def show_table(
-    rows: Sequence[Mapping[str, Cell]] | Table, *, caption: str = "", digits: int | Mapping[str, int] = 3
+    rows: Sequence[Mapping[str, Cell]] | Table,
+    *,
+    caption: str = "",
+    digits: int | Mapping[str, int] = 3,
+    none: str = "",
 ) -> None:
-    """Display a :class:`Table`, or one of these rows."""
+    """Display a :class:`Table`, or one of these rows; the sentence ``none`` where data may have no row."""
     from IPython.display import display
 
+    if none and not isinstance(rows, Table) and not rows:
+        print(none)
+        return
     display(rows if isinstance(rows, Table) else Table(rows, caption=caption, digits=digits))
 
 

@@ -1,0 +1,184 @@
+"""Pages away from their defaults: what a parameter takes, what it refuses, and that every page runs there."""
+
+import contextlib
+import io
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from relif_book.build.notebook import read_source
+from relif_book.parameters import PARAMETERS, Domain, check_parameters, declared_parameters
+from relif_core.errors import InputError, ReliFError
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+DECLARED = {path.stem: declared_parameters(path.stem) for path in sorted(NOTEBOOKS.glob("*.md"))}
+#: Names whose other values ask for records that a data set may not have: a named error is an answer too.
+ASKING = ("dataset", "studies")
+#: Cases of one commit in the ordinary suite; `-m slow` runs all.
+ROTATING = 3
+
+
+def domain_of(page: str, name: str) -> Domain:
+    return PARAMETERS.get(f"{page}.{name}") or PARAMETERS[name]
+
+
+def others(page: str, name: str) -> list[Any]:
+    return [value for value in domain_of(page, name).others if value != DECLARED[page][name]][:3]
+
+
+def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every page at three other values of all its numbers and methods, and of each name of records."""
+    for page, declared in DECLARED.items():
+        tried = {name: others(page, name) for name in declared if domain_of(page, name).others}
+        together = [name for name in tried if name not in ASKING]
+        for k in range(3) if together else ():
+            yield page, {name: tried[name][k] for name in together}
+        yield from ((page, {name: value}) for name in tried if name in ASKING for value in tried[name])
+
+
+CASES = list(_cases())
+
+
+def of_this_commit() -> list[tuple[str, dict[str, Any]]]:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    first = int(done.stdout.strip() or "0", 16)
+    return [CASES[(first + k * len(CASES) // ROTATING) % len(CASES)] for k in range(ROTATING)]
+
+
+def name_of(value: object) -> str:
+    return value if isinstance(value, str) else ",".join(f"{key}={each}" for key, each in value.items())  # type: ignore[attr-defined]
+
+
+def run_cells(page: str, monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> str:
+    """Run the code cells of a page in this process, with other parameters; return what it printed."""
+    from IPython.display import display
+
+    monkeypatch.chdir(NOTEBOOKS)
+    cells = [cell.source for cell in read_source(NOTEBOOKS / f"{page}.md").cells if cell.cell_type == "code"]
+    namespace: dict[str, Any] = {"__name__": page, "display": display}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for number, source in enumerate(cells):
+            exec(compile(source, f"{page}, code cell {number}", "exec"), namespace)
+            if number == 0:
+                namespace.update(parameters)
+    return printed.getvalue()
+
+
+def run_case(page: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    print(f"{page} with {parameters}")
+    try:
+        run_cells(page, monkeypatch, **parameters)
+    except ReliFError as error:
+        if not set(parameters) <= set(ASKING):
+            raise
+        print(error)
+
+
+@pytest.mark.parametrize(("page", "parameters"), of_this_commit(), ids=name_of)
+def test_pages_of_this_commit_run_away_from_their_defaults(
+    page: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_case(page, parameters, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "parameters"), CASES, ids=name_of)
+def test_every_page_runs_away_from_its_defaults(
+    page: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_case(page, parameters, monkeypatch)
+
+
+@pytest.mark.parametrize("page", DECLARED)
+def test_every_number_of_a_page_has_three_other_values_inside_its_domain(page: str) -> None:
+    for name, value in DECLARED[page].items():
+        check_parameters(page, {name: value}, DECLARED[page])
+        tried = others(page, name)
+        assert len(tried) == 3 or not domain_of(page, name).others
+        assert tried or isinstance(value, str)
+        for other in tried:
+            check_parameters(page, {name: other}, DECLARED[page])
+
+
+@pytest.mark.parametrize(
+    ("page", "given_", "message"),
+    [
+        ("table_5_settings", {"method": "nosuch"}, "method is 'nosuch': no method is called 'nosuch'"),
+        ("table_5_settings", {"methods": "erm"}, "unknown parameter methods; it takes method, profile"),
+        ("table_1_nyuv2", {"methods": "erm,erm"}, "it must be a method, or several .* each once"),
+        ("table_3_trade_off", {"data": 2012}, "data is 2012; it must be a folder that exists"),
+        ("table_3_trade_off", {"device": "auto"}, "device is 'auto'; it must be cpu, cuda or cuda:N"),
+        ("table_3_trade_off", {"seeds": True}, "seeds is True; it must be a whole number from 1"),
+        ("algorithm_1_audit", {"tolerance": "0.5"}, "tolerance is '0.5'; it must be a number from 0 to 1"),
+        ("algorithm_1_audit", {"tolerance": float("nan")}, "tolerance is nan"),
+        ("claims", {"studies": "../records"}, "it must be a folder below data/records"),
+        ("exact_audit", {"seed": 10**5000}, "seed is out of range"),
+    ],
+)
+def test_what_a_parameter_does_not_take_is_named(page: str, given_: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"page '{page}': .*{message}"):
+        check_parameters(page, given_, DECLARED[page])
+
+
+ODD = ("", "/", "a" * 5000, ".", "erm,relif", "cuda:9", "~", "\0", "physionet2012,", "erm+relif+relif")
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=300), st.binary(max_size=5),
+    st.lists(st.integers(), max_size=3), st.sampled_from(ODD),
+)  # fmt: skip
+
+
+def refused_by_name_or_taken(page: str, name: str, value: Any) -> None:
+    message = f"page '{page}': taken"
+    try:
+        check_parameters(page, {name: value}, DECLARED[page])
+    except InputError as error:
+        message = str(error)
+    assert message.startswith(f"page '{page}': ")
+    assert len(message) < 2500
+
+
+NAMES = st.sampled_from([(page, name) for page, declared in DECLARED.items() for name in declared])
+
+
+@settings(max_examples=150, deadline=None)
+@given(NAMES, VALUES)
+def test_any_value_of_any_parameter_is_taken_or_refused_by_name(place: tuple[str, str], value: Any) -> None:
+    refused_by_name_or_taken(*place, value)
+
+
+@pytest.mark.slow
+@settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(NAMES, VALUES)
+def test_many_values_of_any_parameter_are_taken_or_refused_by_name(
+    place: tuple[str, str], value: Any
+) -> None:
+    refused_by_name_or_taken(*place, value)
+
+
+def test_own_data_without_groups_are_described(
+    tmp_path: Path, own_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = f"{own_data.two_tasks(tmp_path / 'two')},{own_data.three_stays(tmp_path / 'three')}"
+    printed = run_cells("clinical_data", monkeypatch, data=folders)
+    assert "This run: Three invented stays names no groups." in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page, declared in DECLARED.items() if "data" in declared])
+@pytest.mark.parametrize("tied", [False, True])
+def test_pages_run_on_own_data_of_two_tasks_without_groups_or_refuse_them_by_name(
+    page: str, tied: bool, tmp_path: Path, own_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = own_data.two_tasks(tmp_path / "mine", tied=tied)
+    clinical = set(DECLARED[page]) >= {"data"} and not {"weights"} & set(DECLARED[page])
+    try:
+        run_cells(page, monkeypatch, data=str(own))
+    except ReliFError:
+        assert not clinical or page in ("label_leakage", "mimic3_repairs", "nyuv2_data")
