@@ -10,10 +10,12 @@ from relif_book.figures.tables import Folded
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
+    "table_1_nyuv2",
     "table_2_induced_tolerances",
     "table_3_trade_off",
     "table_4_components",
     "table_6_five_tolerances",
+    "table_7_nyuv2_violation_rate",
     "figure_2_worst_against_bias",
     "appendix_b3_step_size_and_target",
     "balancers_as_published_and_released",
