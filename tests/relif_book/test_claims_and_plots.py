@@ -9,7 +9,6 @@ import pytest
 from relif_book.evidence import measured
 from relif_book.evidence.claims import ENDPOINTS, Evidence
 from relif_book.evidence.ledger import Study, judge_all
-from relif_book.evidence.live import training_digest
 from relif_book.evidence.publishing import publish, read_published
 from relif_book.evidence.results import (
     ResultSet,
@@ -148,7 +147,3 @@ def test_what_is_published_of_the_pools(
     assert again.summaries["relif"].bias == pytest.approx(
         result_set("before", records).summaries["relif"].bias
     )
-
-
-def test_the_digest_of_training_code_is_stable() -> None:
-    assert training_digest() == training_digest()

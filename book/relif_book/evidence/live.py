@@ -2,7 +2,6 @@
 
 import atexit
 import fcntl
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import relif_core
 from relif_book.evidence.results import ResultSet, result_set
+from relif_book.evidence.runs import make_runs
 from relif_book.project import project_root
-from relif_core.errors import RecordError
 from relif_core.methods import added_balancers, look_of
 from relif_core.problems import changes_for, kind_of
+from relif_core.provenance import package_digest
 from relif_core.record import Record
-from relif_core.studies.grid import SEVEN_METHODS, grid, run_study
+from relif_core.studies.grid import SEVEN_METHODS, grid
 from relif_core.tensors.folder import read_manifest
 from relif_data import prepare
 
@@ -51,8 +50,6 @@ SIMULATED: dict[str, dict[str, Any]] = {
         "seed": 0,
     },
 }
-#: Parts of the package that no run depends on.
-_ABOVE_RUNS = ("pages", "cli.py", "reporting.py", "publishing.py")
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,8 @@ def live_runs(
         if epochs:
             changes = {**changes, "training": {**changes["training"], "epochs": epochs}}
         target = folder / ("records" if kind == "clinical" else f"{kind}_records")
-        summary = run_study(
+        summary = make_runs(
+            page,
             grid(
                 list(dict.fromkeys(["erm", *methods])),
                 range(given["seeds"]),
@@ -121,11 +119,8 @@ def live_runs(
             tensors,
             target,
             workers=given["workers"],
-            device=device,
             weights=weights,
         )
-    if summary.failed:
-        raise RecordError("; ".join(f"{job}: {problem}" for job, problem in summary.failed.items()))
     manifest = read_manifest(tensors)
     page.uses_data(manifest)
     print(
@@ -139,24 +134,13 @@ def shared_folder() -> Path:
 
     Where the checkout cannot be written, a temporary folder that goes with the process.
     """
-    folder = project_root() / "_build" / "runs" / training_digest()[:12]
+    folder = project_root() / "_build" / "runs" / package_digest()[:12]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="relif-runs-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def training_digest() -> str:
-    """Return the sha256 of the sources that runs depend on: a change voids earlier shared runs."""
-    root = Path(relif_core.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if relative.parts[0] not in _ABOVE_RUNS:
-            digest.update(relative.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 @contextmanager
