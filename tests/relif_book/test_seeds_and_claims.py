@@ -120,15 +120,16 @@ def test_a_comparison_pairs_common_seeds_alone(uneven: ResultSet) -> None:
     found = compare_methods(erm, relif)
     even = result_set("even", [r for r in uneven.records if r.seed < 3 and r.method != "pcgrad"])
     expected = compare_methods(even.summaries["erm"], even.summaries["relif"])
-    assert found.seeds == [0, 1, 2]
-    assert found.differences == pytest.approx(expected.differences)
-    assert found.interval == pytest.approx(expected.interval)
-    assert found.rate_interval == pytest.approx(expected.rate_interval)
+    assert found.a.seeds == found.b.seeds == [0, 1, 2]
+    for kind in ("bias", "violation_rate"):
+        assert found.differences(kind) == pytest.approx(expected.differences(kind))
+        assert found.interval(kind) == pytest.approx(expected.interval(kind))
     assert found.certificate == expected.certificate
-    assert found.induced_differences == pytest.approx([0.2, 0.21, 0.22])
+    (row,) = difference_rows(uneven, [("erm", "relif")], "induced/validation")
+    assert row["Induced δ, validation"].values == pytest.approx((0.2, 0.21, 0.22))  # type: ignore[union-attr]
     # Over its own five seeds ERM has the higher Bias, over the common ones the lower.
     assert np.mean(erm.bias) > np.mean(relif.bias)
-    assert min(found.differences) > 0
+    assert min(found.differences()) > 0
 
 
 def test_ranks_and_curves_set_common_seeds_against_each_other(uneven: ResultSet) -> None:

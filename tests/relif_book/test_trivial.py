@@ -1,5 +1,6 @@
 """Rows that train nothing: their Bias is that of an audit of their scores, and they turn with the records."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from relif_book.evidence.results import ResultSet, method_rows, result_set, tole
 from relif_book.evidence.trivial import below_constant, shrinkage, trivial_rows, with_trivial
 from relif_core.audit import audit
 from relif_core.audit.marginals import shrunk
+from relif_core.record import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 DELTA = 0.3
@@ -64,9 +66,15 @@ def test_tables_carry_the_rows_beneath_the_methods(kept: ResultSet) -> None:
     assert five[4]["δ = 0.1"] == f"{trivial_rows(kept)[1].bias(0.1):.4f}"
 
 
+def _with_low_los(record: Record) -> Record:
+    content = deepcopy(dict(record.content))
+    content["result"]["utility"]["test"]["tasks"]["los"]["score"] = 0.49
+    return replace(record, content=content)
+
+
 def test_a_method_below_the_constant_is_named(kept: ResultSet) -> None:
     assert below_constant(kept).endswith("no method lies below a constant in any task")
     erm = kept.summaries["erm"]
-    low = replace(erm, task_scores={**erm.task_scores, "los": [0.49] * 5})
+    low = replace(erm, records=tuple(map(_with_low_los, erm.records)))
     found = below_constant(replace(kept, summaries={**kept.summaries, "erm": low}))
     assert found.endswith("below a constant in Length of stay: ERM")

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -130,40 +131,40 @@ def record_card(record: Record, tolerance: ReferenceTolerance | float, split: st
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method over its seeds at one fixed tolerance; lists hold an entry per seed, as in ``seeds``.
-
-    Attributes:
-        rows: The records' places in the audit table.
-        induced: Mean induced tolerance over task pairs on the table's split.
-        induced_validation: The same on the validation split.
-        budget: Drift budget against the fixed tolerance.
-    """
+    """One method over its seeds at one fixed tolerance; lists hold an entry per seed, as in ``seeds``."""
 
     method: str
-    seeds: list[int]
-    worst: list[float]
-    macro: list[float]
-    task_scores: dict[str, list[float | None]]
-    rows: list[int]
-    induced: list[float]
-    induced_validation: list[float]
-    budget: list[float]
+    records: tuple[Record, ...] = field(repr=False)
     table: AuditTable = field(repr=False)
 
-    @property
-    def bias(self) -> list[float]:
-        """Fixed-tolerance Bias per seed."""
-        return self.table.bias[self.rows].tolist()
+    @cached_property
+    def seeds(self) -> list[int]:
+        """The seeds, in the order of the records."""
+        return [record.seed for record in self.records]
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """The records' places in the audit table."""
+        return [self.table.keys.index(record.key) for record in self.records]
+
+    def _audited(self, kind: str) -> list[float]:
+        return getattr(self.table, kind)[self.rows].tolist()
+
+    bias = property(lambda self: self._audited("bias"), doc="Fixed-tolerance Bias.")
+    violation_rate = property(lambda self: self._audited("violation_rate"), doc="Fixed-tolerance rate.")
+    raw_bias = property(lambda self: self._audited("raw_bias"), doc="Bias at the run's own tolerances.")
+
+    def _reached(self, kind: str) -> list[float]:
+        return [record.result["utility"][self.table.split][kind] for record in self.records]
+
+    worst = property(lambda self: self._reached("worst"), doc="Worst on the table's split.")
+    macro = property(lambda self: self._reached("macro"), doc="Macro on the table's split.")
 
     @property
-    def violation_rate(self) -> list[float]:
-        """Fixed-tolerance violation rate per seed."""
-        return self.table.violation_rate[self.rows].tolist()
-
-    @property
-    def raw_bias(self) -> list[float]:
-        """Bias per seed at the run's own induced tolerances."""
-        return self.table.raw_bias[self.rows].tolist()
+    def budget(self) -> list[float]:
+        """Drift budget of the table's split against the fixed tolerance."""
+        split, tolerance = self.table.split, self.table.tolerance
+        return [drift_budget(tolerance, record.induced_tolerances(split)) for record in self.records]
 
     def mean_weights(self) -> np.ndarray:
         """Return the weights [R] that average this method's seeds in the audit table."""
@@ -186,18 +187,7 @@ class MethodSummary:
             raise InputError(
                 f"{self.method} has no record of seed {', '.join(map(str, absent))}; it has {self.seeds}"
             )
-        places = [self.seeds.index(seed) for seed in seeds]
-        return replace(
-            self,
-            seeds=list(seeds),
-            worst=[self.worst[i] for i in places],
-            macro=[self.macro[i] for i in places],
-            task_scores={task: [scores[i] for i in places] for task, scores in self.task_scores.items()},
-            rows=[self.rows[i] for i in places],
-            induced=[self.induced[i] for i in places],
-            induced_validation=[self.induced_validation[i] for i in places],
-            budget=[self.budget[i] for i in places],
-        )
+        return replace(self, records=tuple(self.records[self.seeds.index(seed)] for seed in seeds))
 
 
 def summarise(records: Sequence[Record], table: AuditTable) -> dict[str, MethodSummary]:
@@ -212,11 +202,10 @@ def summarise(records: Sequence[Record], table: AuditTable) -> dict[str, MethodS
             f"{method} has two records of seed {seed}, which a mean would mix; keep records of different"
             " settings in folders of their own"
         )
-    methods = list(dict.fromkeys(record.method for record in records))
-    return {
-        method: _summary([record for record in records if record.method == method], table)
-        for method in methods
-    }
+    by_method: dict[str, list[Record]] = {}
+    for record in records:
+        by_method.setdefault(record.method, []).append(record)
+    return {method: MethodSummary(method, tuple(own), table) for method, own in by_method.items()}
 
 
 def common_seeds(*summaries: MethodSummary) -> list[int]:
@@ -226,34 +215,28 @@ def common_seeds(*summaries: MethodSummary) -> list[int]:
 
 @dataclass(frozen=True)
 class MethodComparison:
-    """Method b minus method a over the seeds that both have; all lists hold one entry per such seed.
+    """Method b minus method a over the seeds that both have, paired by seed and by test subject."""
 
-    Attributes:
-        differences: In Bias.
-        interval: Of their mean over the draw of test subjects, paired by subject.
-        rate_differences: In the violation rate.
-        rate_interval: Likewise of theirs.
-        raw_differences: In Bias at the runs' own tolerances.
-        induced_differences: In the mean tolerance that the validation split induces.
-        certificate: Of theorem B.2, from mean Bias and mean drift budgets.
-    """
+    a: MethodSummary
+    b: MethodSummary
 
-    a: str
-    b: str
-    seeds: list[int]
-    differences: list[float]
-    interval: tuple[float, float]
-    rate_differences: list[float]
-    rate_interval: tuple[float, float]
-    raw_differences: list[float]
-    induced_differences: list[float]
-    worst_differences: list[float]
-    macro_differences: list[float]
-    certificate: RankingCertificate
+    def differences(self, kind: str = "bias") -> np.ndarray:
+        """Return the differences [seeds] in a list of :class:`MethodSummary`."""
+        return np.subtract(getattr(self.b, kind), getattr(self.a, kind))
+
+    def interval(self, kind: str = "bias", level: float = 0.95) -> tuple[float, float]:
+        """Return the interval of the mean difference over the draw of test subjects."""
+        return self.a.table.interval(self.b.mean_weights() - self.a.mean_weights(), kind, level)
+
+    @property
+    def certificate(self) -> RankingCertificate:
+        """The certificate of theorem B.2, from mean Bias and mean drift budgets."""
+        values = (self.a.bias, self.b.bias, self.a.budget, self.b.budget)
+        return ranking_certificate(*(float(np.mean(each)) for each in values))
 
 
-def compare_methods(a: MethodSummary, b: MethodSummary, level: float = 0.95) -> MethodComparison:
-    """Compare two methods of one audit table, seed by seed and subject by subject, over their common seeds.
+def compare_methods(a: MethodSummary, b: MethodSummary) -> MethodComparison:
+    """Compare two methods of one audit table over their common seeds.
 
     Raises:
         InputError: They have no seed in common.
@@ -261,28 +244,7 @@ def compare_methods(a: MethodSummary, b: MethodSummary, level: float = 0.95) -> 
     seeds = common_seeds(a, b)
     if not seeds:
         raise InputError(f"{a.method} and {b.method} have no seed in common")
-    a, b = a.of_seeds(seeds), b.of_seeds(seeds)
-    weights = b.mean_weights() - a.mean_weights()
-
-    def minus(of_b: Sequence[float], of_a: Sequence[float]) -> list[float]:
-        return [float(second - first) for first, second in zip(of_a, of_b, strict=True)]
-
-    return MethodComparison(
-        a=a.method,
-        b=b.method,
-        seeds=seeds,
-        differences=minus(b.bias, a.bias),
-        interval=a.table.interval(weights, "bias", level),
-        rate_differences=minus(b.violation_rate, a.violation_rate),
-        rate_interval=a.table.interval(weights, "violation_rate", level),
-        raw_differences=minus(b.raw_bias, a.raw_bias),
-        induced_differences=minus(b.induced_validation, a.induced_validation),
-        worst_differences=minus(b.worst, a.worst),
-        macro_differences=minus(b.macro, a.macro),
-        certificate=ranking_certificate(
-            float(np.mean(a.bias)), float(np.mean(b.bias)), float(np.mean(a.budget)), float(np.mean(b.budget))
-        ),
-    )
+    return MethodComparison(a.of_seeds(seeds), b.of_seeds(seeds))
 
 
 def seed_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
@@ -292,22 +254,3 @@ def seed_interval(differences: Sequence[float], level: float = 0.95) -> tuple[fl
         return None
     error = float(np.std(differences, ddof=1)) / math.sqrt(count)
     return interval(float(np.mean(differences)), error, level, count - 1)
-
-
-def _summary(records: Sequence[Record], table: AuditTable) -> MethodSummary:
-    found = [record.result["utility"][table.split] for record in records]
-    induced = [record.induced_tolerances(table.split) for record in records]
-    return MethodSummary(
-        method=records[0].method,
-        seeds=[record.seed for record in records],
-        worst=[item["worst"] for item in found],
-        macro=[item["macro"] for item in found],
-        task_scores={task: [item["tasks"][task]["score"] for item in found] for task in records[0].tasks},
-        rows=[table.keys.index(record.key) for record in records],
-        induced=[float(np.mean(list(own.values()))) for own in induced],
-        induced_validation=[
-            float(np.mean(list(record.induced_tolerances("validation").values()))) for record in records
-        ],
-        budget=[drift_budget(table.tolerance, own) for own in induced],
-        table=table,
-    )

@@ -1,32 +1,27 @@
 """What results pages share: kept runs beside the page's own, and rows whose cells are numbers until shown."""
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from relif_book.evidence.audit_table import AUDITS, AuditTable, audit_table
-from relif_book.evidence.frame import final_frame, wide_frame
+from relif_book.evidence.audit_table import AUDITS
 from relif_book.evidence.publishing import read_published
 from relif_book.evidence.reporting import (
+    MethodComparison,
     MethodSummary,
     ReferenceTolerance,
-    choose_reference_tolerance,
     common_seeds,
     compare_methods,
     seed_interval,
-    summarise,
 )
+from relif_book.evidence.result_set import ResultSet, result_set
 from relif_book.figures.tables import MISSING, Cell, Interval, Seeds, Table, show_folded, show_table
 from relif_book.project import project_root
 from relif_core.errors import InputError, RecordError
 from relif_core.methods import title_of
-from relif_core.record import Record
 from relif_core.settings import ModelSettings, as_json, method_settings
 from relif_core.studies.grid import STUDIES
 
@@ -43,16 +38,6 @@ PLANNED: Mapping[str, tuple[str, tuple[range, ...]]] = {
     "nyuv2": ("nyuv2", ()),
 }
 EXPLORATORY = "exploratory"
-#: Fewer deaths than this among the test stays leave the order of methods open.
-FEW = 50
-#: Data sets in two words.
-SHORT_NAMES = {
-    "physionet2012": "PhysioNet 2012",
-    "eicu": "eICU",
-    "mimic3": "MIMIC-III",
-    "nyuv2": "NYUv2",
-    "synthetic_icu": "simulated stays",
-}
 #: Quantities of :func:`~relif_book.evidence.frame.wide_frame` as columns: title and decimals.
 COLUMNS = {
     "worst": ("Worst", 3),
@@ -70,213 +55,6 @@ COLUMNS = {
     "at_minimum": ("At λ_min", 2),
     "at_maximum": ("At λ_max", 2),
 }
-
-
-@dataclass(frozen=True)
-class ResultSet:
-    """The records of one study on one data set, audited at one fixed tolerance that validation data chose.
-
-    Attributes:
-        study: The plan's name of it, or "exploratory", or what made them.
-        planned_seeds: How many seeds the plan gives its methods, where it names the study.
-    """
-
-    label: str
-    records: list[Record] = field(repr=False)
-    reference: ReferenceTolerance
-    summaries: dict[str, MethodSummary] = field(repr=False)
-    study: str = ""
-    planned_seeds: int = 0
-
-    def narrowed(self, methods: Sequence[str]) -> "ResultSet":
-        """Return the results of some methods, in the order given; those without a record are left out."""
-        present = [method for method in methods if method in self.summaries]
-        return replace(
-            self,
-            records=[record for method in present for record in self.records if record.method == method],
-            summaries={method: self.summaries[method] for method in present},
-        )
-
-    def of_seeds(self, seeds: Sequence[int]) -> "ResultSet":
-        """Return the results over some seeds; a method with none of them is left out."""
-        own = {
-            method: [seed for seed in summary.seeds if seed in seeds]
-            for method, summary in self.summaries.items()
-        }
-        return replace(
-            self,
-            records=[record for record in self.records if record.seed in seeds],
-            summaries={method: self.summaries[method].of_seeds(kept) for method, kept in own.items() if kept},
-        )
-
-    @cached_property
-    def shared(self) -> "ResultSet":
-        """The results over the seeds that all methods have, for comparisons; all if none is shared."""
-        seeds = common_seeds(*self.summaries.values())
-        return self.of_seeds(seeds) if seeds else self
-
-    @cached_property
-    def wide(self) -> pd.DataFrame:
-        """One row per (method, seed), one column per quantity."""
-        frame = wide_frame(final_frame(self.records, self.table))
-        return frame.reindex(list(self.summaries), level="method")
-
-    @property
-    def table(self) -> AuditTable:
-        """The audit table that all methods share."""
-        return next(iter(self.summaries.values())).table
-
-    def values(self, method: str, quantity: str) -> list[float]:
-        """Return a quantity of a method, seed by seed; empty where the records do not have it."""
-        if quantity not in self.wide or method not in self.summaries:
-            return []
-        return self.wide.loc[method][quantity].dropna().tolist()
-
-    def mean(self, method: str, quantity: str) -> float:
-        """Return the mean of a quantity over a method's seeds; NaN where the records do not have it."""
-        found = self.values(method, quantity)
-        return float(np.mean(found)) if found else float("nan")
-
-    def seed_interval(self, method: str, quantity: str) -> tuple[float, float]:
-        """Return the 95 % t interval of a method's mean over the draw of seeds; one seed has no width."""
-        found = self.values(method, quantity)
-        return seed_interval(found) or (found[0], found[0])
-
-    def lowest(self, quantity: str) -> str:
-        """Return the method with the lowest mean over the seeds that all methods have."""
-        return str(self.shared.wide[quantity].groupby("method").mean().idxmin())
-
-    def highest(self, quantity: str) -> str:
-        """Return the method with the highest mean over the seeds that all methods have."""
-        return str(self.shared.wide[quantity].groupby("method").mean().idxmax())
-
-    @property
-    def seed_counts(self) -> tuple[int, int]:
-        """The smallest and the largest number of seeds of a method."""
-        counts = [len(summary.seeds) for summary in self.summaries.values()]
-        return min(counts), max(counts)
-
-    @property
-    def interim(self) -> bool:
-        """Tell whether the plan gives these methods more seeds than they have."""
-        return self.seed_counts[0] < self.planned_seeds
-
-    @property
-    def seeds_in_words(self) -> str:
-        """How many seeds a method has; of an interim look, of how many."""
-        fewest, most = self.seed_counts
-        counted = f"{fewest}" if fewest == most else f"{fewest}–{most}"
-        if self.interim:
-            return f"{counted} of {self.planned_seeds} seeds"
-        return f"{counted} seed{'s' if most > 1 else ''}"
-
-    @property
-    def standing(self) -> str:
-        """What evidence these runs are: the plan's study, interim where it is not whole, or exploratory."""
-        return f"{self.study}, interim" if self.interim else self.study
-
-    @property
-    def data(self) -> str:
-        """The data set in two words."""
-        demo = " demo" if "demo" in self.dataset["title"].lower() else ""
-        return SHORT_NAMES.get(self.dataset["dataset"], self.dataset["title"]) + demo
-
-    @cached_property
-    def label_counts(self) -> list[dict[str, Any]] | None:
-        """The published label counts of the data set, in the order of its tasks; None without."""
-        for path in sorted((project_root() / "data" / "records" / "clinical_data").glob("*.json")):
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            if summary["fingerprint"] == self.dataset["fingerprint"]:
-                known = {task["name"]: task for task in summary["tasks"]}
-                return [known[name] for name in self.task_titles]
-        return None
-
-    @property
-    def deaths(self) -> int | None:
-        """How many test stays end in death; None where nothing published tells."""
-        for task in self.label_counts or ():
-            if task["name"] == "mortality":
-                return int(task["splits"]["test"]["counts"][1])
-        return None
-
-    @property
-    def head(self) -> str:
-        """How captions begin: whose runs, on what, how many, and what evidence they are."""
-        deaths = f", {self.deaths} deaths decide nothing" if (self.deaths or FEW) < FEW else ""
-        subjects = f"{self.table.subjects:,} test subjects{deaths}"
-        parts = [self.label, self.data, subjects, self.seeds_in_words]
-        return " · ".join(filter(None, [*parts, "" if self.study == self.label else self.standing]))
-
-    @property
-    def spread(self) -> str:
-        """What the ± of a table is, for captions."""
-        fewest, most = self.seed_counts
-        if most == 1:
-            return "one seed, so no spread between seeds is known"
-        over = f"{most} seeds" if fewest == most else f"each row's {fewest} to {most} seeds"
-        return f"mean ± standard deviation over {over}"
-
-    @property
-    def curve_tolerances(self) -> np.ndarray:
-        """The tolerances [D] of the exact curves."""
-        return self.table.curve_tolerances
-
-    @property
-    def dataset(self) -> Mapping[str, Any]:
-        """What the records say of their data set."""
-        return self.records[0].content["dataset"]
-
-    @property
-    def task_titles(self) -> dict[str, str]:
-        """Task name → title, in the audit's order."""
-        return {task["name"]: task["title"] for task in self.dataset["tasks"]}
-
-    @property
-    def made_on(self) -> str:
-        """Device, dates and precision of the records, for readers."""
-        made = [record.content["made"] for record in self.records]
-        dates = sorted({item["began"][:10] for item in made})
-        precision = sorted({record.settings.training.precision for record in self.records})
-        devices = sorted({item["device"] for item in made})
-        return "; ".join(
-            [
-                ", ".join(devices),
-                ", ".join(precision),
-                " to ".join(dict.fromkeys(dates[:: len(dates) - 1 or 1])),
-            ]
-        )
-
-    @property
-    def core_hours(self) -> float:
-        """Training time of all records, one thread each."""
-        return sum(record.content["made"].get("training_seconds", 0.0) for record in self.records) / 3600
-
-
-def result_set(
-    label: str,
-    records: Sequence[Record],
-    reference: ReferenceTolerance | None = None,
-    table: AuditTable | None = None,
-    study: str = "",
-) -> ResultSet:
-    """Gather records at a reference tolerance.
-
-    Args:
-        label: For readers.
-        records: Of one data set.
-        reference: The tolerance; None: what the first ERM run's validation chooses.
-        table: Their audits; None: made from the records' own pools.
-        study: As of ``ResultSet``.
-    """
-    if not records:
-        raise RecordError(f"{label}: no finished record; run the study first")
-    if reference is None:
-        first = next((record for record in records if record.method == "erm"), None)
-        if first is None:
-            raise RecordError(f"{label}: the tolerance comes from an ERM run, and there is none")
-        reference = choose_reference_tolerance(first)
-    table = table or audit_table(records, reference.tolerance)
-    return ResultSet(label, list(records), reference, summarise(records, table), study or label)
 
 
 def published(page: "Page", folder: str) -> ResultSet:
@@ -450,27 +228,28 @@ def difference_rows(results: ResultSet, pairs: Sequence[tuple[str, str]], *colum
     return rows or [{"Comparison": "none of these pairs has records with a seed in common"}]
 
 
-def _lower(_: ResultSet, found: Any) -> dict[str, Cell]:
-    return {"Seeds lower": f"{sum(value < 0 for value in found.differences)} of {len(found.seeds)}"}
+def _lower(_: ResultSet, found: MethodComparison) -> dict[str, Cell]:
+    return {"Seeds lower": f"{(found.differences() < 0).sum()} of {len(found.a.seeds)}"}
 
 
-def _order(_: ResultSet, found: Any) -> dict[str, Cell]:
-    kept = float(np.mean(found.differences)) * float(np.mean(found.raw_differences)) > 0
+def _order(_: ResultSet, found: MethodComparison) -> dict[str, Cell]:
+    kept = found.differences().mean() * found.differences("raw_bias").mean() > 0
     return {"Order": "kept" if kept else "turned round"}
 
 
-def _over_seeds(_: ResultSet, found: Any) -> dict[str, Cell]:
-    ends = seed_interval(found.induced_differences)
+def _over_seeds(results: ResultSet, found: MethodComparison) -> dict[str, Cell]:
+    own, base = (results.wide.loc[side.method]["induced/validation"] for side in (found.b, found.a))
+    ends = seed_interval((own - base).dropna().tolist())
     return {"95 % interval over seeds": Interval(*ends, 3) if ends else MISSING}
 
 
-def _ratio(results: ResultSet, found: Any) -> dict[str, Cell]:
-    shared = results.of_seeds(found.seeds)
-    base, own = (shared.mean(method, "induced/validation") for method in (found.a, found.b))
+def _ratio(results: ResultSet, found: MethodComparison) -> dict[str, Cell]:
+    shared = results.of_seeds(found.a.seeds)
+    base, own = (shared.mean(side.method, "induced/validation") for side in (found.a, found.b))
     return {"Ratio": f"{own / base:.2f}" if base > 0 else MISSING}
 
 
-def _certificate(_: ResultSet, found: Any) -> dict[str, Cell]:
+def _certificate(_: ResultSet, found: MethodComparison) -> dict[str, Cell]:
     certificate = found.certificate
     return {
         "Gap | budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
@@ -478,8 +257,8 @@ def _certificate(_: ResultSet, found: Any) -> dict[str, Cell]:
     }
 
 
-_OF_PAIRS: Mapping[str, Callable[[ResultSet, Any], dict[str, Cell]]] = {
-    "interval": lambda _, found: {"95 % interval": Interval(*found.interval)},
+_OF_PAIRS: Mapping[str, Callable[[ResultSet, MethodComparison], dict[str, Cell]]] = {
+    "interval": lambda _, found: {"95 % interval": Interval(*found.interval())},
     "lower": _lower,
     "order": _order,
     "seed_interval": _over_seeds,

@@ -95,10 +95,7 @@ def below_constant(results: ResultSet) -> str:
     """Name the methods whose mean score of some task lies below the constant's."""
     below = []
     for task, floor in _floors(results).items():
-        scores = {
-            method: [score for score in summary.task_scores[task] if score is not None]
-            for method, summary in results.summaries.items()
-        }
+        scores = {method: results.values(method, f"score/{task}") for method in results.summaries}
         named = [title_of(method) for method, known in scores.items() if known and np.mean(known) < floor]
         if named:
             which = "every method" if len(named) == len(scores) else ", ".join(named)
