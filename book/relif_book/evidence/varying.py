@@ -3,7 +3,7 @@
 import itertools
 import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -162,7 +162,11 @@ def hour_rows(study: Study) -> list[dict[str, Cell]]:
     }
     runs = [{**run, "scheduled": scheduled[run["hour"]]} for run in study["hour_audits"]]
     runs.sort(key=lambda run: run["hour"])
-    by = {"Hour": ("hour", int), "Method": ("method", title_of), "δ(t)": ("scheduled", "{:.3f}".format)}
+    by: Mapping[str, tuple[str, Callable[[Any], Cell]]] = {
+        "Hour": ("hour", int),
+        "Method": ("method", title_of),
+        "δ(t)": ("scheduled", "{:.3f}".format),
+    }
     return seed_rows(runs, by, columns)
 
 
