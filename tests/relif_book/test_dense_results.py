@@ -10,6 +10,7 @@ from relif_book.evidence.dense_results import (
     FURTHER,
     MAIN,
     against_two,
+    beaten_by_constant,
     clipped_share,
     further_metric_rows,
     in_table_order,
@@ -170,6 +171,18 @@ def test_protocols_are_set_side_by_side() -> None:
     assert [row["Method"] for row in rows] == ["ERM", "ERM", "ReLiF", "ReLiF"]
     assert [row["Scores at 0 or 1, %"] for row in rows][::2] == ["0.0", "0.0"]
     assert clipped_share(held, "erm") == 0 < clipped_share(other, "erm")
+
+
+def test_who_is_beaten_by_a_constant(
+    results: tuple[ResultSet, ResultSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for said, shown in (
+        ("on Rooms no method lies below a constant in any task", "no method in any task"),
+        ("on Rooms below a constant in Depth: every method; Normals: ERM, CATS",
+         "every method in depth, ERM, CATS in normals"),
+    ):  # fmt: skip
+        monkeypatch.setattr("relif_book.evidence.dense_results.below_constant", lambda _, said=said: said)
+        assert beaten_by_constant(results[0]) == shown
 
 
 def test_ranges_of_metrics(results: tuple[ResultSet, ResultSet]) -> None:

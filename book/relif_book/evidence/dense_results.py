@@ -10,6 +10,7 @@ import numpy as np
 from relif_book.evidence.audit_table import AuditTable, audit_record
 from relif_book.evidence.contrasts import influences
 from relif_book.evidence.results import ResultSet, Rows, method_rows, published, result_set
+from relif_book.evidence.trivial import below_constant
 from relif_book.figures.tables import Cell, Seeds
 from relif_book.project import project_root
 from relif_core.audit.comparison import Kind
@@ -208,6 +209,15 @@ def protocol_rows(held_out: ResultSet, released: ResultSet) -> Rows:
             named["Scores at 0 or 1, %"] = f"{100 * clipped_share(results, method):.1f}"
             rows.append(named)
     return sorted(rows, key=lambda row: [str(name["Method"]) for name in rows].index(str(row["Method"])))
+
+
+def beaten_by_constant(results: ResultSet) -> str:
+    """Return who lies below a constant in which task, in words that fill "a constant beats …"."""
+    found = below_constant(results).removeprefix(f"on {results.data} ")
+    if not found.startswith("below a constant in "):
+        return "no method in any task"
+    parts = [part.partition(": ") for part in found.removeprefix("below a constant in ").split("; ")]
+    return ", ".join(f"{names} in {task.lower()}" for task, _, names in parts)
 
 
 def pools_of(results: ResultSet, method: str, task: str) -> np.ndarray:
