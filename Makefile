@@ -1,4 +1,5 @@
 # make book   environment, execute the pages, render _build/html
+# make pdf    the whole book as _build/relif.pdf, printed by Chromium
 # make test   everything that must hold: format, lint, types, fresh pages, book, tests, stored outputs
 # make pages  re-execute stale pages and update notebooks/*.ipynb
 # make lock   renew requirements.lock after a change of requirements.txt
@@ -7,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := book
-.PHONY: book test pages check chromium clean environment lock
+.PHONY: book pdf test pages check chromium clean environment lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,6 +41,9 @@ $(VENV)/.installed: requirements.txt requirements.lock pyproject.toml
 book: environment
 	$(BIN)/relif book --workers $(WORKERS)
 	@echo "The book: _build/html/index.html"
+
+pdf: environment chromium
+	$(BIN)/relif book --workers $(WORKERS) --pdf
 
 pages: environment
 	$(BIN)/relif pages update --workers $(WORKERS)

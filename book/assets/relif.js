@@ -1,6 +1,6 @@
 /* Reading comfort without a network: tables that sort and fit, formulas that fit, definitions on hover, paper that loses nothing. */
 (() => {
-  const statics = new URL(".", document.currentScript.src);
+  const statics = new URL(".", document.currentScript.src || document.baseURI);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
   /* The number with which a cell begins: "−0.123 ± 0.004", "[−0.01, 0.02]", "1,234", "12 %", "2 of 3", "inf". A cell without
@@ -146,6 +146,11 @@
   document.addEventListener("DOMContentLoaded", () => {
     all("table.relif-table").forEach(makeSortable);
     all(".relif-table-scroll, .pst-scrollable-table-container").forEach(prepare);
+    for (const command of all("dl.relif-provenance dd > code")) {
+      const button = Object.assign(document.createElement("button"), { type: "button", className: "relif-copy", textContent: "Copy" });
+      command.after(button);
+      new window.ClipboardJS(button, { text: () => command.textContent }).on("success", () => (button.textContent = "Copied"));
+    }
     document.body.append(tip);
     for (const link of all("article a.reference.internal[href*='#']")) {
       for (const start of ["mouseenter", "focus"]) link.addEventListener(start, () => showTip(link));

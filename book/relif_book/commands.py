@@ -104,13 +104,16 @@ def book(
         bool,
         typer.Option("--stored", help="Take fresh committed notebooks instead of executing their pages."),
     ] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Print the whole book as one PDF too.")] = False,
 ) -> None:
     """Execute the pages of this checkout and render the book."""
-    from relif_book.build.book import build_book
+    from relif_book.build.book import build_book, print_book
 
     if stored and again:
         raise InputError("--stored executes nothing that is fresh, --again everything; choose one")
     typer.echo(build_book(project_root(), workers=workers, again=again, stored=stored, report=_say))
+    if pdf:
+        typer.echo(print_book(project_root()))
 
 
 @pages_app.command()

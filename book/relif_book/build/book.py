@@ -1,6 +1,7 @@
 """The book: executed pages beside the prose, rendered by Jupyter Book with warnings as errors."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,16 +61,48 @@ def render_book(root: Path) -> Path:
     Raises:
         PageError: Jupyter Book found something to warn of; its own output, above, says what.
     """
+    first = _render(root, "html")
+    add_badges(root, page_names(root))
+    return first
+
+
+def print_book(root: Path) -> Path:
+    """Print the executed pages as one PDF with every column and every fold; return its path.
+
+    Raises:
+        PageError: There is no Chromium, or rendering gave a warning.
+    """
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise PageError("the book is printed by Chromium, and there is none: install the package 'chromium'")
+    page, target = _render(root, "singlehtml"), root / "_build" / "relif.pdf"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        # The width of a sheet, so that what is fitted on the screen fits the paper.
+        opened = browser.new_page(viewport={"width": 720, "height": 1000}, color_scheme="light")
+        opened.set_default_timeout(600_000)
+        opened.goto(page.as_uri())
+        opened.evaluate("async () => { await window.MathJax?.startup?.promise }")
+        opened.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        opened.pdf(
+            path=str(target), format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "15mm")
+        )
+        browser.close()
+    return target
+
+
+def _render(root: Path, builder: str) -> Path:
     command = [
         str(Path(sys.executable).with_name("jupyter-book")),
-        *("build", "book", "--config", "_config.yml", "--path-output", "."),
+        *("build", "book", "--config", "_config.yml", "--path-output", ".", "--builder", builder),
         *("-W", "-n", "--keep-going", "--all", "--quiet"),
     ]
     finished = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONHASHSEED": "0"}, check=False)
     if finished.returncode:
         raise PageError("the book was not rendered: Jupyter Book warns above of what to mend")
-    add_badges(root, page_names(root))
-    return root / "_build" / "html" / "index.html"
+    return root / "_build" / builder / "index.html"
 
 
 def _link(link: Path, target: Path) -> None:

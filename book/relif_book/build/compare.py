@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from relif_book.build.notebook import LIVE_TAG
+from relif_book.figures.drawing import DATA
 from relif_book.page import PROVENANCE_MIME
 
 #: Pictures are compared on a grid of so many cells a side, in shares of the way from black to white.
@@ -22,6 +23,10 @@ GRID = 64
 MOST, MEAN = 0.15, 0.004
 #: How many times larger than every stored number a live number may be.
 RANGE = 100.0
+#: Points by which a stroke of a drawing may move.
+POINTS = 4.0
+_COORDINATE = re.compile(r"-?\d+(?:\.\d+)?")
+_NAMES = re.compile(r"(?<=[#\"])[pm][0-9a-f]{10}|#[0-9a-f]{6}\b")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.])")
 _UNDEFINED = re.compile(r"\b(?:nan|inf)\b", re.IGNORECASE)
 
@@ -32,6 +37,7 @@ def pytest_itemcollected(item: Any) -> None:
         live = LIVE_TAG in item.cell.metadata.get("tags", [])
         exact = (lambda *_: True) if live else item.compare_outputs
         item.options["check"] = True
+        item.parent.skip_compare = (*item.parent.skip_compare, "image/svg+xml")
         item.compare_outputs = partial(_compare, item, exact, live)
 
 
@@ -52,6 +58,8 @@ def differences(stored: Sequence[Any], now: Sequence[Any], *, live: bool) -> Ite
     for old, new in zip(stored, now, strict=True):
         if "image/png" in old.get("data", {}):
             yield from _pictures_differ(old["data"]["image/png"], new["data"]["image/png"])
+        if "image/svg+xml" in old.get("data", {}):
+            yield from _drawings_differ(old["data"]["image/svg+xml"], new["data"]["image/svg+xml"])
         if live:
             yield from _texts_differ(_text(old), _text(new))
 
@@ -74,6 +82,21 @@ def _pictures_differ(stored: str, now: str) -> Iterator[str]:
     apart = np.abs(old - new)
     if apart.max() > MOST or apart.mean() > MEAN:
         yield f"the picture differs by {apart.max():.2f} at one place, {apart.mean():.4f} on average"
+
+
+def _drawings_differ(stored: str, now: str) -> Iterator[str]:
+    """A drawing has the same strokes and words, none further away than a few points."""
+    (old_form, old), (new_form, new) = _strokes(stored), _strokes(now)
+    if old_form != new_form:
+        yield "the drawing has other strokes or words than the stored one"
+    elif len(old) and np.abs(old - new).max() > POINTS:
+        yield f"the drawing differs by {np.abs(old - new).max():.1f} points, at most {POINTS} are allowed"
+
+
+def _strokes(drawing: str) -> tuple[str, np.ndarray]:
+    """Return a drawing without its numbers, its data and the names it gives to shared parts; the numbers."""
+    shown = _NAMES.sub("", DATA.sub("", drawing))
+    return _COORDINATE.sub("#", shown), np.array([float(text) for text in _COORDINATE.findall(shown)])
 
 
 def _seen(picture: str) -> tuple[tuple[int, int], np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from nbformat import NotebookNode
 
 from relif_book.build.notebook import (
+    PICTURES,
     cell_text,
     parameters_of,
     read_notebook,
@@ -218,7 +219,8 @@ def _unpublishable(notebook: NotebookNode, root: Path) -> list[str]:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 problems.append(f"cell {number} writes to the error stream: {output['text'].strip()[:200]!r}")
-            if "image/png" in output.get("data", {}) and not output.metadata.get("image/png", {}).get("alt"):
+            shown_as = {*output.get("data", {})} & {*PICTURES}
+            if any(not output.metadata.get(kind, {}).get("alt") for kind in shown_as):
                 problems.append(
                     f"cell {number} shows a picture without words; use relif_book.figures.style.show"
                 )

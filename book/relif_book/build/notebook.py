@@ -17,6 +17,9 @@ from relif_core.files import atomic_file
 LIVE_TAG = "nbval-ignore-output"
 """Cells with this tag hold times or training output: shown, but not compared."""
 
+PICTURES = ("image/svg+xml", "image/png")
+"""The output types of figures."""
+
 #: What an editor that saves a page must leave out of its source: alternative texts, versions, these filters.
 _FILTERS = {
     "cell_metadata_filter": "-mystnb.image",
@@ -110,8 +113,9 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
             kept["mystnb"] = dict(cell.metadata["mystnb"])
         for output in cell.get("outputs", []):
             relif |= output.get("data", {}).pop(PROVENANCE_MIME, {})
-            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
-            if alt:
+            for alt in filter(
+                None, (output.get("metadata", {}).get(kind, {}).get("alt") for kind in PICTURES)
+            ):
                 kept.setdefault("mystnb", {})["image"] = {"alt": alt}
         cell["metadata"] = kept
     notebook["cells"] = [nbformat.from_dict(cell) for cell in notebook.cells]

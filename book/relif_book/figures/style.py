@@ -3,6 +3,7 @@
 import io
 from typing import TYPE_CHECKING, Any
 
+from relif_book.figures.drawing import as_svg
 from relif_core.errors import InputError
 from relif_core.methods import look_of
 
@@ -78,7 +79,7 @@ def new_figure(
 
 
 def show(figure: "Figure", *, alt: str) -> None:
-    """Display a figure as a PNG with its alternative text.
+    """Display a figure with its alternative text: as SVG with its numbers, as PNG where it holds pictures.
 
     Args:
         figure: A matplotlib figure.
@@ -92,9 +93,10 @@ def show(figure: "Figure", *, alt: str) -> None:
 
     if not alt.strip():
         raise InputError("figure without alternative text; say in alt=… what the picture shows")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
     alt = " ".join(alt.split())
-    display(
-        {"image/png": stream.getvalue(), "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True
-    )
+    kind, content = "image/svg+xml", as_svg(figure)
+    if content is None:
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
+        kind, content = "image/png", stream.getvalue()
+    display({kind: content, "text/plain": alt}, metadata={kind: {"alt": alt}}, raw=True)

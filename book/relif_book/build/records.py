@@ -1,0 +1,65 @@
+"""The runs under ``data/records`` without their arrays: what made each, for the pages that link to them."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from relif_book.project import project_root
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One finished run as a reader looks it up: method, seed, what it is, where and how it was made."""
+
+    method: str
+    seed: int
+    key: str
+    source: str
+    made: str
+    command: str
+    dataset: str
+
+
+@cache
+def runs_of(folder: str) -> tuple[RunRow, ...]:
+    """Return the runs of ``data/records/<folder>`` by method and seed, or none."""
+    rows = [_row(content, folder) for content in _contents(project_root() / "data" / "records" / folder)]
+    return tuple(sorted(rows, key=lambda row: (row.method, row.seed, row.key)))
+
+
+def _contents(folder: Path) -> list[dict[str, Any]]:
+    packed = folder / "runs.npz"
+    if packed.is_file():
+        with zipfile.ZipFile(packed) as archive:
+            return list(json.loads(archive.read("index.json"))["contents"])
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("record.json"))]
+
+
+def _row(content: dict[str, Any], folder: str) -> RunRow:
+    settings, made = content["settings"], content["made"]
+    command = f"relif run --data TENSORS --target RUN --method {settings['method']} --seed {settings['seed']}"
+    return RunRow(
+        settings["method"],
+        settings["seed"],
+        content["key"],
+        made.get("source", ""),
+        f"{made['began'][:10]}, {made['device']}",
+        command + "".join(f" --set {name}={value}" for name, value in _changes(settings)),
+        content["dataset"]["title"],
+    )
+
+
+def _changes(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Settings of a run that differ from those its method has by itself."""
+    from relif_core.settings import as_json, method_settings
+
+    own = as_json(method_settings(settings["method"], seed=settings["seed"]))
+    return [
+        (f"{group}.{name}", value)
+        for group in ("model", "training", "surrogate", "controller")
+        for name, value in settings.get(group, {}).items()
+        if isinstance(settings.get(group), dict) and value != own.get(group, {}).get(name, value)
+    ]

@@ -1,0 +1,143 @@
+"""Fresh readers with a task each, and what every reader may count on: search, hover texts, paper, speed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NewWindow = Callable[..., Any]
+LANDING = "notebooks/in_three_minutes"
+
+
+@pytest.fixture
+def window(new_window: NewWindow) -> Any:
+    opened = new_window(
+        viewport={"width": 1400, "height": 900}, color_scheme="light", permissions=["clipboard-read"]
+    )
+    return opened.open(LANDING)
+
+
+def follow(window: Any, link: Any) -> None:
+    """One click of a reader that leads to another page."""
+    with window.page.expect_navigation():
+        link.click()
+
+
+def test_whether_claim_5_holds_is_two_clicks_away(window: Any) -> None:
+    follow(window, window.page.locator(".sd-card:has(a[href*='claims.html'])"))
+    page = window.page
+    verdicts = page.locator("td.relif-verdict").all_text_contents()
+    assert any(text.startswith(("supported", "contradicted", "inconclusive", "not")) for text in verdicts)
+    row = page.locator("table.relif-table tbody tr").filter(has=page.locator("th", has_text="5")).first
+    assert row.locator(".relif-verdict").first.is_visible()
+
+
+def test_a_csv_is_audited_in_three_clicks(window: Any, tmp_path: Path) -> None:
+    follow(window, window.page.locator("article a[href*='audit_in_the_page.html']").first)
+    table = tmp_path / "scores.csv"
+    table.write_text("a,b\n0.1,0.9\n0.4,0.6\n0.8,0.7\n")
+    with window.page.expect_file_chooser() as chooser:
+        window.page.locator("#relif-audit-file").click()
+    chooser.value.set_files(str(table))
+    host = window.page.locator('.relif-live[data-live="audit"]')
+    host.locator("#relif-audit-save a").wait_for()
+    assert "Bias" in host.inner_text()
+
+
+def test_the_command_that_remakes_table_3_is_copied_in_three_clicks(window: Any) -> None:
+    follow(window, window.page.locator(".sd-card:has(a[href*='table_3_trade_off.html'])"))
+    provenance = window.page.locator("dl.relif-provenance")
+    folded = window.page.locator("details:has(dl.relif-provenance):not([open]) > summary")
+    if folded.count():
+        folded.first.click()
+    provenance.get_by_role("button", name="Copy").click()
+    copied = window.page.evaluate("navigator.clipboard.readText()")
+    assert "notebooks/table_3_trade_off" in copied
+    assert copied.startswith(("python -m papermill", "relif", "papermill"))
+
+
+@pytest.mark.parametrize("query", ["0.275", "threshold confounding"])
+def test_search_finds(window: Any, query: str) -> None:
+    page = window.page
+    page.goto(f"{window.address}search.html?q={query.replace(' ', '+')}")
+    page.locator("ul.search li a").first.wait_for()
+    assert page.locator("ul.search li").count() >= 2
+
+
+def test_definitions_show_where_a_link_is_focused_or_pointed_at(window: Any) -> None:
+    window.open("notebooks/theorem_b2_ranking_under_drift")
+    link = window.page.locator("article a[href*='glossary.html#term-']").first
+    tip = window.page.locator("#relif-tip")
+    link.focus()
+    tip.wait_for()
+    assert len(tip.inner_text()) > 30
+    assert tip.locator(".math").count() == tip.locator("mjx-container").count()
+    window.page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    window.page.locator("article a[href*='#theorem-b1-statement']").first.hover()
+    tip.wait_for()
+    assert "Monotone" in tip.inner_text()
+    assert window.complaints == []
+
+
+def test_numbers_are_those_of_the_paper(window: Any) -> None:
+    for page, title in (
+        ("theorem_b2_ranking_under_drift", "Theorem B.2"),
+        ("theorem_t2_shrinkage", "Theorem T2"),
+    ):
+        window.open(f"notebooks/{page}")
+        assert window.page.locator(".proof.theorem .admonition-title").first.inner_text().startswith(title)
+    assert "Theorem B.1 " in window.open("notebooks/theorem_b2_ranking_under_drift").page.inner_text(
+        "article"
+    )
+    window.open("notebooks/figure_2_worst_against_bias")
+    assert window.page.locator("figcaption .caption-number").first.inner_text().strip() == "Figure 2"
+
+
+def test_every_number_of_a_row_of_table_3_leads_to_its_runs(window: Any) -> None:
+    window.open("notebooks/table_3_trade_off")
+    page = window.page
+    row = (
+        page.locator("table.relif-table tr", has_text="GradNorm")
+        .filter(has=page.locator("a.relif-record"))
+        .first
+    )
+    numbers = row.locator("td.relif-number").all()
+    assert numbers
+    assert all(cell.locator("a.relif-record").count() == 1 for cell in numbers)
+    page.goto(page.evaluate("link => link.href", row.locator("a.relif-record").first.element_handle()))
+    run = page.locator("tr:target")
+    assert "GradNorm" in run.inner_text()
+    assert "relif run --data TENSORS" in run.inner_text()
+    assert "--method gradnorm" in run.inner_text()
+
+
+def test_a_page_is_light_and_paints_fast(window: Any) -> None:
+    for name in (LANDING, "notebooks/table_3_trade_off", "notebooks/theorem_b5_controller_stability"):
+        window.open(name)
+        size, paint = window.page.evaluate(
+            """() => [["resource", "navigation"].flatMap((kind) => performance.getEntriesByType(kind))
+                 .reduce((sum, entry) => sum + entry.transferSize, 0),
+               performance.getEntriesByName("first-contentful-paint")[0].startTime]"""
+        )
+        assert size <= 1.5e6, name
+        assert paint <= 1000, name
+
+
+def test_paper_shows_every_fold_and_every_column(window: Any) -> None:
+    window.open("notebooks/table_3_trade_off")
+    page = window.page
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 720, "height": 1000})
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_timeout(300)
+    assert page.locator("details:not([open])").count() == 0
+    over = page.eval_on_selector_all(
+        "article table.relif-table, article pre",
+        """all => all.filter(t => t.getBoundingClientRect().right > innerWidth + 1)
+             .map(t => t.outerHTML.slice(0, 90))""",
+    )
+    assert over == []
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
