@@ -4,9 +4,11 @@
 
 Each copy of the demo gets its own subject, admission, stay and row ids, so that cohort, events and tensors
 grow with the rows. Every size is prepared in a process of its own; peak memory is that process's largest
-resident set. The last lines extrapolate the processor time to full MIMIC-III v1.4 by a straight line through
-the measured sizes; wall time also shows what else the machine did. The replicated files (about 13 bytes a
-row) lie in a temporary folder and are removed at the end.
+resident set, and beside it the greatest anonymous part and the greatest part mapped from files, which the
+system may take back. The last lines extrapolate to the rows of full MIMIC-III v1.4 by straight lines through
+the measured sizes; wall time also shows what else the machine did. The full data have fewer stay-hours per
+row than the demo, so the lines of memory err upwards. The replicated files (about 13 bytes a row) lie in a
+temporary folder and are removed at the end.
 """
 
 import argparse
@@ -29,13 +31,24 @@ FULL_ROWS = 330_712_483
 SHIFTS = {"row_id": 10_000_000_000, "subject_id": 1_000_000, "hadm_id": 1_000_000, "icustay_id": 1_000_000}
 RESULTS = Path(__file__).parent / "results" / "mimic3_scale.csv"
 MEASURED = """
-import json, sys, time
+import json, sys, threading, time
 start = time.perf_counter()
+peaks = {"RssAnon": 0, "RssFile": 0, "VmHWM": 0}
+def look():
+    for line in open("/proc/self/status"):
+        name, _, size = line.partition(":")
+        if name in peaks:
+            peaks[name] = max(peaks[name], int(size.split()[0]) / 1024)
+def watch():
+    while True:
+        look()
+        time.sleep(0.02)
+threading.Thread(target=watch, daemon=True).start()
 from relif_data.mimic3 import prepare
 prepare(sys.argv[1], sys.argv[2])
 seconds = time.perf_counter() - start
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps([seconds, time.process_time(), int(peak.split()[1]) / 1024]))
+look()
+print(json.dumps([seconds, time.process_time(), peaks["VmHWM"], peaks["RssAnon"], peaks["RssFile"]]))
 """
 
 
@@ -63,8 +76,11 @@ def main() -> None:
     parser.add_argument("--rows", type=float, nargs="+", default=[4e6, 15e6, 30e6, 60e6])
     parser.add_argument("--scratch", type=Path, default=None, help="where the replicated files may lie")
     arguments = parser.parse_args()
-    found = find_tables(arguments.source)
-    tables = {name: pl.read_csv(found[name].path, infer_schema=False).rename(str.lower) for name in TABLES}
+    found = find_tables(arguments.source, frozenset())
+    tables = {
+        name: pl.read_csv(found[name].path, infer_schema=False).rename(str.lower)
+        for name in map(str.lower, TABLES)
+    }
     demo_rows = tables["chartevents"].height
     measured = []
     with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="mimic3-scale-") as scratch:
@@ -81,41 +97,39 @@ def main() -> None:
                 capture_output=True,
                 text=True,
             ).stdout
-            seconds, processor, memory = json.loads(output.splitlines()[-1])
+            numbers = json.loads(output.splitlines()[-1])
             stay_hours = np.load(target / "values.npy", mmap_mode="r").shape[0]
-            measured.append((made * demo_rows, stay_hours, seconds, processor, memory))
+            measured.append((made * demo_rows, stay_hours, *numbers))
             print(
-                f"{measured[-1][0]:,} rows: {seconds:.1f} s ({processor:.1f} s of processor time),"
-                f" {memory:.0f} MiB",
+                "{:,} rows, {:,} stay-hours: {:.1f} s ({:.1f} s of processor time), {:.0f} MiB: at most"
+                " {:.0f} anonymous, {:.0f} of files".format(*measured[-1]),
                 flush=True,
             )
     write_table(measured)
 
 
-def write_table(measured: list[tuple[int, int, float, float, float]]) -> None:
-    """Write the measurements, their straight line's prediction for the full data, and the machine."""
-    count, hours, seconds, processor, memory = (
-        np.array(column, dtype=float) for column in zip(*measured, strict=True)
-    )
-    slope, start = np.polyfit(count, processor, 1)
-    residual = float(np.abs(start + slope * count - processor).max())
+def write_table(measured: list[tuple[float, ...]]) -> None:
+    """Write the measurements, their straight lines' values for the full data, and where they were taken."""
+    columns = np.array(measured).T
+    lines = [np.polyfit(columns[0], column, 1) for column in columns]
+    residual = float(np.abs(np.polyval(lines[3], columns[0]) - columns[3]).max())
     place = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     versions = f"Python {platform.python_version()}, polars {pl.__version__}, NumPy {np.__version__}"
+    full = [f"{np.polyval(line, FULL_ROWS):.0f}" for line in lines]
+    rows = [
+        *(["measured", *(f"{number:.2f}".removesuffix(".00") for number in row)] for row in measured),
+        ["largest residual of the straight line", "", "", "", f"{residual:.2f}", "", "", ""],
+        ["extrapolated", FULL_ROWS, full[1], "", *full[3:]],
+    ]
+    header = (
+        "kind,chartevents_rows,stay_hours,seconds,processor_seconds,peak_memory_mib,anonymous_mib,file_mib"
+    )
+    text = "".join(
+        ",".join(map(str, row)) + f',"{place}","{versions}"\n' if row[0] != "kind" else ",".join(row) + "\n"
+        for row in [f"{header},machine,versions".split(","), *rows]
+    )
     with atomic_file(RESULTS) as stream:
-        header = "kind,chartevents_rows,stay_hours,seconds,processor_seconds,peak_memory_mib,machine,versions"
-        lines = [
-            header.split(","),
-            *(
-                ["measured", int(row), int(hour), f"{wall:.2f}", f"{cpu:.2f}", f"{peak:.0f}", place, versions]
-                for row, hour, wall, cpu, peak in zip(count, hours, seconds, processor, memory, strict=True)
-            ),
-            ["largest residual of the straight line", "", "", "", f"{residual:.2f}", "", place, versions],
-            ["extrapolated", FULL_ROWS, "", "", f"{start + slope * FULL_ROWS:.0f}", "", place, versions],
-        ]
-        text = "\n".join(
-            ",".join(f'"{field}"' if "," in str(field) else str(field) for field in line) for line in lines
-        )
-        stream.write(text.encode() + b"\n")
+        stream.write(text.encode())
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from typing import Any
 
 from relif_core.errors import InputError
 from relif_core.options import typed_options
-from relif_data.sources import REGISTRY, OutputPolicy, Source, SourceFile
+from relif_data.sources import REGISTRY, OutputPolicy, Source
 
-__all__ = ["REGISTRY", "OutputPolicy", "Source", "SourceFile", "prepare", "source"]
+__all__ = ["REGISTRY", "OutputPolicy", "Source", "prepare", "source"]
 
 
 def source(name: str) -> Source:

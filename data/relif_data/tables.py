@@ -31,6 +31,8 @@ BLOCK_BYTES, BLOCK_ROWS = 32 << 20, 500_000
 LONGEST_RECORD = 1 << 20
 #: Share of a table's rows, and number of them, that may be lost to one cause.
 LOST_SHARE, FEW = 0.01, 10
+#: The same for the values of a channel in a table.
+VALUE_SHARE = 0.5
 LEVELS, MOST_FOLDERS = 4, 1000
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 NULL_TEXTS = ("NULL", "\\N")

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import io
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -17,89 +16,9 @@ from relif_core.tensors.clinical import ClinicalTensors, check_tensors
 from relif_data import tables as tables_module
 from relif_data.eicu import grid as grid_module
 from relif_data.eicu import prepare
+from tests.relif_data.handmade import Row, Tables, lab, nurse, patient, pressure, small_tables, write_tables
 
-Row = dict[str, Any]
-Tables = dict[str, list[Row]]
-
-PATIENT = {
-    "patientunitstayid": 1,
-    "patienthealthsystemstayid": 100,
-    "gender": "Female",
-    "age": "60",
-    "ethnicity": "Caucasian",
-    "hospitalid": 7,
-    "admissionheight": 170,
-    "hospitaldischargeoffset": 4000,
-    "hospitaldischargestatus": "Alive",
-    "unittype": "MICU",
-    "unitvisitnumber": 1,
-    "unitstaytype": "admit",
-    "admissionweight": 70,
-    "unitdischargeoffset": 3000,
-    "unitdischargestatus": "Alive",
-    "uniquepid": "002-1",
-}
 BOUNDS = (1, 2, 3, 4, 5, 6, 7, 8, 14)
-
-
-def patient(stay: int, **changes: Any) -> Row:
-    return PATIENT | {"patientunitstayid": stay, "patienthealthsystemstayid": stay + 500} | changes
-
-
-def pressure(stay: int, minute: int, systolic: Any, diastolic: Any = "", mean: Any = "") -> Row:
-    return {
-        "patientunitstayid": stay,
-        "observationoffset": minute,
-        "noninvasivesystolic": systolic,
-        "noninvasivediastolic": diastolic,
-        "noninvasivemean": mean,
-    }
-
-
-def nurse(stay: int, minute: int, label: str, name: str, value: Any) -> Row:
-    return {
-        "patientunitstayid": stay,
-        "nursingchartoffset": minute,
-        "nursingchartcelltypevallabel": label,
-        "nursingchartcelltypevalname": name,
-        "nursingchartvalue": value,
-    }
-
-
-def lab(stay: int, minute: int, name: str, value: Any, unit: str) -> Row:
-    return {
-        "patientunitstayid": stay,
-        "labresultoffset": minute,
-        "labname": name,
-        "labresult": value,
-        "labmeasurenamesystem": unit,
-    }
-
-
-def small_tables() -> Tables:
-    """Eight stays of seven patients: enough for three splits, with one measurement each."""
-    stays = [
-        patient(stay, uniquepid=f"002-{min(stay, 7)}", age="> 89" if stay == 3 else "60")
-        for stay in range(1, 9)
-    ]
-    return {"patient": stays, "vitalAperiodic": [pressure(stay, 30, 110 + stay) for stay in range(1, 9)]}
-
-
-def write_tables(folder: Path, tables: Tables, *, packed: bool = True, upper: bool = False) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in tables.items():
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        header, _, body = text.getvalue().partition("\r\n")
-        content = ((header.upper() if upper else header) + "\n" + body.replace("\r\n", "\n")).encode()
-        file = name.upper() if upper else name
-        if packed:
-            (folder / f"{file}.csv.gz").write_bytes(gzip.compress(content, mtime=0))
-        else:
-            (folder / f"{file}.csv").write_bytes(content)
-    return folder
 
 
 def made(tmp_path: Path, tables: Tables, name: str = "out", **options: Any) -> ClinicalTensors:

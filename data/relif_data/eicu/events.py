@@ -10,7 +10,7 @@ import polars as pl
 from relif_core.errors import DataError
 from relif_data.eicu.channels import CHANNELS, INDEX, STAY, EventTable, Item
 from relif_data.eicu.grid import HourlyGrid
-from relif_data.tables import FEW, LOST_SHARE, Table
+from relif_data.tables import FEW, LOST_SHARE, VALUE_SHARE, Table
 
 REFILL = {
     "normal": 0.0,
@@ -23,6 +23,11 @@ REFILL = {
 KILOGRAMS_PER_POUND = 0.45359237
 LOWEST_FAHRENHEIT = 79.0
 REPORT_ROWS = 5_000_000
+LOSSES = {
+    "no_number": "are no numbers, perhaps for a decimal comma",
+    "unknown_unit": "have a unit that is not known",
+    "artefacts": "are out of range, perhaps in another unit",
+}
 
 
 @dataclass
@@ -42,6 +47,15 @@ class TableCount:
     artefacts: int = 0
     used: int = 0
     units: Counter[str] = field(default_factory=Counter)
+    channels: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, channel: str, **counts: int) -> None:
+        """Add values of a channel, and what became of them."""
+        of_channel = self.channels.setdefault(channel, {})
+        for name, number in counts.items():
+            of_channel[name] = of_channel.get(name, 0) + number
+            if name != "values":
+                setattr(self, name, getattr(self, name) + number)
 
     def sentence(self) -> str:
         """Return the counts as one line for the manifest."""
@@ -88,6 +102,14 @@ def read_events(
             f" {STAY} or {table.time} that is no whole number; export the table again"
         )
     count.short = source.ragged
+    for channel, counts in count.channels.items():
+        wanted = counts["values"]
+        for cause, words in LOSSES.items():
+            if counts.get(cause, 0) > max(VALUE_SHARE * wanted, FEW):
+                raise DataError(
+                    f"{source.path}: {counts[cause]:,} of {wanted:,} values of {channel} {words}; export the"
+                    " table again"
+                )
     return count
 
 
@@ -127,7 +149,7 @@ def _read_long(
         value = _numbers(text, item.conversion)
         filled = text.is_not_null().to_numpy() & (text != "").fill_null(False).to_numpy()
         if table.unit and item.units is not None:
-            value, filled = _in_unit(item.units, frame[table.unit][chosen], value, filled, count)
+            value, filled = _in_unit(item, frame[table.unit][chosen], value, filled, count)
         _put(item, value, filled, row[chosen], minute[chosen], grid, trust, count)
 
 
@@ -164,14 +186,14 @@ def _numbers(text: pl.Series, conversion: str) -> np.ndarray:
 
 
 def _in_unit(
-    factors: dict[str, float], unit: pl.Series, value: np.ndarray, filled: np.ndarray, count: TableCount
+    item: Item, unit: pl.Series, value: np.ndarray, filled: np.ndarray, count: TableCount
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bring values to the channel's unit; those in a unit never seen are counted and left out."""
     text = unit.fill_null("").str.strip_chars().str.to_lowercase()
-    factor = text.replace_strict(factors, default=None, return_dtype=pl.Float64)
+    factor = text.replace_strict(item.units or {}, default=None, return_dtype=pl.Float64)
     strange = factor.is_null().to_numpy() & filled
     if strange.any():
-        count.unknown_unit += int(strange.sum())
+        count.add(item.channel, values=int(strange.sum()), unknown_unit=int(strange.sum()))
         count.units.update(unit.fill_null("")[np.flatnonzero(strange)].to_list())
     return value * factor.fill_null(1.0).to_numpy(), filled & ~strange
 
@@ -198,8 +220,8 @@ def _put(
     good = number & (value >= channel.low) & (value <= channel.high)
     if channel.whole:
         good &= value == np.round(value)
-    count.no_number += int((filled & ~number).sum())
-    count.artefacts += int((number & ~good).sum())
+    no_number, artefacts = int((filled & ~number).sum()), int((number & ~good).sum())
+    count.add(item.channel, values=int(filled.sum()), no_number=no_number, artefacts=artefacts)
     count.used += int(good.sum())
     chosen = np.flatnonzero(good)
     grid.put(item.channel, row[chosen], minute[chosen], value[chosen], trust)

@@ -10,14 +10,14 @@ from relif_data.mimic3.channels import channels, items
 from relif_data.mimic3.cleaning import meanings
 from relif_data.mimic3.cohort import Cohort
 from relif_data.mimic3.events import EVENT_TABLES, MappedEvents
-from relif_data.tables import FEW, LOST_SHARE, Table, Types, time_of
+from relif_data.tables import FEW, LOST_SHARE, VALUE_SHARE, Table, Types, time_of
 
-VALUE_SHARE = 0.5
 CAUSES = {
     "empty_value": "no value; export the table again with its VALUE column",
     "unreadable_value": (
         "a value that cannot be read; export the table again, with a point for the decimal comma"
     ),
+    "impossible_values": "a value that is physically impossible; is it in another unit?",
     "unknown_units": "a unit that no rule knows; export the table again with its VALUEUOM column",
 }
 
