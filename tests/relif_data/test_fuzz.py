@@ -20,22 +20,9 @@ from tests.relif_data.handmade import RawTables, lab, nurse, small_tables, write
 
 Files = dict[str, bytes]
 NORMAL, SLOW = 50, 700
-ODD = (
-    "",
-    "NULL",
-    "\\N",
-    "nan",
-    "1e309",
-    "-1",
-    "9" * 25,
-    "7,5",
-    '"',
-    "x\0y",
-    "٣",
-    "2150-13-01 00:00:00",
-    " 5 ",
-    "N/A",
-)
+NO_TIME = "2150-13-01 00:00:00"
+ODD = ("", "NULL", "\\N", "nan", "1e309", "-1", "9" * 25, "7,5", '"', "x\0y", "٣", NO_TIME, " 5 ", "N/A")
+FAULTS = ("cell", "column", "drop", "repeat", "short", "header", "empty", "gone", "half")
 #: What an item is called decides whether it is wanted at all: another name is no loss that can be told.
 NAMES = {"itemid", "labname", "nursingchartcelltypevallabel", "nursingchartcelltypevalname", "parameter"}
 #: A row number is no value; -1 is PhysioNet's mark of a missing one.
@@ -148,12 +135,9 @@ def told_mutations(draw: Any, name: str) -> tuple[Files, bool, bool]:
     free, whole = False, kind in ("column", "header", "empty", "half")
     if kind in ("cell", "column"):
         column, odd = draw(st.integers(0, len(header) - 1)), draw(st.sampled_from(ODD))
-        free = header[column] in NAMES or (
-            (header[column], odd) in FREE and (name == "physionet2012" or "row" in header[column])
-        )
-        files[file] = with_cells(
-            files[file], column, odd, lambda number: kind == "column" or number + 1 == row
-        )
+        free = header[column] in NAMES or (header[column], odd) in FREE[name == "physionet2012"]
+        everywhere = kind == "column"
+        files[file] = with_cells(files[file], column, odd, lambda at: everywhere or at + 1 == row)
     elif kind == "drop":
         free = name == "physionet2012"  # A file's lines are all there is: nothing tells how many there were.
         files[file] = b"".join(lines[:row] + lines[row + 1 :])
