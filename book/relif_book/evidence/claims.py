@@ -5,9 +5,11 @@ calibrated Bias, the last epoch and matched utility stand beside it, each with a
 """
 
 import itertools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from relif_book.evidence.dense_results import two_tolerances
 from relif_book.evidence.judging import (
@@ -110,7 +112,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: the paper's words, short words for the matrix, its data, its page, and its parts.
+    """One claim: the paper's words, short words for the matrix, its data, and its parts.
 
     Attributes:
         study: The plan's study that decides it.
@@ -123,7 +125,6 @@ class Claim:
     text: str
     short: str
     made_on: str
-    page: str
     study: str
     parts: Callable[[Evidence], list[Part]]
     needs: tuple[str, ...]
@@ -263,106 +264,6 @@ def _step_and_target(evidence: Evidence) -> list[Part]:
     ]
 
 
-CLAIMS = (
-    Claim(
-        "1",
-        "ReLiF has the highest mean Worst and the highest mean Macro; utility differences are small "
-        "across several baselines; its Bias at both tolerances is substantially below the strongest other "
-        "method",
-        "ReLiF leads in utility, far below all in Bias",
-        "NYUv2",
-        "table-1",
-        "nyuv2",
-        _dense_prediction,
-        SEVEN_METHODS,
-        ("dense",),
-        endpoints=(HEADLINE,),
-    ),
-    Claim(
-        "2",
-        "GradNorm has the lowest Bias and a lower Worst than ReLiF and FairGrad; FairGrad has the "
-        "strongest utility; ReLiF has lower Bias than FairGrad and higher Worst than GradNorm",
-        "GradNorm lowest in Bias, FairGrad first in utility, ReLiF between",
-        "MIMIC-III",
-        "table-3",
-        "table3",
-        _gradnorm_lowest,
-        ("relif", "gradnorm", "fairgrad"),
-    ),
-    Claim(
-        "3",
-        "ReLiF has the highest Worst and not the lowest Bias; several methods change rank between raw and "
-        "fixed audit",
-        "ReLiF highest in Worst, not lowest in Bias; ranks change",
-        "eICU",
-        "table-3",
-        "table3",
-        _highest_worst,
-        SEVEN_METHODS,
-    ),
-    Claim(
-        "4",
-        "Tolerances induced on the validation split span a wide range across ReLiF, GradNorm, FairGrad "
-        "and Uncertainty",
-        "Induced tolerances span a wide range",
-        "MIMIC-III",
-        "table-2",
-        "table3",
-        _wide_tolerances,
-        TABLE_2_METHODS,
-        endpoints=(HEADLINE,),
-    ),
-    Claim(
-        "5",
-        "Without the penalty Bias rises and Worst stays essentially unchanged; without alignment Bias "
-        "rises similarly; the static grid, aggregated over its five values and all seeds, has lower Worst "
-        "and higher Bias",
-        "Penalty, alignment and feedback each pay",
-        "MIMIC-III",
-        "table-4",
-        "power",
-        _components,
-        ("erm", "relif", "relif_no_alignment", *STATIC),
-    ),
-    Claim(
-        "6",
-        "The pattern is stable over tolerances: GradNorm stays the lower-bias method, ReLiF keeps a "
-        "higher Worst",
-        "GradNorm below ReLiF at every tolerance",
-        "MIMIC-III",
-        "table-6",
-        "table3",
-        _pattern_over_tolerances,
-        ("gradnorm", "relif"),
-    ),
-    Claim(
-        "7",
-        "Every run completes; a large step size moves ReLiF to a less favourable point; over the targets "
-        "Worst, Macro and Bias stay in the same range, and larger targets touch λ_min more often",
-        "A large step size costs, the target hardly matters",
-        "MIMIC-III",
-        "appendix-b3",
-        "b3",
-        _step_and_target,
-        tuple(dict.fromkeys((*STEP_SIZE_SWEEP, *TARGET_SWEEP))),
-    ),
-    Claim(
-        "8",
-        "The violation rate shows the same separation as Bias: the others stay high at both tolerances, "
-        "ReLiF drops",
-        "Violation rates separate ReLiF as Bias does",
-        "NYUv2",
-        "table-7",
-        "nyuv2",
-        _violation_rates,
-        SEVEN_METHODS,
-        ("dense",),
-        endpoints=(HEADLINE,),
-    ),
-)
-"""The paper's eight claims. ``made_on`` is the data of the paper."""
-
-
 def _calibration(evidence: Evidence) -> list[Part]:
     at = evidence.endpoint.bias
     terms = {("erm", f"{at}calibrated_bias"): 1.0, ("erm", f"{at}bias"): -CALIBRATED_SHARE}
@@ -392,53 +293,27 @@ def _never_there(evidence: Evidence) -> list[Part]:
     return _full_weight(evidence, "relif")
 
 
-PRIMARY = (
-    Claim(
-        "P1",
-        "Temperature scaling takes ERM's Bias below a fifth and costs nothing",
-        "Calibration alone does it",
-        "ours",
-        "table-3",
-        "power",
-        _calibration,
-        ("erm",),
-        endpoints=(HEADLINE, LAST),
-    ),
-    Claim(
-        "P2",
-        "GradNorm's lead is confidence: lower raw Bias than ERM, higher calibrated Bias",
-        "GradNorm's lead is confidence",
-        "ours",
-        "table-3",
-        "power",
-        _confidence,
-        ("erm", "gradnorm"),
-        endpoints=(HEADLINE, LAST),
-    ),
-    Claim(
-        "P3",
-        "The penalty at full weight does what calibration cannot: below ERM, raw and calibrated",
-        "The penalty at weight 1 works",
-        "ours",
-        "table-4",
-        "power",
-        _full_weight,
-        ("erm", "relif_static_1"),
-        endpoints=(HEADLINE, LAST),
-    ),
-    Claim(
-        "P4",
-        "The released controller never gets there: static λ = 1 has lower Bias, raw and calibrated",
-        "The released controller stays behind",
-        "ours",
-        "table-4",
-        "power",
-        _never_there,
-        ("relif", "relif_static_1"),
-        endpoints=(HEADLINE, LAST),
-    ),
-)
-"""The plan's four primary contrasts; a support must hold after Holm over the four."""
+#: How every claim is judged: its parts, the methods that it needs, its kinds of data, and its endpoints.
+_JUDGED: Mapping[str, tuple[Any, ...]] = {
+    "1": (_dense_prediction, SEVEN_METHODS, ("dense",), (HEADLINE,)),
+    "2": (_gradnorm_lowest, ("relif", "gradnorm", "fairgrad")),
+    "3": (_highest_worst, SEVEN_METHODS),
+    "4": (_wide_tolerances, TABLE_2_METHODS, ("clinical",), (HEADLINE,)),
+    "5": (_components, ("erm", "relif", "relif_no_alignment", *STATIC)),
+    "6": (_pattern_over_tolerances, ("gradnorm", "relif")),
+    "7": (_step_and_target, tuple(dict.fromkeys((*STEP_SIZE_SWEEP, *TARGET_SWEEP)))),
+    "8": (_violation_rates, SEVEN_METHODS, ("dense",), (HEADLINE,)),
+    "P1": (_calibration, ("erm",), ("clinical",), (HEADLINE, LAST)),
+    "P2": (_confidence, ("erm", "gradnorm"), ("clinical",), (HEADLINE, LAST)),
+    "P3": (_full_weight, ("erm", "relif_static_1"), ("clinical",), (HEADLINE, LAST)),
+    "P4": (_never_there, ("relif", "relif_static_1"), ("clinical",), (HEADLINE, LAST)),
+}
+_WORDS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+_ALL = [Claim(*words.values(), *_JUDGED[words["number"]]) for words in _WORDS]
+#: The paper's eight claims; ``made_on`` is the data of the paper.
+CLAIMS = tuple(claim for claim in _ALL if claim.made_on != "ours")
+#: The plan's four primary contrasts; a support must hold after Holm over the four.
+PRIMARY = tuple(claim for claim in _ALL if claim.made_on == "ours")
 
 
 def beside_primary(results: ResultSet) -> dict[str, list[Part]]:

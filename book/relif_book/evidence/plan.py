@@ -87,121 +87,67 @@ class Contrast:
         object.__setattr__(self, "needed", needed)
 
 
-def _bias(claim: str, study: str, text: str, seeds: int, effect: float, spread: float = 0.0) -> Contrast:
-    spreads = (spread, spread) if spread else BIAS_SPREAD
-    return Contrast(claim, study, text, "lower", seeds, effect, spreads, subject_error=BIAS_SUBJECTS)
+def _lower(
+    claim: str, study: str, text: str, seeds: int, effect: float,
+    spreads: tuple[float, float] = BIAS_SPREAD, subject_error: float = BIAS_SUBJECTS,
+) -> Contrast:  # fmt: skip
+    return Contrast(claim, study, text, "lower", seeds, effect, spreads, 0.0, subject_error)
 
 
-def _worst(claim: str, study: str, text: str, seeds: int, effect: float) -> Contrast:
-    return Contrast(claim, study, text, "lower", seeds, effect, WORST_SPREAD, subject_error=WORST_SUBJECTS)
+def _equal(
+    claim: str, study: str, text: str, seeds: int, margin: float,
+    spreads: tuple[float, float] = BIAS_SPREAD, subject_error: float = BIAS_SUBJECTS,
+) -> Contrast:  # fmt: skip
+    return Contrast(claim, study, text, "equal", seeds, 0.0, spreads, margin, subject_error)
 
 
-def _same_worst(claim: str, study: str, text: str, seeds: int) -> Contrast:
-    return Contrast(claim, study, text, "equal", seeds, 0.0, WORST_SPREAD, SAME_UTILITY, WORST_SUBJECTS)
-
-
+_WORST = (WORST_SPREAD, WORST_SUBJECTS)
 #: Effects and spreads of the primary contrasts are those of the pilot; a difference of two rows has both
 #: rows' spreads, unpaired.
 PLANNED: tuple[Contrast, ...] = (
-    Contrast(
-        "primary 1",
-        "power",
-        "ERM: calibrated Bias below a fifth of raw Bias",
-        "lower",
-        30,
-        -0.0077,
-        (0.0010, 0.0019),
-        subject_error=BIAS_SUBJECTS,
+    _lower(
+        "primary 1", "power", "ERM: calibrated Bias below a fifth of raw Bias", 30, -0.0077, (0.001, 0.0019)
     ),
-    _bias("primary 2", "power", "GradNorm below ERM, raw", 15, -0.0352, 0.0105),
-    Contrast(
-        "primary 2",
-        "power",
-        "ERM below GradNorm, calibrated",
-        "lower",
-        15,
-        -0.0010,
-        (0.0008, 0.0012),
-        subject_error=0.0001,
-    ),
-    _bias("primary 3", "power", "static λ = 1 below ERM, raw", 30, -0.0291, 0.0173),
-    Contrast(
-        "primary 3",
-        "power",
-        "static λ = 1 below ERM, calibrated",
-        "lower",
-        30,
-        -0.0023,
-        (0.0006, 0.0009),
-        subject_error=0.0001,
-    ),
-    _bias("primary 4", "power", "static λ = 1 below ReLiF as released, raw", 30, -0.0275, 0.0160),
-    Contrast(
+    _lower("primary 2", "power", "GradNorm below ERM, raw", 15, -0.0352, (0.0105, 0.0105)),
+    _lower("primary 2", "power", "ERM below GradNorm, calibrated", 15, -0.001, (0.0008, 0.0012), 0.0001),
+    _lower("primary 3", "power", "static λ = 1 below ERM, raw", 30, -0.0291, (0.0173, 0.0173)),
+    _lower("primary 3", "power", "static λ = 1 below ERM, calibrated", 30, -0.0023, (0.0006, 0.0009), 0.0001),
+    _lower("primary 4", "power", "static λ = 1 below ReLiF as released, raw", 30, -0.0275, (0.016, 0.016)),
+    _lower(
         "primary 4",
         "power",
         "static λ = 1 below ReLiF as released, calibrated",
-        "lower",
         30,
         -0.0018,
         (0.0004, 0.0007),
-        subject_error=0.0001,
+        0.0001,
     ),
-    Contrast(
-        "beside 4",
-        "power",
-        "ReLiF as released like ERM, raw",
-        "equal",
-        30,
-        0.0,
-        BIAS_SPREAD,
-        LIKE_PLAIN,
-        BIAS_SUBJECTS,
-    ),
-    Contrast(
+    _equal("beside 4", "power", "ReLiF as released like ERM, raw", 30, LIKE_PLAIN),
+    _equal(
         "beside 4",
         "power",
         "ReLiF as released like ERM, calibrated",
-        "equal",
         30,
-        0.0,
-        (0.0006, 0.0009),
         LIKE_PLAIN_CALIBRATED,
+        (0.0006, 0.0009),
         0.0001,
     ),
-    _bias("2, 6", "table3", "GradNorm below ReLiF in Bias", 7, -0.0336, 0.0100),
-    _worst("2, 6", "table3", "ReLiF above GradNorm in Worst", 7, -0.010),
-    _worst("2", "table3", "FairGrad above another method in Worst", 7, -0.010),
-    _bias("2", "table3", "ReLiF below FairGrad in Bias", 7, -0.010),
-    _worst("3", "table3", "ReLiF above another method in Worst", 7, -0.010),
-    _bias("5", "power", "ReLiF as released below ERM in Bias", 30, -0.0016),
-    _same_worst("5", "power", "ReLiF as released like ERM in Worst", 30),
-    _bias("5", "power", "ReLiF as released below no alignment in Bias", 30, -0.0095),
-    Contrast(
-        "5",
-        "power",
-        "no alignment like ERM in Bias",
-        "equal",
-        30,
-        0.0,
-        BIAS_SPREAD,
-        SIMILAR_RISE,
-        BIAS_SUBJECTS,
+    _lower("2, 6", "table3", "GradNorm below ReLiF in Bias", 7, -0.0336, (0.01, 0.01)),
+    _lower("2, 6", "table3", "ReLiF above GradNorm in Worst", 7, -0.01, *_WORST),
+    _lower("2", "table3", "FairGrad above another method in Worst", 7, -0.01, *_WORST),
+    _lower("2", "table3", "ReLiF below FairGrad in Bias", 7, -0.01),
+    _lower("3", "table3", "ReLiF above another method in Worst", 7, -0.01, *_WORST),
+    _lower("5", "power", "ReLiF as released below ERM in Bias", 30, -0.0016),
+    _equal("5", "power", "ReLiF as released like ERM in Worst", 30, SAME_UTILITY, *_WORST),
+    _lower("5", "power", "ReLiF as released below no alignment in Bias", 30, -0.0095),
+    _equal("5", "power", "no alignment like ERM in Bias", 30, SIMILAR_RISE),
+    _lower("5", "power", "ReLiF as released below the mean of five static weights in Bias", 15, -0.01),
+    _lower(
+        "5", "power", "ReLiF as released above the mean of five static weights in Worst", 15, -0.01, *_WORST
     ),
-    _bias("5", "power", "ReLiF as released below the mean of five static weights in Bias", 15, -0.010),
-    _worst("5", "power", "ReLiF as released above the mean of five static weights in Worst", 15, -0.010),
-    _bias("7", "b3", "η = 0.001 below η = 1 in Bias", 7, -0.010),
-    _same_worst("7", "b3", "another target like ρ* = 0.16 in Worst", 7),
-    Contrast(
-        "7",
-        "b3",
-        "another target like ρ* = 0.16 in Bias",
-        "equal",
-        7,
-        0.0,
-        BIAS_SPREAD,
-        SAME_BIAS,
-        BIAS_SUBJECTS,
-    ),
+    _lower("7", "b3", "η = 0.001 below η = 1 in Bias", 7, -0.01),
+    _equal("7", "b3", "another target like ρ* = 0.16 in Worst", 7, SAME_UTILITY, *_WORST),
+    _equal("7", "b3", "another target like ρ* = 0.16 in Bias", 7, SAME_BIAS),
 )
 
 
