@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
+from relif_core.domains import check_domains
 from relif_core.errors import InputError, RecordError
 
 __all__ = [
@@ -35,8 +36,7 @@ class Controller:
     """
 
     def __init__(self, initial: float, ema: float) -> None:
-        self._require(math.isfinite(initial) and initial >= 0, f"initial must be at least 0, got {initial}")
-        self._require(0 < ema <= 1, f"ema must lie in (0, 1], got {ema}")
+        check_domains(type(self).__name__, initial=initial, ema=ema)
         self.initial = initial
         self.ema = ema
         self._weight = float(initial)
@@ -139,12 +139,11 @@ class _BoundedController(Controller):
         self, target: float, initial: float, minimum: float, maximum: float, warmup: int, ema: float
     ) -> None:
         super().__init__(initial, ema)
-        self._require(0 <= target <= 1, f"target must lie in [0, 1], got {target}")
+        check_domains(type(self).__name__, target=target, minimum=minimum, maximum=maximum, warmup=warmup)
         self._require(
-            0 < minimum <= initial <= maximum < math.inf,
-            f"0 < minimum <= initial <= maximum must hold, got {minimum}, {initial}, {maximum}",
+            minimum <= initial <= maximum,
+            f"minimum <= initial <= maximum must hold, got {minimum}, {initial}, {maximum}",
         )
-        self._require(warmup >= 0, f"warmup must not be negative, got {warmup}")
         self.target = target
         self.minimum = minimum
         self.maximum = maximum
@@ -201,7 +200,7 @@ class ViolationController(_BoundedController):
         ema: float = 0.1,
     ) -> None:
         super().__init__(target, initial, minimum, maximum, warmup, ema)
-        self._require(0 <= step_size < math.inf, f"step_size must not be negative, got {step_size}")
+        check_domains(type(self).__name__, step_size=step_size)
         self.step_size = step_size
 
     def _respond(self, error: float) -> float:
@@ -255,8 +254,7 @@ class ProportionalIntegralController(_BoundedController):
         ema: float = 0.1,
     ) -> None:
         super().__init__(target, initial, minimum, maximum, warmup, ema)
-        for name, gain in (("proportional_gain", proportional_gain), ("integral_gain", integral_gain)):
-            self._require(0 <= gain < math.inf, f"{name} must not be negative, got {gain}")
+        check_domains(type(self).__name__, proportional_gain=proportional_gain, integral_gain=integral_gain)
         self.proportional_gain = proportional_gain
         self.integral_gain = integral_gain
         self._integral = 0.0

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
+from relif_core.domains import check_domains
 from relif_core.errors import InputError
 from relif_core.settings import SurrogateSettings
 from relif_core.surrogate import VALID_SCORE, LipschitzSurrogate, SurrogateOutput
@@ -37,8 +38,7 @@ class AuditPenalty(nn.Module):
 
     def __init__(self, tolerance: float) -> None:
         super().__init__()
-        if not 0 <= tolerance <= 1:
-            raise InputError(f"AuditPenalty: tolerance must lie in [0, 1], got {tolerance}")
+        check_domains("AuditPenalty", tolerance=tolerance)
         self.tolerance = tolerance
 
     def forward(self, embeddings: Tensor, scores: Mapping[str, Tensor]) -> SurrogateOutput:
@@ -88,10 +88,7 @@ class SimilarPairsPenalty(nn.Module):
 
     def __init__(self, slope: float, neighbours: int = 5) -> None:
         super().__init__()
-        if not 0 <= slope < torch.inf:
-            raise InputError(f"SimilarPairsPenalty: slope must not be negative, got {slope}")
-        if neighbours < 1:
-            raise InputError(f"SimilarPairsPenalty: neighbours must be at least 1, got {neighbours}")
+        check_domains("SimilarPairsPenalty", slope=slope, neighbours=neighbours)
         self.slope, self.neighbours = slope, neighbours
 
     def forward(self, features: Tensor, scores: Mapping[str, Tensor]) -> SurrogateOutput:

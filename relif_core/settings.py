@@ -8,13 +8,13 @@ is not at its default, so that earlier keys stand.
 
 import dataclasses
 import functools
-import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+from relif_core.domains import check_domains
 from relif_core.errors import InputError
 from relif_core.methods import method_of
 from relif_core.options import nested, read_pairs, typed_value
@@ -28,16 +28,6 @@ ADDED: Mapping[str, Any] = {"added_after_records_were_made": True}
 #:    the mean normal; dropout masks are drawn only where a head reads; AdamW is fused; validation runs in the
 #:    training precision; GradNorm's weights take Adam steps; every epoch is audited (``epoch/`` arrays).
 REVISION = 2
-
-#: A range in words, and the test of a number for it (NaN fails every comparison).
-Range = tuple[str, Callable[[Any], bool]]
-POSITIVE: Range = ("be positive and finite", lambda value: 0 < value < math.inf)
-NOT_NEGATIVE: Range = ("be finite and not negative", lambda value: 0 <= value < math.inf)
-AT_LEAST_ONE: Range = ("be at least 1", lambda value: value >= 1)
-AT_LEAST_TWO: Range = ("be at least 2", lambda value: value >= 2)
-SHARE: Range = ("lie in [0, 1]", lambda value: 0 <= value <= 1)
-BELOW_ONE: Range = ("lie in [0, 1)", lambda value: 0 <= value < 1)
-EMA: Range = ("lie in (0, 1]", lambda value: 0 < value <= 1)
 
 
 @functools.cache
@@ -66,30 +56,19 @@ class Checked:
         InputError: Naming the setting, its value and what it must be.
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {}
-
     def __post_init__(self) -> None:
-        """Check every field's type, then its range; None is outside no range."""
-        owner = type(self).__name__
+        """Check every field's type, then its domain."""
+        owner, values = type(self).__name__, {}
         for name, expected in _hints(type(self)).items():  # type: ignore[arg-type]
-            value = getattr(self, name)
+            values[name] = value = getattr(self, name)
             if not _fits(value, expected):
                 raise InputError(f"{owner}.{name} = {value!r} does not fit {expected}")
-            text, holds = self.ranges.get(name, ("", lambda value: True))
-            if value is not None and not holds(value):
-                raise InputError(f"{owner}.{name} must {text}, got {value}")
+        check_domains(owner, **values)
 
 
 @dataclass(frozen=True)
 class ModelSettings(Checked):
     """The clinical model: a shared LSTM and one two-layer head per task."""
-
-    ranges: ClassVar = {
-        "hidden": AT_LEAST_ONE,
-        "layers": AT_LEAST_ONE,
-        "dropout": BELOW_ONE,
-        "head_width": AT_LEAST_ONE,
-    }
 
     hidden: int = 256
     layers: int = 2
@@ -128,18 +107,6 @@ class TrainingSettings(Checked):
         evaluate_every: Epochs are evaluated, and may be selected, every so many, and at the end.
     """
 
-    ranges: ClassVar = {
-        "epochs": AT_LEAST_ONE,
-        "batch_size": AT_LEAST_TWO,
-        "learning_rate": POSITIVE,
-        "weight_decay": NOT_NEGATIVE,
-        "gradient_clip": NOT_NEGATIVE,
-        "patience": AT_LEAST_ONE,
-        "evaluate_every": AT_LEAST_ONE,
-        "minimum_improvement": NOT_NEGATIVE,
-        "maximum_hours": AT_LEAST_ONE,
-    }
-
     epochs: int = 100
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -165,17 +132,6 @@ class SurrogateSettings(Checked):
         slope: L of "similar_pairs": the allowed gap per distance.
         neighbours: Of each sample.
     """
-
-    ranges: ClassVar = {
-        "huber_width": POSITIVE,
-        "hinge_width": POSITIVE,
-        "prototypes": AT_LEAST_ONE,
-        "distance_floor": NOT_NEGATIVE,
-        "ema": EMA,
-        "tolerance": SHARE,
-        "slope": NOT_NEGATIVE,
-        "neighbours": AT_LEAST_ONE,
-    }
 
     huber_width: float = 0.1
     hinge_width: float = 0.05
@@ -206,17 +162,6 @@ class ControllerSettings(Checked):
         proportional_gain: Of "proportional_integral" alone.
     """
 
-    ranges: ClassVar = {
-        "target": SHARE,
-        "step_size": NOT_NEGATIVE,
-        "initial": NOT_NEGATIVE,
-        "minimum": POSITIVE,
-        "maximum": POSITIVE,
-        "warmup": NOT_NEGATIVE,
-        "ema": EMA,
-        "proportional_gain": NOT_NEGATIVE,
-    }
-
     kind: Literal["feedback", "constant", "proportional_integral"] = "feedback"
     target: float = 0.16
     step_size: float = 0.001
@@ -241,13 +186,6 @@ class ControllerSettings(Checked):
 class AuditSettings(Checked):
     """The audit of a finished run: the prototypes of induced tolerances and the sampled protocol's draws."""
 
-    ranges: ClassVar = {
-        "prototypes": AT_LEAST_ONE,
-        "pair_seed": NOT_NEGATIVE,
-        "pool_size": AT_LEAST_ONE,
-        "pairs": AT_LEAST_ONE,
-    }
-
     prototypes: int = 5
     pair_seed: int = 42
     pool_size: int = 256
@@ -257,8 +195,6 @@ class AuditSettings(Checked):
 @dataclass(frozen=True)
 class RunSettings(Checked):
     """One training run: a balancer, with or without the penalty, a seed and every number in force."""
-
-    ranges: ClassVar = {"seed": NOT_NEGATIVE}
 
     method: str = "relif"
     balancer: str = "erm"

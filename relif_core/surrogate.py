@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from relif_core.domains import check_domains
 from relif_core.errors import InputError
 
 __all__ = ["LipschitzSurrogate", "SurrogateOutput", "huber", "huberized_hinge"]
@@ -133,15 +134,14 @@ class LipschitzSurrogate(nn.Module):
         align: bool = True,
     ) -> None:
         super().__init__()
-        for name, value, allowed, text in (
-            ("huber_width", huber_width, huber_width > 0, "be positive"),
-            ("hinge_width", hinge_width, hinge_width > 0, "be positive"),
-            ("prototypes", prototypes, prototypes >= 1, "be at least 1"),
-            ("distance_floor", distance_floor, distance_floor >= 0, "not be negative"),
-            ("ema", ema, 0 < ema <= 1, "lie in (0, 1]"),
-        ):
-            if not allowed:
-                raise InputError(f"LipschitzSurrogate: {name} must {text}, got {value}")
+        check_domains(
+            "LipschitzSurrogate",
+            huber_width=huber_width,
+            hinge_width=hinge_width,
+            prototypes=prototypes,
+            distance_floor=distance_floor,
+            ema=ema,
+        )
         self.huber_width = huber_width
         self.hinge_width = hinge_width
         self.prototypes = prototypes

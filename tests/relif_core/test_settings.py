@@ -2,6 +2,7 @@
 
 import pytest
 
+from relif_core.domains import DOMAINS
 from relif_core.errors import InputError
 from relif_core.methods import METHODS
 from relif_core.record import run_key
@@ -104,6 +105,19 @@ def test_mistakes_are_named(method: str, changes: dict[str, object], message: st
 def test_values_outside_their_range_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         method_settings("relif", **changes)
+
+
+def test_every_number_among_the_settings_has_a_domain_and_every_domain_a_setting() -> None:
+    parts = {**as_json(RunSettings(revision=1)), "added": {"evaluate_every": 2, "maximum_hours": 48}}
+    parts["surrogate"] |= {"tolerance": 0.1, "slope": 0.2, "neighbours": 5}
+    flat = [parts, *(part for part in parts.values() if isinstance(part, dict))]
+    numbers = {
+        name
+        for part in flat
+        for name, value in part.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    assert DOMAINS.keys() - {"integral_gain"} == numbers - {"revision"}
 
 
 def test_ranges_hold_for_settings_made_directly_and_read_back() -> None:

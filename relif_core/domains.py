@@ -1,0 +1,49 @@
+"""The domain of every setting by its name: one table for the settings and for the classes that take them."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from relif_core.errors import InputError
+
+#: What a value must do in words, the test of it (NaN fails every comparison), and the settings it is for.
+_TABLE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "be positive and finite",
+        lambda value: 0 < value < math.inf,
+        "learning_rate huber_width hinge_width minimum maximum",
+    ),
+    (
+        "be finite and not negative",
+        lambda value: 0 <= value < math.inf,
+        "weight_decay gradient_clip minimum_improvement distance_floor slope step_size initial warmup"
+        " proportional_gain integral_gain pair_seed seed",
+    ),
+    (
+        "be at least 1",
+        lambda value: value >= 1,
+        "hidden layers head_width epochs patience evaluate_every maximum_hours prototypes neighbours"
+        " pool_size pairs",
+    ),
+    ("be at least 2", lambda value: value >= 2, "batch_size"),
+    ("lie in [0, 1]", lambda value: 0 <= value <= 1, "tolerance target"),
+    ("lie in [0, 1)", lambda value: 0 <= value < 1, "dropout"),
+    ("lie in (0, 1]", lambda value: 0 < value <= 1, "ema"),
+)
+DOMAINS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    name: (must, holds) for must, holds, names in _TABLE for name in names.split()
+}
+
+
+def check_domains(owner: str, **values: Any) -> None:
+    """Refuse settings outside their domain; None and a name without a domain are outside none.
+
+    >>> check_domains("Controller", target=0.16, ema=0.1, kind="feedback")
+
+    Raises:
+        InputError: Naming owner, setting, what it must be, and its value.
+    """
+    for name, value in values.items():
+        must, holds = DOMAINS.get(name, ("", lambda value: True))
+        if value is not None and not holds(value):
+            raise InputError(f"{owner}.{name} must {must}, got {value}")
