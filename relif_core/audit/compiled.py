@@ -44,7 +44,7 @@ def _cross(
     within: np.ndarray | None,
     exceeded: np.ndarray | None,
 ) -> None:
-    """Count across as ``exact._cross`` does, in one merge without a branch that could be guessed wrong."""
+    """Count across as ``exact.cross`` does, in one merge without a branch that could be guessed wrong."""
     x = y = 0
     while y < len(high) and high[y] - low[0] <= tolerance:
         if exceeded is not None:
@@ -65,19 +65,18 @@ def _cross(
 
 
 def _sample_terms(
-    values: np.ndarray, prefix: np.ndarray, tolerance: float, excess: np.ndarray, count: np.ndarray
+    values: np.ndarray, prefix: np.ndarray, tolerance: float, excess: np.ndarray, rate: np.ndarray
 ) -> None:
     """Turn counts into terms as ``exact._sample_terms`` does."""
     size = len(prefix) - 1
-    within = excess.view(np.int64)
+    within, exceeded = excess.view(np.int64), rate.view(np.int64)
     for k in range(len(values)):
-        above, under = size - within[k], count[k]
+        above, under = size - within[k], exceeded[k]
         if above + under == 0:
-            excess[k] = 0
+            excess[k] = rate[k] = 0
             continue
-        mean = prefix[size] - prefix[within[k]]
-        mean -= above * (values[k] + tolerance)
-        mean += under * (values[k] - tolerance)
-        mean -= prefix[under]
+        mean = prefix[size] - (prefix[within[k]] + prefix[under])
+        mean -= (values[k] + tolerance) * above
+        mean += (values[k] - tolerance) * under
         excess[k] = mean / size
-        count[k] = above + under
+        rate[k] = (above + under) / size

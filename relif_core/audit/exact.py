@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import sub
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from relif_core.audit.pools import (
 from relif_core.errors import InputError
 
 _ONE = np.uint64(1)
-_BLOCK = 1 << 14
+_BLOCK = 1 << 13
 _SMALL = 1 << 12
 _ROUNDING = 2.0**-50  # more than rounding moves a score and a tolerance of at most 1
 
@@ -53,8 +54,10 @@ class PairTerms:
         yield self.rate_first, self.rate_second, self.violation_rate
 
 
-def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
-    """Return exact Bias, violation rate and per-sample means of a task pair in O(n_i + n_j) time and memory.
+def pair_terms(
+    first: Pool, second: Pool, tolerance: float, within: tuple[np.ndarray, np.ndarray] | None = None
+) -> PairTerms:
+    """Return exact Bias, violation rate and per-sample means of one task pair in O(n_i + n_j).
 
     For x of the first pool let a be the number of y with y − x > δ and b the number with x − y > δ. With
     prefix sums S of the n_j sorted scores y,
@@ -63,25 +66,34 @@ def pair_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
         P_y(|x − y| > δ) = (a + b) / n_j,
 
     and the means over x are Bias and violation rate. Gap and comparison are those of float64 arithmetic:
-    a pair counts exactly when ``abs(x - y) > tolerance`` is true.
+    a pair counts exactly when ``abs(x - y) > tolerance`` is true. ``within`` are, where they are known, the
+    numbers of y up to x + δ for each x, and of x up to y + δ for each y.
     """
     if first.weights is not None and second.weights is not None:
         return _weighted_terms(first, second, tolerance)
-    bias_first, count_first = np.empty(first.size), np.empty(first.size, dtype=np.int64)
-    bias_second, count_second = np.empty(second.size), np.empty(second.size, dtype=np.int64)
-    cross, sample_terms = compiled.loaded() or (_cross, _sample_terms)
-    cross(first.values, second.values, tolerance, bias_first.view(np.int64), count_second)
-    cross(second.values, first.values, tolerance, bias_second.view(np.int64), count_first)
-    sample_terms(first.values, second.prefix, tolerance, bias_first, count_first)
-    sample_terms(second.values, first.prefix, tolerance, bias_second, count_second)
-    violations = int(count_first.sum())
+    bias_first, rate_first, bias_second, rate_second = (
+        np.empty(pool.size) for pool in (first, first, second, second)
+    )
+    merge, sample_terms = compiled.loaded() or (cross, _sample_terms)
+    within_first, exceeded_second = bias_first.view(np.int64), rate_second.view(np.int64)
+    within_second, exceeded_first = bias_second.view(np.int64), rate_first.view(np.int64)
+    if within is None:
+        merge(first.values, second.values, tolerance, within_first, exceeded_second)
+        merge(second.values, first.values, tolerance, within_second, exceeded_first)
+    else:
+        within_first[:], within_second[:] = within
+        for reached, found in ((within_first, exceeded_second), (within_second, exceeded_first)):
+            np.cumsum(np.bincount(reached, minlength=len(found) + 1)[:-1], out=found)
+    violations = 2 * first.size * second.size - int(within_first.sum()) - int(within_second.sum())
+    sample_terms(first.values, second.prefix, tolerance, bias_first, rate_first)
+    sample_terms(second.values, first.prefix, tolerance, bias_second, rate_second)
     return PairTerms(
         bias=max(0.0, float(bias_first.mean())) if violations else 0.0,
         violation_rate=violations / (first.size * second.size),
         bias_first=bias_first,
         bias_second=bias_second,
-        rate_first=count_first / second.size,
-        rate_second=count_second / first.size,
+        rate_first=rate_first,
+        rate_second=rate_second,
     )
 
 
@@ -115,29 +127,36 @@ def _weighted_means(values: np.ndarray, other: Pool, tolerance: float) -> tuple[
 
 
 def _sample_terms(
-    values: np.ndarray, prefix: np.ndarray, tolerance: float, excess: np.ndarray, count: np.ndarray
+    values: np.ndarray, prefix: np.ndarray, tolerance: float, excess: np.ndarray, rate: np.ndarray
 ) -> None:
-    """Overwrite counts with their results: E_y[(|x − y| − δ)_+] and the number of violating y of each x.
+    """Write E_y[(|x − y| − δ)_+] and P_y(|x − y| > δ) for each x over the counts that are their sources.
 
-    ``excess``, read as int64, comes with the number of the other pool's scores up to x + δ, ``count`` with
+    ``excess``, read as int64, comes with the number of the other pool's scores up to x + δ, ``rate`` with
     the number of those more than δ under x; ``prefix`` are the other pool's prefix sums.
     """
     size = len(prefix) - 1
     for part in _blocks(len(values)):
-        own, inside, under = values[part], excess[part].view(np.int64), count[part]
+        own, inside, under = values[part], excess[part].view(np.int64), rate[part].view(np.int64)
         if inside[0] == size and under[-1] == 0:
-            excess[part] = 0
+            excess[part] = rate[part] = 0
             continue
-        above = size - inside
-        mean = prefix[-1] - prefix[inside]
-        mean -= above * (own + tolerance)
-        mean += under * (own - tolerance)
-        mean -= prefix[under]
+        mean = prefix.take(inside)
+        mean += prefix.take(under)
+        np.subtract(prefix[-1], mean, out=mean)
+        above = np.subtract(size, inside).astype(np.float64)
+        below = under.astype(np.float64)
+        reached = own + tolerance
+        reached *= above
+        mean -= reached
+        np.subtract(own, tolerance, out=reached)
+        reached *= below
+        mean += reached
+        above += below
         np.divide(mean, size, out=excess[part])
-        under += above
+        np.divide(above, size, out=rate[part])
 
 
-def _cross(
+def cross(
     low: np.ndarray,
     high: np.ndarray,
     tolerance: float,
@@ -167,9 +186,10 @@ def _cross(
     if exceeded is not None:
         exceeded[: edges[0]] = 0
         exceeded[edges[-1] :] = end
+    room = np.empty(_BLOCK + max(map(sub, edges[1:], edges), default=0), dtype=np.uint64)
     for part, (first, last) in zip(_blocks(end), pairwise(edges), strict=True):
         values = low[part.start : min(part.stop, end)]
-        keys = np.empty(len(values) + last - first, dtype=np.uint64)
+        keys = room[: len(values) + last - first]
         np.left_shift(reach(values, tolerance).view(np.uint64), _ONE, out=keys[: len(values)])
         keys[: len(values)] |= _ONE
         np.left_shift(high[first:last].view(np.uint64), _ONE, out=keys[len(values) :])
@@ -286,14 +306,35 @@ def _pair_curve(first: Pool, second: Pool, deltas: np.ndarray) -> tuple[np.ndarr
         found = [pair_terms(first, second, delta) for delta in deltas.tolist()]
         return np.array([one.bias for one in found]), np.array([one.violation_rate for one in found])
     bias, rate = np.zeros(len(deltas)), np.zeros(len(deltas))
-    excess, count = np.empty(first.size), np.empty(first.size, dtype=np.int64)
-    cross, sample_terms = compiled.loaded(len(deltas) * (first.size + second.size)) or (_cross, _sample_terms)
+    within = np.empty(max(first.size, second.size), dtype=np.int64)
+    merge, _ = compiled.loaded(len(deltas) * (first.size + second.size)) or (cross, None)
     for position, delta in enumerate(deltas.tolist()):
-        cross(first.values, second.values, delta, excess.view(np.int64), None)
-        cross(second.values, first.values, delta, None, count)
-        sample_terms(first.values, second.prefix, delta, excess, count)
-        violations = int(count.sum())
+        excess, violations = 0.0, 0
+        for own, other in ((first, second), (second, first)):
+            merge(own.values, other.values, delta, within[: own.size], None)
+            beyond, above = _one_sided(own.values, other.prefix, delta, within[: own.size])
+            excess, violations = excess + beyond, violations + above
         if violations:
-            bias[position] = max(0.0, float(excess.mean()))
+            bias[position] = max(0.0, excess / (first.size * second.size))
             rate[position] = violations / (first.size * second.size)
     return bias, rate
+
+
+def _one_sided(
+    values: np.ndarray, prefix: np.ndarray, tolerance: float, within: np.ndarray
+) -> tuple[float, int]:
+    """Return Σ_x Σ_y (y − x − δ)_+ and the number of pairs with y − x > δ, from those of y up to x + δ."""
+    size = len(prefix) - 1
+    excess, violations = 0.0, 0
+    for part in _blocks(len(values)):
+        inside = within[part]
+        if inside[0] == size:
+            break
+        above = np.subtract(size, inside)
+        violations += int(above.sum())
+        terms = np.subtract(prefix[-1], prefix.take(inside))
+        reached = values[part] + tolerance
+        reached *= above
+        terms -= reached
+        excess += float(terms.sum())
+    return excess, violations

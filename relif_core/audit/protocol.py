@@ -1,9 +1,9 @@
 """The audit itself: from scores and a tolerance to a result, under the exact or the sampled protocol."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from relif_core.audit import compiled
 from relif_core.audit.door import columns, is_frame
 from relif_core.audit.exact import PairTerms, pair_terms
+from relif_core.audit.groups import audit_groups
 from relif_core.audit.pools import (
     Pair,
     Pool,
@@ -25,11 +26,18 @@ from relif_core.audit.pools import (
     task_pairs,
     weighted_pool,
 )
+from relif_core.audit.ranks import Ranks
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
 from relif_core.audit.sampled import SampledPair, sampled_pairs, sampled_pools
-from relif_core.audit.subject_ids import subject_codes
+from relif_core.audit.sorting import stable_order
+from relif_core.audit.subject_ids import fingerprint, subject_codes
 from relif_core.audit.uncertainty import SampleSpread, SubjectSpread
 from relif_core.errors import InputError
+
+#: From so many tasks on, all pools are ranked together.
+MANY_TASKS = 6
+#: Groups are audited together until they have so many samples, which stay in the processor's cache.
+TOGETHER = 1 << 14
 
 
 def audit(
@@ -156,14 +164,23 @@ def _audit(
     used, codes, draws = scores, clusters.codes if clusters else None, None
     if sampling:
         used, codes, draws = _sample(scores, codes, tolerances, sampling)
-    if weights is None:
+    ranks = None
+    if weights is None and len(used) >= MANY_TASKS and len(set(tolerances.values())) == 1:
+        ranks = Ranks(used)
+        pools = ranks.pools
+        ordered = {task: codes[task][order] for task, order in ranks.orders.items()} if codes else {}
+        spread = _spread(pools, ordered, clusters, len(tolerances))
+    elif weights is None:
         pools, spread = _sorted(used, codes, clusters, len(tolerances))
     else:
         pools, spread = _weighted(used, weights, clusters, len(tolerances))
     compiled.loaded((len(pools) - 1) * sum(pool.size for pool in pools.values()))
     rows, draw_variance = [], np.zeros(2)
     for pair in task_pairs(list(pools)):
-        row, variance = _audit_pair(pair, pools, tolerances[pair], spread, draws[pair] if draws else None)
+        delta = tolerances[pair]
+        within = (ranks.within(pair, delta), ranks.within(pair[::-1], delta)) if ranks else None
+        terms = pair_terms(pools[pair[0]], pools[pair[1]], delta, within)
+        row, variance = _audit_pair(pair, delta, terms, spread, draws[pair] if draws else None)
         rows.append(row)
         draw_variance += variance / len(tolerances) ** 2
     found = spread.total()
@@ -219,13 +236,19 @@ def _sorted(
     pairs: int,
 ) -> tuple[dict[str, Pool], SubjectSpread | SampleSpread]:
     """Sort every pool once and prepare the standard errors that fit what is known of its samples."""
-    if clusters is None or codes is None:
-        pools = {task: sorted_pool(values) for task, values in scores.items()}
-        return pools, SampleSpread(pools, pairs)
-    carried = {task: sorted_pool_with_codes(scores[task], codes[task]) for task in scores}
-    pools = {task: pool for task, (pool, _) in carried.items()}
-    ordered_codes = {task: ordered for task, (_, ordered) in carried.items()}
-    return pools, SubjectSpread(pools, ordered_codes, clusters.ids, pairs)
+    if codes is None:
+        pools, ordered = {task: sorted_pool(values) for task, values in scores.items()}, {}
+    else:
+        carried = {task: sorted_pool_with_codes(scores[task], codes[task]) for task in scores}
+        pools = {task: pool for task, (pool, _) in carried.items()}
+        ordered = {task: own for task, (_, own) in carried.items()}
+    return pools, _spread(pools, ordered, clusters, pairs)
+
+
+def _spread(
+    pools: dict[str, Pool], codes: dict[str, np.ndarray], clusters: _Clusters | None, pairs: int
+) -> SubjectSpread | SampleSpread:
+    return SubjectSpread(pools, codes, clusters.ids, pairs) if clusters else SampleSpread(pools, pairs)
 
 
 def _weighted(
@@ -245,14 +268,12 @@ def _weighted(
 
 def _audit_pair(
     pair: Pair,
-    pools: dict[str, Pool],
     tolerance: float,
+    terms: PairTerms,
     spread: SubjectSpread | SampleSpread,
     draws: SampledPair | None,
 ) -> tuple[PairAudit, np.ndarray]:
-    """Return one pair's row and the variances [2] of Bias and violation rate that drawing pairs adds."""
-    first, second = pools[pair[0]], pools[pair[1]]
-    terms = pair_terms(first, second, tolerance)
+    """Return the row of one task pair and the variances [2] that drawing pairs adds to it."""
     found = spread.add(pair, terms)
     bias, rate, variance = _estimates(terms, draws)
     bias_se, rate_se = np.sqrt(found.errors**2 + variance).tolist()
@@ -260,7 +281,7 @@ def _audit_pair(
     row = PairAudit(
         tasks=pair,
         tolerance=tolerance,
-        samples=(first.size, second.size),
+        samples=(len(terms.bias_first), len(terms.bias_second)),
         clusters=found.units,
         bias_freedom=bias_freedom,
         violation_rate_freedom=rate_freedom,
@@ -290,26 +311,16 @@ def _fingerprint(
     *,
     ordered: bool,
 ) -> str:
-    """Hash which subjects lie in which pool, how often and how heavy; sampled pools also in which order.
-
-    Without subject ids only the sizes and the weights are known.
-    """
-    digest = hashlib.sha256()
-    for task, values in scores.items():
-        digest.update(f"{task}\0{len(values)}\0".encode())
-    if clusters is not None:
-        ids = clusters.ids
-        digest.update(
-            "\0".join(ids.tolist()).encode() if ids.dtype.kind == "U" else ids.astype(np.int64).tobytes()
-        )
-        for codes in clusters.codes.values():
-            digest.update(
-                (codes if ordered else np.bincount(codes, minlength=len(ids))).astype(np.int64).tobytes()
-            )
+    """Hash which subjects lie in which pool, how often and how heavy; sampled pools also in which order."""
+    members: list[np.ndarray] = []
+    count = len(clusters.ids) if clusters else 0
+    if clusters:
+        members = [own if ordered else np.bincount(own, minlength=count) for own in clusters.codes.values()]
     for task, own in (weights or {}).items():
-        held = np.sort(own) if clusters is None else np.bincount(clusters.codes[task], own, len(clusters.ids))
-        digest.update(np.round(held / own.sum(), 12).tobytes())
-    return digest.hexdigest()[:32]
+        held = np.bincount(clusters.codes[task], own, count) if clusters else np.sort(own)
+        members.append(held / own.sum())
+    sizes = {task: len(values) for task, values in scores.items()}
+    return fingerprint(sizes, clusters.ids if clusters else None, members)
 
 
 def _audit_groups(
@@ -321,27 +332,46 @@ def _audit_groups(
     weights: dict[str, np.ndarray] | None,
     labels: dict[str, np.ndarray],
 ) -> tuple[dict[str, AuditResult], dict[str, str]]:
-    """Audit every group by itself: labels encoded once, samples sorted once, groups as slices."""
+    """Audit every group by itself, many together where exact and unweighted; tell which are left out."""
     names, codes = subject_codes(labels)
-    order = {task: np.argsort(codes[task], kind="stable") for task in scores}
-    numbers = {task: np.bincount(codes[task], minlength=len(names)) for task in scores}
-    ends = {task: np.cumsum(number).tolist() for task, number in numbers.items()}
-    ordered = {task: values[order[task]] for task, values in scores.items()}
-    ids = {task: subjects[task][order[task]] for task in scores} if subjects else None
-    held = {task: own[order[task]] for task, own in weights.items()} if weights else None
-    results: dict[str, AuditResult] = {}
+    numbers = {task: np.bincount(own, minlength=len(names)) for task, own in codes.items()}
+    held = {task: np.bincount(codes[task], own, len(names)) for task, own in (weights or {}).items()}
     left_out: dict[str, str] = {}
-    for group, label in enumerate(names.tolist()):
-        empty = [task for task in scores if numbers[task][group] == 0]
-        if empty:
-            left_out[str(label)] = f"no sample in the pools of {', '.join(empty)}"
-            continue
-        part = {task: slice(end[group] - numbers[task][group], end[group]) for task, end in ends.items()}
-        own = {task: ordered[task][place] for task, place in part.items()}
-        own_ids = {task: ids[task][place] for task, place in part.items()} if ids else None
-        own_weights = {task: held[task][place] for task, place in part.items()} if held else None
-        if own_weights and any(one.sum() == 0 for one in own_weights.values()):
-            left_out[str(label)] = "no sample of some pool has a weight above 0"
-            continue
-        results[str(label)] = _audit(own, tolerances, own_ids, sampling, context, own_weights)
+    full = np.min(list(numbers.values()), axis=0) > 0
+    for group in np.flatnonzero(~full).tolist():
+        empty = [task for task, number in numbers.items() if number[group] == 0]
+        left_out[str(names[group])] = f"no sample in the pools of {', '.join(empty)}"
+    if held:
+        light = full & (np.min(list(held.values()), axis=0) == 0)
+        left_out.update(dict.fromkeys(map(str, names[light]), "no sample of some pool has a weight above 0"))
+        full &= ~light
+    kept = [str(name) for name in names[full].tolist()]
+    if not kept:
+        return {}, left_out
+    ends = {task: np.append(0, np.cumsum(number[full])) for task, number in numbers.items()}
+    order = {task: stable_order(own) for task, own in codes.items()}
+    if left_out:
+        order = {task: own[full[codes[task][own]]] for task, own in order.items()}
+    together = not sampling and not weights
+    edges = [
+        0,
+        *(np.flatnonzero(np.diff(np.sum(list(ends.values()), axis=0)[1:] // TOGETHER)) + 1).tolist(),
+        len(kept),
+    ]
+    results: dict[str, AuditResult] = {}
+    for first, last in pairwise(edges if together else range(len(kept) + 1)):
+        places = {task: own[ends[task][first] : ends[task][last]] for task, own in order.items()}
+        own, own_ids, own_weights = (
+            {task: values[task][place] for task, place in places.items()} if values else None
+            for values in (scores, subjects, weights)
+        )
+        assert own is not None
+        if together:
+            parts = {
+                task: np.repeat(np.arange(last - first), np.diff(ends[task][first : last + 1]))
+                for task in own
+            }
+            results |= audit_groups(own, parts, kept[first:last], tolerances, own_ids, context)
+        else:
+            results[kept[first]] = _audit(own, tolerances, own_ids, sampling, context, own_weights)
     return results, left_out

@@ -21,6 +21,11 @@ def sorting_order(values: np.ndarray) -> np.ndarray:
     return order
 
 
+def stable_order(codes: np.ndarray) -> np.ndarray:
+    """Return a permutation that sorts codes from 0 on and keeps the order of equal ones; linear below 2¹⁶."""
+    return np.argsort(codes.astype(np.uint16) if codes.max() < 1 << 16 else codes, kind="stable")
+
+
 def index_bits(size: int) -> int:
     """Return the bits that an index below ``size`` takes, at least 1."""
     return max(1, (size - 1).bit_length())

@@ -1,7 +1,8 @@
 """Subject ids as consecutive integers: exact, and quick for integers and for short text."""
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,21 @@ def subject_codes(subjects: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[
     ids, codes = _ids_and_codes(distinct)
     parts = np.split(codes, np.cumsum([len(array) for array in distinct])[:-1])
     return ids, {task: parts[k] for task, k in place.items()}
+
+
+def fingerprint(sizes: Mapping[str, int], ids: np.ndarray | None, members: Iterable[np.ndarray]) -> str:
+    """Hash which subjects lie in which pool: its sizes, their ids, and per pool their numbers or weights.
+
+    Without subject ids only the sizes and the weights are known.
+    """
+    digest = hashlib.sha256("".join(f"{task}\0{size}\0" for task, size in sizes.items()).encode())
+    if ids is not None:
+        digest.update(
+            "\0".join(ids.tolist()).encode() if ids.dtype.kind == "U" else ids.astype(np.int64).tobytes()
+        )
+    for own in members:
+        digest.update((np.round(own, 12) if own.dtype.kind == "f" else own.astype(np.int64)).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _ids_and_codes(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

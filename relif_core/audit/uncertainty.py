@@ -170,7 +170,7 @@ class SampleSpread:
             for kind, means in enumerate(kinds):
                 for task, own in means.items():
                     held = self._means.setdefault((task, kind), np.zeros(len(own)))
-                    held += own / self._pairs
+                    held += own
         self._last = self._spread(kinds)
         return self._last
 
@@ -178,6 +178,8 @@ class SampleSpread:
         """Return the spread of the means over task pairs."""
         if self._last is not None and self._pairs == 1:
             return self._last
+        for held in self._means.values():
+            held /= self._pairs
         return self._spread([{task: self._means[task, kind] for task in self._samples} for kind in range(2)])
 
     def _spread(self, kinds: list[dict[str, np.ndarray]]) -> Spread:

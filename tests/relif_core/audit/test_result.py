@@ -73,20 +73,6 @@ def test_unknown_field_is_refused() -> None:
         AuditResult.from_dict({**content, "surprise": 1})
 
 
-def test_groups_are_audits_of_their_members() -> None:
-    result = measured()
-    assert list(result.groups) == ["female", "male"]
-    members = {task: GROUPS[task] == "female" for task in SCORES}
-    alone = audit(
-        {task: SCORES[task][members[task]] for task in SCORES},
-        0.275,
-        subjects={task: SUBJECTS[task][members[task]] for task in SCORES},
-        context=CONTEXT,
-    )
-    assert result.groups["female"] == alone
-    assert result.bias == audit(SCORES, 0.275).bias
-
-
 def test_group_missing_from_a_task_is_named_not_dropped() -> None:
     groups = {**GROUPS, "mortality": np.full(50, "female")}
     result = measured(groups=groups)

@@ -1,0 +1,296 @@
+"""Thousands of groups at the cost of a few audits: sorted together, summed part by part, never one by one."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from relif_core.audit.exact import PairTerms
+from relif_core.audit.pools import Pair
+from relif_core.audit.ranks import Ranks
+from relif_core.audit.result import AuditContext, AuditResult, PairAudit
+from relif_core.audit.subject_ids import fingerprint, subject_codes
+from relif_core.audit.uncertainty import Influences
+
+_INTEGER_BITS = 62
+
+
+class Parts:
+    """Consecutive, non-empty parts of an array, by their ``sizes`` [G]; ``starts`` and ``ends`` are [G]."""
+
+    def __init__(self, sizes: np.ndarray) -> None:
+        self.sizes, self.ends = sizes, np.cumsum(sizes)
+        self.starts = self.ends - sizes
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum of each part, [G]."""
+        return np.add.reduceat(values, self.starts)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Return each part's value [G] for all of its entries."""
+        return np.repeat(values, self.sizes)
+
+
+class _Found(NamedTuple):
+    """As :class:`~relif_core.audit.uncertainty.Spread`, for every group: errors and freedoms are [2, G]."""
+
+    errors: np.ndarray
+    freedoms: np.ndarray
+    units: np.ndarray
+    freedom: np.ndarray
+    effective_pairs: np.ndarray
+
+
+def audit_groups(
+    scores: Mapping[str, np.ndarray],
+    groups: Mapping[str, np.ndarray],
+    names: list[str],
+    tolerances: dict[Pair, float],
+    subjects: Mapping[str, np.ndarray] | None,
+    context: AuditContext,
+) -> dict[str, AuditResult]:
+    """Audit each group by itself, all pairs of its scores, with the errors of a single audit.
+
+    Args:
+        scores: Task name to scores [n].
+        groups: Task name to group codes [n], of which every task has each.
+        names: The groups by code.
+        tolerances: δ of every task pair.
+        subjects: Task name to subject ids [n], or None.
+        context: Of all results.
+
+    Returns:
+        Group name to result.
+    """
+    ranks = Ranks(scores, groups)
+    parts = {task: Parts(np.bincount(own, minlength=len(names))) for task, own in groups.items()}
+    spread: _Samples | _Subjects
+    if subjects is None:
+        spread = _Samples(parts, len(tolerances))
+    else:
+        spread = _Subjects(parts, groups, subjects, ranks.orders, len(tolerances))
+    sums = {task: _integer_sums(pool.values, parts[task].sizes.max()) for task, pool in ranks.pools.items()}
+    rows: list[tuple[Pair, list[np.ndarray]]] = []
+    for pair, tolerance in tolerances.items():
+        terms = _terms(ranks, parts, sums, pair, tolerance)
+        found = spread.add(pair, terms)
+        columns = (terms.bias, terms.violation_rate, *found.errors, *found.freedoms, found.units)
+        rows.append((pair, [column.tolist() for column in (*columns, found.effective_pairs)]))
+    whole = spread.total()
+    overall = [column.tolist() for column in (*whole.errors, *whole.freedoms, *whole[2:])]
+    sizes = {task: part.sizes.tolist() for task, part in parts.items()}
+    results = {}
+    for group, name in enumerate(names):
+        per_pair = tuple(
+            PairAudit(
+                tasks=pair,
+                tolerance=tolerances[pair],
+                samples=(sizes[pair[0]][group], sizes[pair[1]][group]),
+                clusters=row[6][group],
+                effective_pairs=row[7][group],
+                bias=row[0][group],
+                violation_rate=row[1][group],
+                bias_se=row[2][group],
+                violation_rate_se=row[3][group],
+                bias_freedom=row[4][group],
+                violation_rate_freedom=row[5][group],
+            )
+            for pair, row in rows
+        )
+        bias_se, rate_se, bias_freedom, rate_freedom, units, freedom, effective = (
+            column[group] for column in overall
+        )
+        samples = {task: own[group] for task, own in sizes.items()}
+        results[name] = AuditResult(
+            context=context,
+            tasks=tuple(scores),
+            protocol="exact",
+            pair_seed=None,
+            pool_size=None,
+            pairs=None,
+            samples=samples,
+            pool_fingerprint=fingerprint(samples, *spread.members(group)),
+            clustered_by="sample" if subjects is None else "subject",
+            clusters=units,
+            freedom=freedom,
+            effective_pairs=effective,
+            bias=math.fsum(row.bias for row in per_pair) / len(per_pair),
+            violation_rate=math.fsum(row.violation_rate for row in per_pair) / len(per_pair),
+            bias_se=bias_se,
+            violation_rate_se=rate_se,
+            bias_freedom=bias_freedom,
+            violation_rate_freedom=rate_freedom,
+            draw_errors=(0.0, 0.0),
+            per_pair=per_pair,
+            influences=spread.influences(group),
+        )
+    return results
+
+
+def _integer_sums(values: np.ndarray, most: int) -> tuple[np.ndarray, float]:
+    """Return prefix sums [n + 1] of scores as integers, and their unit.
+
+    Integers wrap around, so the difference of two within a part of at most ``most`` scores is exact.
+    """
+    unit = 2.0 ** -min(52, _INTEGER_BITS - int(most).bit_length())
+    sums = np.zeros(len(values) + 1, dtype=np.int64)
+    np.cumsum(np.rint(values / unit).astype(np.int64), out=sums[1:])
+    return sums, unit
+
+
+def _terms(
+    ranks: Ranks,
+    parts: Mapping[str, Parts],
+    sums: Mapping[str, tuple[np.ndarray, float]],
+    pair: Pair,
+    tolerance: float,
+) -> PairTerms:
+    """Return what :func:`~relif_core.audit.exact.pair_terms` does, for every group: bias and rate are [G]."""
+    within = [ranks.within(own, tolerance) for own in (pair, pair[::-1])]
+    sides = []
+    for k, (own, other) in enumerate((pair, pair[::-1])):
+        mine, its, (prefix, unit) = parts[own], parts[other], sums[other]
+        values, inside = ranks.pools[own].values, within[k]
+        under = np.cumsum(np.bincount(within[1 - k], minlength=len(values) + 1)[:-1])
+        total = mine.spread(prefix[its.ends] + prefix[its.starts])
+        total -= prefix.take(inside)
+        total -= prefix.take(under)
+        above = mine.spread(its.ends) - inside
+        under -= mine.spread(its.starts)
+        numbers = mine.sums(above + under)
+        bias = total * unit
+        bias -= above * (values + tolerance)
+        bias += under * (values - tolerance)
+        above += under
+        bias[above == 0] = 0  # no rounding of the unit where nothing exceeds
+        size = mine.spread(1 / its.sizes)
+        sides.append((bias * size, above * size))
+    (bias_first, rate_first), (bias_second, rate_second) = sides
+    first, second = (parts[task].sizes for task in pair)
+    return PairTerms(
+        bias=np.maximum(0.0, parts[pair[0]].sums(bias_first) / first),
+        violation_rate=numbers / (first * second),
+        bias_first=bias_first,
+        bias_second=bias_second,
+        rate_first=rate_first,
+        rate_second=rate_second,
+    )
+
+
+def _freedoms(variance: np.ndarray, excess: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """As :func:`~relif_core.audit.uncertainty.satterthwaite_freedom`, of arrays."""
+    fewer = excess * most > 2 * variance**2
+    return np.divide(2 * variance**2, excess, out=most.astype(np.float64), where=fewer)
+
+
+class _Samples:
+    """As :class:`~relif_core.audit.uncertainty.SampleSpread`, group by group."""
+
+    def __init__(self, parts: Mapping[str, Parts], pairs: int) -> None:
+        self._parts, self._pairs = parts, pairs
+        self._means = [{task: np.zeros(part.ends[-1]) for task, part in parts.items()} for _ in range(2)]
+
+    def add(self, pair: Pair, terms: PairTerms) -> _Found:
+        kinds = [dict(zip(pair, means[:2], strict=True)) for means in terms.kinds()]
+        for held, means in zip(self._means, kinds, strict=True):
+            for task, own in means.items():
+                held[task] += own
+        return self._spread(kinds, 1)
+
+    def total(self) -> _Found:
+        return self._spread(self._means, self._pairs)
+
+    def _spread(self, kinds: list[dict[str, np.ndarray]], pairs: int) -> _Found:
+        sizes = np.array([self._parts[task].sizes for task in kinds[0]])
+        freedom = sizes.sum(axis=0) - len(sizes)
+        errors, freedoms = [], []
+        for means in kinds:
+            variance, excess = np.zeros(len(freedom)), np.zeros(len(freedom))
+            for task, own in means.items():
+                part = self._parts[task]
+                n = part.sizes
+                square = np.square(own - part.spread(part.sums(own) / n))
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    scale = np.where(n > 1, 1 / (n * (n - 1) * pairs**2), np.nan)
+                summed = part.sums(square)
+                variance += summed * scale
+                excess += (part.sums(np.square(square)) - summed**2 / n) * scale**2
+            errors.append(np.sqrt(variance))
+            freedoms.append(np.where(np.isnan(variance), np.nan, _freedoms(variance, excess, freedom)))
+        return _Found(np.array(errors), np.array(freedoms), sizes.sum(axis=0), freedom, sizes.min(axis=0))
+
+    def members(self, group: int) -> tuple[None, tuple[()]]:
+        return None, ()
+
+    def influences(self, group: int) -> None:
+        return None
+
+
+class _Subjects:
+    """As :class:`~relif_core.audit.uncertainty.SubjectSpread`; a subject in two groups is one in each."""
+
+    def __init__(
+        self,
+        parts: Mapping[str, Parts],
+        groups: Mapping[str, np.ndarray],
+        subjects: Mapping[str, np.ndarray],
+        orders: Mapping[str, np.ndarray],
+        pairs: int,
+    ) -> None:
+        self._parts, self._pairs = parts, pairs
+        ids, codes = subject_codes(subjects)
+        cells, places = subject_codes({task: own * len(ids) + codes[task] for task, own in groups.items()})
+        self._ids, self._codes = ids[cells % len(ids)], {task: places[task][orders[task]] for task in parts}
+        self._cells = Parts(np.bincount(cells // len(ids)))
+        self._counts = {task: np.bincount(own, minlength=len(cells)) for task, own in places.items()}
+        self._shares = {task: own / self._over(parts[task].sizes) for task, own in self._counts.items()}
+        self._effective = {
+            task: parts[task].sizes ** 2 / self._cells.sums(np.square(own, dtype=np.float64))
+            for task, own in self._counts.items()
+        }
+        self._total = np.zeros((2, len(cells)))
+
+    def _over(self, values: np.ndarray) -> np.ndarray:
+        return self._cells.spread(values)
+
+    def add(self, pair: Pair, terms: PairTerms) -> _Found:
+        both = np.zeros_like(self._total)
+        for summed, (*sides, mean) in zip(both, terms.kinds(), strict=True):
+            for task, means in zip(pair, sides, strict=True):
+                part = self._parts[task]
+                centred = (means - part.spread(np.asarray(mean))) / part.spread(part.sizes)
+                summed += np.bincount(self._codes[task], centred, len(summed))
+        found = self._spread(both, pair)
+        both /= self._pairs
+        self._total += both
+        return found
+
+    def total(self) -> _Found:
+        return self._spread(self._total, self._shares)
+
+    def _spread(self, summed: np.ndarray, tasks: Iterable[str]) -> _Found:
+        names = list(tasks)
+        share = np.max([self._shares[task] for task in names], axis=0)
+        effective = np.min([self._effective[task] for task in names], axis=0)
+        units = self._cells.sums((share > 0).astype(np.int64))
+        largest = np.maximum.reduceat(share, self._cells.starts)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.where((units > 1) & (largest < 1), (units - 1) / units, np.nan)
+            square = np.square(summed / (1 - share)) * self._over(scale)
+        variance = np.array([self._cells.sums(own) for own in square])
+        excess = np.array([self._cells.sums(np.square(own)) for own in square]) - variance**2 / units
+        freedoms = np.array([_freedoms(*own, effective - 1) for own in zip(variance, excess, strict=True)])
+        return _Found(np.sqrt(variance), freedoms, units, effective - 1, effective / 2)
+
+    def members(self, group: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        here = self._here(group)
+        return self._ids[here], tuple(own[here] for own in self._counts.values())
+
+    def influences(self, group: int) -> Influences:
+        here = self._here(group)
+        share = np.max([own[here] for own in self._shares.values()], axis=0)
+        return Influences(self._ids[here], share, *self._total[:, here])
+
+    def _here(self, group: int) -> slice:
+        return slice(int(self._cells.starts[group]), int(self._cells.ends[group]))
