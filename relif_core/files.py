@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +86,22 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling folder of ``path``; it replaces ``path`` only if the block succeeds."""
     path = Path(path)
+    with scratch_folder(path) as folder:
+        yield folder
+        with _named_faults(path):
+            if path.exists():
+                retired = _temporary(path)
+                os.replace(path, retired)
+                os.replace(folder, path)
+                shutil.rmtree(retired)
+            else:
+                os.replace(folder, path)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling folder of ``path`` that goes with the block, and what dead writers left."""
+    path = Path(path)
     with _named_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
@@ -95,18 +110,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
-        if path.exists():
-            retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".retired"))
-            os.replace(path, retired / path.name)
-            os.replace(folder, path)
-            shutil.rmtree(retired)
-        else:
-            os.replace(folder, path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Take ``size`` bytes for a file, so that a disk that fills later is no crash of what maps it.
+
+    Args:
+        path: The file, which is made where it is missing.
+        size: Its least size in bytes.
+
+    Raises:
+        StorageError: There is no room, or the place cannot be written.
+    """
+    with _named_faults(path), open(path, "ab") as stream:
+        os.posix_fallocate(stream.fileno(), 0, size)
 
 
 def sweep(path: Path) -> None:

@@ -106,12 +106,12 @@ def _listen(crew: dict[Connection, _Worker], schedule: Schedule, watch: Watch) -
 
 
 def _dismiss(crew: Collection[_Worker]) -> None:
-    """End the workers; a run under way has ``GRACE`` seconds for its checkpoint."""
+    """End the workers; a run under way has what is left of ``GRACE`` for its checkpoint."""
     busy = {worker.process.sentinel: worker.process for worker in crew if worker.job is not None}
     try:
         for process in busy.values():
             process.terminate()
-        until = time.monotonic() + GRACE
+        until = time.monotonic() + STOP.grace()
         while busy and (left := until - time.monotonic()) > 0:
             for sentinel in wait(list(busy), left):
                 del busy[sentinel]  # type: ignore[arg-type]

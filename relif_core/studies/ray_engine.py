@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from relif_core.errors import InputError
-from relif_core.stopping import GRACE, STOP
+from relif_core.stopping import STOP
 from relif_core.studies.jobs import ATTEMPTS, Ending, Job, Outcome, Schedule, Watch, Workshop, attempt
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch)
         for force in (False, True) if pending else ():
             for reference in pending:
                 ray.cancel(reference, force=force)
-            ray.wait(list(pending), num_returns=len(pending), timeout=GRACE)
+            ray.wait(list(pending), num_returns=len(pending), timeout=STOP.grace())
         reports.shutdown()
     finally:
         if own:

@@ -16,7 +16,6 @@ Normals are in camera axes: x to the right, y down, z forward, pointing towards 
 the classes, the pinhole intrinsics at this size, and statistics over the *training* frames.
 """
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from relif_core.errors import DataError
+from relif_core.files import reserve, scratch_folder
 from relif_core.tensors.folder import (
     SPLITS,
     TensorFolder,
@@ -206,10 +206,7 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
         "scenes": np.full(count, -1, np.int32) if scenes is None else np.asarray(scenes, dtype=np.int32),
     }
     _check_index(arrays, manifest, count, str(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=target.parent, prefix=f".{target.name}.", suffix=".partial"
-    ) as scratch:
+    with scratch_folder(target.with_name(f"{target.name}.frames")) as scratch:
         types: dict[str, tuple[Any, tuple[int, ...]]] = {
             "images": (np.uint8, (count, 3, height, width)),
             "labels": (np.uint8, (count, height, width)),
@@ -217,9 +214,9 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
             "normals": (np.int8, (count, 3, height, width)),
         }
         for name, (dtype, shape) in types.items():
-            arrays[name] = np.lib.format.open_memmap(
-                Path(scratch) / f"{name}.npy", mode="w+", dtype=dtype, shape=shape
-            )
+            path = scratch / f"{name}.npy"
+            arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+            reserve(path, path.stat().st_size)
         statistics = _Statistics(classes)
         written = 0
         for frame in contents.frames:

@@ -16,7 +16,7 @@ import numpy as np
 
 from relif_core import __version__
 from relif_core.errors import DataError
-from relif_core.files import atomic_folder, inside, sha256_of, write_json
+from relif_core.files import atomic_file, atomic_folder, inside, sha256_of, write_json
 
 MANIFEST = "manifest.json"
 #: Rows of a large array that are in memory at a time.
@@ -100,10 +100,11 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
 def _save(path: Path, array: np.ndarray) -> None:
     """Write an array as ``np.save`` does, a block at a time, so that a mapped one need not fit in memory."""
     array = np.ascontiguousarray(array)
-    with open(path, "wb") as stream:
+    with atomic_file(path) as stream:
         np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
         for start in range(0, len(array), BLOCK_ROWS):
-            array[start : start + BLOCK_ROWS].tofile(stream)
+            # Not ``tofile``, which does not say why it could not write.
+            stream.write(array[start : start + BLOCK_ROWS].tobytes())
             release(array)
 
 

@@ -84,9 +84,10 @@ def three_stays(target: Path) -> Path:
 
 
 def two_tasks(target: Path, *, tied: bool = False) -> Path:
-    """240 stays with two stay-level tasks and no groups; ``tied``: every input is the same."""
+    """240 stays with two stay-level tasks and no groups; ``tied``: the same input in all, so that δ is 0."""
     generator = np.random.default_rng(0)
-    hours, severity = generator.integers(24, 60, 240), generator.normal(size=240)
+    hours = np.full(240, 30) if tied else generator.integers(24, 60, 240)
+    severity = generator.normal(size=240)
     rows = int(hours.sum())
     slopes = np.zeros(5) if tied else np.array([8, -3, 5, 1, 2.0])
     values = np.repeat(severity, hours)[:, None] * slopes + (

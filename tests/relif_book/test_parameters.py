@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from relif_book.build.execute import execute_page
 from relif_book.build.notebook import read_source
 from relif_book.parameters import PARAMETERS, Domain, check_parameters, declared_parameters
 from relif_core.errors import InputError, ReliFError
@@ -71,8 +72,11 @@ def run_cells(page: str, monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> 
     return printed.getvalue()
 
 
-def run_case(page: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def run_case(page: str, parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"{page} with {parameters}")
+    if "get_ipython" in (NOTEBOOKS / f"{page}.md").read_text():
+        execute_page(page, tmp_path / f"{page}.ipynb", root=ROOT, parameters=parameters)
+        return
     try:
         run_cells(page, monkeypatch, **parameters)
     except ReliFError as error:
@@ -83,17 +87,17 @@ def run_case(page: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("page", "parameters"), of_this_commit(), ids=name_of)
 def test_pages_of_this_commit_run_away_from_their_defaults(
-    page: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    page: str, parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_case(page, parameters, monkeypatch)
+    run_case(page, parameters, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "parameters"), CASES, ids=name_of)
 def test_every_page_runs_away_from_its_defaults(
-    page: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    page: str, parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_case(page, parameters, monkeypatch)
+    run_case(page, parameters, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("page", DECLARED)

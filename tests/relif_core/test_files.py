@@ -58,6 +58,35 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_that_fills_within_a_folder_is_named_and_leaves_the_old_folder(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys, numpy as np
+from pathlib import Path
+from relif_core.files import reserve, scratch_folder
+from relif_core.tensors.folder import write_array_folder
+manifest = {"format": "x", "dataset": "x", "sources": []}
+write_array_folder(Path("set"), manifest, {"a": np.zeros(3)})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for write in (
+    lambda: write_array_folder(Path("set"), manifest, {"a": np.zeros(100_000)}),
+    lambda: reserve(Path("mapped"), 100_000),
+):
+    try:
+        write()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("StorageError") == 2
+    assert "a.npy cannot be written: it would be larger than a file may be here" in done.stdout
+    assert "mapped cannot be written: it would be larger" in done.stdout
+    assert (tmp_path / "set" / "a.npy").stat().st_size == 152
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "mapped"}
+
+
 @pytest.mark.parametrize("number", UNWRITABLE)
 def test_every_reason_against_writing_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -7,12 +7,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from relif_core.record import load_records
 from relif_core.settings import RunSettings
+from relif_core.stopping import GRACE, STOP
 from relif_core.studies.grid import grid, run_study
+from relif_core.studies.processes import _dismiss
 
 #: Two seconds are the bar on a machine of its own (benchmarks tell); a test shares its processor.
 SOON = 10.0
@@ -104,6 +108,31 @@ def test_a_stopped_study_ends_soon_and_goes_on(
     summary = run_study(runs(), icu_folder, tmp_path)
     assert not summary.failed
     assert digests(tmp_path) == reference
+
+
+def test_the_time_for_checkpoints_runs_from_the_request_and_is_not_given_twice() -> None:
+    reading, writing = os.pipe()
+    calls: list[str] = []
+    process = SimpleNamespace(
+        sentinel=reading,
+        **{name: lambda name=name: calls.append(name) for name in ("terminate", "kill", "join")},
+    )
+    deaf: Any = SimpleNamespace(process=process, line=SimpleNamespace(close=lambda: None), job="a job")
+    try:
+        assert STOP.grace() == GRACE
+        STOP.set()
+        began = time.monotonic()
+        _dismiss([deaf])
+        first = time.monotonic() - began
+        _dismiss([deaf])
+        assert first > GRACE - 0.1
+        assert STOP.grace() == 0
+        assert calls == ["terminate", "kill", "join"] * 2
+        assert time.monotonic() - began < first + GRACE / 2
+    finally:
+        STOP.clear()
+        os.close(reading)
+        os.close(writing)
 
 
 def test_a_stopped_run_writes_a_checkpoint(icu_folder: Path, tmp_path: Path) -> None:
