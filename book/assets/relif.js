@@ -50,11 +50,16 @@
     for (const { target, isIntersecting } of entries) over[isIntersecting ? "add" : "delete"](target);
     column()?.classList.toggle("hide", over.size > 0);
   });
+  const narrow = (box) => {
+    box.classList.remove("relif-wide");
+    box.style.width = "";
+  };
   const widen = (box) => {
-    const free = column()?.getBoundingClientRect();
+    const end = Math.min(document.querySelector(".bd-content")?.getBoundingClientRect().right, document.documentElement.clientWidth);
     const own = box.getBoundingClientRect();
-    if (!free?.width || box.closest(".tag_scroll-output, .tag_output_scroll") || !matchMedia("(min-width: 1200px)").matches) return;
-    box.style.width = `${Math.floor(free.right - own.left - 24)}px`;
+    if (!(end - own.right > 100) || box.closest(".tag_scroll-output, .tag_output_scroll") || !matchMedia("(min-width: 1200px)").matches)
+      return;
+    box.style.width = `${Math.floor(end - own.left - 24)}px`;
     box.classList.add("relif-wide");
     folding.observe(box);
   };
@@ -62,8 +67,7 @@
   /* A table that is wider than its place takes the free column, then smaller type, then breaks its numbers, then one block per row. */
   const fit = (box) => {
     const table = box.querySelector("table");
-    box.classList.remove("relif-wide");
-    box.style.width = "";
+    narrow(box);
     const steps = ["relif-tight", "relif-broken", "relif-stacked"];
     table.classList.remove(...steps);
     const tooWide = () => box.clientWidth > 0 && table.offsetWidth > box.clientWidth + 1;
@@ -93,12 +97,33 @@
     }).observe(box.parentElement);
   };
 
-  /* A displayed formula that is wider than the page is set smaller, down to three fifths; beyond that its own box scrolls. */
+  const widenFigures = () =>
+    all('.relif-live[data-live="methods"]').forEach((figure) => {
+      narrow(figure);
+      widen(figure);
+    });
+
+  /* A displayed formula that is wider than the page breaks where its parts end, then is set smaller, down to three fifths;
+     beyond that its own box scrolls. */
+  const whole = new Map();
+  const inLines = (tex) =>
+    /&|\\\\/.test(tex) ? tex : tex.replace(/\\qquad|(?<=,)\s*\\quad/g, "\\\\").replace(/\\;\s*\\le\s*\\;/g, "\\\\ \\le ");
+  const set = (formula, tex) => {
+    formula.math = tex;
+    formula.rerender(window.MathJax.startup.document, 20); /* from the TeX on */
+  };
   const fitFormulas = () => {
-    for (const formula of all('mjx-container[display="true"]')) {
-      formula.style.fontSize = "";
-      const share = formula.clientWidth / formula.scrollWidth;
-      if (share < 1) formula.style.fontSize = `${Math.max(60, Math.floor(share * 98))}%`;
+    for (const formula of window.MathJax?.startup?.document?.math ?? []) {
+      if (!formula.display) continue;
+      const share = () => formula.typesetRoot.clientWidth / formula.typesetRoot.scrollWidth;
+      if (whole.has(formula)) set(formula, whole.get(formula));
+      formula.typesetRoot.style.fontSize = "";
+      const lines = inLines(formula.math);
+      if (share() < 0.9 && lines !== formula.math) {
+        whole.set(formula, formula.math);
+        set(formula, `\\begin{gathered}${lines}\\end{gathered}`);
+      }
+      if (share() < 1) formula.typesetRoot.style.fontSize = `${Math.max(60, Math.floor(share() * 98))}%`;
     }
   };
 
@@ -160,8 +185,10 @@
     window.addEventListener("scroll", hideTip, { passive: true });
     document.addEventListener("toggle", fitFormulas, true);
     window.addEventListener("resize", fitFormulas);
+    window.addEventListener("resize", widenFigures);
   });
   window.addEventListener("load", async () => {
+    widenFigures();
     await window.MathJax?.startup?.promise;
     fitFormulas();
   });

@@ -94,6 +94,21 @@ def test_pictures_keep_a_white_ground_in_dark_mode(new_window: NewWindow) -> Non
     assert checked > 0
 
 
+def test_drawings_follow_the_theme_and_offer_their_numbers(new_window: NewWindow) -> None:
+    ink = "drawing => getComputedStyle(drawing.querySelector('text')).fill"
+    shades = []
+    for scheme in ("light", "dark"):
+        page = new_window(color_scheme=scheme).open("notebooks/theorem_b1_monotone_in_tolerance").page
+        drawing = page.locator("svg.relif-drawing").first
+        shades.append(drawing.evaluate(ink))
+        assert page.locator("svg.relif-drawing metadata").count() == 0
+    assert shades == ["rgb(38, 38, 38)", "rgb(224, 224, 224)"]
+    address = page.locator(".relif-links a[download]").first.evaluate("link => link.href")
+    lines = page.request.get(address).text().splitlines()
+    assert lines[0] == "panel,series,x,y"
+    assert len(lines) > 10
+
+
 def test_a_table_sorts_by_its_headers_with_mouse_and_keyboard(window: Any) -> None:
     window.open("notebooks/table_5_settings")
     table = window.page.locator("table.relif-table").first

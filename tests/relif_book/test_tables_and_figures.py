@@ -1,12 +1,16 @@
 """What tables and figures show, and what they refuse."""
 
+import csv
 import io
+import re
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from relif_book.figures import style as figures
+from relif_book.figures.drawing import DATA, as_svg, themed
 from relif_book.figures.tables import Table, format_cell, mean_sd
 from relif_core.errors import InputError
 from relif_core.studies.grid import SEVEN_METHODS
@@ -96,3 +100,35 @@ def test_every_method_colour_stands_out_from_white() -> None:
     colours = {method: figures.colour_of(method) for method in SEVEN_METHODS}
     contrasts = {name: 1.05 / (luminance(colour) + 0.05) for name, colour in colours.items()}
     assert min(contrasts.values()) >= 2.0, contrasts
+
+
+def test_a_drawing_carries_its_numbers_and_a_picture_stays_one() -> None:
+    figure, axes = figures.new_figure(columns=2)
+    axes[0].set_title("left")
+    axes[0].plot([0, 1], [0.123456, 2], label="a line")
+    axes[0].axhline(1.0)
+    axes[1].set_title("right")
+    axes[1].scatter([3], [4])
+    axes[1].bar([0], [5], label="bars")
+    drawn = as_svg(figure)
+    assert drawn is not None
+    rows = list(csv.reader(io.StringIO(unescape(DATA.search(drawn)[1]))))
+    assert rows[0] == ["panel", "series", "x", "y"]
+    assert ["left", "a line", "0", "0.123456"] in rows
+    assert ["right", "", "3", "4"] in rows
+    assert ["right", "bars", "0", "5"] in rows
+    assert not any(row[3] == "1" for row in rows), "a line across the panel is no data"
+    axes[1].imshow(np.zeros((2, 2)))
+    assert as_svg(figure) is None
+
+
+def test_a_drawing_in_a_page_takes_the_ink_of_the_theme_and_its_words() -> None:
+    figure, axes = figures.new_figure()
+    axes.plot([0, 1], color="#0072B2")
+    shown = themed(as_svg(figure), 'a "line"')
+    assert 'role="img" aria-label="a &quot;line&quot;"' in shown
+    assert "var(--relif-ink, #262626)" in shown
+    assert "var(--relif-ground, #ffffff)" in shown
+    assert "#0072b2" in shown
+    assert "<metadata" not in shown
+    assert not re.search(r": #(?:ffffff|262626|000000)", shown)

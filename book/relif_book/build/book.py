@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from relif_book.build.badges import add_badges
 from relif_book.build.execute import PageError, execute_pages
 from relif_book.build.notebook import read_notebook
@@ -77,7 +79,9 @@ def print_book(root: Path) -> Path:
     chromium = shutil.which("chromium")
     if chromium is None:
         raise PageError("the book is printed by Chromium, and there is none: install the package 'chromium'")
-    page, target = _render(root, "singlehtml"), root / "_build" / "relif.pdf"
+    _render(root, "singlehtml")
+    first = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))["root"]
+    page, target = root / "_build" / "singlehtml" / f"{first}.html", root / "_build" / "relif.pdf"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         # The width of a sheet, so that what is fitted on the screen fits the paper.
