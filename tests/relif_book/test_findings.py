@@ -1,5 +1,8 @@
 """What a results page says first is re-derived from the published table, by other means than the page's."""
 
+import itertools
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from scipy import stats
 from relif_book.build.notebook import read_source
 from relif_book.evidence.audit_table import AuditTable
 from relif_book.evidence.packing import load_packed
+from relif_core.record import Record
 from relif_core.studies.grid import SEVEN_METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,3 +92,60 @@ def test_the_landing_page(bias: dict[str, dict[int, float]], monkeypatch: pytest
     )
     assert f"{turned} of 21 pairs" in texts["three-ruler"]
     assert "cannot be told from plain training" in texts["three-relif"]
+
+
+def dense(folder: str) -> tuple[float, dict[str, Record]]:
+    """Return the tolerance and the runs of a folder of dense records, straight from the files."""
+    place = ROOT / "data" / "records" / folder
+    tolerance = json.loads((place / "reference.json").read_text(encoding="utf-8"))["tolerance"]
+    return tolerance, {r.method: r for r in map(Record.load, sorted(place.glob("*-seed0")))}
+
+
+def excesses(scores: Mapping[str, np.ndarray], tolerance: float) -> np.ndarray:
+    """Return Bias and violation rate [2] from every pair of scores, one by one."""
+    parts = []
+    for a, b in itertools.combinations(scores.values(), 2):
+        gaps = np.abs(np.subtract.outer(a.astype(float), b.astype(float)))
+        parts.append([np.maximum(gaps - tolerance, 0).mean(), (gaps > tolerance).mean()])
+    return np.mean(parts, axis=0)
+
+
+def test_table_1_and_7(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = glued("table_1_nyuv2", monkeypatch) | glued("table_7_nyuv2_violation_rate", monkeypatch)
+    for folder, name in (("nyuv2_small", "nyu-lead"), ("nyuv2_small_as_released", "nyu-lead-released")):
+        tolerance, runs = dense(folder)
+        own = {method: excesses(run.scores(), tolerance)[0] for method, run in runs.items()}
+        assert texts[name] == f"{own['relif'] / own['erm']:.2f}"
+    tolerance, runs = dense("nyuv2_small")
+    for at, delta in (("", tolerance), ("-half", tolerance / 2)):
+        rates = {method: excesses(run.scores(), delta)[1] for method, run in runs.items()}
+        assert texts[f"vr-relif{at}"] == f"{rates.pop('relif'):.3f}"
+        assert texts[f"vr-others{at}"] == f"{min(rates.values()):.3f} to {max(rates.values()):.3f}"
+    floors = json.loads((ROOT / "data/records/nyuv2_data/constants.json").read_text(encoding="utf-8"))
+    floor = {task: found["score"] for task, found in floors[0]["rows"][0]["tasks"].items()}
+    scores = {m: run.result["utility"]["test"]["tasks"] for m, run in runs.items()}
+    below = {task: {m for m, own in scores.items() if own[task]["score"] < floor[task]} for task in floor}
+    assert below == {"segmentation": set(), "depth": set(runs), "normals": set()}
+    assert texts["nyu-constant"] == texts["vr-constant"] == "every method in depth"
+
+
+def test_theorem_t5(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the norms of clipped scores cannot change: maps scaled to nothing or without bound."""
+    texts = glued("theorem_t5_scores_decoders_can_move", monkeypatch)
+    tolerance, runs = dense("nyuv2_small")
+    kept = {method: excesses(run.scores(), tolerance)[0] for method, run in runs.items()}
+    best = min(kept, key=lambda method: kept[method])
+    assert (best, texts["t5-best"]) == ("relif", "ReLiF")
+    assert texts["t5-best-bias"] == f"{kept[best]:.3f}"
+    assert texts["t5-erm"] == f"{kept['erm']:.3f}"
+    reach = {}
+    for method, run in runs.items():
+        segmentation = run.scores()["segmentation"]
+        ends = [
+            excesses({"segmentation": segmentation, "a": np.full(9, a), "b": np.full(9, b)}, tolerance)[0]
+            for a, b in itertools.product((0.0, 1.0), repeat=2)
+        ]
+        reach[method] = min(*ends, kept[method]), max(*ends, kept[method])
+    assert texts["t5-erm-low"] == f"{reach['erm'][0]:.3f}"
+    common = max(low for low, _ in reach.values()), min(high for _, high in reach.values())
+    assert texts["t5-common"] == f"{common[0]:.3f} to {common[1]:.3f}"
