@@ -234,19 +234,30 @@ def run(
     histogram: Annotated[
         Path | None, typer.Option(help="Write counts per bin and task, which `merge` adds up over sites.")
     ] = None,
+    bins: Annotated[int, typer.Option(help="Bins of the histogram, a power of two.")] = 4096,
     hide: Annotated[int, typer.Option(help="Hide histogram cells of fewer samples.")] = 1,
+    merged: Annotated[
+        Path | None, typer.Option(help="Histogram of all sites, made by `merge -o`: needed for --sums.")
+    ] = None,
+    sums: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write this site's influence sums, which give `merge` errors clustered by subject."
+        ),
+    ] = None,
     card: Cards = None,
     as_json: AsJson = False,
 ) -> None:
     """Audit a model's outputs with a ruler; write the audit file and the card."""
     from relif_core.audit import Audit, HistogramSketch
     from relif_core.audit.card import checked_card_path
-    from relif_core.audit.pools import checked_scores
     from relif_core.files import atomic_file
     from relif_core.score_tables import read_table
 
     for path in card or []:
         checked_card_path(path)
+    if (merged is None) != (sums is None):
+        raise InputError("--sums and --merged belong together: the sums are of the histogram of all sites")
     facts = _facts(meta)
     measure = _ruler(ruler)
     table = read_table(outputs)
@@ -267,9 +278,13 @@ def run(
     if output is not None:
         found.save(output, include_influences=keep_influences)
     if histogram is not None:
-        sketch = HistogramSketch.of(checked_scores(scores), score_definition=measure.score_definition)
+        sketch = found.histogram(bins).hide(hide)
         with atomic_file(histogram) as stream:
-            stream.write(sketch.hide(hide).to_json().encode() + b"\n")
+            stream.write(sketch.to_json().encode() + b"\n")
+    if merged is not None and sums is not None:
+        part = found.influence_sums(_read(HistogramSketch, merged))
+        with atomic_file(sums) as stream:
+            stream.write(part.to_json().encode() + b"\n")
     for path in card or []:
         found.card(utility=facts.get("utility"), controller=facts.get("controller")).save(path)
     if as_json:
@@ -377,6 +392,13 @@ def merge(
     ruler: Annotated[Path | None, typer.Option(help="Ruler whose tolerance holds.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="The tolerance, if there is no ruler.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Merged histogram to write.")] = None,
+    sums: Annotated[
+        list[Path] | None,
+        typer.Option(help="Influence sums of `run --sums`, one file of every site (repeatable)."),
+    ] = None,
+    by_site: Annotated[
+        bool, typer.Option("--by-site", help="Take whole sites as the independent units.")
+    ] = False,
     level: Level = 0.95,
     as_json: AsJson = False,
 ) -> None:
@@ -384,18 +406,14 @@ def merge(
     from functools import reduce
     from operator import add
 
-    from relif_core.audit import HistogramSketch
-    from relif_core.errors import ReliFError
+    from relif_core.audit import HistogramSketch, InfluenceSums
     from relif_core.files import atomic_file
 
     if (ruler is None) == (tolerance is None):
         raise InputError("name either --ruler or --tolerance")
-    sketches = []
-    for path in histograms:
-        try:
-            sketches.append(HistogramSketch.from_json(_text(path)))
-        except ReliFError as error:
-            raise type(error)(f"{path}: {error}") from error
+    if by_site and sums:
+        raise InputError("name either --sums or --by-site")
+    sketches = [_read(HistogramSketch, path) for path in histograms]
     merged = reduce(add, sketches)
     measure = _ruler(ruler) if ruler is not None else None
     if measure is not None and merged.score_definition != measure.score_definition:
@@ -403,7 +421,14 @@ def merge(
             f"{ruler}: the histograms were made with another score map; use the ruler that made them"
         )
     held = measure.tolerance if measure is not None else tolerance
-    found = merged.audit(held)  # type: ignore[arg-type]
+    errors = None
+    if by_site:
+        errors = merged.site_sums(sketches, held)  # type: ignore[arg-type]
+    elif sums:
+        if len(sums) != len(histograms):
+            raise InputError(f"{len(histograms)} sites, but sums of {len(sums)}; name those of every site")
+        errors = reduce(add, [_read(InfluenceSums, path) for path in sums])
+    found = merged.audit(held, errors)  # type: ignore[arg-type]
     if output is not None:
         with atomic_file(output) as stream:
             stream.write(merged.to_json().encode() + b"\n")
@@ -413,7 +438,8 @@ def merge(
             {"sites": len(histograms), "samples": found.samples, "hidden": found.hidden, "tolerance": held,
              "bias": found.bias, "bias_range": found.bias_range, "bias_interval": (low, high),
              "violation_rate": found.violation_rate, "violation_rate_range": found.violation_rate_range,
-             "violation_rate_interval": (rate_low, rate_high), "level": level}
+             "violation_rate_interval": (rate_low, rate_high), "level": level,
+             "clustered_by": found.clustered_by, "clusters": found.clusters}
         )  # fmt: skip
         return
     typer.echo(f"{len(histograms)} sites, {sum(found.samples.values()):,} scores, δ = {held:.4f}")
@@ -425,9 +451,12 @@ def merge(
             f"{title} {value:.4f}, proven {least:.4f} to {most:.4f}; {100 * level:g} % interval {ends[0]:.4f}"
             f" to {ends[1]:.4f}"
         )
-    typer.echo(
-        "Intervals take every score as independent; subjects with several scores make them too narrow."
-    )
+    if errors is None:
+        typer.echo(
+            "Intervals take every score as independent; subjects with several scores make them too narrow."
+        )
+    else:
+        typer.echo(f"Intervals from {found.clusters:,} independent {found.clustered_by}s.")
 
 
 def _text(path: Path) -> str:
@@ -437,14 +466,20 @@ def _text(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
-def _ruler(path: Path) -> "Ruler":
-    from relif_core.audit import Ruler
+def _read(kind: Any, path: Path) -> Any:
+    """Return what ``kind.from_json`` reads from a file; its errors name the file."""
     from relif_core.errors import RecordError
 
     try:
-        return Ruler.from_json(_text(path))
+        return kind.from_json(_text(path))
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from error
+
+
+def _ruler(path: Path) -> "Ruler":
+    from relif_core.audit import Ruler
+
+    return _read(Ruler, path)
 
 
 def _audit_file(path: Path) -> "Audit":

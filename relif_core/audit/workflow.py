@@ -20,6 +20,7 @@ from relif_core.audit.protocol import audit
 from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import AuditContext, AuditResult
 from relif_core.audit.ruler import Ruler
+from relif_core.audit.sketch import BINS, HistogramSketch, InfluenceSums
 from relif_core.audit.tolerance import induced_tolerances
 from relif_core.audit.uncertainty import checked_level, combined_error
 from relif_core.errors import ComparabilityError, InputError, RecordError
@@ -269,6 +270,28 @@ class Audit:
         rows = _of_tasks(embeddings, checked, {}, "embedding")
         inputs = {task: aligned(rows[task], task, checked, "embeddings") for task in checked if task in rows}
         return similar_pair_audit(dict(checked), similar_pairs(inputs, subjects=ids, k=k), lipschitz)
+
+    def histogram(self, bins: int = BINS) -> HistogramSketch:
+        """Return the counts per bin and task that a site sends instead of scores.
+
+        Raises:
+            InputError: A number of bins that is no power of two, or an audit with weights.
+        """
+        scores = self._held("a histogram")
+        if self._weights is not None:
+            raise InputError("a histogram counts samples and has no weights; audit without weights for it")
+        return HistogramSketch.of(scores, bins, score_definition=self.ruler.score_definition)
+
+    def influence_sums(self, merged: HistogramSketch) -> InfluenceSums:
+        """Return what this site adds to the error, clustered by subject, of the histogram of all sites.
+
+        Raises:
+            InputError: An audit without subjects, or as :meth:`HistogramSketch.subject_sums`.
+        """
+        scores = self._held("influence sums")
+        if self._subjects is None:
+            raise InputError("influence sums are of subjects; name their column when auditing")
+        return merged.subject_sums(scores, self._subjects, self.ruler.tolerance)
 
     def card(
         self,

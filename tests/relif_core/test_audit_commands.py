@@ -152,6 +152,36 @@ def test_sites_merge_to_the_pooled_audit(folder: Path, shell: Shell) -> None:
     assert "name either --ruler or --tolerance" in shell("audit", "merge", *sites, code=2)
 
 
+def test_sites_send_sums_and_the_interval_knows_their_subjects(
+    folder: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    merge = ["audit", "merge", "erm.hist.json", "relif.hist.json", "--ruler", "ruler.json", "--json"]
+    shell(*merge, "-o", "all.hist.json")
+    run = ["--ruler", "ruler.json", "--subject", "patient", "--merged", "all.hist.json"]
+    for site in ("erm.parquet", "relif.csv"):
+        shell("audit", "run", site, *run, "--sums", f"{site}.sums.json")
+    sums = ["--sums", "erm.parquet.sums.json", "--sums", "relif.csv.sums.json"]
+    found = json.loads(shell(*merge, *sums))
+    assert (found["clustered_by"], found["clusters"]) == ("subject", 240)
+    ruler = Ruler.from_json((folder / "ruler.json").read_text())
+    both = pl.concat(
+        [outputs(2).with_columns(pl.format("other {}", "patient").alias("patient")), outputs(2, 0.6)]
+    )
+    exact = Audit(ruler.scores(both), ruler, subject="patient").result
+    assert found["bias_interval"] == pytest.approx(exact.bias_interval(), abs=2 / 4096)
+    alone = json.loads(shell(*merge))
+    assert alone["bias_interval"] != found["bias_interval"]
+    assert json.loads(shell(*merge, "--by-site"))["clustered_by"] == "site"
+    assert "Intervals from 240 independent subjects" in shell(*merge[:-1], *sums)
+    assert "name those of every site" in shell(*merge, *sums[:2], code=2)
+    assert "--sums or --by-site" in shell(*merge, *sums, "--by-site", code=2)
+    assert "belong together" in shell("audit", "run", "erm.parquet", *run, code=2)
+    (folder / "weighted.csv").write_text(outputs(2).with_columns(w=pl.lit(2.0)).write_csv())
+    weighted = ["run", "weighted.csv", "--ruler", "ruler.json", "--weight", "w", "--histogram", "w.json"]
+    assert "has no weights" in shell("audit", *weighted, code=2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
