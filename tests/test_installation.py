@@ -14,12 +14,11 @@ ROAD = """
 import gzip, sys
 from pathlib import Path
 from relif_data import prepare
-from relif_data.eicu.simulated import write_raw as write_eicu
-from relif_data.mimic3.raw_tables import write_raw as write_mimic3
+from relif_data.simulated_tables import write_raw
 from relif_data.synthetic_icu import simulate
 cohort = simulate(60, 60)
-for name, write in (("eicu", write_eicu), ("mimic3", write_mimic3)):
-    raw = write(cohort, Path(name))
+for name in ("eicu", "mimic3"):
+    write_raw(cohort, Path(name), name)
     assert any(path.name.endswith(".csv.gz") for path in Path(name).rglob("*"))
     prepare(name, name, name + "-tensors")
 Path("scores[1].csv").write_text("a,b\\n0.1,0.4\\n0.9,0.3\\n")

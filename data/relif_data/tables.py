@@ -27,7 +27,7 @@ import polars as pl
 from relif_core.errors import DataError
 from relif_core.files import sha256_of
 
-BLOCK_BYTES, BLOCK_ROWS = 32 << 20, 500_000
+BLOCK_BYTES, BLOCK_ROWS = 16 << 20, 200_000
 LONGEST_RECORD = 1 << 20
 #: Share of a table's rows, and number of them, that may be lost to one cause.
 LOST_SHARE, FEW = 0.01, 10

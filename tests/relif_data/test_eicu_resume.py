@@ -12,14 +12,15 @@ import pytest
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import check_tensors
 from relif_data import resume
-from relif_data.eicu import prepare, raw_tables, write_raw
+from relif_data.eicu import prepare, raw_tables
+from relif_data.simulated_tables import write_raw
 from relif_data.synthetic_icu import simulate
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Return simulated tables of 30 stays."""
-    return write_raw(simulate(30, hours=48, seed=1), tmp_path / "raw")
+    return write_raw(simulate(30, hours=48, seed=1), tmp_path / "raw", "eicu")
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, source: Path, target: Path, table: str) -> None:

@@ -7,15 +7,15 @@ import pytest
 
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import check_tensors
-from relif_data.eicu import prepare, write_raw
-from relif_data.eicu.simulated import SIMULATED_MARK
+from relif_data.eicu import prepare
+from relif_data.simulated_tables import MARKS, write_raw
 from relif_data.synthetic_icu import CHANNELS, simulate
 
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_simulated_readings_and_labels_survive_the_raw_tables(tmp_path: Path, compressed: bool) -> None:
     cohort = simulate(60, hours=None, seed=4)
-    source = write_raw(cohort, tmp_path / "raw", compressed=compressed)
+    source = write_raw(cohort, tmp_path / "raw", "eicu", compress=compressed)
     tensors = check_tensors(prepare(source, tmp_path / "out", decompensation=True, diagnosis_groups=True))
     arrays = tensors.arrays
     assert tensors.manifest["synthetic"] is True
@@ -60,15 +60,15 @@ def test_simulated_readings_and_labels_survive_the_raw_tables(tmp_path: Path, co
 
 
 def test_the_same_cohort_writes_the_same_files(tmp_path: Path) -> None:
-    first = write_raw(simulate(12, hours=None, seed=1), tmp_path / "first")
-    second = write_raw(simulate(12, hours=None, seed=1), tmp_path / "second")
+    first = write_raw(simulate(12, hours=None, seed=1), tmp_path / "first", "eicu")
+    second = write_raw(simulate(12, hours=None, seed=1), tmp_path / "second", "eicu")
     files = sorted(path.name for path in first.iterdir())
     assert files == sorted(path.name for path in second.iterdir())
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
 
 
 def test_a_damaged_mark_is_named(tmp_path: Path) -> None:
-    source = write_raw(simulate(12, hours=None, seed=1), tmp_path / "raw")
-    (source / SIMULATED_MARK).write_text("{")
+    source = write_raw(simulate(12, hours=None, seed=1), tmp_path / "raw", "eicu")
+    (source / MARKS["eicu"]).write_text("{")
     with pytest.raises(DataError, match="write the simulated tables again"):
         prepare(source, tmp_path / "out")

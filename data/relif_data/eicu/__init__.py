@@ -16,10 +16,7 @@ from relif_core.tensors.clinical import write_tensors
 from relif_core.tensors.folder import refuse_to_overwrite
 from relif_data.eicu.hourly import hourly_tensors
 from relif_data.eicu.raw_tables import table_tensors
-from relif_data.eicu.simulated import write_raw
 from relif_data.resume import Work
-
-__all__ = ["prepare", "write_raw"]
 
 
 def prepare(

@@ -11,8 +11,8 @@ import polars as pl
 
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import CohortStep, Group
-from relif_data.eicu.simulated import SIMULATED_MARK
 from relif_data.labels import ADULT_AGE_BANDS, age_band, refuse_unknown_levels
+from relif_data.simulated_tables import MARKS
 from relif_data.tables import Table
 
 PATIENT_COLUMNS = (
@@ -81,8 +81,8 @@ def read_patients(table: Table) -> Patients:
     if stay.n_unique() != len(stay):
         repeated = stay.filter(stay.is_duplicated()).unique().sort()
         raise DataError(
-            f"{path}: {len(repeated)} patientunitstayid occur more than once in table patient (the first is"
-            f" {repeated[0]}); keep one row per unit stay"
+            f"{path}: {len(repeated)} patientunitstayid occur more than once in table patient (first: data"
+            f" row {int(stay.is_duplicated().arg_max() or 0) + 1}); keep one row per unit stay"
         )
     notes = []
     numbers = {}
@@ -140,7 +140,7 @@ def terms_of(source: Path, patients: Patients) -> dict[str, Any]:
         DataError: The simulator's mark is damaged.
     """
     title, policy, synthetic = "eICU Collaborative Research Database", "person", False
-    mark = source / SIMULATED_MARK
+    mark = source / MARKS["eicu"]
     try:
         synthetic = mark.is_file() and bool(json.loads(mark.read_text(encoding="utf-8")).get("synthetic"))
     except (ValueError, AttributeError) as error:

@@ -1,8 +1,7 @@
 """MIMIC-III: raw tables, or the folders that the public benchmark makes of them, to clinical tensors.
 
 ``prepare`` is the way in. ``preparation`` reads raw tables, ``benchmark_folders`` the benchmark's own output,
-``effects`` counts what each repair changes, ``benchmark_tables`` shows the intermediate results,
-``raw_tables`` writes simulated cohorts as raw tables and ``planted`` puts known quirks into them.
+``effects`` counts what each repair changes and ``planted`` puts known quirks into simulated tables.
 """
 
 from collections.abc import Callable, Iterable

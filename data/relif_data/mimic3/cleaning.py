@@ -78,8 +78,8 @@ def _without_repeats(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     again = single.filter(pl.col("row_id").is_not_null() & pl.struct("table", "row_id").is_duplicated())
     if again.height:
         raise DataError(
-            f"ROW_ID {again['row_id'][0]} stands for different events ({again['row_id'].n_unique()} such"
-            " ids); the event table was altered, fetch it again"
+            f"{again['row_id'].n_unique()} ROW_ID stand for different events; the event table was altered:"
+            " fetch it again"
         )
     counts["repeated_row"] += rows.height - single.height
     return single

@@ -176,8 +176,8 @@ def _refuse_repeats(frame: pl.DataFrame, key: str, table: Table) -> None:
     repeats = frame.filter(pl.col(key).is_duplicated())[key]
     if len(repeats):
         raise DataError(
-            f"{table.path}: {key.upper()} {repeats[0]} stands in more than one row "
-            f"({repeats.n_unique()} such ids); remove the repeated rows"
+            f"{table.path}: {repeats.n_unique()} {key.upper()} stand in more than one row (first: data row"
+            f" {int(frame[key].is_duplicated().arg_max() or 0) + 1}); remove the repeated rows"
         )
 
 

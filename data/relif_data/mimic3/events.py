@@ -21,7 +21,7 @@ from relif_data.resume import Work, full_disk
 from relif_data.tables import LOST_SHARE, Table, time_of
 
 EVENT_TABLES = ("chartevents", "labevents", "outputevents")
-PART_ROWS = 1_000_000
+PART_ROWS = 500_000
 """Rows of a file of mapped events, sorted by stay: a run of stays is found in it without reading the rest."""
 _KEYS = ("subject_id", "hadm_id", "icustay_id")
 _COMPACT_ROWS = 2_000_000

@@ -82,7 +82,7 @@ def test_repeated_row_ids(two_stays: Any, tmp_path: Path) -> None:
     two_stays.rows["chartevents"].append(dict(row))
     assert counts_of(two_stays, tmp_path / "a")["repeated_row"] == 1
     two_stays.rows["chartevents"].append({**row, "value": "91"})
-    with pytest.raises(DataError, match=f"ROW_ID {row['row_id']} stands for different events"):
+    with pytest.raises(DataError, match="1 ROW_ID stand for different events"):
         prepare(two_stays.write(tmp_path / "b"), tmp_path / "tensors")
 
 
@@ -91,7 +91,7 @@ def test_repeated_keys(two_stays: Any, tmp_path: Path) -> None:
     for table, key in (("icustays", "ICUSTAY_ID"), ("admissions", "HADM_ID"), ("patients", "SUBJECT_ID")):
         rows = two_stays.rows[table]
         rows.append({**rows[0], "row_id": 99})
-        with pytest.raises(DataError, match=f"{key} .* stands in more than one row"):
+        with pytest.raises(DataError, match=rf"1 {key} stand in more than one row \(first: data row 1\)"):
             prepare(two_stays.write(tmp_path / table), tmp_path / "tensors")
         rows.pop()
 

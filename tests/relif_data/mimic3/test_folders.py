@@ -10,7 +10,7 @@ from relif_core.errors import DataError, InputError
 from relif_core.tensors.clinical import ClinicalTensors, check_tensors
 from relif_data import prepare as prepare_by_name
 from relif_data.mimic3 import prepare
-from relif_data.mimic3.raw_tables import write_raw
+from relif_data.simulated_tables import write_raw
 from relif_data.synthetic_icu import CHANNELS, SimulatedCohort, simulate
 from tests.relif_data.mimic3.benchmark_tables import benchmark_tables
 
@@ -26,7 +26,7 @@ def cohort() -> SimulatedCohort:
 @pytest.fixture(scope="module")
 def raw(cohort: SimulatedCohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cohort as MIMIC-III tables."""
-    return write_raw(cohort, tmp_path_factory.mktemp("simulated") / "raw")
+    return write_raw(cohort, tmp_path_factory.mktemp("simulated") / "raw", "mimic3", upper_case=True)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_layouts_of_the_source_do_not_matter(
     cohort: SimulatedCohort, tensors: ClinicalTensors, tmp_path: Path
 ) -> None:
     """Lower-case names and headers in plain files give the same tensors as upper case in gzip."""
-    plain = write_raw(cohort, tmp_path / "raw", upper_case=False, compress=False)
+    plain = write_raw(cohort, tmp_path / "raw", "mimic3", compress=False)
     subjects = tmp_path / "test.csv"
     subjects.write_text("\n".join(str(subject) for subject in TEST_SUBJECTS))
     options = {"compatibility": "benchmark", "test_subjects": subjects}

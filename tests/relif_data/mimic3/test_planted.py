@@ -7,14 +7,14 @@ import pytest
 from relif_core.errors import DataError, InputError
 from relif_data.mimic3.effects import TOGETHER, repair_effects
 from relif_data.mimic3.planted import plant_quirks
-from relif_data.mimic3.raw_tables import write_raw
 from relif_data.mimic3.repairs import REPAIRS
+from relif_data.simulated_tables import write_raw
 from relif_data.synthetic_icu import simulate
 
 
 def test_every_repair_finds_what_was_planted(tmp_path: Path) -> None:
     """Untouched simulated tables give no repair anything to do; planted quirks are counted one by one."""
-    folder = write_raw(simulate(40, 48, seed=2), tmp_path / "raw", compress=False)
+    folder = write_raw(simulate(40, 48, seed=2), tmp_path / "raw", "mimic3", upper_case=True, compress=False)
     clean = {row["repair"]: row for row in repair_effects(folder).to_dicts()}
     assert all(row["events"] == row["value_cells"] == row["phenotypes_labels"] == 0 for row in clean.values())
     planted = plant_quirks(folder, each=6, seed=1)
@@ -42,7 +42,7 @@ def test_only_simulated_tables_are_changed(tmp_path: Path) -> None:
     """A folder without the simulator's mark is left alone, compressed tables are named."""
     with pytest.raises(DataError, match="simulated tables only"):
         plant_quirks(tmp_path)
-    folder = write_raw(simulate(10, 48, seed=2), tmp_path / "raw")
+    folder = write_raw(simulate(10, 48, seed=2), tmp_path / "raw", "mimic3")
     with pytest.raises(InputError, match="at least one"):
         plant_quirks(folder, each=0)
     with pytest.raises(DataError, match="without compression"):
