@@ -7,9 +7,9 @@ grow with the rows. Every size is prepared in a process of its own; peak memory 
 resident set, and beside it the greatest anonymous part and the greatest part mapped from files, which the
 system may take back. The last line extrapolates to the rows of full MIMIC-III v1.4: processor time by a
 straight line through the measured sizes, memory by one through the two largest, since the first blocks,
-parts and buckets are filled before. Wall time also shows what else the machine did. The full data have fewer
-stay-hours per row than the demo, so the line of memory errs upwards. The replicated files (about 13 bytes a row) lie in a
-temporary folder and are removed at the end.
+parts and buckets are filled before. Wall time also shows what else the machine did. The full data have
+fewer stay-hours per row than the demo, so the line of memory errs upwards. The replicated files (about
+13 bytes a row) lie in a temporary folder and are removed at the end.
 """
 
 import argparse
