@@ -74,7 +74,7 @@ def blocks_of(weights: str | None, rehearsal: bool, every: int = 1) -> tuple[Blo
     seed and one epoch of small models.
     """
     pair, others = ("erm", "relif"), tuple(name for name in SEVEN_METHODS if name not in ("erm", "relif"))
-    plan = (
+    plan: tuple[tuple[str, str, tuple[str, ...], range], ...] = (
         ("seven methods, two seeds", "nyuv2", SEVEN_METHODS, range(400, 402)),
         ("ERM and ReLiF to five seeds", "nyuv2", pair, range(402, 405)),
         ("the others to three seeds", "nyuv2", ("erm", *others), range(402, 403)),

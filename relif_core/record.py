@@ -52,7 +52,8 @@ class Record:
     ``calibrated/``, ``last/`` and ``last_calibrated/`` stand the scores of the other :data:`VIEWS`;
     ``logit/`` and ``last_logit/`` (float16 [rows, classes]), ``label/`` and ``rows/`` (labelled hours of each
     sample, where a sample has several) are what they were made of. ``epoch/<split>/<quantity>`` [epochs, ...]
-    follows ``epoch/<split>/epoch``; its curves [epochs, D] belong to ``epoch/tolerances``.
+    follows ``epoch/<split>/epoch``; its curves [epochs, D] belong to ``epoch/tolerances``, and
+    ``epoch/<split>/raw/<task>`` [epochs, 64] holds quantiles of dense scores before scale and clipping.
     ``raw/<split>/<task>`` of dense runs holds scores before scale and clipping (segmentation: [n, 8], by
     temperature). ``histogram/<view>/<split>/<task>`` stands in published records for scores that were left
     out, ``merged_histogram/...`` [2, bins] (upper edges, counts) where no bin may hold fewer than ten.
