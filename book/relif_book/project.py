@@ -1,10 +1,12 @@
 """Where things lie: the checkout that holds the pages, and the fingerprints of its files."""
 
 import ast
+import functools
 import hashlib
 import io
 import os
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 from relif_core.errors import InputError
@@ -61,6 +63,7 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def _code_alone(source: bytes) -> bytes:
     """Return a module without comments, docstrings and blank lines; as it is where it does not parse."""
     try:
@@ -73,7 +76,7 @@ def _code_alone(source: bytes) -> bytes:
                 del lines[token.start[0] - 1][len(line[: token.start[1]].encode()) :]
     except (SyntaxError, tokenize.TokenError, UnicodeDecodeError):
         return source
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         body = getattr(node, "body", None)
         if not isinstance(body, list) or not body:
             continue
@@ -84,3 +87,11 @@ def _code_alone(source: bytes) -> bytes:
             for number in range(first.lineno - 1, first.end_lineno or first.lineno):
                 lines[number].clear()
     return b"\n".join(bytes(line.rstrip()) for line in lines if line.strip())
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a module and every statement in it; expressions hold no docstrings."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _statements(child)
