@@ -17,6 +17,7 @@
     const body = table.tBodies[0];
     const headers = [...table.tHead.rows[0].cells];
     headers.forEach((header, column) => {
+      if (!header.textContent.trim()) return;
       const text = (row) => row.cells[column].textContent;
       /* Numbers in every cell that is not missing make a column numeric; "undefined" and the like stand beside them. */
       const values = [...body.rows].map(text).filter((value) => !isMissing(value));
@@ -88,6 +89,7 @@
         if (!cell.closest("thead") && headers[place]) cell.dataset.label = headers[place];
       });
     });
+    if (window.relifPaper) return; /* print_book: the style sheet alone fits tables to paper */
     let width = -1;
     new ResizeObserver(() => {
       const now = box.parentElement.clientWidth;
@@ -112,19 +114,28 @@
     formula.math = tex;
     formula.rerender(window.MathJax.startup.document, 20); /* from the TeX on */
   };
-  const fitFormulas = () => {
-    for (const formula of window.MathJax?.startup?.document?.math ?? []) {
-      if (!formula.display) continue;
-      const share = () => formula.typesetRoot.clientWidth / formula.typesetRoot.scrollWidth;
+  const fitFormulas = (root = document) => {
+    const formulas = [...(window.MathJax?.startup?.document?.math ?? [])].filter(
+      (formula) => formula.display && root.contains(formula.typesetRoot),
+    );
+    /* All are measured before any is changed: one layout of the page a round. */
+    const tooWide = (limit) =>
+      formulas
+        .map((formula) => [formula, formula.typesetRoot.clientWidth / formula.typesetRoot.scrollWidth])
+        .filter(([, share]) => share < limit);
+    for (const formula of formulas) {
       if (whole.has(formula)) set(formula, whole.get(formula));
+      whole.delete(formula);
       formula.typesetRoot.style.fontSize = "";
-      const lines = inLines(formula.math);
-      if (share() < 0.9 && lines !== formula.math) {
-        whole.set(formula, formula.math);
-        set(formula, `\\begin{gathered}${lines}\\end{gathered}`);
-      }
-      if (share() < 1) formula.typesetRoot.style.fontSize = `${Math.max(60, Math.floor(share() * 98))}%`;
     }
+    for (const [formula] of tooWide(0.9)) {
+      const lines = inLines(formula.math);
+      if (lines === formula.math) continue;
+      whole.set(formula, formula.math);
+      set(formula, `\\begin{gathered}${lines}\\end{gathered}`);
+    }
+    for (const [formula, share] of tooWide(1))
+      formula.typesetRoot.style.fontSize = `${Math.max(60, Math.floor(share * 98))}%`;
   };
 
   /* Definitions, references and statements where a link to them is pointed at or focused: hover.js holds them, made with the book. */
@@ -176,6 +187,8 @@
       command.after(button);
       new window.ClipboardJS(button, { text: () => command.textContent }).on("success", () => (button.textContent = "Copied"));
     }
+    /* Entries of a bibliography say what they are themselves; a list may hold list items only. */
+    all(".citation-list[role=list]").forEach((list) => list.removeAttribute("role"));
     document.body.append(tip);
     for (const link of all("article a.reference.internal[href*='#']")) {
       for (const start of ["mouseenter", "focus"]) link.addEventListener(start, () => showTip(link));
@@ -183,8 +196,8 @@
     }
     document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
     window.addEventListener("scroll", hideTip, { passive: true });
-    document.addEventListener("toggle", fitFormulas, true);
-    window.addEventListener("resize", fitFormulas);
+    document.addEventListener("toggle", (event) => event.target.open && fitFormulas(event.target), true);
+    window.addEventListener("resize", () => fitFormulas());
     window.addEventListener("resize", widenFigures);
   });
   window.addEventListener("load", async () => {

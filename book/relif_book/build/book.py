@@ -79,14 +79,17 @@ def print_book(root: Path) -> Path:
     chromium = shutil.which("chromium")
     if chromium is None:
         raise PageError("the book is printed by Chromium, and there is none: install the package 'chromium'")
-    _render(root, "singlehtml")
+    folder = _render(root, "singlehtml").parent
     first = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))["root"]
-    page, target = root / "_build" / "singlehtml" / f"{first}.html", root / "_build" / "relif.pdf"
+    # Sphinx writes the one page beside its first chapter, with addresses as seen from the top.
+    page = (folder / f"{first}.html").replace(folder / "index.html")
+    target = root / "_build" / "relif.pdf"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         # The width of a sheet, so that what is fitted on the screen fits the paper.
         opened = browser.new_page(viewport={"width": 720, "height": 1000}, color_scheme="light")
         opened.set_default_timeout(600_000)
+        opened.add_init_script("window.relifPaper = true")
         opened.goto(page.as_uri())
         opened.evaluate("async () => { await window.MathJax?.startup?.promise }")
         opened.evaluate("window.dispatchEvent(new Event('beforeprint'))")
