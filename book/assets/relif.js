@@ -155,7 +155,16 @@
     const address = new URL(link.href);
     return decodeURIComponent(`${address.pathname.split("/").pop()}${address.hash}`);
   };
+  let told = null;
+  const placeTip = () => {
+    const place = told.getClientRects()[0];
+    const below = place.bottom + tip.offsetHeight + 8 < window.innerHeight;
+    const most = document.documentElement.clientWidth - tip.offsetWidth - 8;
+    tip.style.left = `${Math.max(8, Math.min(place.left, most))}px`;
+    tip.style.top = `${below ? place.bottom + 4 : Math.max(8, place.top - tip.offsetHeight - 4)}px`;
+  };
   const hideTip = () => {
+    told = null;
     tip.hidden = true;
     all("[aria-describedby=relif-tip]").forEach((link) => link.removeAttribute("aria-describedby"));
   };
@@ -166,6 +175,7 @@
     if (!found || !(link.matches(":hover") || link === document.activeElement)) return;
     tip.innerHTML = found;
     tip.hidden = false;
+    told = link;
     link.removeAttribute("title");
     link.setAttribute("aria-describedby", tip.id);
     if (tip.querySelector(".math")) {
@@ -173,10 +183,7 @@
       await window.MathJax.startup?.promise;
       await window.MathJax.typesetPromise?.([tip]);
     }
-    const place = link.getClientRects()[0];
-    const below = place.bottom + tip.offsetHeight + 8 < window.innerHeight;
-    tip.style.left = `${Math.max(8, Math.min(place.left, document.documentElement.clientWidth - tip.offsetWidth - 8))}px`;
-    tip.style.top = `${below ? place.bottom + 4 : Math.max(8, place.top - tip.offsetHeight - 4)}px`;
+    if (told === link) placeTip();
   };
 
   document.addEventListener("DOMContentLoaded", () => {
@@ -195,7 +202,7 @@
       for (const end of ["mouseleave", "blur"]) link.addEventListener(end, hideTip);
     }
     document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
-    window.addEventListener("scroll", hideTip, { passive: true });
+    window.addEventListener("scroll", () => told && placeTip(), { passive: true });
     document.addEventListener("toggle", (event) => event.target.open && fitFormulas(event.target), true);
     window.addEventListener("resize", () => fitFormulas());
     window.addEventListener("resize", widenFigures);
