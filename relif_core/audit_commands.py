@@ -423,12 +423,12 @@ def merge(
     held = measure.tolerance if measure is not None else tolerance
     errors = None
     if by_site:
-        errors = merged.site_sums(sketches, held)  # type: ignore[arg-type]
+        errors = merged.site_sums(sketches, held)
     elif sums:
         if len(sums) != len(histograms):
             raise InputError(f"{len(histograms)} sites, but sums of {len(sums)}; name those of every site")
         errors = reduce(add, [_read(InfluenceSums, path) for path in sums])
-    found = merged.audit(held, errors)  # type: ignore[arg-type]
+    found = merged.audit(held, errors)
     if output is not None:
         with atomic_file(output) as stream:
             stream.write(merged.to_json().encode() + b"\n")

@@ -24,6 +24,7 @@ from relif_core.errors import InputError
 
 _ONE = np.uint64(1)
 _BLOCK = 1 << 13
+_MERGED = 1 << 15  # scores merged at a time: a merge has more calls and reuses its array
 _SMALL = 1 << 12
 _ROUNDING = 2.0**-50  # more than rounding moves a score and a tolerance of at most 1
 
@@ -179,15 +180,15 @@ def cross(
             exceeded[:] = np.searchsorted(top, high)
         return
     end = int(np.searchsorted(low, high[-1] - tolerance + _ROUNDING, "right"))
-    edges = np.searchsorted(high, reach(low[:end:_BLOCK], tolerance), "right").tolist()
+    edges = np.searchsorted(high, reach(low[:end:_MERGED], tolerance), "right").tolist()
     edges.append(int(np.searchsorted(high, low[max(end, 1) - 1] + tolerance + _ROUNDING)))
     if within is not None:
         within[end:] = len(high)
     if exceeded is not None:
         exceeded[: edges[0]] = 0
         exceeded[edges[-1] :] = end
-    room = np.empty(_BLOCK + max(map(sub, edges[1:], edges), default=0), dtype=np.uint64)
-    for part, (first, last) in zip(_blocks(end), pairwise(edges), strict=True):
+    room = np.empty(_MERGED + max(map(sub, edges[1:], edges), default=0), dtype=np.uint64)
+    for part, (first, last) in zip(_blocks(end, _MERGED), pairwise(edges), strict=True):
         values = low[part.start : min(part.stop, end)]
         keys = room[: len(values) + last - first]
         np.left_shift(reach(values, tolerance).view(np.uint64), _ONE, out=keys[: len(values)])
@@ -208,9 +209,9 @@ def _strangers_before(mine: np.ndarray, more: int) -> np.ndarray:
     return places
 
 
-def _blocks(size: int) -> Iterator[slice]:
+def _blocks(size: int, block: int = _BLOCK) -> Iterator[slice]:
     """Cut a range into parts whose temporary arrays stay in the processor's cache."""
-    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
+    return (slice(start, start + block) for start in range(0, size, block))
 
 
 def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
@@ -332,9 +333,8 @@ def _one_sided(
             break
         above = np.subtract(size, inside)
         violations += int(above.sum())
-        terms = np.subtract(prefix[-1], prefix.take(inside))
         reached = values[part] + tolerance
-        reached *= above
-        terms -= reached
-        excess += float(terms.sum())
+        reached *= above.astype(np.float64)
+        reached += prefix.take(inside)
+        excess += float(np.subtract(prefix[-1], reached, out=reached).sum())
     return excess, violations

@@ -1,7 +1,7 @@
 """The audit itself: from scores and a tolerance to a result, under the exact or the sampled protocol."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -312,15 +312,17 @@ def _fingerprint(
     ordered: bool,
 ) -> str:
     """Hash which subjects lie in which pool, how often and how heavy; sampled pools also in which order."""
-    members: list[np.ndarray] = []
-    count = len(clusters.ids) if clusters else 0
-    if clusters:
-        members = [own if ordered else np.bincount(own, minlength=count) for own in clusters.codes.values()]
-    for task, own in (weights or {}).items():
-        held = np.bincount(clusters.codes[task], own, count) if clusters else np.sort(own)
-        members.append(held / own.sum())
     sizes = {task: len(values) for task, values in scores.items()}
-    return fingerprint(sizes, clusters.ids if clusters else None, members)
+    count = len(clusters.ids) if clusters else 0
+
+    def members() -> Iterator[np.ndarray]:
+        for own in clusters.codes.values() if clusters else ():
+            yield own if ordered else np.bincount(own, minlength=count)
+        for task, own in (weights or {}).items():
+            held = np.bincount(clusters.codes[task], own, count) if clusters else np.sort(own)
+            yield held / own.sum()
+
+    return fingerprint(sizes, clusters.ids if clusters else None, members())
 
 
 def _audit_groups(
