@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from relif_core.errors import DataError, InputError
+from relif_core.tensors.clinical import Task
 
 LENGTH_OF_STAY_DAYS = (1, 2, 3, 4, 5, 6, 7, 8, 14)
 """Lower bounds in days of the length-of-stay classes after the first (ten, Harutyunyan et al. 2019)."""
@@ -16,6 +17,10 @@ LENGTH_OF_STAY_CLASSES = (
     "≥ 14 days",
 )
 
+REMAINING_STAY = Task(
+    "los", "Remaining length of stay", "binned", "hourly", 10, LENGTH_OF_STAY_CLASSES, unit="days"
+)
+"""The hourly task of every source with whole stays."""
 
 LEVEL_SHARE, FEW = 0.1, 10
 """Share of rows, and number of them, whose text may be none of a group's levels."""

@@ -26,12 +26,13 @@ from relif_core.tensors.clinical import Channel, ClinicalContents, CohortStep, G
 from relif_data.imputation import forward_fill
 from relif_data.labels import (
     AGE_BANDS,
-    LENGTH_OF_STAY_CLASSES,
+    REMAINING_STAY,
     age_band,
     length_of_stay_class,
     require_integer,
     split_by_subject,
 )
+from relif_data.sources import REGISTRY
 
 MORTALITY_HOUR = 48
 FIRST_LABEL_HOUR = 5
@@ -332,13 +333,14 @@ def prepare(
     normal = np.array([channel.centre for channel in CHANNELS])
     filled = forward_fill(cohort.readings, observed, cohort.offsets, normal)
     labels, masks = _labels(cohort)
+    entry, short = REGISTRY["synthetic_icu"], int((masks["mortality"] == 0).sum())
     return write_tensors(
         target,
         ClinicalContents(
-            dataset="synthetic_icu",
-            title="Simulated intensive care stays",
-            licence="Apache-2.0 (made by this package; no patient data)",
-            output_policy="person",
+            dataset=entry.name,
+            title=entry.title,
+            licence=entry.licence,
+            output_policy=entry.output_policy,
             synthetic=True,
             sources=[],
             channels=tensor_channels(),
@@ -352,14 +354,10 @@ def prepare(
             cohort=[CohortStep("simulated stays", 0, stays, len(np.unique(cohort.subjects)))],
             notes=[
                 "Synthetic: every value comes from a simulator, none from a patient.",
-                (
-                    f"Mortality: death in the unit, predicted at hour {MORTALITY_HOUR}; "
-                    f"{int((masks['mortality'] == 0).sum())} stays ended before and carry no label."
-                ),
-                (
-                    f"Decompensation: death within {DECOMPENSATION_HOURS} hours; remaining length of stay:"
-                    f" time to death or discharge; both from hour {FIRST_LABEL_HOUR} on."
-                ),
+                f"Mortality: death in the unit, predicted at hour {MORTALITY_HOUR}; {short} stays ended"
+                " before and carry no label.",
+                f"Decompensation: death within {DECOMPENSATION_HOURS} hours; remaining length of stay: time"
+                f" to death or discharge; both from hour {FIRST_LABEL_HOUR} on.",
             ],
             options={"stays": stays, "hours": hours, "seed": seed},
             values=_columns(filled),
@@ -389,26 +387,12 @@ def tensor_channels() -> tuple[Channel, ...]:
 
 def tensor_tasks() -> tuple[Task, ...]:
     """Return the four tasks: mortality, decompensation, remaining length of stay, phenotypes."""
+    names = tuple(name for name, *_ in PHENOTYPES)
     return (
         Task("mortality", "Death in the unit", "binary", "stay", horizon_hours=MORTALITY_HOUR),
         Task("decompensation", "Death within 24 hours", "binary", "hourly"),
-        Task(
-            "los",
-            "Remaining length of stay",
-            "binned",
-            "hourly",
-            len(LENGTH_OF_STAY_CLASSES),
-            LENGTH_OF_STAY_CLASSES,
-            unit="days",
-        ),
-        Task(
-            "phenotypes",
-            "Phenotypes",
-            "multilabel",
-            "stay",
-            len(PHENOTYPES),
-            tuple(name for name, *_ in PHENOTYPES),
-        ),
+        REMAINING_STAY,
+        Task("phenotypes", "Phenotypes", "multilabel", "stay", len(names), names),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.tensors.clinical import Task
-from relif_data.labels import LENGTH_OF_STAY_CLASSES, length_of_stay_class
+from relif_data.labels import REMAINING_STAY, length_of_stay_class
 from relif_data.tables import LOST_SHARE, Table
 
 DECOMPENSATION_HOURS = 24
@@ -53,17 +53,10 @@ def length_of_stay(minutes: np.ndarray, offsets: np.ndarray, first_label_hour: i
     """
     hour = label_hours(offsets)
     remaining = np.repeat(minutes, np.diff(offsets)) - 60 * hour
-    task = Task(
-        "los",
-        "Remaining length of stay",
-        "binned",
-        "hourly",
-        len(LENGTH_OF_STAY_CLASSES),
-        LENGTH_OF_STAY_CLASSES,
-        unit="days",
-    )
     mask = (remaining >= 0) & (hour >= first_label_hour)
-    return Target(task, length_of_stay_class(np.maximum(remaining, 0) / 1440), mask.astype(np.uint8))
+    return Target(
+        REMAINING_STAY, length_of_stay_class(np.maximum(remaining, 0) / 1440), mask.astype(np.uint8)
+    )
 
 
 def mortality(frame: pl.DataFrame, outcome: Literal["hospital", "unit"], horizon: int) -> Target:

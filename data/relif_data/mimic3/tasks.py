@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.tensors.clinical import Task
-from relif_data.labels import LENGTH_OF_STAY_CLASSES, length_of_stay_class
+from relif_data.labels import REMAINING_STAY, length_of_stay_class
 from relif_data.mimic3.channels import phenotypes
 from relif_data.mimic3.series import EPSILON_HOURS
 
@@ -25,15 +25,7 @@ def tensor_tasks() -> tuple[Task, ...]:
     return (
         Task("mortality", "In-hospital mortality", "binary", "stay", horizon_hours=MORTALITY_HOUR),
         Task("decompensation", "Death within 24 hours", "binary", "hourly"),
-        Task(
-            "los",
-            "Remaining length of stay",
-            "binned",
-            "hourly",
-            len(LENGTH_OF_STAY_CLASSES),
-            LENGTH_OF_STAY_CLASSES,
-            unit="days",
-        ),
+        REMAINING_STAY,
         Task("phenotypes", "Phenotypes", "multilabel", "stay", len(names), names),
     )
 
