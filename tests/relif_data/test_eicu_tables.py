@@ -296,7 +296,7 @@ def random_tables(seed: int, stays: int = 14) -> Tables:
                     "patientunitstayid": stay,
                     "observationoffset": minute,
                     "temperature": rng.choice(["", "36.9", "99.1"]),
-                    "sao2": rng.choice(["", "97", "0"]),
+                    "sao2": rng.choice(["", "97", "98", "0"]),
                     "heartrate": rng.choice(["", "75", "76"]),
                     "respiration": "",
                     "systemicsystolic": rng.choice(["", "101"]),
