@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -15,6 +16,9 @@ from relif_book.build.notebook import read_notebook
 from relif_book.build.staleness import reasons_stale
 from relif_book.project import page_names
 from relif_core.files import atomic_file
+
+if TYPE_CHECKING:
+    from playwright.sync_api import PdfMargins
 
 
 def build_book(
@@ -93,9 +97,9 @@ def print_book(root: Path) -> Path:
         opened.goto(page.as_uri())
         opened.evaluate("async () => { await window.MathJax?.startup?.promise }")
         opened.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-        opened.pdf(
-            path=str(target), format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "15mm")
-        )
+        edge = "15mm"
+        margin: PdfMargins = {"top": edge, "right": edge, "bottom": edge, "left": edge}
+        opened.pdf(path=str(target), format="A4", margin=margin)
         browser.close()
     return target
 

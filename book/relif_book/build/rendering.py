@@ -195,7 +195,7 @@ def write_hover_texts(app: Any, error: Exception | None) -> None:
         for unwanted in soup.select("a.headerlink, .label, details"):
             unwanted.decompose()
         for term in soup.select("dt[id^=term-]"):
-            definition = term.find_next_sibling("dd")
+            definition = term.find_next_sibling("dd") or BeautifulSoup()
             texts[f"{page.name}#{term['id']}"] = (
                 f"<p><b>{term.get_text()}</b></p>{definition.decode_contents()}"
             )

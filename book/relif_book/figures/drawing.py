@@ -84,7 +84,8 @@ def _series(axes: "Axes") -> Iterator[tuple[str, Any, Any]]:
             middle = [
                 (bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height()) for bar in bars.patches
             ]
-            yield _name(bars), *zip(*middle, strict=True)
+            places, heights = zip(*middle, strict=True)
+            yield _name(bars), places, heights
 
 
 def _name(artist: Any) -> str:
