@@ -8,6 +8,7 @@ with the compiled passes, already loaded.
 """
 
 import importlib.util
+import os
 import sys
 import time
 import tracemalloc
@@ -126,7 +127,7 @@ def main() -> None:
             "| passes | what | ms | one audit, ms | ratio |",
             "| --- | --- | ---: | ---: | ---: |",
             *second,
-            f"\n{machine()}.\n",
+            f"\n{machine()}; load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.\n",
         ]
     )
     (Path(__file__).parent / "results" / "audit_speed.md").write_text(text)
