@@ -27,6 +27,8 @@ UNWRITABLE = {
     errno.EACCES: "writing there is not permitted; choose another place or mend its permissions",
     errno.EPERM: "writing there is not permitted; choose another place or mend its permissions",
 }
+#: No manifest, record or table of this project is larger.
+MOST_JSON = 256 << 20
 #: A temporary file of this age in seconds is locked by its writer, or nobody's.
 YOUNG = 1.0
 #: The file of a run's folder that its process holds.
@@ -218,6 +220,27 @@ def is_held(path: Path) -> bool:
         except OSError:
             return True
     return False
+
+
+def read_json(path: Path, mend: str = "make it again") -> Any:
+    """Return the content of a JSON file that a person or another program may have written.
+
+    Args:
+        path: The file.
+        mend: What the message proposes.
+
+    Raises:
+        DataError: It is larger than ``MOST_JSON`` bytes, no text in UTF-8, or no JSON.
+        OSError: It cannot be opened.
+    """
+    with open(path, "rb") as stream:
+        text = stream.read(MOST_JSON + 1)
+    if len(text) > MOST_JSON:
+        raise DataError(f"{path} is larger than {MOST_JSON >> 20} MiB; {mend}")
+    try:
+        return json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}); {mend}") from error
 
 
 def sha256_of(path: Path) -> str:

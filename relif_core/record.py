@@ -20,8 +20,8 @@ import numpy as np
 from relif_core.audit import HistogramSketch
 from relif_core.calibration import LabelledLogits
 from relif_core.controller import controller_of
-from relif_core.errors import RecordError
-from relif_core.files import atomic_file, write_json
+from relif_core.errors import DataError, RecordError
+from relif_core.files import atomic_file, read_json, write_json
 from relif_core.settings import RunSettings, as_json, settings_from
 
 FORMAT = "relif-record-1"
@@ -206,15 +206,13 @@ class Record:
         """Read a record back; ``RecordError`` names what is missing, damaged or of another format."""
         folder = Path(folder)
         try:
-            content = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+            content = read_json(folder / "record.json", "remove the folder and run again")
         except FileNotFoundError as error:
             raise RecordError(
                 f"{folder} holds no record.json: the run has not finished; run it again to go on"
             ) from error
-        except ValueError as error:
-            raise RecordError(
-                f"{folder / 'record.json'} is not valid JSON ({error}); remove the folder and run again"
-            ) from error
+        except DataError as error:
+            raise RecordError(str(error)) from error
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         if found != FORMAT:
             raise RecordError(

@@ -139,3 +139,17 @@ def test_public_functions_of_the_core_describe_their_arguments() -> None:
                     found = arguments_named(ast.get_docstring(function, clean=False) or "")
                     wrong += [f"{name}.{owner}.{function.name}: {found}"] if found != given else []
     assert wrong == []
+
+
+def test_json_files_have_one_reader() -> None:
+    """What others may have written is read by ``files.read_json``; the package's own tables are its own."""
+    own = ("__file__", "TABLES", "PACKAGE", "_FILES")
+    found = [
+        f"{name}:{node.lineno}"
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.loads", "json.load")
+        if "read_text" in ast.unparse(node) or ast.unparse(node.func) == "json.load"
+        if not any(word in ast.unparse(node) for word in own)
+    ]
+    assert found == []

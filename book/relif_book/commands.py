@@ -8,6 +8,7 @@ import typer
 
 from relif_book.project import page_names, project_root
 from relif_core.errors import InputError
+from relif_core.files import read_json
 from relif_core.options import read_pairs
 
 pages_app = typer.Typer(no_args_is_help=True, help="Execute pages and find stale ones.")
@@ -77,14 +78,12 @@ def publish(
     ] = False,
 ) -> None:
     """Write a study's records as far as the data's licence allows, audited at one tolerance."""
-    import json
-
     from relif_book.evidence.publishing import publish as publish_records
     from relif_core.record import load_records
 
     if keep not in ("all", "test", "study", "aggregates"):
         raise InputError(f"--keep {keep!r}: choose all, test, study or aggregates")
-    failed = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*/failed.json"))]
+    failed = [read_json(path) for path in sorted(runs.glob("*/failed.json"))]
     table = publish_records(
         load_records(runs),
         target,

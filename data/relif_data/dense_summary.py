@@ -1,13 +1,12 @@
 """What the book says of dense tensors: shares and histograms per split, fitted against published normals."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from relif_core.files import write_json
+from relif_core.files import read_json, write_json
 from relif_core.problems.dense_utility import DenseMeter
 from relif_core.tensors.dense import IGNORE, SPLITS, DenseTensors, decode_normals
 from relif_data.nyuv2 import COLOUR_CAMERA, OFFICIAL_SIZE, nearest
@@ -124,7 +123,7 @@ def constant_predictors(tensors: DenseTensors) -> dict[str, Any]:
 def write_constant_predictors(tensors: Path, target: Path) -> Path:
     """Add a tensor folder's constant predictors to ``constants.json`` in ``target``, one entry a size."""
     path = target / "constants.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    before = read_json(path) if path.is_file() else []
     own = constant_predictors(DenseTensors.open(tensors))
     write_json(path, [*(item for item in before if item["fingerprint"] != own["fingerprint"]), own])
     return path

@@ -19,7 +19,6 @@ Silberman, Hoiem, Kohli, Fergus, ECCV 2012.
 
 import csv
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from relif_core.errors import DataError
-from relif_core.files import sha256_of
+from relif_core.files import read_json, sha256_of
 from relif_core.tensors.dense import (
     IGNORE,
     SPLITS,
@@ -203,9 +202,9 @@ def _travel_statement(source: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return {name: content[name] for name in ("changed", "height", "width", "quality", "sources")}
-    except (ValueError, KeyError, TypeError) as error:
+    except (DataError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is no statement of a travelling form ({error}); write the form again"
         ) from error

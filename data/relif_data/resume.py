@@ -5,7 +5,6 @@ begun and those that are finished. It counts only while the code, ``key`` and a 
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections import Counter
@@ -17,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError, StorageError
-from relif_core.files import package_digest, write_json
+from relif_core.files import package_digest, read_json, write_json
 from relif_core.tensors.folder import MANIFEST, read_manifest, refuse_to_overwrite
 from relif_data.tables import Table
 
@@ -38,10 +37,10 @@ class Work:
         self.key = {**key, "code": package_digest(Path(__file__).parent), "polars": pl.__version__}
         self.state: dict[str, dict[str, Any]] = {"begun": {}, "finished": {}}
         try:
-            state = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+            state = read_json(self.folder / STATE)
             if state["key"] == self.key:
                 self.state = {name: state[name] for name in self.state}
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, DataError, TypeError, KeyError):
             pass
         if not self.state["begun"]:
             self.clear()

@@ -4,15 +4,16 @@ A kind is an entry of ``KINDS``: the format of its tensor folders, its class, an
 else asks for a format or for a kind of settings. The classes are imported where they are used.
 """
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relif_core.errors import DataError, InputError
+from relif_core.errors import DataError, InputError, ReliFError
 from relif_core.settings import DenseModelSettings, ModelSettings, RunSettings, dense_changes
-from relif_core.tensors.folder import read_manifest
+from relif_core.tensors.folder import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     from relif_core.problems.base import Problem
@@ -118,12 +119,28 @@ def open_problem(
     Raises:
         DataError: The folder has no known format.
     """
-    return _load(kind_of(data).problem).open(data, device, settings, weights)
+    with _described(data):
+        return _load(kind_of(data).problem).open(data, device, settings, weights)
 
 
 def check_folder(data: Path) -> dict[str, Any]:
     """Verify a tensor folder of any format and return its manifest; ``DataError`` names the fault."""
-    return _load(kind_of(data).checked)(data).manifest
+    with _described(data):
+        return _load(kind_of(data).checked)(data).manifest
+
+
+@contextlib.contextmanager
+def _described(folder: Path | str) -> Iterator[None]:
+    """Name the folder where its manifest says of itself what its arrays, or the format, do not bear out."""
+    try:
+        yield
+    except ReliFError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder}: {MANIFEST} does not describe its arrays ({type(error).__name__}: {str(error)[:200]});"
+            " make the tensors again"
+        ) from error
 
 
 def changes_for(data: Path, changes: Mapping[str, Any], weights: Path | str | None = None) -> dict[str, Any]:

@@ -39,9 +39,13 @@ class ClinicalProblem:
         self.task_names = tuple(task.name for task in tensors.tasks)
         arrays = tensors.arrays
         statistics = tensors.manifest["statistics"]
-        mean = np.array(statistics["mean"], dtype=np.float32)
+        with np.errstate(over="ignore"):
+            mean, deviation = (
+                np.array(statistics[name], dtype=np.float32) for name in ("mean", "standard_deviation")
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+            raise DataError(f"{tensors.folder}: its statistics are not finite; make the tensors again")
         # A column that never varies in training carries no scale: it is centred only.
-        deviation = np.array(statistics["standard_deviation"], dtype=np.float32)
         deviation = np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
         inputs = np.empty((len(arrays["values"]), tensors.inputs), dtype=np.float32)
         width = len(mean)

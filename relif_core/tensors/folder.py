@@ -16,7 +16,7 @@ import numpy as np
 
 from relif_core import __version__
 from relif_core.errors import DataError
-from relif_core.files import atomic_file, atomic_folder, inside, sha256_of, write_json
+from relif_core.files import atomic_file, atomic_folder, inside, read_json, sha256_of, write_json
 
 MANIFEST = "manifest.json"
 #: Rows of a large array that are in memory at a time.
@@ -160,10 +160,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise DataError(f"{folder}: no {MANIFEST}; make the tensors with `relif data`")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}); make the tensors again") from error
+    manifest = read_json(path, "make the tensors again")
     if not isinstance(manifest, dict):
         raise DataError(f"{path} is not a manifest; make the tensors again")
     return manifest

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from relif_book.project import project_root
+from relif_core.files import read_json
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def _contents(folder: Path) -> list[dict[str, Any]]:
     if packed.is_file():
         with zipfile.ZipFile(packed) as archive:
             return list(json.loads(archive.read("index.json"))["contents"])
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("record.json"))]
+    return [read_json(path) for path in sorted(folder.rglob("record.json"))]
 
 
 def _row(content: dict[str, Any], folder: str) -> RunRow:

@@ -1,6 +1,5 @@
 """What a decoder can reach at best: true labels and depth at the resolution at which it draws."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from relif_core.errors import DataError, RecordError
-from relif_core.files import write_json
+from relif_core.files import read_json, write_json
 from relif_core.problems.dense_utility import DepthMeter, SegmentationMeter
 from relif_core.tensors.dense import IGNORE
 from relif_data.nyuv2 import CLASS_NAMES, list_frames, nearest
@@ -89,8 +88,8 @@ def write_ceiling(
 def read_ceiling(folder: Path) -> dict[str, Any]:
     """Return the content of ``ceiling.json``; ``RecordError`` where it is missing."""
     try:
-        return json.loads((Path(folder) / CEILING).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_json(Path(folder) / CEILING)
+    except (OSError, DataError) as error:
         raise RecordError(
             f"{Path(folder) / CEILING} cannot be read ({error}); write it with write_ceiling"
         ) from error

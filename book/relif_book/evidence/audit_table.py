@@ -6,7 +6,6 @@ earlier hold everything in the JSON.
 """
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,8 @@ from relif_book.evidence.contrasts import influences
 from relif_book.evidence.utility_errors import bootstrap_counts, utility_replicates
 from relif_core.audit import AuditContext, AuditResult, audit, bias_curve
 from relif_core.audit.uncertainty import interval, unit_interval
-from relif_core.errors import InputError, RecordError
-from relif_core.files import atomic_file, write_json
+from relif_core.errors import DataError, InputError, RecordError
+from relif_core.files import atomic_file, read_json, write_json
 from relif_core.record import VIEWS, Record
 
 AUDITS, NUMBERS = "audits.json", "audits.npz"
@@ -171,7 +170,7 @@ class AuditTable:
         """Read the table of a published folder; ``RecordError`` names what is missing or damaged."""
         path = Path(folder) / AUDITS
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if set(_FIRST) <= set(content):
                 numbers = {name: np.array(content.pop(name)) for name in _FIRST}
                 freedom = [content["subjects"] - 1] * len(content["keys"])
@@ -183,7 +182,7 @@ class AuditTable:
                 numbers = _unpacked(numbers)
         except FileNotFoundError as error:
             raise RecordError(f"{error.filename} is missing; publish the records again") from error
-        except (ValueError, KeyError, OSError) as error:
+        except (DataError, ValueError, KeyError, OSError) as error:
             raise RecordError(f"{path} cannot be read ({error}); publish the records again") from error
         missing = [name for name in (*_PLAIN, *_FIRST, *_FREEDOM) if name not in {*content, *numbers}]
         if missing:

@@ -1,6 +1,5 @@
 """What the pages on dense prediction share: raw metrics, two tolerances, protocols, and where scores lie."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from relif_book.evidence.trivial import below_constant
 from relif_book.figures.tables import Cell, Seeds
 from relif_book.project import project_root
 from relif_core.audit.comparison import Kind
+from relif_core.files import read_json
 from relif_core.models.vision import TASKS
 from relif_core.problems.dense_utility import relative_change
 from relif_core.problems.utility import TaskUtility, Utility
@@ -65,7 +65,7 @@ def image_size(
 
     None where the committed summary is of other data.
     """
-    content = json.loads((page.record(summary) / "summary.json").read_text(encoding="utf-8"))
+    content = read_json(page.record(summary) / "summary.json")
     same = content["fingerprint"] == results.dataset["fingerprint"]
     return (content["height"], content["width"]) if same else None
 

@@ -8,7 +8,6 @@ output, records hold histograms whose bins were merged until each holds ten or m
 """
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,8 @@ from relif_book.evidence.audit_table import AUDITS, AuditTable, audit_table, joi
 from relif_book.evidence.packing import RUNS, load_packed, save_packed
 from relif_book.evidence.reporting import ReferenceTolerance, choose_reference_tolerance
 from relif_core.audit import HistogramSketch
-from relif_core.errors import RecordError
-from relif_core.files import atomic_file, write_json
+from relif_core.errors import DataError, RecordError
+from relif_core.files import atomic_file, read_json, write_json
 from relif_core.record import VIEWS, Record, load_records, run_key
 from relif_data.sources import REGISTRY
 
@@ -83,10 +82,10 @@ def read_reference(folder: Path) -> ReferenceTolerance:
     """Return the tolerance that is written down in a published folder."""
     path = Path(folder) / REFERENCE
     try:
-        return ReferenceTolerance(**json.loads(path.read_text(encoding="utf-8")))
+        return ReferenceTolerance(**read_json(path))
     except FileNotFoundError as error:
         raise RecordError(f"{path} is missing: publish an ERM run there first (relif publish)") from error
-    except (ValueError, TypeError) as error:
+    except (DataError, TypeError) as error:
         raise RecordError(f"{path} is no reference tolerance ({error}); publish again") from error
 
 

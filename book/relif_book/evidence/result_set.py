@@ -1,6 +1,5 @@
 """The records of one study on one data set: numbers by method and seed, and words for captions."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from relif_book.evidence.reporting import (
 )
 from relif_book.project import project_root
 from relif_core.errors import RecordError
+from relif_core.files import read_json
 from relif_core.record import Record
 
 #: Fewer deaths than this among the test stays leave the order of methods open.
@@ -147,7 +147,7 @@ class ResultSet:
     def label_counts(self) -> list[dict[str, Any]] | None:
         """The published label counts of the data set, in the order of its tasks; None without."""
         for path in sorted((project_root() / "data" / "records" / "clinical_data").glob("*.json")):
-            summary = json.loads(path.read_text(encoding="utf-8"))
+            summary = read_json(path)
             if summary["fingerprint"] == self.dataset["fingerprint"]:
                 known = {task["name"]: task for task in summary["tasks"]}
                 return [known[name] for name in self.task_titles]

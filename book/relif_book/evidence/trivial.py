@@ -6,7 +6,6 @@ binary scores are the labels, its top labels have probability 1. Both need only 
 (1 − ε)p + εc, takes Bias to (1 − ε)·B(δ/(1 − ε)) and leaves every rank and argmax (theorem T2).
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from relif_book.evidence.results import ResultSet, Rows
 from relif_book.figures.tables import MISSING, Cell
 from relif_book.project import project_root
+from relif_core.files import read_json
 from relif_core.methods import title_of
 
 CONSTANT_UTILITY = 0.5
@@ -145,7 +145,7 @@ def _dense_constants(results: ResultSet) -> list[TrivialRow]:
 
 def _constants_of(results: ResultSet) -> dict[str, Any] | None:
     path = project_root() / "data" / "records" / "nyuv2_data" / "constants.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    known = read_json(path) if path.is_file() else []
     known = [item for item in known if item["dataset"] == results.dataset["dataset"]]
     known.sort(key=lambda item: item["fingerprint"] != results.dataset["fingerprint"])
     return known[0] if known else None

@@ -1,7 +1,6 @@
 """Who is in the cohort, who they are, and how they end: the `patient` and `hospital` tables of eICU."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError
+from relif_core.files import read_json
 from relif_core.tensors.clinical import CohortStep, Group
 from relif_data.labels import ADULT_AGE_BANDS, age_band, refuse_unknown_levels
 from relif_data.simulated_tables import MARKS
@@ -142,8 +142,8 @@ def terms_of(source: Path, patients: Patients) -> dict[str, Any]:
     title, policy, synthetic = "eICU Collaborative Research Database", "person", False
     mark = source / MARKS["eicu"]
     try:
-        synthetic = mark.is_file() and bool(json.loads(mark.read_text(encoding="utf-8")).get("synthetic"))
-    except (ValueError, AttributeError) as error:
+        synthetic = mark.is_file() and bool(read_json(mark).get("synthetic"))
+    except (DataError, AttributeError) as error:
         raise DataError(f"{mark} is damaged ({error}); write the simulated tables again") from error
     if synthetic:
         title, licence = "Simulated tables in the layout of eICU", "Apache-2.0 (simulated, no patient data)"
