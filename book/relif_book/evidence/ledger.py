@@ -8,7 +8,7 @@ from relif_book.evidence.claims import CLAIMS, PRIMARY, Claim, Evidence, beside_
 from relif_book.evidence.judging import LEVEL, Part, failing, judge, part_power
 from relif_book.evidence.results import PLANNED, ResultSet, planned, published
 from relif_book.figures.tables import MISSING, Table, signed
-from relif_core.errors import InputError
+from relif_core.errors import InputError, RecordError
 from relif_core.methods import title_of
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def judge_claim(claim: Claim, study: Study) -> Judged | None:
     for endpoint in claim.endpoints[1:]:
         try:
             beside[endpoint.title] = judge(claim.parts(Evidence(study.results, endpoint)))
-        except InputError:
+        except (InputError, RecordError):
             continue
     return Judged(claim, study, judge(parts), tuple(parts), beside)
 
