@@ -94,7 +94,8 @@ def show(figure: "Figure", *, alt: str) -> None:
     if not alt.strip():
         raise InputError("figure without alternative text; say in alt=… what the picture shows")
     alt = " ".join(alt.split())
-    kind, content = "image/svg+xml", as_svg(figure)
+    kind = "image/svg+xml"
+    content: str | bytes | None = as_svg(figure)
     if content is None:
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
