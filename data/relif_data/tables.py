@@ -381,7 +381,10 @@ def _header(path: Path) -> tuple[str, ...]:
     text = line.decode("utf-8-sig", errors="replace").strip()
     if not text:
         raise DataError(f"{path} is empty; fetch the file again")
-    return tuple(name.strip().lower() for name in next(csv.reader([text]), ()))
+    try:
+        return tuple(name.strip().lower() for name in next(csv.reader([text]), ()))
+    except csv.Error as error:
+        raise DataError(f"{path}: its first line is no header of a CSV file; fetch the file again") from error
 
 
 def unreadable(path: Path, error: BaseException) -> DataError:

@@ -347,6 +347,16 @@ def test_levels_that_are_none_are_refused(
         prepare(tables.write(tmp_path / "raw"), tmp_path / "tensors")
 
 
+@pytest.mark.parametrize("start", [b"\x00\r", b'"', b"\xff\xfe", b"<html>\n"])
+def test_a_broken_header_is_named(two_stays: Any, tmp_path: Path, start: bytes) -> None:
+    """Bytes before the header are an error with the file's name, whatever they are."""
+    raw = with_events(two_stays).write(tmp_path / "raw")
+    path = raw / "ADMISSIONS.csv"
+    path.write_bytes(start + path.read_bytes())
+    with pytest.raises(DataError, match=r"ADMISSIONS\.csv"):
+        prepare(raw, tmp_path / "tensors")
+
+
 def test_a_table_with_a_header_alone_is_refused(two_stays: Any, tmp_path: Path) -> None:
     """An empty table is a copy that broke off, whichever it is."""
     for name in ("labevents", "diagnoses_icd", "patients"):
