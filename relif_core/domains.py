@@ -36,9 +36,13 @@ DOMAINS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_domains(owner: str, **values: Any) -> None:
-    """Refuse settings outside their domain; None and a name without a domain are outside none.
+    """Refuse settings outside their domain.
 
     >>> check_domains("Controller", target=0.16, ema=0.1, kind="feedback")
+
+    Args:
+        owner: What has the settings, for the message.
+        **values: Settings by name; None and a name without a domain are outside none.
 
     Raises:
         InputError: Naming owner, setting, what it must be, and its value.
