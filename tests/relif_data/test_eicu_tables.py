@@ -4,6 +4,7 @@ import csv
 import gzip
 import math
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,7 @@ def test_cohort_rules_are_applied_in_order_and_counted(tmp_path: Path) -> None:
     ]
     for index, row in enumerate(extra[2:]):
         row["uniquepid"] = f"003-{index}"
+    extra[5]["uniquepid"] = "002-1"
     tables["patient"] += extra
     tables["vitalAperiodic"] += [pressure(stay, 10, 120) for stay in range(20, 27)]
     tensors = made(tmp_path, tables)
@@ -624,6 +626,12 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "stay no number": (
         lambda folder: edit(folder / "patient.csv.gz", lambda text: text.replace("\n1,", "\nfirst,", 1)),
         r"1 cells of column PATIENTUNITSTAYID are no number .first: data row 1",
+    ),
+    "one hospital stay": (
+        lambda folder: edit(
+            folder / "patient.csv.gz", lambda text: re.sub(r"(?m)^(\d),\d+", r"\1,nan", text)
+        ),
+        r"patienthealthsystemstayid of 8 of 8 unit stays belongs to several patients",
     ),
     "no patient": (lambda folder: (folder / "patient.csv.gz").unlink(), r"no file for patient; copy"),
     "no measurements": (

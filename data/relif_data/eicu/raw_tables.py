@@ -31,7 +31,7 @@ from relif_data.eicu.events import TableCount, read_events
 from relif_data.eicu.grid import HourlyGrid
 from relif_data.labels import split_by_subject
 from relif_data.resume import Work, refuse_other_sources
-from relif_data.tables import Table, find_tables
+from relif_data.tables import LOST_SHARE, Table, find_tables
 
 ADULT_YEARS = 18
 
@@ -170,6 +170,12 @@ def _cohort(frame: pl.DataFrame, first_label_hour: int) -> CohortFlow:
         "intensive care (stay type is not step-down)",
         ~pl.col("stay_type").fill_null("").str.to_lowercase().str.starts_with("stepdown"),
     )
+    shared = flow.frame.filter(pl.col("subject").n_unique().over("hospital_stay") > 1).height
+    if shared > LOST_SHARE * flow.frame.height:
+        raise DataError(
+            f"table patient: patienthealthsystemstayid of {shared:,} of {flow.frame.height:,} unit stays"
+            " belongs to several patients; export the column as it is delivered"
+        )
     first = pl.col("stay").sort_by(pl.col("visit").fill_null(float("inf")), "stay").first()
     flow.keep(
         "first of the unit stays left in its hospital stay", pl.col("stay") == first.over("hospital_stay")
