@@ -1,5 +1,7 @@
 """The exceptions of this package: every message names the thing, the place and the mend."""
 
+from collections.abc import Iterable
+
 
 class ReliFError(Exception):
     """Base of every error that this package raises on purpose; ``status`` is the exit status of a command."""
@@ -41,3 +43,18 @@ class RunPaused(ReliFError):  # noqa: N818 - a state to be told, not a fault
     """A run that reached its deadline: its checkpoint is saved and the next start goes on from there."""
 
     status = 70
+
+
+def listed(items: Iterable[object], between: str = ", ") -> str:
+    """Return a list for a message: at most five items, and how many more there are.
+
+    Args:
+        items: What is listed.
+        between: What stands between two of them.
+
+    >>> listed("abcdefgh"), listed([1, 2], "; ")
+    ('a, b, c, d, e, and 3 more', '1; 2')
+    """
+    every = [str(item) for item in items]
+    more = [f"and {len(every) - 5} more"] if len(every) > 5 else []
+    return between.join([*every[:5], *more])

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 ENVIRONMENT = "RELIF_BALANCERS"
 #: Looks of methods without their own: neither ReLiF's and ERM's colours nor a mark of the paper's balancers.
@@ -237,7 +237,7 @@ def add_balancer(reference: str) -> Method:
     except (SyntaxError, ValueError) as error:
         raise InputError(f"{path}: is no Python file ({error})") from error
     if name not in classes:
-        raise InputError(f"{path} has no class {name!r}; it has {', '.join(classes) or 'none'}")
+        raise InputError(f"{path} has no class {name!r}; it has {listed(classes) or 'none'}")
     key = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
     source = f"{path}:{name}"
     if key in METHODS and METHODS[key].source != source:

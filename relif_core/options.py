@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 #: The smallest value of the whole numbers of a data source that are not counts, which start at 1.
@@ -81,7 +81,7 @@ def typed_values(
     unknown = sorted(options.keys() - hints.keys())
     if unknown:
         raise InputError(
-            f"{owner}: unknown option {', '.join(unknown)}; known are {', '.join(sorted(hints)) or 'none'}"
+            f"{owner}: unknown option {listed(unknown)}; known are {', '.join(sorted(hints)) or 'none'}"
         )
     return {
         option: typed_value(f"{owner}: option {option}", hints[option], value, least and least(option))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 from relif_core.tensors.clinical import SPLITS, ClinicalTensors, Task
 from relif_core.tensors.folder import fingerprint_of
 
@@ -56,7 +56,7 @@ def read_labels_at(
         tasks = hourly or [task.name for task in tensors.tasks if task.horizon_hours is not None]
     unknown = sorted(set(tasks) - by_name.keys())
     if unknown:
-        raise InputError(f"no task {', '.join(unknown)} here; known are {', '.join(by_name)}")
+        raise InputError(f"no task {listed(unknown)} here; known are {listed(by_name)}")
     if hour < 1:
         raise InputError(f"hour={hour}: the first label stands at hour 1")
     arrays, reread = dict(tensors.arrays), []

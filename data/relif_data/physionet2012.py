@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from relif_core.errors import DataError, InputError
+from relif_core.errors import DataError, InputError, listed
 from relif_core.files import sha256_of
 from relif_core.tensors.clinical import Channel, ClinicalContents, CohortStep, Group, Task, write_tensors
 from relif_data.archives import read_members
@@ -355,7 +355,7 @@ def _read_outcomes(path: Path) -> dict[str, np.ndarray]:
         ) from error
     missing = [name for name in _OUTCOME_RANGES if name not in table.columns]
     if missing:
-        raise DataError(f"{path}: column {', '.join(missing)} missing; expected {','.join(_OUTCOME_RANGES)}")
+        raise DataError(f"{path}: column {listed(missing)} missing; expected {','.join(_OUTCOME_RANGES)}")
     columns = {}
     for name in _OUTCOME_RANGES:
         numbers = table[name].str.strip_chars().cast(pl.Int64, strict=False)

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import numpy as np
 import polars as pl
 
-from relif_core.errors import DataError
+from relif_core.errors import DataError, listed
 from relif_core.files import sha256_of
 
 BLOCK_BYTES, BLOCK_ROWS = 16 << 20, 200_000
@@ -253,7 +253,7 @@ def find_tables(
                 _refuse_twice(stem, twin, path)
     missing = [name for name in wanted if name in needed and name.lower() not in found]
     if missing:
-        raise DataError(f"{folder}: no file for {', '.join(missing)}; copy the missing {title} tables there")
+        raise DataError(f"{folder}: no file for {listed(missing)}; copy the missing {title} tables there")
     return {
         stem: _opened(names[stem], _chosen(stem, found[stem]), wanted[names[stem]])
         for stem in names
@@ -361,7 +361,7 @@ def _opened(name: str, paths: tuple[Path, ...], columns: Sequence[str]) -> Table
         if absent:
             found = ", ".join(column.upper()[:40] for column in header[:20])
             raise DataError(
-                f"{path}: column {', '.join(absent)} missing (found {found}); take the file as PhysioNet"
+                f"{path}: column {listed(absent)} missing (found {found}); take the file as PhysioNet"
                 " delivers it, columns separated by commas"
             )
         twice = [column for column in columns if header.count(column) > 1]

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from relif_core.errors import DataError
+from relif_core.errors import DataError, listed
 from relif_core.files import reserve, scratch_folder
 from relif_core.tensors.folder import (
     SPLITS,
@@ -291,7 +291,7 @@ def check_dense_tensors(folder: Path | str) -> DenseTensors:
     tensors = DenseTensors.open(folder)
     missing = {*FRAME_ARRAYS, "split", "ids", "scenes"} - tensors.arrays.keys()
     if missing:
-        raise DataError(f"{folder}: arrays missing: {', '.join(sorted(missing))}; make the tensors again")
+        raise DataError(f"{folder}: arrays missing: {listed(sorted(missing))}; make the tensors again")
     count = len(tensors.arrays["ids"])
     _check_index(tensors.arrays, manifest, count, str(folder))
     height, width = tensors.size

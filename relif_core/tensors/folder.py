@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from relif_core import __version__
-from relif_core.errors import DataError
+from relif_core.errors import DataError, listed
 from relif_core.files import atomic_file, atomic_folder, inside, read_json, sha256_of, write_json
 
 MANIFEST = "manifest.json"
@@ -215,7 +215,7 @@ def check_array_folder(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     missing = {"format", "dataset", "sources", "files", "fingerprint"} - manifest.keys()
     if missing:
-        raise DataError(f"{folder / MANIFEST}: {', '.join(sorted(missing))} missing; make the tensors again")
+        raise DataError(f"{folder / MANIFEST}: {listed(sorted(missing))} missing; make the tensors again")
     if fingerprint_of(manifest) != manifest["fingerprint"]:
         raise DataError(f"{folder / MANIFEST} was changed after it was written; make the tensors again")
     open_arrays(folder, manifest)

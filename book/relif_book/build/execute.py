@@ -23,7 +23,7 @@ from relif_book.build.notebook import (
 )
 from relif_book.build.staleness import executed_as_committed, reasons_stale
 from relif_book.parameters import check_parameters
-from relif_core.errors import ReliFError
+from relif_core.errors import ReliFError, listed
 from relif_core.options import typed_value
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -99,7 +99,7 @@ def execute_page(
     problems = _unfinished(notebook) + ([] if parameters else _unpublishable(notebook, root))
     if problems:
         raise PageError(
-            f"page '{name}': {'; '.join(problems)} (the attempt is in {failed.relative_to(root)})"
+            f"page '{name}': {listed(problems, '; ')} (the attempt is in {failed.relative_to(root)})"
         )
     tidy(notebook)
     if not parameters:

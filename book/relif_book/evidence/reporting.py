@@ -23,7 +23,7 @@ from relif_core.audit import (
 )
 from relif_core.audit.card import Card
 from relif_core.audit.uncertainty import interval
-from relif_core.errors import InputError, RecordError
+from relif_core.errors import InputError, RecordError, listed
 from relif_core.record import Record
 
 #: Candidate levels of the reference tolerance, and the reference model's least validation violation rate.
@@ -184,9 +184,7 @@ class MethodSummary:
         """
         absent = [seed for seed in seeds if seed not in self.seeds]
         if absent:
-            raise InputError(
-                f"{self.method} has no record of seed {', '.join(map(str, absent))}; it has {self.seeds}"
-            )
+            raise InputError(f"{self.method} has no record of seed {listed(absent)}; it has {self.seeds}")
         return replace(self, records=tuple(self.records[self.seeds.index(seed)] for seed in seeds))
 
 
@@ -194,7 +192,7 @@ def summarise(records: Sequence[Record], table: AuditTable) -> dict[str, MethodS
     """Gather records and their audits by method, in the order of first appearance."""
     missing = [record.key[:12] for record in records if record.key not in table.keys]
     if missing:
-        raise RecordError(f"the audit table lacks records {', '.join(missing)}; publish the records again")
+        raise RecordError(f"the audit table lacks records {listed(missing)}; publish the records again")
     twice = [name for name, count in Counter((r.method, r.seed) for r in records).items() if count > 1]
     if twice:
         method, seed = twice[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relif_core.errors import RecordError
+from relif_core.errors import RecordError, listed
 from relif_core.settings import RunSettings, changed
 from relif_core.studies.display import StudyDisplay
 from relif_core.studies.grid import StudySummary, run_study
@@ -34,7 +34,7 @@ def make_runs(
     else:
         summary = run_study(runs, data, target, **options)
     if summary.failed:
-        raise RecordError("; ".join(f"{job}: {problem}" for job, problem in summary.failed.items()))
+        raise RecordError(listed((f"{job}: {problem}" for job, problem in summary.failed.items()), "; "))
     return summary
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from relif_core.errors import DataError
+from relif_core.errors import DataError, listed
 from relif_core.files import sha256_of
 from relif_core.tensors.clinical import Channel, ClinicalContents
 from relif_data.eicu import targets
@@ -225,7 +225,7 @@ def _read_task(folder: Path) -> _Task:
 def _require(frame: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
     missing = [column for column in columns if column not in frame.columns]
     if missing:
-        raise DataError(f"{path} lacks column {', '.join(repr(column) for column in missing)}")
+        raise DataError(f"{path} lacks column {listed(map(repr, missing))}")
     texts = [column for column in columns if frame.schema[column] == pl.String]
     if texts:
         raise DataError(f"{path}: column {texts[0]!r} holds text, not numbers")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 
 @dataclass(frozen=True)
@@ -108,5 +108,5 @@ def chosen_repairs(compatibility: str, repairs: Iterable[str] | str | None = Non
     chosen = frozenset(name for name in names if name)
     unknown = sorted(chosen - REPAIRS.keys())
     if unknown:
-        raise InputError(f"repairs: {', '.join(unknown)} unknown; choose among {', '.join(REPAIRS)}")
+        raise InputError(f"repairs: {listed(unknown)} unknown; choose among {', '.join(REPAIRS)}")
     return chosen
