@@ -114,6 +114,10 @@ class Table:
         """Return some columns of a small table whole, texts stripped; a cell that is no number is refused."""
         frame = pl.concat(list(self.frames(types)))
         self.refuse_unreadable(0)
+        if frame.select(pl.any_horizontal(pl.selectors.string().str.contains("\n").any(), False)).item():
+            raise DataError(
+                f"{self.path}: a cell runs over several lines; is a quote left open? Fetch it again"
+            )
         text = pl.selectors.string().str.strip_chars()
         return frame.with_columns(text.replace(["", *NULL_TEXTS], None))
 
