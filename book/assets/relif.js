@@ -55,10 +55,12 @@
     box.classList.remove("relif-wide");
     box.style.width = "";
   };
+  const scrolls = (box) =>
+    box && box.tagName !== "ARTICLE" && (getComputedStyle(box).maxHeight !== "none" || scrolls(box.parentElement));
   const widen = (box) => {
     const end = Math.min(document.querySelector(".bd-content")?.getBoundingClientRect().right, document.documentElement.clientWidth);
     const own = box.getBoundingClientRect();
-    if (!(end - own.right > 100) || box.closest(".tag_scroll-output, .tag_output_scroll") || !matchMedia("(min-width: 1200px)").matches)
+    if (!(end - own.right > 100) || scrolls(box) || !matchMedia("(min-width: 1200px)").matches)
       return;
     box.style.width = `${Math.floor(end - own.left - 24)}px`;
     box.classList.add("relif-wide");
@@ -189,6 +191,7 @@
   document.addEventListener("DOMContentLoaded", () => {
     all("table.relif-table").forEach(makeSortable);
     all(".relif-table-scroll, .pst-scrollable-table-container").forEach(prepare);
+    all("table.dataframe").forEach((table) => prepare(table.parentElement));
     for (const command of all("dl.relif-provenance dd > code")) {
       const button = Object.assign(document.createElement("button"), { type: "button", className: "relif-copy", textContent: "Copy" });
       command.after(button);
