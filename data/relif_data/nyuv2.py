@@ -37,6 +37,7 @@ from relif_core.tensors.dense import (
     choose_validation,
     write_dense_tensors,
 )
+from relif_core.tensors.folder import read_array
 from relif_data.parallel import in_order
 from relif_data.surface_normals import (
     AxisOrder,
@@ -396,7 +397,9 @@ def _list_arrays(source: Path) -> Listing:
 
     def read(index: int) -> RawFrame:
         part, number = numbers[index]
-        image, labels, depth, normals = (_load_array(paths[part][number][kind]) for kind in kinds)
+        image, labels, depth, normals = (
+            read_array(paths[part][number][kind], "copy it again") for kind in kinds
+        )
         place = f"{part}/image/{number}.npy"
         if not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
             raise DataError(f"{place}: colours outside 0..1")
@@ -424,13 +427,6 @@ def _list_arrays(source: Path) -> Listing:
         validation_rule=f"blocks of {BLOCK} consecutive frames (the source names no scenes)",
         has_normals=True,
     )
-
-
-def _load_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path} cannot be read as an array ({error}); copy it again") from error
 
 
 # --- image folders ------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ whole folder appears under its name in one rename, so a folder that can be opene
 import hashlib
 import json
 import mmap
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -184,6 +185,23 @@ def read_manifest_of(folder: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
+def read_array(path: Path, mend: str, *, mode: Literal["r"] | None = None) -> np.ndarray:
+    """Return the array of a .npy file, mapped into memory where ``mode`` is "r".
+
+    Args:
+        path: The file.
+        mend: What to do about a damaged one.
+        mode: None reads it whole.
+
+    Raises:
+        DataError: It is no array, or a damaged one.
+    """
+    try:
+        return np.load(path, mmap_mode=mode, allow_pickle=False)
+    except (ValueError, SyntaxError, tokenize.TokenError, EOFError, OSError) as error:
+        raise DataError(f"{path} cannot be read as an array ({error}); {mend}") from error
+
+
 def open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Memory-map every array that a manifest names, keyed without suffix; shapes and types are checked.
 
@@ -196,10 +214,7 @@ def open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarr
         path = inside(folder, name)
         if not path.is_file():
             raise DataError(f"{path} is missing; make the tensors again")
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise DataError(f"{path} cannot be read as an array ({error}); make the tensors again") from error
+        array = read_array(path, "make the tensors again", mode="r")
         if str(array.dtype) != expected["type"] or list(array.shape) != expected["shape"]:
             raise DataError(
                 f"{path} holds {array.dtype}{list(array.shape)}, its manifest says "

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from relif_core.tensors.clinical import Channel, Task, write_tensors
+from relif_core.tensors.clinical import Channel, ClinicalContents, Task, write_tensors
 
 HEADER = """---
 jupytext:
@@ -72,8 +72,8 @@ def write_page(project: Path) -> Callable[[str], Path]:
 def three_stays(target: Path) -> Path:
     """The smallest folder that the documentation shows: one stay in each split, one task."""
     hours = np.array([3, 2, 4])
-    return write_tensors(
-        target, dataset="mine", title="Three invented stays", licence="CC0-1.0", output_policy="person",
+    contents = ClinicalContents(
+        dataset="mine", title="Three invented stays", licence="CC0-1.0", output_policy="person",
         synthetic=True, sources=[], channels=[Channel("heart rate", "1/min", ("heart rate",), normal=86.0)],
         tasks=[Task("mortality", "In-hospital mortality", "binary", "stay")],
         values=np.linspace(60, 110, 9, dtype=np.float32)[:, None], observed=np.ones((9, 1), np.uint8),
@@ -81,6 +81,7 @@ def three_stays(target: Path) -> Path:
         subjects=np.array([1, 2, 3]), split=np.array([0, 1, 2], np.uint8),
         labels={"mortality": np.array([0, 1, 0])}, label_masks={"mortality": np.ones(3, np.uint8)},
     )  # fmt: skip
+    return write_tensors(target, contents)
 
 
 def two_tasks(target: Path, *, tied: bool = False) -> Path:
@@ -97,8 +98,8 @@ def two_tasks(target: Path, *, tied: bool = False) -> Path:
         "mortality": 1 / (1 + np.exp(2 - 1.5 * severity)),
         "readmission": 1 / (1 + np.exp(1 - severity)),
     }
-    return write_tensors(
-        target, dataset="my_hospital", title="My hospital <b>ICU</b>", licence="private",
+    contents = ClinicalContents(
+        dataset="my_hospital", title="My hospital <b>ICU</b>", licence="private",
         output_policy="person", synthetic=False, sources=[],
         channels=[Channel(f"c{i}", "1", (f"c{i}",), normal=80.0) for i in range(5)],
         tasks=[Task("mortality", "In-hospital mortality", "binary", "stay"),
@@ -109,6 +110,7 @@ def two_tasks(target: Path, *, tied: bool = False) -> Path:
         labels={name: (generator.random(240) < share).astype(np.uint8) for name, share in shares.items()},
         label_masks=dict.fromkeys(shares, np.ones(240, np.uint8)),
     )  # fmt: skip
+    return write_tensors(target, contents)
 
 
 @pytest.fixture
