@@ -88,8 +88,8 @@ class LipschitzSurrogate(nn.Module):
     every pair (a, b) of prototypes of two different tasks
 
     .. math::
-        m = \frac{\rho_c(p_i(a) - p_j(b))}{\tau} - \frac{d'(a, b)}{\kappa}, \quad
-        d' = \max\bigl(\tfrac12 (1 - \cos(z_a, z_b)), d_0\bigr), \quad
+        m = \frac{\rho_c(p_i(a) - p_j(b))}{\tau} - \frac{d'(a, b)}{\kappa}, \\
+        d' = \max\bigl(\tfrac12 (1 - \cos(z_a, z_b)), d_0\bigr), \\
         R = \text{mean } \varphi_\mu(m), \quad r = \text{mean } 1[m > 0].
 
     :math:`\tau` (``gap_scale``) and :math:`\kappa` (``distance_scale``) follow the 95th percentiles (linear

@@ -60,7 +60,7 @@
   const widen = (box) => {
     const end = Math.min(document.querySelector(".bd-content")?.getBoundingClientRect().right, document.documentElement.clientWidth);
     const own = box.getBoundingClientRect();
-    if (!(end - own.right > 100) || scrolls(box) || !matchMedia("(min-width: 1200px)").matches)
+    if (own.left < 0 || !(end - own.right > 100) || scrolls(box) || !matchMedia("(min-width: 1200px)").matches)
       return;
     box.style.width = `${Math.floor(end - own.left - 24)}px`;
     box.classList.add("relif-wide");
@@ -208,7 +208,14 @@
     window.addEventListener("scroll", () => told && placeTip(), { passive: true });
     document.addEventListener("toggle", (event) => event.target.open && fitFormulas(event.target), true);
     window.addEventListener("resize", () => fitFormulas());
-    window.addEventListener("resize", widenFigures);
+    /* After the page has its new layout: while it turns, its left edge lies elsewhere. */
+    const article = document.querySelector(".bd-article");
+    let measured = -1;
+    if (article)
+      new ResizeObserver(() => {
+        if (article.clientWidth !== measured) requestAnimationFrame(widenFigures);
+        measured = article.clientWidth;
+      }).observe(article);
   });
   window.addEventListener("load", async () => {
     widenFigures();

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from relif_book.evidence.result_set import SHORT_NAMES
 from relif_book.project import project_root
 from relif_core.files import read_json
 
@@ -22,6 +23,7 @@ class RunRow:
     made: str
     command: str
     dataset: str
+    short: str
 
 
 @cache
@@ -50,6 +52,7 @@ def _row(content: dict[str, Any], folder: str) -> RunRow:
         f"{made['began'][:10]}, {made['device']}",
         command + "".join(f" --set {name}={value}" for name, value in _changes(settings)),
         content["dataset"]["title"],
+        SHORT_NAMES.get(content["dataset"]["dataset"], content["dataset"]["title"]),
     )
 
 

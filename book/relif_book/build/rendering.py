@@ -122,7 +122,7 @@ def _linked(table: re.Match[str], folders: tuple[str, ...], up: str) -> str:
     caption = html.unescape(table[1])
     if caption.startswith("This run"):
         return table[0]
-    named = [name for name in folders if runs_of(name)[0].dataset in caption]
+    named = [name for name in folders if runs_of(name)[0].short in caption]
     sure = named if len(named) == 1 else folders if len(folders) == 1 else ()
     if not sure:
         return table[0]
