@@ -46,8 +46,9 @@ def test_every_image_has_alternative_text(visit: Visit, page_name: str) -> None:
     page = visit(page_name).page
     poor = page.evaluate(
         """() => [...document.images,
-                  ...document.querySelectorAll("svg[role=img]:not([aria-hidden=true])")].filter(image => {
-             const alt = (image.getAttribute("alt") || image.getAttribute("aria-label") || "").trim();
+                  ...document.querySelectorAll("svg[role=img]:not(.svg-inline--fa)")].filter(image => {
+             const alt = (image.getAttribute("alt") || image.getAttribute("aria-label") ||
+                          image.querySelector("title")?.textContent || "").trim();
              return alt.length < 15 || /\\.(png|svg|jpe?g)$/.test(alt);
            }).map(image => image.outerHTML.slice(0, 200))"""
     )
