@@ -7,18 +7,32 @@ from typing import Any
 import pytest
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
-RUN = """async () => (await axe.run(document, { resultTypes: ["violations"] })).violations
+# Code has thousands of coloured words and few colours: one word of each colour stays coloured.
+THIN = """() => {
+  const seen = new Set();
+  for (const word of document.querySelectorAll("pre span[class]:not(:has(*))"))
+    if (seen.has(word.className)) word.replaceWith(word.textContent);
+    else seen.add(word.className);
+}"""
+RUN = """async (options) => (await axe.run(document, { resultTypes: ["violations"], ...options })).violations
   .filter((found) => ["serious", "critical"].includes(found.impact))
   .map((found) => [found.id, found.nodes.slice(0, 5).map((node) => node.html.slice(0, 160))])"""
+CONTRAST = {"runOnly": ["color-contrast", "link-in-text-block"]}
 
 
-@pytest.fixture(scope="module", params=["light", "dark"])
-def window(request: pytest.FixtureRequest, new_window: Callable[..., Any]) -> Any:
-    return new_window(viewport={"width": 1400, "height": 900}, color_scheme=request.param)
+@pytest.fixture(scope="module")
+def window(new_window: Callable[..., Any]) -> Any:
+    return new_window(viewport={"width": 1400, "height": 900}, color_scheme="light")
 
 
 def test_axe_finds_nothing_serious(window: Any, page_name: str) -> None:
+    window.page.emulate_media(color_scheme="light")
     page = window.open(page_name).page
     page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+    page.evaluate(THIN)
     page.add_script_tag(content=AXE)
-    assert page.evaluate(RUN) == []
+    assert page.evaluate(RUN, {}) == []
+    # The dark page has other colours and the same structure.
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    assert page.evaluate(RUN, CONTRAST) == []

@@ -1,10 +1,12 @@
 """What must hold on every page of the book, on a phone and without a network."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from playwright.sync_api import TimeoutError
 
 PHONE = {"width": 390, "height": 844}
 Visit = Callable[[str], Any]
@@ -104,8 +106,9 @@ def test_no_column_and_no_formula_is_clipped(visit: Visit, page_name: str, width
     page = visit(page_name).page
     page.set_viewport_size({"width": width, "height": 900})
     page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
-    # Tables and formulas are fitted when the browser has laid the page out again.
-    page.wait_for_timeout(200)
+    # Tables and formulas are fitted when the browser has laid the page out again, late on a busy machine.
+    with suppress(TimeoutError):
+        page.wait_for_function(f"({CLIPPED})().length === 0", timeout=10_000)
     assert page.evaluate(CLIPPED) == []
     page.set_viewport_size(PHONE)
 
