@@ -22,8 +22,6 @@ PAGES = (
     "hybrids",
     "physionet2012_erm_relif",
     "claims",
-    "table_1_nyuv2",
-    "table_7_nyuv2_violation_rate",
 )
 FIGURE = re.compile(r"\b(style\.show|show_live)\(")
 TABLE = re.compile(r"\b(show_table|show_sets)\(")
@@ -76,10 +74,20 @@ def test_figure_then_one_table_then_the_caveat_then_only_what_is_folded(cells: l
         place for place, cell in enumerate(cells) if cell.source.lstrip().startswith("**Read with care.**")
     )
     assert caveat == table + 1
+    _, heading, advice = re.split(r"^(## .*)$", cells[caveat].source, flags=re.M)[:3]
+    assert heading == "## What to take away"
+    assert 2 <= len(sentences(advice)) <= 3
     later = [cell.source for cell in cells[caveat:] if cell.cell_type == "code"]
     open_tables = [source for source in later if TABLE.search(source)]
     assert len(open_tables) == int(ledger), "the four contrasts alone stand open beneath the matrix"
     assert any(FOLDED.search(source) for source in later)
+
+
+def test_the_table_carries_the_number_that_its_page_has_in_the_paper(cells: list) -> None:
+    title = next(line for line in cells[0].source.splitlines() if line.startswith("# "))
+    number = re.match(r"# (Table \d):", title)
+    shown = re.findall(r'(?:number=|caption=f)"(Table \d)\b', cells[first_with(cells, TABLE)].source)
+    assert shown == ([number[1]] if number else [])
 
 
 def test_this_run_and_provenance_end_the_page(cells: list) -> None:

@@ -137,9 +137,11 @@ def _published_name(dataset: str) -> str:
     return dataset
 
 
-def show_sets(found: Sequence[ResultSet], rows: Callable[[ResultSet], Rows], caption: str) -> None:
-    """Show a table of the first results, and fold those of the others beneath it."""
-    show_table(_captioned(found[0], rows, caption))
+def show_sets(
+    found: Sequence[ResultSet], rows: Callable[[ResultSet], Rows], caption: str, *, number: str = ""
+) -> None:
+    """Show a table of the first results, under its ``number`` in the paper; fold the others beneath it."""
+    show_table(_captioned(found[0], rows, caption, number))
     for results in found[1:]:
         show_folded(
             f"{results.data}, {results.standing}: the same table", [_captioned(results, rows, caption)]
@@ -153,12 +155,15 @@ def fold_sets(
     show_folded(title, [_captioned(results, rows, caption) for results in found])
 
 
-def _captioned(results: ResultSet, rows: Callable[[ResultSet], Rows], caption: str) -> Table:
-    """Return a table whose caption begins with what its runs are, and ends with what its ± is."""
+def _captioned(
+    results: ResultSet, rows: Callable[[ResultSet], Rows], caption: str, number: str = ""
+) -> Table:
+    """Return a table whose caption says its number in the paper, its runs, and what its ± is."""
     shown = rows(results)
     spread = any(isinstance(cell, Seeds) for row in shown for cell in row.values())
     parts = [results.head, f"δ = {results.reference.tolerance:.3f}", results.spread if spread else ""]
-    return Table(shown, caption=f"{'; '.join(filter(None, parts))}. {caption}")
+    head = f"{number} · " if number else ""
+    return Table(shown, caption=f"{head}{'; '.join(filter(None, parts))}. {caption}")
 
 
 def method_rows(results: ResultSet, *columns: str) -> Rows:
