@@ -299,7 +299,8 @@ def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
         observed.shape == (rows, len(manifest["channels"])),
         f"observed has shape {observed.shape}, expected ({rows}, {len(manifest['channels'])})",
     )
-    require((observed <= 1).all(), "observed holds values other than 0 and 1")
+    require(not rows or observed.max() <= 1, "observed holds values other than 0 and 1")
+    release(observed)
     require(
         offsets.shape == (count + 1,)
         and offsets[0] == 0

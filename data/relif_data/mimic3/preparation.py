@@ -184,19 +184,23 @@ def with_outcomes(stays: pl.DataFrame, series: pl.DataFrame, extraction: Extract
 def _assemble(
     extraction: Extraction, counts: Counter[str], report: Callable[[str], None]
 ) -> tuple[dict[str, Any], pl.DataFrame, list[CohortStep]]:
-    """Build the hourly arrays bucket by bucket in a file of the work folder, then all labels."""
+    """Build the hourly arrays bucket by bucket in files of the work folder, and the labels beside them."""
     longest = extraction.cohort.stays["los_hours"].fill_null(0.0).fill_nan(0.0).clip(lower_bound=0)
     room = max(int(bins_of(longest.to_numpy()).sum()), 1)
     columns = sum(len(channel.columns) for channel in tensor_channels())
     values = extraction.work.array("values", np.float32, (room, columns))
     observed = extraction.work.array("observed", np.uint8, (room, len(channels())))
-    kept, seen, used = [], [], 0
+    kept, seen, labels, masks, used = [], [], [], [], 0
     for stays, load in buckets(extraction):
         described, present, grid = _bucket(stays, load, extraction, counts)
         end = used + len(grid.filled)
         value_columns(grid.filled, values[used:end])
         observed[used:end] = grid.observed
         release(values, observed)
+        phenotypes = phenotype_labels(present, extraction.diagnoses)
+        labelled = label_stays(present, phenotypes, present["bins"].to_numpy(), extraction.repairs)
+        labels.append(labelled.labels)
+        masks.append(labelled.masks)
         kept.append(present)
         seen.append(described)
         used = end
@@ -207,16 +211,18 @@ def _assemble(
         raise DataError(
             "no stay of the cohort has events, diagnoses and a length of stay; check the event tables"
         )
-    bins = stays["bins"].to_numpy()
-    labels = label_stays(stays, phenotype_labels(stays, extraction.diagnoses), bins, extraction.repairs)
     arrays = {
         "values": values[:used],
         "observed": observed[:used],
-        "offsets": np.concatenate([[0], np.cumsum(bins)]),
-        "labels": labels.labels,
-        "label_masks": labels.masks,
+        "offsets": np.concatenate([[0], np.cumsum(stays["bins"].to_numpy())]),
+        "labels": _joined(labels),
+        "label_masks": _joined(masks),
     }
     return arrays, stays, steps
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _bucket(

@@ -32,12 +32,10 @@ def tensor_tasks() -> tuple[Task, ...]:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels and masks by task, and the hourly ones' source: ``hour``, ``remaining_hours`` [rows]."""
+    """Labels and masks by task."""
 
     labels: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
-    hour: np.ndarray
-    remaining_hours: np.ndarray
 
 
 def label_stays(
@@ -77,8 +75,6 @@ def label_stays(
             "los": (alive if "los_after_death" in repairs else staying).astype(np.uint8),
             "phenotypes": np.ones(len(length), dtype=np.uint8),
         },
-        hour=hour,
-        remaining_hours=remaining,
     )
 
 

@@ -99,11 +99,13 @@ def _stays(stays: pl.DataFrame, events: pl.DataFrame, tables: dict[str, pl.DataF
 
 
 def _label_tables(stays: pl.DataFrame, labels: Labels) -> dict[str, pl.DataFrame]:
-    bins = bins_of(stays["los_hours"].to_numpy())
+    length = stays["los_hours"].to_numpy()
+    bins = bins_of(length)
+    hour = np.concatenate([np.arange(1.0, count + 1) for count in bins])
     rows = stays.select("icustay_id")[np.repeat(np.arange(stays.height), bins)].with_columns(
-        period_length=labels.hour.astype(np.float64),
+        period_length=hour,
         decompensation=labels.labels["decompensation"].astype(np.int64),
-        remaining=labels.remaining_hours,
+        remaining=np.round(np.repeat(length, bins) - hour, 6),
         bucket=labels.labels["los"].astype(np.int64),
         alive=labels.masks["decompensation"] == 1,
         staying=labels.masks["los"] == 1,
