@@ -16,11 +16,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "notebooks").glob("*.md"))
 PROSE = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 WITH_CODE = [path for path in PROSE if "```python\n" in path.read_text()]
+TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+THEORY = [
+    Path(chapter["file"]).name
+    for part in TOC["parts"]
+    if part["caption"] in ("Theory", "What the audit measures")
+    for chapter in part["chapters"]
+]
 
 
 def test_the_table_of_contents_names_every_page_once() -> None:
-    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    listed = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
     written = {path.stem for path in (ROOT / "book").glob("*.md")} | {
         f"notebooks/{path.stem}" for path in PAGES
     }
@@ -38,6 +44,24 @@ def test_a_page_has_its_name_its_parameters_and_its_committed_notebook(source: P
     calls = re.findall(r'Page\(\s*"(\w+)"', "\n".join(cell.source for cell in notebook.cells))
     assert calls == [source.stem]
     assert source.with_suffix(".ipynb").is_file()
+
+
+@pytest.mark.parametrize("name", THEORY)
+def test_a_page_of_theory_ends_with_exercises_and_what_to_take_away(name: str) -> None:
+    text = "\n".join(
+        cell.source
+        for cell in read_source(ROOT / "notebooks" / f"{name}.md").cells
+        if cell.cell_type == "markdown"
+    )
+    sections = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
+    *_, exercises, asked, last, taken = "", "", *sections
+    assert last == "What to take away"
+    assert 2 <= len(re.findall(r"^\* ", taken, flags=re.MULTILINE)) <= 4
+    if name in ("figure_1_framework", "what_a_low_bias_proves"):
+        return
+    assert exercises == "Exercises"
+    answers = re.findall(r"^:::\{admonition\} Answer\n:class: dropdown\n", asked, flags=re.MULTILINE)
+    assert len(answers) == len(re.findall(r"^\*\*\d\. ", asked, flags=re.MULTILINE)) >= 2
 
 
 def test_the_reference_holds_every_public_name_of_the_audit_once() -> None:
