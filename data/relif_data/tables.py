@@ -39,6 +39,7 @@ NULL_TEXTS = ("NULL", "\\N")
 READ_ERRORS = (pl.exceptions.PolarsError, OSError, EOFError, zlib.error)
 Types = Mapping[str, pl.DataType | type[pl.DataType]]
 _QUOTED = re.compile(rb'"[^"]*"')
+_CONTENT = bytes(set(range(256)) - set(b'",\n'))
 _NAMED = re.compile(r"(?P<stem>.+?)(?:[_.-]?(?P<part>\d+))?(?P<kind>\.csv|\.csv\.gz|\.parquet)$")
 
 
@@ -191,9 +192,11 @@ class Table:
     def _regular(self, path: Path, block: bytes, place: int) -> tuple[bytes, int]:
         """Return a block's rows that have as many fields as the header, and its number of lines."""
         lines = block.count(b"\n") + (not block.endswith(b"\n"))
-        quoted = b"".join(_QUOTED.findall(block))
-        commas, rows = block.count(b",") - quoted.count(b","), lines - quoted.count(b"\n")
-        if commas == rows * (len(self.header) - 1):
+        # What is left of a regular row: no cell, quoted or not, only its separators.
+        marks = _QUOTED.sub(b"", block.translate(None, _CONTENT).replace(b'""', b""))
+        pattern = b"," * (len(self.header) - 1) + b"\n"
+        marks += b"\n" * (not block.endswith(b"\n"))
+        if marks == pattern * (len(marks) // len(pattern)):
             return block, lines
         text = np.frombuffer(block, np.uint8)
         outside = ~np.logical_xor.accumulate(text == ord('"'))
