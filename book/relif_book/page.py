@@ -1,10 +1,14 @@
 """Provenance of a page: its parameters, the data, records and code it used, and the footer that says so."""
 
+import atexit
 import html
+import json
 import os
 import platform
 import shlex
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,6 +85,28 @@ class Page:
             self._data.append(source)
         return None
 
+    def simulates(self, title: str) -> None:
+        """Name a data set in the footer that the page makes up itself."""
+        self.uses_data(title, licence="Apache-2.0 (generated)", synthetic=True)
+
+    def tensors(self, simulated: str, **options: Any) -> Path:
+        """Return the tensor folder that the parameter ``data`` names, else a simulated one, made here.
+
+        Args:
+            simulated: Name of a simulated data set of ``relif_data``.
+            **options: Of its making.
+        """
+        from relif_data import prepare
+
+        given = self.parameters["data"]
+        return Path(given) if given else prepare(simulated, None, self.scratch() / simulated, **options)
+
+    def scratch(self) -> Path:
+        """Return a new temporary folder, which goes with the process."""
+        folder = Path(tempfile.mkdtemp(prefix="relif-page-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
     def file(self, path: str | Path) -> Path:
         """Return the path of a committed file or folder; a change of it makes the page stale.
 
@@ -114,6 +140,10 @@ class Page:
         if name not in self._records:
             self._records.append(name)
         return found
+
+    def read(self, path: str | Path) -> Any:
+        """Return the content of a :meth:`record` that is one JSON file."""
+        return json.loads(self.record(path).read_text(encoding="utf-8"))
 
     def glue(self, name: str, value: float | int | str, spec: str = "") -> None:
         """Give the text ``value``, formatted by ``spec`` (as :func:`format`), as ``{glue:text}`name```.

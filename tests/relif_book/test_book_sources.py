@@ -64,6 +64,15 @@ def test_a_page_of_theory_ends_with_exercises_and_what_to_take_away(name: str) -
     assert len(answers) == len(re.findall(r"^\*\*\d\. ", asked, flags=re.MULTILINE)) >= 2
 
 
+@pytest.mark.parametrize("source", PAGES, ids=lambda path: path.stem)
+def test_the_set_up_is_one_hidden_cell_of_at_most_12_lines(source: Path) -> None:
+    code = [cell for cell in read_source(source).cells if cell.cell_type == "code"]
+    place = next(place for place, cell in enumerate(code) if "= Page(" in cell.source)
+    assert place == 1, "after the parameters"
+    assert {"hide-input", "remove-input"} & set(code[place].metadata["tags"])
+    assert len(code[place].source.splitlines()) <= 12, code[place].source
+
+
 def test_the_reference_holds_every_public_name_of_the_audit_once() -> None:
     text = (ROOT / "book" / "api_audit.md").read_text()
     text = re.sub(r"currentmodule:: relif_core\.audit\.\w+\n.*?currentmodule", "", text, flags=re.DOTALL)

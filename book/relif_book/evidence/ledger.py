@@ -172,14 +172,14 @@ def published_studies(page: "Page", folders: str = "") -> list[Study]:
     """
     if folders:
         names = [name.strip() for name in folders.split(",")]
-        return [_study(page, published(page, f"data/records/{name}")) for name in names]
+        return [_study(published(page, f"data/records/{name}")) for name in names]
     taken = [planned(page, name) for name in PLANNED]
-    found = [_study(page, results) for results in taken if results is not None]
+    found = [_study(results) for results in taken if results is not None]
     asked = {
         (claim.number, study.data) for claim in CLAIMS for study in found if can_decide(claim, study.results)
     }
     for name in EXPLORATORY_FOLDERS:
-        study = _study(page, published(page, f"data/records/{name}"))
+        study = _study(published(page, f"data/records/{name}"))
         if any(
             can_decide(claim, study.results) and (claim.number, study.data) not in asked for claim in CLAIMS
         ):
@@ -190,11 +190,10 @@ def published_studies(page: "Page", folders: str = "") -> list[Study]:
 def power_study(page: "Page") -> Study | None:
     """Return the study of the primary contrasts at its largest look; None before the first."""
     results = planned(page, "physionet2012_power")
-    return None if results is None else _study(page, results)
+    return None if results is None else _study(results)
 
 
-def _study(page: "Page", results: ResultSet) -> Study:
-    page.uses_data(results.dataset["title"], licence=results.dataset["licence"])
+def _study(results: ResultSet) -> Study:
     return Study(results.study, results)
 
 

@@ -23,7 +23,7 @@ from relif_book.project import project_root
 from relif_core.errors import InputError, RecordError
 from relif_core.methods import title_of
 from relif_core.settings import ModelSettings, as_json, method_settings
-from relif_core.studies.grid import STUDIES
+from relif_core.studies.grid import SEVEN_METHODS, STUDIES
 
 if TYPE_CHECKING:
     from relif_book import Page
@@ -65,11 +65,17 @@ def published(page: "Page", folder: str) -> ResultSet:
     path = page.record(folder)
     name, looks = PLANNED.get(path.name, (EXPLORATORY, ()))
     found = result_set("Kept runs", *read_published(path), study=name)
+    page.uses_data(found.dataset)
     if not looks:
         return found
     found = replace(found, planned_seeds=len(looks[-1])).narrowed(STUDIES[name].methods)
     seeds = look_of(found, name, looks)
     return found if seeds is None else found.of_seeds(seeds)
+
+
+def seven(page: "Page", folder: str) -> ResultSet:
+    """As :func:`published`, of the paper's seven methods alone."""
+    return published(page, folder).narrowed(SEVEN_METHODS)
 
 
 def planned(page: "Page", folder: str) -> ResultSet | None:
@@ -119,8 +125,6 @@ def published_sets(
                 older = published(page, f"data/records/{_published_name(name)}_methods")
                 kept.append(older.narrowed(methods))
             found += kept
-    for results in found:
-        page.uses_data(results.dataset)
     return found
 
 

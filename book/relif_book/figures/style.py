@@ -17,6 +17,7 @@ _DPI = 130
 
 SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 """Colours for series that are no methods, in the order of use."""
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY = SERIES_COLOURS
 
 
 def colour_of(method: str) -> str:
