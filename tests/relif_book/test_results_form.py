@@ -21,6 +21,8 @@ PAGES = (
     "balancers_as_published_and_released",
     "hybrids",
     "physionet2012_erm_relif",
+    "subgroup_and_time_tolerances",
+    "label_leakage",
     "claims",
 )
 FIGURE = re.compile(r"\b(style\.show|show_live)\(")
@@ -92,7 +94,7 @@ def test_this_run_and_provenance_end_the_page(cells: list) -> None:
     headings = re.findall(r"^## (.*)$", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.M)
     assert headings[-2:] == ["This run", "Parameters and provenance"]
     assert cells[-1].source.rstrip().endswith("page.footer()")
-    assert "kept_rows(" in cells[-1].source
+    assert '"Kept runs: size' in cells[-1].source
 
 
 def test_ours_is_never_called_published(cells: list) -> None:

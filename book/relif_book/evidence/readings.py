@@ -12,6 +12,7 @@ from relif_core.methods import title_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Columns = Mapping[str, tuple[str, int]]
 READING_TITLES = {
     "causal": "causal",
     "later_hours": "later hours",
@@ -33,12 +34,21 @@ def combinations(study: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def utility_rows(study: Mapping[str, Any]) -> list[dict[str, Cell]]:
     """Return Worst, Macro and each task's test score per reading and method; † marks tasks read anew."""
+    return _with_tasks(study, {"Worst": ("worst", 3), "Macro": ("macro", 3)}, {})
+
+
+def score_rows(study: Mapping[str, Any]) -> list[dict[str, Cell]]:
+    """Return each task's test score and Bias, at the shared tolerance and at own ones, as above."""
+    return _with_tasks(study, {}, {"Bias, fixed δ": ("bias", 4), "Bias, own δ": ("raw_bias", 4)})
+
+
+def _with_tasks(study: Mapping[str, Any], before: Columns, after: Columns) -> list[dict[str, Cell]]:
     tasks = {
         f"{title} †" if task in study["reread"] else title: (task, 3)
         for task, title in study["tasks"].items()
     }
     runs = [{**run, **run["scores"]} for run in study["runs"]]
-    return seed_rows(runs, _BY, {"Worst": ("worst", 3), "Macro": ("macro", 3), **tasks})
+    return seed_rows(runs, _BY, {**before, **tasks, **after})
 
 
 def audit_rows(study: Mapping[str, Any]) -> list[dict[str, Cell]]:
