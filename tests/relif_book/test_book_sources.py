@@ -46,6 +46,11 @@ def test_a_page_has_its_name_its_parameters_and_its_committed_notebook(source: P
     assert source.with_suffix(".ipynb").is_file()
 
 
+@pytest.mark.parametrize("source", PAGES, ids=lambda path: path.stem)
+def test_every_page_says_once_what_to_take_away(source: Path) -> None:
+    assert re.findall(r"^#+ What to take away$", source.read_text(), re.MULTILINE) == ["## What to take away"]
+
+
 @pytest.mark.parametrize("name", THEORY)
 def test_a_page_of_theory_ends_with_exercises_and_what_to_take_away(name: str) -> None:
     text = "\n".join(
