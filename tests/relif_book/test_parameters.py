@@ -11,10 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from relif_book import Page
 from relif_book.build.execute import execute_page
 from relif_book.build.notebook import read_source
 from relif_book.parameters import PARAMETERS, Domain, check_parameters, declared_parameters
 from relif_core.errors import InputError, ReliFError
+from relif_core.tensors.folder import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -166,6 +168,14 @@ def test_many_values_of_any_parameter_are_taken_or_refused_by_name(
     place: tuple[str, str], value: Any
 ) -> None:
     refused_by_name_or_taken(*place, value)
+
+
+def test_a_page_takes_the_tensors_that_it_is_given_and_simulates_them_otherwise(tmp_path: Path) -> None:
+    assert Page("table_3_trade_off", data=str(tmp_path)).tensors("synthetic_icu") == tmp_path
+    page = Page("table_3_trade_off")
+    made = [page.tensors("synthetic_icu", stays=30, seed=seed) for seed in (0, 1)]
+    assert made[0] != made[1]
+    assert all(read_manifest(folder)["synthetic"] for folder in made)
 
 
 def test_own_data_without_groups_are_described(

@@ -17,7 +17,7 @@ WritePage = Callable[..., Path]
 def executed(project: Path, write_page: WritePage) -> Path:
     (project / "data").mkdir(exist_ok=True)
     (project / "data" / "record.json").write_text("{}")
-    write_page("print(page.record('data/record.json').name)")
+    write_page("print(page.read('data/record.json'))")
     execute_page("tiny", project / "notebooks" / "tiny.ipynb", root=project)
     assert stale_pages(project) == {}
     return project
