@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from relif_core.errors import InputError
+from relif_core.errors import InputError, RecordError
+from relif_core.files import read_text, write_file
 
 if TYPE_CHECKING:
     import polars
@@ -161,14 +162,9 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Fit the score map and the tolerance on a reference model, and write both as a ruler."""
-    import fnmatch
-
-    import numpy as np
-
     from relif_core.audit import ScoreMap
     from relif_core.audit import calibrate as make_ruler
-    from relif_core.files import atomic_file
-    from relif_core.score_tables import read_table
+    from relif_core.score_tables import no_column, read_table
 
     rules: dict[str, Any] = dict.fromkeys(task or [], "identity")
     for text in score or []:
@@ -180,17 +176,10 @@ def calibrate(
     if len(rules) < 2:
         raise InputError("a ruler is for at least two tasks; name them with --score or --task")
     table = read_table(reference)
-    names = [name for name in table.columns if any(fnmatch.fnmatchcase(name, one) for one in embedding)]
-    for pattern in embedding:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in table.columns):
-            raise InputError(f"{reference} has no column {pattern!r}; it has {', '.join(table.columns[:8])}")
     if subject is not None and subject not in table.columns:
-        raise InputError(f"{reference} has no column {subject!r}; it has {', '.join(table.columns[:8])}")
-    for name in names:
-        if not table.get_column(name).dtype.is_numeric() or table.get_column(name).null_count():
-            raise InputError(f"{reference}: embedding column {name!r} holds cells that are no numbers")
+        raise no_column(reference, subject, table)
     ruler = make_ruler(
-        np.ascontiguousarray(table.select(names).to_numpy(), dtype=np.float64),
+        _embeddings(reference, table, embedding),
         ScoreMap(**rules).fit(table),
         subject=None if subject is None else table.get_column(subject),
         alpha=alpha,
@@ -198,8 +187,7 @@ def calibrate(
         seed=seed,
         reference=reference.name,
     )
-    with atomic_file(output) as stream:
-        stream.write(ruler.to_json().encode() + b"\n")
+    write_file(output, ruler.to_json() + "\n")
     if as_json:
         typer.echo(ruler.to_json())
     else:
@@ -251,7 +239,6 @@ def run(
     """Audit a model's outputs with a ruler; write the audit file and the card."""
     from relif_core.audit import Audit, HistogramSketch
     from relif_core.audit.card import checked_card_path
-    from relif_core.files import atomic_file
     from relif_core.score_tables import read_table
 
     for path in card or []:
@@ -274,17 +261,15 @@ def run(
         level=level,
     )
     if embedding:
-        found.induce(_embeddings(outputs, table, embedding, scores))
+        found.induce(dict.fromkeys(scores, _embeddings(outputs, table, embedding)))
     if output is not None:
         found.save(output, include_influences=keep_influences)
     if histogram is not None:
         sketch = found.histogram(bins).hide(hide)
-        with atomic_file(histogram) as stream:
-            stream.write(sketch.to_json().encode() + b"\n")
+        write_file(histogram, sketch.to_json() + "\n")
     if merged is not None and sums is not None:
         part = found.influence_sums(_read(HistogramSketch, merged))
-        with atomic_file(sums) as stream:
-            stream.write(part.to_json().encode() + b"\n")
+        write_file(sums, part.to_json() + "\n")
     for path in card or []:
         found.card(utility=facts.get("utility"), controller=facts.get("controller")).save(path)
     if as_json:
@@ -342,15 +327,13 @@ def curve(
 ) -> None:
     """Draw or print Bias and violation rate over the tolerance."""
     from relif_core.audit.card import curve_svg
-    from relif_core.files import atomic_file
 
     found = _audit_file(audit_file)
     line = {name: getattr(found.curve(), name).tolist() for name in ("tolerances", "bias", "violation_rate")}
     if output is not None:
         if output.suffix != ".svg":
             raise InputError(f"{output}: a curve is written as .svg; use --json for numbers")
-        with atomic_file(output) as stream:
-            stream.write(curve_svg(**line, held=found.ruler.tolerance).encode() + b"\n")
+        write_file(output, curve_svg(**line, held=found.ruler.tolerance) + "\n")
     if as_json:
         _print_json(line)
     elif output is None:
@@ -407,7 +390,6 @@ def merge(
     from operator import add
 
     from relif_core.audit import HistogramSketch, InfluenceSums
-    from relif_core.files import atomic_file
 
     if (ruler is None) == (tolerance is None):
         raise InputError("name either --ruler or --tolerance")
@@ -430,8 +412,7 @@ def merge(
         errors = reduce(add, [_read(InfluenceSums, path) for path in sums])
     found = merged.audit(held, errors)
     if output is not None:
-        with atomic_file(output) as stream:
-            stream.write(merged.to_json().encode() + b"\n")
+        write_file(output, merged.to_json() + "\n")
     (low, high), (rate_low, rate_high) = found.bias_interval(level), found.violation_rate_interval(level)
     if as_json:
         _print_json(
@@ -459,19 +440,10 @@ def merge(
         typer.echo(f"Intervals from {found.clusters:,} independent {found.clustered_by}s.")
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-
-
 def _read(kind: Any, path: Path) -> Any:
     """Return what ``kind.from_json`` reads from a file; its errors name the file."""
-    from relif_core.errors import RecordError
-
     try:
-        return kind.from_json(_text(path))
+        return kind.from_json(read_text(path))
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from error
 
@@ -492,7 +464,7 @@ def _facts(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        facts = tomllib.loads(_text(path))
+        facts = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is no TOML: {error}") from error
     known = {"name": str, "dataset": str, "split": str, "utility": dict, "controller": dict}
@@ -505,15 +477,22 @@ def _facts(path: Path | None) -> dict[str, Any]:
     return facts
 
 
-def _embeddings(
-    path: Path, table: "polars.DataFrame", patterns: Sequence[str], scores: dict[str, Any]
-) -> dict[str, Any]:
+def _embeddings(path: Path, table: "polars.DataFrame", patterns: Sequence[str]) -> Any:
+    """Return the columns [n, D] that any of the patterns names; each has to name one."""
     import fnmatch
 
+    import numpy as np
+
+    from relif_core.score_tables import no_column
+
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in table.columns):
+            raise no_column(path, pattern, table)
     names = [name for name in table.columns if any(fnmatch.fnmatchcase(name, one) for one in patterns)]
-    if not names:
-        raise InputError(f"{path} has no column {patterns[0]!r}; it has {', '.join(table.columns[:8])}")
-    return dict.fromkeys(scores, table.select(names).to_numpy())
+    for name in names:
+        if not table.get_column(name).dtype.is_numeric() or table.get_column(name).null_count():
+            raise InputError(f"{path}: embedding column {name!r} holds cells that are no numbers")
+    return np.ascontiguousarray(table.select(names).to_numpy(), dtype=np.float64)
 
 
 def _tell(path: Path, table: "ScoreTable") -> None:

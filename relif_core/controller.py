@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
 from relif_core.domains import check_domains
-from relif_core.errors import InputError, RecordError
+from relif_core.errors import InputError, RecordError, listed
 
 __all__ = [
     "ConstantWeight",
@@ -91,8 +91,8 @@ class Controller:
         """
         if set(state) != set(self.state_dict()):
             raise RecordError(
-                f"{type(self).__name__}: state has the keys {sorted(state)}, expected"
-                f" {sorted(self.state_dict())}; was it saved by another kind of controller?"
+                f"{type(self).__name__}: state has the keys {listed(sorted(state))}, expected"
+                f" {listed(sorted(self.state_dict()))}; was it saved by another kind of controller?"
             )
         weight, rate, updates = state["weight"], state["smoothed_rate"], state["updates"]
         if weight is None or not (math.isfinite(weight) and weight >= 0):

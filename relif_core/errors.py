@@ -46,7 +46,7 @@ class RunPaused(ReliFError):  # noqa: N818 - a state to be told, not a fault
 
 
 def listed(items: Iterable[object], between: str = ", ") -> str:
-    """Return a list for a message: at most five items, and how many more there are.
+    """Return a list for a message: at most five items, each cut at 500 characters, and how many more.
 
     Args:
         items: What is listed.
@@ -55,6 +55,6 @@ def listed(items: Iterable[object], between: str = ", ") -> str:
     >>> listed("abcdefgh"), listed([1, 2], "; ")
     ('a, b, c, d, e, and 3 more', '1; 2')
     """
-    every = [str(item) for item in items]
-    more = [f"and {len(every) - 5} more"] if len(every) > 5 else []
-    return between.join([*every[:5], *more])
+    every = list(items)
+    shown = [text if len(text := str(item)) <= 500 else f"{text[:499]}…" for item in every[:5]]
+    return between.join(shown + [f"and {len(every) - 5} more"] * (len(every) > 5))

@@ -201,9 +201,18 @@ def write_json(path: Path, content: Any) -> None:
         path: The file.
         content: Plain values; NaN and infinity are refused.
     """
-    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+    write_file(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file, atomically.
+
+    Args:
+        path: The file.
+        content: All of it; text goes in UTF-8.
+    """
     with atomic_file(path) as stream:
-        stream.write(text.encode() + b"\n")
+        stream.write(content.encode() if isinstance(content, str) else content)
 
 
 def is_held(path: Path) -> bool:
@@ -233,20 +242,46 @@ def read_json(path: Path, mend: str = "make it again") -> Any:
         DataError: It is larger than ``MOST_JSON`` bytes, no text in UTF-8, or no JSON.
         OSError: It cannot be opened.
     """
-    with open(path, "rb") as stream:
-        text = stream.read(MOST_JSON + 1)
-    if len(text) > MOST_JSON:
-        raise DataError(f"{path} is larger than {MOST_JSON >> 20} MiB; {mend}")
+    content = _limited(path, mend)
     try:
-        return json.loads(text.decode())
+        return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); {mend}") from error
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return the text of a file that a user names.
+
+    Args:
+        path: The file.
+        errors: As of ``bytes.decode``.
+
+    Raises:
+        InputError: It cannot be opened, is larger than ``MOST_JSON`` bytes, or no text in UTF-8.
+    """
+    try:
+        return _limited(path, "is it the right file?").decode(errors=errors)
+    except (OSError, DataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _limited(path: Path, mend: str) -> bytes:
+    with open(path, "rb") as stream:
+        content = stream.read(MOST_JSON + 1)
+    if len(content) > MOST_JSON:
+        raise DataError(f"{path} is larger than {MOST_JSON >> 20} MiB; {mend}")
+    return content
 
 
 def sha256_of(path: Path) -> str:
     """Return the hexadecimal sha256 of a file, read in blocks."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Return a file's name, bytes and sha256, as manifests list their sources."""
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def package_digest(root: Path = Path(__file__).parent) -> str:

@@ -110,7 +110,7 @@ def typed_options(name: str, function: Callable[..., Any], options: Mapping[str,
     typed = typed_values(name, known, options, lambda option: LEAST.get(option, 1))
     shares = {option: value for option, value in typed.items() if option.endswith(("_share", "_fraction"))}
     if shares and not (min(shares.values()) >= 0 and sum(shares.values()) < 1):
-        raise InputError(f"{name}: {', '.join(shares)}: shares must be at least 0 and together below 1")
+        raise InputError(f"{name}: {listed(shares)}: shares must be at least 0 and together below 1")
     return typed
 
 
@@ -133,7 +133,7 @@ def typed_value(what: str, hint: Any, value: Any, least: int | None = None) -> A
             return _as(kind, value, least)
         except (ValueError, TypeError):
             continue
-    wanted = ", ".join(dict.fromkeys(_in_words(kind, least) for kind in kinds))
+    wanted = listed(dict.fromkeys(_in_words(kind, least) for kind in kinds))
     shown = repr(value)
     raise InputError(f"{what}={shown[:40] + '…' * (len(shown) > 40)} does not fit; give {wanted}")
 

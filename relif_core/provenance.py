@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from relif_core.files import package_digest, write_json
+from relif_core.files import package_digest
 
 PACKAGE = Path(__file__).parent
 #: Beside the sources where there is no git (a copied tree): their commit, and their digest then.
@@ -28,14 +28,6 @@ def sources() -> dict[str, Any]:
     digest = package_digest()
     commit, modified = _from_git() or _from_stamp(digest) or (None, None)
     return {"commit": commit, "modified": modified, "source": digest}
-
-
-def write_stamp(package: Path = PACKAGE) -> Path:
-    """Write the stamp of a clean checkout, for a copy of the tree that travels without git."""
-    found = sources()
-    path = Path(package) / STAMP
-    write_json(path, {name: found[name] for name in ("commit", "modified", "source")})
-    return path
 
 
 def command(arguments: list[str] | None = None) -> str | None:

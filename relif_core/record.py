@@ -21,7 +21,7 @@ from relif_core.audit import HistogramSketch
 from relif_core.calibration import LabelledLogits
 from relif_core.controller import controller_of
 from relif_core.errors import DataError, RecordError
-from relif_core.files import atomic_file, read_json, write_json
+from relif_core.files import read_json, write_file, write_json
 from relif_core.settings import RunSettings, as_json, settings_from
 
 FORMAT = "relif-record-1"
@@ -194,8 +194,7 @@ class Record:
         stream = io.BytesIO()
         np.savez_compressed(stream, allow_pickle=False, **self.arrays)
         packed = stream.getvalue()
-        with atomic_file(folder / "arrays.npz") as target:
-            target.write(packed)
+        write_file(folder / "arrays.npz", packed)
         write_json(
             folder / "record.json", self.content | {"arrays_sha256": hashlib.sha256(packed).hexdigest()}
         )
@@ -205,8 +204,9 @@ class Record:
     def load(cls, folder: Path) -> "Record":
         """Read a record back; ``RecordError`` names what is missing, damaged or of another format."""
         folder = Path(folder)
+        mend, packed_file = "remove the folder and run again", folder / "arrays.npz"
         try:
-            content = read_json(folder / "record.json", "remove the folder and run again")
+            content = read_json(folder / "record.json", mend)
         except FileNotFoundError as error:
             raise RecordError(
                 f"{folder} holds no record.json: the run has not finished; run it again to go on"
@@ -215,27 +215,17 @@ class Record:
             raise RecordError(str(error)) from error
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         if found != FORMAT:
-            raise RecordError(
-                f"{folder} has format {found!r}, this version reads {FORMAT!r}; remove the folder and run"
-                " again"
-            )
+            raise RecordError(f"{folder} has format {found!r}, this version reads {FORMAT!r}; {mend}")
         try:
-            packed = (folder / "arrays.npz").read_bytes()
-        except FileNotFoundError as error:
-            raise RecordError(
-                f"{folder / 'arrays.npz'} is missing; remove the folder and run again"
-            ) from error
-        if hashlib.sha256(packed).hexdigest() != content.pop("arrays_sha256", None):
-            raise RecordError(
-                f"{folder / 'arrays.npz'} differs from its checksum; remove the folder and run again"
-            )
-        try:
+            packed = packed_file.read_bytes()
+            if hashlib.sha256(packed).hexdigest() != content.pop("arrays_sha256", None):
+                raise RecordError(f"{packed_file} differs from its checksum; {mend}")
             with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
+        except FileNotFoundError as error:
+            raise RecordError(f"{packed_file} is missing; {mend}") from error
         except (ValueError, zipfile.BadZipFile) as error:
-            raise RecordError(
-                f"{folder / 'arrays.npz'} cannot be read ({error}); remove the folder and run again"
-            ) from error
+            raise RecordError(f"{packed_file} cannot be read ({error}); {mend}") from error
         return cls(content, arrays)
 
     @staticmethod

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 if TYPE_CHECKING:
     import polars
@@ -63,7 +63,7 @@ def read_score_table(
     for wanted in (*tasks, *(name for name in (subject, group, weight) if name is not None)):
         long = {"task", "score"} <= set(table.columns) and wanted in tasks
         if wanted not in table.columns and not long:
-            raise InputError(f"{path} has no column {wanted!r}; it has {', '.join(table.columns[:8])}")
+            raise no_column(path, wanted, table)
     roles = {"subject": subject, "group": group, "weight": weight}
     named = {role: name for role, name in roles.items() if name is not None}
     if {"task", "score"} <= set(table.columns) and "score" not in tasks:
@@ -88,30 +88,26 @@ def _score_columns(
     path: Path | str, table: "polars.DataFrame", taken: list[str]
 ) -> tuple[list[str], list[str]]:
     """Return the columns that are scores, and what is to be said about the choice."""
-    names, left = [], {}
+    names, left = [], []
     for name in table.columns:
         if name in taken:
             continue
         column = _numbers(path, table.get_column(name)).drop_nulls()
         if name in INDEX_NAMES or (column.dtype.is_integer() and _counts_rows(column)):
-            left[name] = "row numbers"
+            left.append(f"{name!r} (row numbers)")
         elif len(column) and ((column == 0) | (column == 1)).all():
-            left[name] = "only 0 and 1, a label?"
+            left.append(f"{name!r} (only 0 and 1, a label?)")
         else:
             names.append(name)
     if len(names) < 2 and left:
         raise InputError(
-            f"{path}: fewer than two score columns; left out {_listed(left)}. Name the score columns with"
+            f"{path}: fewer than two score columns; left out {listed(left)}. Name the score columns with"
             " --task"
         )
-    notes = [f"scores: {', '.join(names)}"]
+    notes = [f"scores: {listed(names)}"]
     if left:
-        notes.append(f"not taken for scores: {_listed(left)}; name score columns with --task")
+        notes.append(f"not taken for scores: {listed(left)}; name score columns with --task")
     return names, notes
-
-
-def _listed(left: dict[str, str]) -> str:
-    return ", ".join(f"{name!r} ({why})" for name, why in list(left.items())[:5])
 
 
 def _counts_rows(column: "polars.Series") -> bool:
@@ -128,7 +124,7 @@ def _long(
     found = task_column.cast(str).unique(maintain_order=True).to_list()
     for task in tasks:
         if task not in found:
-            raise InputError(f"{path}: column 'task' never says {task!r}; it has {', '.join(found[:8])}")
+            raise InputError(f"{path}: column 'task' never says {task!r}; it has {listed(found)}")
     scores: Scores = {}
     labels: dict[str, Scores] = {role: {} for role in named}
     for task in tasks or found:
@@ -138,7 +134,7 @@ def _long(
             labels[role][task] = _labels(
                 path, table.get_column(name).filter(held), f"rows scored for {task!r}"
             )
-    notes = [f"long table: tasks {', '.join(scores)}"]
+    notes = [f"long table: tasks {listed(scores)}"]
     if "subject" not in named:
         notes.append("no --subject: every score counts as independent, which intervals may not survive")
     return ScoreTable(scores, labels.get("subject"), labels.get("group"), labels.get("weight"), notes)
@@ -159,6 +155,17 @@ def _labels(path: Path | str, column: "polars.Series", where: str) -> np.ndarray
     if column.null_count():
         raise InputError(f"{path}: column {column.name!r} is empty in {column.null_count()} {where}")
     return column.to_numpy()
+
+
+def no_column(path: Path | str, name: str, table: "polars.DataFrame") -> InputError:
+    """Return the error for a column that a table has not.
+
+    Args:
+        path: Of the table.
+        name: Of the column, or a pattern.
+        table: Its columns are listed.
+    """
+    return InputError(f"{path} has no column {name!r}; it has {listed(table.columns)}")
 
 
 def read_table(path: Path | str) -> "polars.DataFrame":
@@ -190,7 +197,9 @@ def read_table(path: Path | str) -> "polars.DataFrame":
                 path, source.read() if isinstance(source, io.BytesIO) else path.read_bytes(), kind
             )
     except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a table: {error}") from error
+        # Other libraries' words may quote cells.
+        reason = str(error) if isinstance(error, OSError) else "is it whole, and what its ending says?"
+        raise InputError(f"{path} cannot be read as a table: {reason}") from error
     if table.height == 0:
         raise InputError(f"{path} has no rows")
     return table

@@ -153,13 +153,6 @@ class LipschitzSurrogate(nn.Module):
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
         self._cross_task: dict[tuple[int, int, torch.device], Tensor] = {}
 
-    def extra_repr(self) -> str:
-        """Return the settings for ``repr``."""
-        return (
-            f"huber_width={self.huber_width}, hinge_width={self.hinge_width}, prototypes={self.prototypes}, "
-            f"distance_floor={self.distance_floor}, ema={self.ema}, align={self.align}"
-        )
-
     def forward(self, embeddings: Tensor, scores: Mapping[str, Tensor]) -> SurrogateOutput:
         """Return the penalty and the violation rate of one step and update the scales.
 

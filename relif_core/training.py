@@ -21,18 +21,18 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from relif_core.balancers import make_balancer
-from relif_core.controller import Controller, controller_of
+from relif_core.controller import controller_of
 from relif_core.device_controller import DeviceController
 from relif_core.epochs import TEST_EVERY, EpochAudits
 from relif_core.errors import DataError, DivergenceError, InputError, RecordError, RunBusy, RunPaused
-from relif_core.files import LOCK, atomic_file, write_json
+from relif_core.files import LOCK, atomic_file, write_file, write_json
 from relif_core.models import TaskLosses
 from relif_core.outcome import record_of
 from relif_core.penalties import make_penalty
 from relif_core.problems.base import Evaluation, Problem
 from relif_core.provenance import sources
 from relif_core.record import Record, run_key
-from relif_core.settings import REVISION, ControllerSettings, RunSettings
+from relif_core.settings import REVISION, RunSettings
 from relif_core.stopping import STOP
 
 CHECKPOINT = "checkpoint.pt"
@@ -67,11 +67,6 @@ _PLAIN_STATE = (
     "epoch", "steps", "total", "best_epoch", "best_worst", "best_weights", "best_temperatures",
     "last_temperatures", "seconds", "history", "trace", "sources",
 )  # fmt: skip
-
-
-def make_controller(settings: ControllerSettings) -> Controller:
-    """Return the rule for λ that the settings name."""
-    return controller_of(**asdict(settings))
 
 
 def run(
@@ -150,8 +145,7 @@ def run(
             time.sleep(WAIT)
         record = record_of(loop, key, began, resumed)
         weights = {name: value.contiguous() for name, value in loop.model.state_dict().items()}
-        with atomic_file(folder / WEIGHTS) as stream:
-            stream.write(save(weights))
+        write_file(folder / WEIGHTS, save(weights))
         record.save(folder)
         for name in (CHECKPOINT, FAILED):
             (folder / name).unlink(missing_ok=True)
@@ -170,7 +164,7 @@ class TrainingLoop:
             settings.balancer, tasks=len(problem.task_names), seed=settings.seed
         ).to(problem.device)
         self.surrogate = make_penalty(settings.surrogate).to(problem.device)
-        self.controller = make_controller(settings.controller)
+        self.controller = controller_of(**asdict(settings.controller))
         self.steering = self._steering()
         self.optimizer = torch.optim.AdamW(
             [

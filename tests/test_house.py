@@ -141,6 +141,110 @@ def test_public_functions_of_the_core_describe_their_arguments() -> None:
     assert wrong == []
 
 
+#: What a message may list whole, since its reader has to choose from it: registries of our own names.
+OWN_NAMES = {
+    "KINDS": "kinds of files, score rules",
+    "STUDIES": "studies",
+    "ENGINES": "engines of a study",
+    "ENCODERS": "encoders",
+    "TASKS": "tasks of dense data and of eICU's hourly files",
+    "TABLES": "eICU's tables",
+    "balancer_keys()": "balancers",
+    "METHODS.items()": "methods",
+    "FIGURES": "live figures",
+    "failures": "what each page of this book failed with",
+    "sorted(REGISTRY)": "data sources",
+    "sorted(known)": "settings of one kind",
+    "sorted(hints)": "options of a command",
+    "sorted(declared)": "parameters of a page",
+    "FOLDERS.values()": "task folders of the benchmark",
+    "ARCHIVE_SUFFIXES": "kinds of archives",
+    "REPAIRS": "repairs",
+    "READINGS": "readings of labels",
+}
+
+
+def test_lists_in_errors_are_bounded() -> None:
+    """``errors.listed`` names five items at most; what else a message lists is ours (``OWN_NAMES``)."""
+    found = []
+    for name, path in modules().items():
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            raised = [node.exc for node in ast.walk(function) if isinstance(node, ast.Raise) and node.exc]
+            told = {node.id for error in raised for node in ast.walk(error) if isinstance(node, ast.Name)}
+            assigned = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
+            parts = [*raised, *(node.value for node in assigned if ast.unparse(node.targets[0]) in told)]
+            for node in (item for part in parts for item in ast.walk(part)):
+                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "join":
+                    if isinstance(node.func.value, ast.Constant):  # type: ignore[attr-defined]
+                        items = node.args[0]
+                        while isinstance(items, ast.GeneratorExp):
+                            items = items.generators[0].iter
+                        if ast.unparse(items) not in OWN_NAMES:
+                            found.append(f"{name}:{node.lineno}: {ast.unparse(node)}")
+                elif isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Call):
+                    text = ast.unparse(node.value)
+                    collects = text.startswith(("list(", "sorted(", "set(", "dict(")) or ".tolist()" in text
+                    if collects and ".shape" not in text:
+                        found.append(f"{name}:{node.lineno}: {text}")
+    assert found == []
+
+
+#: Who opens files besides ``relif_core.files``, and why what it opens has been checked or is our own.
+DOORS = {
+    "relif_core.files": "the door",
+    "relif_core.audit.card": "the package's own schema and template",
+    "relif_core.methods": "a balancer's Python file, which is run anyway",
+    "relif_core.models.vision": "encoder weights: tensors alone, every name and shape checked",
+    "relif_core.provenance": "/proc/cpuinfo and the package's own stamp",
+    "relif_core.record": "arrays of a record, after their checksum",
+    "relif_core.score_tables": "score tables, by their ending",
+    "relif_core.audit.streaming": "score tables that do not fit into memory, by their ending",
+    "relif_core.tensors.dense": "frames being written, in a scratch folder, with their space reserved",
+    "relif_core.tensors.folder": "arrays of a tensor folder, inside it, against its manifest",
+    "relif_core.training": "a run's lock and checkpoint in its own folder",
+    "relif_data.archives": "members of archives, which stay inside and count while they are unpacked",
+    "relif_data.dense_summary": "three named images of NYUv2's own layout",
+    "relif_data.eicu.hourly": "parquet files of the hourly layout, by their names",
+    "relif_data.mimic3.benchmark_folders": "lists and series of the benchmark, by their names",
+    "relif_data.mimic3.channels": "the package's own tables",
+    "relif_data.mimic3.events": "events that this preparation wrote",
+    "relif_data.mimic3.losses": "events that this preparation wrote",
+    "relif_data.mimic3.planted": "simulated tables, which the package wrote",
+    "relif_data.mimic3.preparation": "events that this preparation wrote",
+    "relif_data.nyuv2": "images and .mat files of NYUv2, by their names; the package's own table of classes",
+    "relif_data.physionet2012": "outcomes of the challenge, by their names",
+    "relif_data.resume": "arrays of an interrupted preparation, in its work folder",
+    "relif_data.sources": "the package's own registry",
+    "relif_data.tables": "the one reader of raw tables",
+    "relif_book.build": "sources and pages of this book",
+    "relif_book.parameters": "sources of this book",
+    "relif_book.project": "sources of this book",
+    "relif_book.evidence": "published records and what was packed with them; runs of a page under their lock",
+    "relif_book.chapters.dense_panels": "pictures and weights beside published records",
+    "relif_book.chapters.varying_tolerances": "weights beside a run's record",
+}
+OPENS = re.compile(
+    r"open|(\w*[Pp]ath|path\(.*\))\.open|.*\.(read_text|read_bytes|write_text|write_bytes|unpack_archive)"
+    r"|(np|numpy|torch)\.(load|save|savez\w*|loadtxt|savetxt|genfromtxt|fromfile|memmap)|.*open_memmap"
+    r"|(os|io|gzip|lzma|bz2|tarfile|Image)\.open|h5py\.File|zipfile\.ZipFile|gzip\.GzipFile|.*loadmat"
+    r"|csv\.(reader|DictReader)|(pd|pandas|pl|polars)\.(read|scan)_\w+"
+    r"|(.*\.)?(safe_open|load_file|save_file)"
+)
+
+
+def test_files_are_opened_by_few() -> None:
+    """A path that somebody names meets the door's rules; what lies in memory (``io.BytesIO``) is no path."""
+    opening = set()
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            opens = isinstance(node, ast.Call) and OPENS.fullmatch(ast.unparse(node.func))
+            if opens and not any("BytesIO" in ast.unparse(item) for item in node.args):
+                opening.add(next((door for door in DOORS if f"{name}.".startswith(f"{door}.")), name))
+    assert opening == set(DOORS)
+
+
 def test_json_files_have_one_reader() -> None:
     """What others may have written is read by ``files.read_json``; the package's own tables are its own."""
     own = ("__file__", "TABLES", "PACKAGE", "_FILES")

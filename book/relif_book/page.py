@@ -2,7 +2,6 @@
 
 import atexit
 import html
-import json
 import os
 import platform
 import shlex
@@ -19,6 +18,7 @@ from relif_book.parameters import assigned, check_parameters, declared_parameter
 from relif_book.project import ABSENT, fingerprint, fingerprint_of_text, project_root
 from relif_core import __version__
 from relif_core.errors import RecordError
+from relif_core.files import read_json
 
 PROVENANCE_MIME = "application/vnd.relif.provenance+json"
 """The output type under which a page's footer hands its dependencies to the executor."""
@@ -143,7 +143,7 @@ class Page:
 
     def read(self, path: str | Path) -> Any:
         """Return the content of a :meth:`record` that is one JSON file."""
-        return json.loads(self.record(path).read_text(encoding="utf-8"))
+        return read_json(self.record(path), "publish it again")
 
     def glue(self, name: str, value: float | int | str, spec: str = "") -> None:
         """Give the text ``value``, formatted by ``spec`` (as :func:`format`), as ``{glue:text}`name```.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relif_book.project import project_root
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 from relif_core.methods import method_of
 
 _CELL = re.compile(
@@ -162,8 +162,9 @@ def check_parameters(page: str, given: Mapping[str, Any], declared: Mapping[str,
     """
     unknown = sorted(set(given) - set(declared))
     if unknown:
-        named = ", ".join(name[:60] for name in unknown[:5])
-        raise InputError(f"page '{page}': unknown parameter {named}; it takes {', '.join(sorted(declared))}")
+        raise InputError(
+            f"page '{page}': unknown parameter {listed(unknown)}; it takes {', '.join(sorted(declared))}"
+        )
     for name, value in given.items():
         domain = PARAMETERS.get(f"{page}.{name}") or PARAMETERS.get(name)
         if domain is None or (value == "" and declared[name] == ""):

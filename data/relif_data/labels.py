@@ -1,10 +1,11 @@
 """Conventions that several clinical sources share: label classes, splits, checks of options."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from relif_core.errors import DataError, InputError
+from relif_core.errors import DataError, InputError, listed
 from relif_core.tensors.clinical import Task
 
 LENGTH_OF_STAY_DAYS = (1, 2, 3, 4, 5, 6, 7, 8, 14)
@@ -40,9 +41,16 @@ def refuse_unknown_levels(place: object, column: str, unknown: int, known: Seque
     """Refuse a column in which the texts of a tenth of the rows, and of more than ten, are no known level."""
     if unknown > max(LEVEL_SHARE * rows, FEW):
         raise DataError(
-            f"{place}: {column} of {unknown:,} of {rows:,} rows is none of {', '.join(known[:5])} and the"
-            " other texts of this source; export the column as it is delivered, or empty it"
+            f"{place}: {column} of {unknown:,} of {rows:,} rows is none of this"
+            f" source's texts ({listed(known)}); export the column as it is delivered, or empty it"
         )
+
+
+def refuse_changed(prepare: Any, options: Mapping[str, Any], reason: str) -> None:
+    """Refuse (``InputError``) keyword options of ``prepare`` that were given a value of their own."""
+    changed = [name for name, value in options.items() if value != prepare.__kwdefaults__[name]]
+    if changed:
+        raise InputError(f"{listed(changed)}: {reason}; leave the option off")
 
 
 def age_band(age: np.ndarray) -> np.ndarray:

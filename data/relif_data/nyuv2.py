@@ -17,18 +17,17 @@ source has no surface normals they are fitted to the depth (``relif_data.surface
 Silberman, Hoiem, Kohli, Fergus, ECCV 2012.
 """
 
-import csv
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from relif_core.errors import DataError
-from relif_core.files import read_json, sha256_of
+from relif_core.errors import DataError, listed
+from relif_core.files import described, read_json, sha256_of
 from relif_core.tensors.dense import (
     IGNORE,
     SPLITS,
@@ -39,6 +38,7 @@ from relif_core.tensors.dense import (
 )
 from relif_core.tensors.folder import read_array
 from relif_data.parallel import in_order
+from relif_data.sources import own_table
 from relif_data.surface_normals import (
     AxisOrder,
     Intrinsics,
@@ -47,21 +47,8 @@ from relif_data.surface_normals import (
     normals_from_depth,
 )
 
-CLASS_NAMES = (
-    "bed",
-    "books",
-    "ceiling",
-    "chair",
-    "floor",
-    "furniture",
-    "objects",
-    "picture",
-    "sofa",
-    "table",
-    "tv",
-    "wall",
-    "window",
-)
+_CLASSES = own_table("tables/nyu40_to_13.csv")
+CLASS_NAMES = tuple(dict(sorted((int(row["class_13"]), row["name_13"]) for row in _CLASSES)).values())
 #: Colour camera of the dataset's toolbox at 640 x 480 (there counted from 1); depth is projected onto it.
 COLOUR_CAMERA = Intrinsics(fx=518.857901, fy=519.469611, cx=325.582449 - 1, cy=253.736166 - 1)
 OFFICIAL_SIZE = (480, 640)
@@ -91,19 +78,18 @@ class Listing:
     ids: np.ndarray
     test: np.ndarray
     groups: np.ndarray
-    scenes: np.ndarray | None
-    scene_names: tuple[str, ...]
     read: Callable[[int], RawFrame]
     sources: list[dict[str, Any]]
     validation_rule: str
+    scenes: np.ndarray | None = None
+    scene_names: tuple[str, ...] = ()
     has_normals: bool = False
 
 
 def map_40_to_13() -> np.ndarray:
     """Return uint8 [41]: the 13-class index of each of the 40 classes (counted from 1), 255 at 0."""
     table = np.full(41, IGNORE, dtype=np.uint8)
-    text = resources.files("relif_data").joinpath("tables/nyu40_to_13.csv").read_text(encoding="utf-8")
-    for row in csv.DictReader(text.splitlines()):
+    for row in _CLASSES:
         table[int(row["class_40"])] = int(row["class_13"])
     return table
 
@@ -341,7 +327,7 @@ def _list_official(path: Path) -> Listing:
         raise DataError(f"{path} cannot be opened as HDF5 ({error}); download it again") from error
     missing = {"images", "depths", "labels"} - set(content)
     if missing:
-        raise DataError(f"{path} holds no {', '.join(sorted(missing))}")
+        raise DataError(f"{path} holds no {listed(sorted(missing))}")
     count = len(content["images"])
     ids = np.sort(np.concatenate([training, testing]))
     if len(np.unique(ids)) != len(ids) or len(ids) == 0 or ids[0] < 1 or ids[-1] > count:
@@ -373,7 +359,7 @@ def _list_official(path: Path) -> Listing:
         scenes=scenes,
         scene_names=scene_names,
         read=read,
-        sources=[_file_entry(file) for file in (path, split_path, mapping_path)],
+        sources=[described(file) for file in (path, split_path, mapping_path)],
         validation_rule=rule,
     )
 
@@ -418,12 +404,8 @@ def _list_arrays(source: Path) -> Listing:
         ids=ids,
         test=test,
         groups=ids // BLOCK,
-        scenes=None,
-        scene_names=(),
         read=read,
-        sources=[
-            _folder_entry(source, f"{part}/{kind}", paths[part], kind) for part in paths for kind in kinds
-        ],
+        sources=_folder_entries(source, paths, kinds),
         validation_rule=f"blocks of {BLOCK} consecutive frames (the source names no scenes)",
         has_normals=True,
     )
@@ -439,7 +421,7 @@ def _list_images(source: Path) -> Listing:
     ids = np.asarray([number for number, _ in numbers])
     if len(np.unique(ids)) != len(ids):
         twice = ids[:-1][np.diff(ids) == 0]
-        raise DataError(f"{source}: frames in train and test: {twice[:5].tolist()}")
+        raise DataError(f"{source}: frames in train and test: {listed(twice)}")
     test = np.asarray([part == "test" for _, part in numbers])
 
     def read(index: int) -> RawFrame:
@@ -457,12 +439,8 @@ def _list_images(source: Path) -> Listing:
         ids=ids,
         test=test,
         groups=_blocks(ids, test),
-        scenes=None,
-        scene_names=(),
         read=read,
-        sources=[
-            _folder_entry(source, f"{part}/{kind}", paths[part], kind) for part in paths for kind in kinds
-        ],
+        sources=_folder_entries(source, paths, kinds),
         validation_rule=(
             "whole runs of consecutive official frame numbers (the official parts divide scenes, so a run"
             " holds whole scenes)"
@@ -477,7 +455,7 @@ def _load_image(path: Path, modes: Sequence[str]) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode not in modes:
-                raise DataError(f"{path} has pixel mode {image.mode}, expected {' or '.join(modes)}")
+                raise DataError(f"{path} has pixel mode {image.mode}, expected {listed(modes, ' or ')}")
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); copy it again") from error
@@ -495,9 +473,7 @@ def _paired(folder: Path, kinds: Sequence[str], suffixes: Sequence[str]) -> dict
         files = [path for path in (folder / kind).iterdir() if path.suffix.lower() in suffixes]
         strangers = [path.name for path in files if not path.stem.isdigit()]
         if strangers:
-            raise DataError(
-                f"{folder / kind}: names are not frame numbers: {', '.join(sorted(strangers)[:5])}"
-            )
+            raise DataError(f"{folder / kind}: names are not frame numbers: {listed(sorted(strangers))}")
         found[kind] = {int(path.stem): path for path in files}
         if len(found[kind]) != len(files):
             raise DataError(f"{folder / kind}: a frame number occurs twice")
@@ -508,7 +484,7 @@ def _paired(folder: Path, kinds: Sequence[str], suffixes: Sequence[str]) -> dict
         missing = sorted(every - found[kind].keys())
         if missing:
             raise DataError(
-                f"{folder / kind}: {len(missing)} of {len(every)} frames have no {kind}, first {missing[:5]};"
+                f"{folder / kind}: {len(missing)} of {len(every)} frames have no {kind}: {listed(missing)};"
                 " complete the pairs or remove the rest of these frames"
             )
     return {number: {kind: found[kind][number] for kind in kinds} for number in sorted(every)}
@@ -520,17 +496,15 @@ def _blocks(ids: np.ndarray, test: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(change)])
 
 
-def _file_entry(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def _folder_entry(source: Path, name: str, paths: dict[int, dict[str, Path]], kind: str) -> dict[str, Any]:
-    """Describe a folder of files as one source: total size, sha256 of the list of names and checksums."""
-    files = [frame[kind] for frame in paths.values()]
-    lines = "".join(f"{sha256_of(path)}  {path.relative_to(source).as_posix()}\n" for path in files)
-    return {
-        "name": name,
-        "files": len(files),
-        "bytes": sum(path.stat().st_size for path in files),
-        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
-    }
+def _folder_entries(
+    source: Path, paths: dict[str, dict[int, dict[str, Path]]], kinds: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Describe each folder of files as one source: total size, sha256 of the list of names and checksums."""
+    entries = []
+    for part, kind in itertools.product(paths, kinds):
+        files = [frame[kind] for frame in paths[part].values()]
+        lines = "".join(f"{sha256_of(path)}  {path.relative_to(source).as_posix()}\n" for path in files)
+        size, digest = sum(path.stat().st_size for path in files), hashlib.sha256(lines.encode())
+        name = f"{part}/{kind}"
+        entries.append({"name": name, "files": len(files), "bytes": size, "sha256": digest.hexdigest()})
+    return entries

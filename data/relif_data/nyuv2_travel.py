@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from relif_core.errors import DataError
+from relif_core.errors import DataError, listed
 from relif_core.files import write_json
 from relif_core.tensors.dense import IGNORE
 from relif_data.nyuv2 import (
@@ -185,7 +185,7 @@ def _write_frame(
     if not known.all():
         raise DataError(
             f"NYUv2 frame {number}: labels outside 0..{len(CLASS_NAMES) - 1} and {IGNORE}:"
-            f" {np.unique(labels[~known])[:8].tolist()}"
+            f" {listed(np.unique(labels[~known]))}"
         )
     millimetres = np.rint(nearest(raw.depth, size).astype(np.float64) * 1000)
     if not np.isfinite(millimetres).all() or millimetres.min() < 0 or millimetres.max() > MAXIMUM_MILLIMETRES:

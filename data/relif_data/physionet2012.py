@@ -31,7 +31,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError, InputError, listed
-from relif_core.files import sha256_of
+from relif_core.files import described
 from relif_core.tensors.clinical import Channel, ClinicalContents, CohortStep, Group, Task, write_tensors
 from relif_data.archives import read_members
 from relif_data.imputation import forward_fill
@@ -43,7 +43,8 @@ from relif_data.labels import (
     require_integer,
     split_by_subject,
 )
-from relif_data.sources import REGISTRY
+from relif_data.sources import REGISTRY, own_table
+from relif_data.tables import READ_ERRORS, unreadable
 
 HOURS = 48
 UNNAMED_SHARE, FEW = 0.01, 10
@@ -61,44 +62,9 @@ class Variable:
     usual: float
 
 
-VARIABLES = (
-    Variable("Albumin", "g/dL", 0.3, 8, 2.9),
-    Variable("ALP", "IU/L", 1, 10_000, 80),
-    Variable("ALT", "IU/L", 1, 50_000, 40),
-    Variable("AST", "IU/L", 1, 50_000, 60),
-    Variable("Bilirubin", "mg/dL", 0, 100, 0.9),
-    Variable("BUN", "mg/dL", 1, 300, 20),
-    Variable("Cholesterol", "mg/dL", 10, 1_000, 155),
-    Variable("Creatinine", "mg/dL", 0.05, 50, 1),
-    Variable("DiasABP", "mmHg", 10, 250, 58),
-    Variable("FiO2", "fraction", 0.2, 1, 0.5),
-    Variable("GCS", "score", 3, 15, 14),
-    Variable("Glucose", "mg/dL", 5, 3_000, 127),
-    Variable("HCO3", "mmol/L", 1, 80, 23),
-    Variable("HCT", "%", 3, 80, 30),
-    Variable("HR", "beats/min", 0, 299, 86),
-    Variable("K", "mEq/L", 0.5, 15, 4.1),
-    Variable("Lactate", "mmol/L", 0.05, 50, 2),
-    Variable("Mg", "mmol/L", 0.1, 15, 2),
-    Variable("MAP", "mmHg", 10, 299, 77),
-    Variable("MechVent", "0/1", 0, 1, 0),
-    Variable("Na", "mEq/L", 80, 220, 139),
-    Variable("NIDiasABP", "mmHg", 10, 250, 57),
-    Variable("NIMAP", "mmHg", 10, 299, 75),
-    Variable("NISysABP", "mmHg", 20, 320, 117),
-    Variable("PaCO2", "mmHg", 5, 200, 40),
-    Variable("PaO2", "mmHg", 10, 800, 120),
-    Variable("pH", "pH", 6.3, 8.2, 7.38),
-    Variable("Platelets", "cells/nL", 1, 3_000, 172),
-    Variable("RespRate", "breaths/min", 0, 100, 19),
-    Variable("SaO2", "%", 20, 100, 97),
-    Variable("SysABP", "mmHg", 20, 320, 116),
-    Variable("Temp", "°C", 25, 45, 37),
-    Variable("TroponinI", "μg/L", 0, 1_000, 3),
-    Variable("TroponinT", "μg/L", 0, 1_000, 0.2),
-    Variable("Urine", "mL", 0, 10_000, 70),
-    Variable("WBC", "cells/nL", 0, 1_000, 11),
-    Variable("Weight", "kg", 20, 500, 80),
+VARIABLES = tuple(
+    Variable(row["name"], row["unit"], float(row["low"]), float(row["high"]), float(row["usual"]))
+    for row in own_table("tables/physionet2012.csv")
 )
 DESCRIPTORS = ("RecordID", "Age", "Gender", "Height", "ICUType")
 SEXES = ("female", "male", "unknown")
@@ -108,16 +74,7 @@ SOFA_BOUNDS = (3, 7, 10)
 
 TASKS = (
     Task("mortality", "Death in hospital", "binary", "stay", horizon_hours=HOURS),
-    Task(
-        "los",
-        "Length of stay",
-        "binned",
-        "stay",
-        len(LENGTH_OF_STAY_CLASSES),
-        LENGTH_OF_STAY_CLASSES,
-        HOURS,
-        "days",
-    ),
+    Task("los", "Length of stay", "binned", "stay", 10, LENGTH_OF_STAY_CLASSES, HOURS, "days"),
     Task("saps", "SAPS-I", "binned", "stay", 4, ("< 11", "11–14", "15–18", "≥ 19"), HOURS, "points"),
     Task("sofa", "SOFA", "binned", "stay", 4, ("< 3", "3–6", "7–9", "≥ 10"), HOURS, "points"),
 )
@@ -209,7 +166,7 @@ def prepare(
     present = [part.name for part in parts]
     if "a" not in present:
         raise DataError(
-            f"{source}: found {'set ' + ', '.join(present) if present else 'no set'}; set a (train,"
+            f"{source}: found {f'set {listed(present)}' if present else 'no set'}; set a (train,"
             " validation) with its Outcomes file is needed; sets b and c are the test part"
         )
     if len(parts) == 1 and validation >= 0.5:
@@ -232,7 +189,7 @@ def read_set(source: Path, name: str) -> ChallengeSet:
     table = _parse(path, ids, bodies)
     outcomes = _read_outcomes(outcomes_path)
     _require_same_ids(path, ids, outcomes_path, outcomes["RecordID"])
-    return _grid(name, path, ids, table, outcomes, [record, _file_record(outcomes_path)])
+    return _grid(name, path, ids, table, outcomes, [record, described(outcomes_path)])
 
 
 def _set_path(source: Path, name: str) -> Path | None:
@@ -241,10 +198,6 @@ def _set_path(source: Path, name: str) -> Path | None:
         if path.exists():
             return path
     return None
-
-
-def _file_record(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _read_records(path: Path) -> tuple[np.ndarray, list[bytes], dict[str, Any]]:
@@ -271,7 +224,7 @@ def _read_records(path: Path) -> tuple[np.ndarray, list[bytes], dict[str, Any]]:
     if path.is_dir():
         record = {"name": f"{path.name}/", "bytes": size, "sha256": digest.hexdigest()}
     else:
-        record = _file_record(path)
+        record = described(path)
     return ids, [found[int(identity)] for identity in ids], record
 
 
@@ -281,6 +234,7 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
     starts = np.cumsum(lines) - lines
 
     def fail(row: int, problem: str) -> DataError:
+        # A record's number names its file in a public set: it is the place; no cell is ever told.
         record = int(np.searchsorted(starts, row, side="right")) - 1
         return DataError(f"{path}: record {ids[record]}, line {row - starts[record] + 2}: {problem}")
 
@@ -299,7 +253,7 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
     if not whole:
         for row, line in enumerate(text.split(b"\n")[:-1]):
             if line.count(b",") != 2 or not line.isascii():
-                raise fail(row, f"{line[:60]!r} is not of the form Time,Parameter,Value")
+                raise fail(row, "it is not of the form Time,Parameter,Value")
         raise DataError(f"{path}: the records cannot be parsed; download the set again")
 
     table = table.with_columns(pl.all().fill_null(""))
@@ -326,11 +280,10 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
     ):
         if bad.any():
             row = int(bad.arg_max() or 0)
-            cell = table[column][row]
             problem = {
-                "time": f"time {cell!r} is not between 00:00 and {HOURS}:00",
-                "parameter": f"unknown parameter {cell!r}",
-                "value": f"value {cell!r} of {table['parameter'][row]!r} is no number",
+                "time": f"its time is not between 00:00 and {HOURS}:00",
+                "parameter": "its parameter is unknown",
+                "value": f"its value of {table['parameter'][row]} is no number",
             }[column]
             raise fail(row, problem)
     return parsed
@@ -349,13 +302,11 @@ def _read_outcomes(path: Path) -> dict[str, np.ndarray]:
     """Read an Outcomes file into int64 columns in the order of the record ids."""
     try:
         table = pl.read_csv(path, glob=False, infer_schema=False, quote_char=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be parsed ({str(error).splitlines()[0]}); download it again"
-        ) from error
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
     missing = [name for name in _OUTCOME_RANGES if name not in table.columns]
     if missing:
-        raise DataError(f"{path}: column {listed(missing)} missing; expected {','.join(_OUTCOME_RANGES)}")
+        raise DataError(f"{path}: column {listed(missing)} missing; the challenge's file has it")
     columns = {}
     for name in _OUTCOME_RANGES:
         numbers = table[name].str.strip_chars().cast(pl.Int64, strict=False)
@@ -363,9 +314,7 @@ def _read_outcomes(path: Path) -> dict[str, np.ndarray]:
         bad = ~numbers.is_between(low, high).fill_null(False)
         if bad.any():
             row = int(bad.arg_max() or 0)
-            raise DataError(
-                f"{path}, line {row + 2}: {name} is {table[name][row]!r}, not an integer in {low}..{high}"
-            )
+            raise DataError(f"{path}, line {row + 2}: {name} is not an integer in {low}..{high}")
         columns[name] = numbers.to_numpy()
     order = np.argsort(columns["RecordID"], kind="stable")
     columns = {name: column[order] for name, column in columns.items()}
@@ -459,7 +408,7 @@ def _descriptors(
         bad = ~allowed[name](column)
         if bad.any():
             stay = int(np.argmax(bad))
-            raise DataError(f"{path}: record {ids[stay]}: {name} is {column[stay]:g}, which is not possible")
+            raise DataError(f"{path}: record {ids[stay]}: its {name} is not possible")
         columns[name] = column
     return columns
 
@@ -570,7 +519,7 @@ def _notes(parts: list[ChallengeSet], masks: dict[str, np.ndarray], fallbacks: l
     dropped = np.sum([part.dropped for part in parts], axis=0)
     short = sum(int(np.isin(part.outcomes["Length_of_stay"], (0, 1)).sum()) for part in parts)
     absent = [name for name in SETS if name not in {part.name for part in parts}]
-    listed = ", ".join(
+    impossible = ", ".join(
         f"{variable.name} {count}" for variable, count in zip(VARIABLES, dropped, strict=True) if count
     )
     notes = [
@@ -579,7 +528,9 @@ def _notes(parts: list[ChallengeSet], masks: dict[str, np.ndarray], fallbacks: l
         + "."
         + "".join(f" Set {name} was absent." for name in absent),
         "Subjects are stays: the challenge does not tell which stays belong to one person.",
-        f"Readings dropped as impossible: {int(dropped.sum())}" + (f" ({listed})." if listed else "."),
+        f"Readings dropped as impossible: {int(dropped.sum())}"
+        + (f" ({impossible})" if impossible else "")
+        + ".",
         f"Readings at 48:00, after the last row: {sum(part.late for part in parts)}.",
         (
             "Stays without any time series, kept with filled rows:"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from relif_core.files import atomic_folder
+from relif_core.files import atomic_folder, write_file
 from relif_data.mimic3.channels import phenotypes
 from relif_data.synthetic_icu import CHANNELS, SimulatedCohort
 from relif_data.tables import TIME_FORMAT
@@ -125,25 +125,29 @@ def write_raw(
             frame = frame.rename(str.upper) if upper_case else frame
             content = frame.write_csv(datetime_format=TIME_FORMAT).encode()
             path = partial / f"{name.upper() if upper_case else name}.csv{'.gz' if compress else ''}"
-            path.write_bytes(gzip.compress(content, 1, mtime=0) if compress else content)
-        mark = partial / MARKS[layout]
-        mark.write_text(text if layout == "mimic3" else json.dumps(note), encoding="utf-8")
+            write_file(path, gzip.compress(content, 1, mtime=0) if compress else content)
+        write_file(partial / MARKS[layout], text if layout == "mimic3" else json.dumps(note))
     return Path(folder)
 
 
 def _mimic3_tables(cohort: SimulatedCohort) -> dict[str, pl.DataFrame]:
     rng = np.random.default_rng([cohort.seed, 3])
     people = _stay_frame(cohort)
-    events = _events(cohort, people, rng)
+    events, laboratory = _events(cohort, people, rng), pl.col("itemid").is_in(LABORATORY)
     tables = {
         "icustays": _icustays(people),
         "admissions": _admissions(people),
         "patients": _patients(people),
         "diagnoses_icd": _diagnoses(cohort, people),
         "d_icd_diagnoses": _dictionary(),
-        "chartevents": _chartevents(events.filter(~pl.col("itemid").is_in(LABORATORY))),
-        "labevents": _labevents(events.filter(pl.col("itemid").is_in(LABORATORY))),
-        "outputevents": _outputevents(people),
+        "chartevents": events.filter(~laboratory).with_columns(error=pl.lit(None, dtype=pl.Int64)),
+        "labevents": events.filter(laboratory).drop("icustay_id"),
+        "outputevents": people.select(
+            *("subject_id", "hadm_id", "icustay_id"),
+            charttime="outtime",
+            itemid=pl.lit(40055),
+            value=pl.lit(100),
+        ),
     }
     return {name: frame.with_row_index("row_id", offset=1) for name, frame in tables.items()}
 
@@ -276,34 +280,6 @@ def _texts(name: str, decimals: int, values: np.ndarray) -> list[str]:
     if name == "Fraction inspired oxygen":
         return [f"{100 * float(value):.0f}" for value in values]
     return [f"{float(value):.{decimals}f}" for value in values]
-
-
-def _chartevents(events: pl.DataFrame) -> pl.DataFrame:
-    return events.select(
-        "subject_id",
-        "hadm_id",
-        "icustay_id",
-        "itemid",
-        "charttime",
-        "value",
-        "valueuom",
-        error=pl.lit(None, dtype=pl.Int64),
-    )
-
-
-def _labevents(events: pl.DataFrame) -> pl.DataFrame:
-    return events.select("subject_id", "hadm_id", "itemid", "charttime", "value", "valueuom")
-
-
-def _outputevents(people: pl.DataFrame) -> pl.DataFrame:
-    return people.select(
-        "subject_id",
-        "hadm_id",
-        "icustay_id",
-        charttime="outtime",
-        itemid=pl.lit(40055),
-        value=pl.lit(100),
-    )
 
 
 def _eicu_tables(cohort: SimulatedCohort) -> dict[str, pl.DataFrame]:

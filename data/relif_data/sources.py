@@ -1,5 +1,6 @@
 """The registry of data sources, read from ``sources.toml``."""
 
+import csv
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ class Source:
     def module(self) -> str:
         """The module whose ``prepare`` turns the source into tensors."""
         return f"relif_data.{self.name}"
+
+
+def own_table(name: str) -> list[dict[str, str]]:
+    """Return the rows of one of this package's own CSV files, named from the package's folder."""
+    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 REGISTRY: Mapping[str, Source] = {

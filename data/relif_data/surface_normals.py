@@ -16,6 +16,9 @@ import numpy as np
 
 from relif_core.errors import DataError, InputError
 
+#: Degrees between stored and fitted normals in the best order of axes.
+LARGEST_MEDIAN = 30.0
+
 
 @dataclass(frozen=True)
 class Intrinsics:
@@ -193,16 +196,15 @@ class AxisOrder:
         )
 
 
-def find_axis_order(stored: np.ndarray, fitted: np.ndarray, *, largest_median: float = 30.0) -> AxisOrder:
+def find_axis_order(stored: np.ndarray, fitted: np.ndarray) -> AxisOrder:
     """Return which of the 48 channel orders and signs brings stored normals closest to fitted ones.
 
     Args:
         stored: [3, height, width], several frames side by side for a firmer answer; zeros are left out.
         fitted: Normals fitted to the depth, same shape.
-        largest_median: Degrees.
 
     Raises:
-        DataError: Even the best median angle exceeds ``largest_median``: normals and depth disagree.
+        DataError: Even the best median angle exceeds ``LARGEST_MEDIAN``: normals and depth disagree.
     """
     best: AxisOrder | None = None
     for channels in itertools.permutations(range(3)):
@@ -215,7 +217,7 @@ def find_axis_order(stored: np.ndarray, fitted: np.ndarray, *, largest_median: f
             if best is None or median < best.median_angle:
                 best = AxisOrder(order.channels, order.signs, median)
     assert best is not None
-    if best.median_angle > largest_median:
+    if best.median_angle > LARGEST_MEDIAN:
         raise DataError(
             f"stored normals differ from the depth by a median {best.median_angle:.1f} degrees in the best of"
             " all axis orders; depth and normals do not belong together"

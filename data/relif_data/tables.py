@@ -338,8 +338,7 @@ def _located(source: Path, names: Any, title: str, least: int) -> Path:
     entries = {path.name.lower() for folder in below[:MOST_FOLDERS] for path in folder.iterdir()}
     stems = {name.split(".")[0] for name in entries}
     if holders or around:
-        found = ", ".join(str(folder) for folder in (holders or around)[:5])
-        reason = f"its tables lie in {found}; name that folder"
+        reason = f"its tables lie in {listed(holders or around)}; name that folder"
     elif (source / "train" / "listfile.csv").is_file():
         reason = f"this is one task folder of the MIMIC-III benchmark; name the folder above, {source.parent}"
     elif {"hosp", "icu"} <= entries:
@@ -351,7 +350,7 @@ def _located(source: Path, names: Any, title: str, least: int) -> Path:
     elif any(name.endswith((".db", ".sqlite", ".sqlite3", ".duckdb")) for name in entries):
         reason = "it holds a database file; export its tables as CSV, CSV.gz or parquet"
     else:
-        reason = f"no file there is named after one; give {', '.join(sorted(names)[:5])} and so on"
+        reason = f"no file there is named after one; give {listed(sorted(names))}"
     raise DataError(f"{source}: no {title} table is there: {reason}")
 
 
@@ -366,10 +365,9 @@ def _opened(name: str, paths: tuple[Path, ...], columns: Sequence[str]) -> Table
         if absent and {"stay_id", "icd_code"} & set(header):
             raise DataError(f"{path} is a table of MIMIC-IV, which is not read; fetch MIMIC-III 1.4")
         if absent:
-            found = ", ".join(column.upper()[:40] for column in header[:20])
             raise DataError(
-                f"{path}: column {listed(absent)} missing (found {found}); take the file as PhysioNet"
-                " delivers it, columns separated by commas"
+                f"{path}: column {listed(absent)} missing (found {listed(map(str.upper, header))}); take the"
+                " file as PhysioNet delivers it, columns separated by commas"
             )
         twice = [column for column in columns if header.count(column) > 1]
         if twice:

@@ -15,7 +15,7 @@ from relif_core.audit.exact import BiasCurve
 from relif_core.audit.pools import Pair, checked_tolerance
 from relif_core.audit.result import AuditResult, PairAudit
 from relif_core.audit.ruler import Ruler
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 _FILES = resources.files("relif_core.audit")
 CARD_SCHEMA: dict[str, Any] = json.loads(_FILES.joinpath("card.schema.json").read_text(encoding="utf-8"))
@@ -36,11 +36,9 @@ class Card(dict[str, Any]):
         Raises:
             InputError: Another ending.
         """
-        from relif_core.files import atomic_file
+        from relif_core.files import write_file
 
-        text = rendered(self, path)
-        with atomic_file(Path(path)) as stream:
-            stream.write(text.encode())
+        write_file(Path(path), rendered(self, path))
 
     def _repr_html_(self) -> str:
         return _body(self)
@@ -196,9 +194,7 @@ def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
     """Return the card as titled tables of (name, value) text, which every rendering shares."""
     absent = [name for name in CARD_SCHEMA["required"] if not isinstance(card, Mapping) or name not in card]
     if absent:
-        raise InputError(
-            f"this is no audit card: {', '.join(absent[:5])} are missing; make it with audit_card"
-        )
+        raise InputError(f"this is no audit card: {listed(absent)} are missing; make it with audit_card")
     audited, tolerance, protocol, results = (
         card[name] for name in ("audited", "tolerance", "protocol", "results")
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 #: Text that conversions leave where a label was missing.
 MISSING_TEXT = ("", "nan", "NaN", "NaT", "None", "<NA>")
@@ -142,7 +142,7 @@ def columns(frame: Any, leave: tuple[str, ...] = ()) -> dict[str, Any]:
     names = list(frame.columns)
     for name in leave:
         if name not in names:
-            raise InputError(f"the frame has no column {name!r}; it has {', '.join(map(str, names[:5]))}")
+            raise InputError(f"the frame has no column {name!r}; it has {listed(names)}")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"the frame has two columns {twice!r}; rename one")

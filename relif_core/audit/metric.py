@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from relif_core.audit.pools import FEW_ULP, Tolerance, checked_tolerances
 from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ class _Counting:
         super().__init__(**settings)
         checked_bins(bins)
         if len(set(tasks)) < 2:
-            raise InputError(f"an audit compares tasks and needs at least two, got {list(tasks)}")
+            raise InputError(f"an audit compares tasks and needs at least two, got {listed(tasks)}")
         self.tasks, self.tolerance, self.bins = tuple(tasks), tolerance, bins
         checked_tolerances(tolerance, self.tasks)
         state = torch.zeros(len(tasks), bins, dtype=torch.int64)
@@ -119,7 +119,7 @@ class _Counting:
         batch = torch.zeros_like(self.counts)
         for task, values in scores.items():
             if task not in self.tasks:
-                raise InputError(f"task {task!r} is none of the metric's tasks {list(self.tasks)[:5]}")
+                raise InputError(f"task {task!r} is none of the metric's tasks {listed(self.tasks)}")
             values = values.detach()
             if values.ndim != 1:
                 raise InputError(

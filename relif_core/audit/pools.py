@@ -12,7 +12,7 @@ import numpy as np
 
 from relif_core.audit.door import Given, columns, given, is_frame, missing_text
 from relif_core.audit.sorting import sorting_order
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 Pair = tuple[str, str]
 Tolerance = float | Mapping[Pair, float]
@@ -105,7 +105,7 @@ def checked_scores(scores: Any, least: int = 2) -> Scores:
     if len(scores) < least:
         raise InputError(
             f"an audit compares tasks and needs at least {'two' if least > 1 else 'one'}, got {len(scores)}:"
-            f" {list(scores)[:5]}"
+            f" {listed(scores)}"
         )
     checked = Scores()
     for task, values in scores.items():
@@ -188,7 +188,9 @@ def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair,
     given: dict[frozenset[str], float] = {}
     for key, value in tolerance.items():
         if not (isinstance(key, tuple) and len(key) == 2 and key[0] != key[1] and set(key) <= set(tasks)):
-            raise InputError(f"tolerance names {key!r}, which is no pair of the audited tasks {list(tasks)}")
+            raise InputError(
+                f"tolerance names {key!r}, which is no pair of the audited tasks {listed(tasks)}"
+            )
         if frozenset(key) in given:
             raise InputError(
                 f"tolerance names the pair {tuple(sorted(key))} twice; keep one of the two orders"
@@ -237,8 +239,8 @@ def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> 
         if array.ndim == 1 and array.dtype.kind == "O":
             kinds = sorted({type(item).__name__ for item in array.tolist()})
             raise InputError(
-                f"task {task!r}: {name} hold values of kind {kinds[:5]}; make all of them integers or all of"
-                " them text"
+                f"task {task!r}: {name} hold values of kind {listed(kinds)}; make all of them integers or all"
+                " of them text"
             )
         if array.ndim != 1 or array.dtype.kind not in "iubU":
             raise InputError(f"task {task!r}: {name} must be integers or text, got an array of {array.dtype}")

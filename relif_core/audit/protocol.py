@@ -32,7 +32,7 @@ from relif_core.audit.sampled import SampledPair, sampled_pairs, sampled_pools
 from relif_core.audit.sorting import stable_order
 from relif_core.audit.subject_ids import fingerprint, subject_codes
 from relif_core.audit.uncertainty import SampleSpread, SubjectSpread
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 #: From so many tasks on, all pools are ranked together.
 MANY_TASKS = 6
@@ -342,7 +342,7 @@ def _audit_groups(
     full = np.min(list(numbers.values()), axis=0) > 0
     for group in np.flatnonzero(~full).tolist():
         empty = [task for task, number in numbers.items() if number[group] == 0]
-        left_out[str(names[group])] = f"no sample in the pools of {', '.join(empty)}"
+        left_out[str(names[group])] = f"no sample in the pools of {listed(empty)}"
     if held:
         light = full & (np.min(list(held.values()), axis=0) == 0)
         left_out.update(dict.fromkeys(map(str, names[light]), "no sample of some pool has a weight above 0"))

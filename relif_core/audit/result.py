@@ -10,7 +10,7 @@ import numpy as np
 
 from relif_core.audit.pools import Pair
 from relif_core.audit.uncertainty import Influences, unit_interval
-from relif_core.errors import InputError, RecordError
+from relif_core.errors import InputError, RecordError, listed
 
 SCHEMA = "relif-audit/2"
 #: Fields that are NaN, in JSON null, where one unit makes up a pool.
@@ -47,7 +47,7 @@ class AuditContext:
         known = {item.name for item in fields(cls)}
         for name, value in given.items():
             if name not in known:
-                raise InputError(f"context has no field {name!r}; it knows {sorted(known)}")
+                raise InputError(f"context has no field {name!r}; it knows {listed(sorted(known))}")
             if value is not None and not isinstance(value, str):
                 raise InputError(f"context field {name!r} must be text, got {type(value).__name__}")
         return cls(**given)

@@ -12,7 +12,7 @@ import numpy as np
 from relif_core.audit.door import columns, given, is_frame
 from relif_core.audit.pools import checked_fraction, checked_integer
 from relif_core.audit.tolerance import conformal_tolerance, matched_distances, subject_ids, unit_rows
-from relif_core.errors import InputError, RecordError
+from relif_core.errors import InputError, RecordError, listed
 
 SCHEMA = "relif-ruler/1"
 KINDS = ("identity", "sigmoid", "max_sigmoid", "max_softmax", "quantile")
@@ -120,10 +120,7 @@ def _names(outputs: Any, task: str, rule: Mapping[str, Any]) -> list[str]:
     pattern = rule.get("columns")
     names = [name for name in outputs if fnmatch.fnmatchcase(str(name), pattern)] if pattern else [task]
     if not names or names[0] not in outputs:
-        raise InputError(
-            f"task {task!r}: outputs have no {pattern or task!r}; they have"
-            f" {', '.join(map(str, list(outputs)[:5]))}"
-        )
+        raise InputError(f"task {task!r}: outputs have no {pattern or task!r}; they have {listed(outputs)}")
     return names
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from relif_core.audit.pools import Pair, Tolerance, checked_labels, checked_scores, checked_tolerances
 from relif_core.audit.subject_ids import subject_codes
 from relif_core.audit.uncertainty import Spread, satterthwaite_freedom, unit_interval
-from relif_core.errors import ComparabilityError, InputError, RecordError
+from relif_core.errors import ComparabilityError, InputError, RecordError, listed
 
 SCHEMA = "relif-histogram/1"
 SUMS_SCHEMA = "relif-influence-sums/1"
@@ -201,7 +201,7 @@ class HistogramSketch:
         checked = checked_scores(scores)
         if list(checked) != list(self.counts):
             raise InputError(
-                f"scores have the tasks {list(checked)[:5]}, the histograms {list(self.counts)[:5]}; pass the"
+                f"scores have the tasks {listed(checked)}, the histograms {listed(self.counts)}; pass the"
                 " same tasks"
             )
         ids, codes = subject_codes(checked_labels(subjects, checked, "subjects"))
@@ -339,7 +339,7 @@ class HistogramSketch:
             hidden = {task: int(_counts([one["hidden"]])[0]) for task, one in content["tasks"].items()}
             sizes = {len(cells) for cells in counts.values()}
             if len(counts) < 2 or len(sizes) != 1:
-                raise ValueError(f"{len(counts)} tasks with {sorted(sizes)} bins")
+                raise ValueError(f"{len(counts)} tasks with {listed(sorted(sizes))} bins")
             checked_bins(sizes.pop())
             return cls(counts, hidden, content["score_definition"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:

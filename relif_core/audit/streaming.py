@@ -9,7 +9,7 @@ import numpy as np
 
 from relif_core.audit.pools import FEW_ULP
 from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
-from relif_core.errors import DataError, InputError
+from relif_core.errors import DataError, InputError, listed
 
 if TYPE_CHECKING:
     import polars
@@ -40,20 +40,22 @@ def sketch_file(
     path = Path(path)
     if len(set(tasks)) < 2:
         raise InputError(
-            f"an audit compares tasks and needs at least two, got {list(tasks)}; name the score columns"
+            f"an audit compares tasks and needs at least two, got {listed(tasks)}; name the score columns"
         )
     try:
         table = _scan(path, tasks)
         schema = table.collect_schema()
         for task in tasks:
             if task not in schema:
-                raise InputError(f"{path} has no column {task!r}; it has {', '.join(list(schema)[:5])}")
+                raise InputError(f"{path} has no column {task!r}; it has {listed(schema)}")
             if not schema[task].is_numeric():
                 raise InputError(f"{path}: column {task!r} is {schema[task]}, not a score")
         cells = [_cells(table, task, schema[task], bins) for task in tasks]
         found = polars.collect_all(cells, engine="streaming")
     except (polars.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a table of scores: {error}") from error
+        # Other libraries' words may quote cells.
+        reason = str(error) if isinstance(error, OSError) else "is it whole, and what its ending says?"
+        raise InputError(f"{path} cannot be read as a table of scores: {reason}") from error
     counts = {}
     for task, frame in zip(tasks, found, strict=True):
         numbers = np.zeros(bins + 2, dtype=np.int64)

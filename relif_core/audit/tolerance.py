@@ -17,7 +17,7 @@ from relif_core.audit.pools import (
     checked_scores,
     task_pairs,
 )
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 
 def induced_tolerances(
@@ -72,7 +72,7 @@ def _prototype(task: str, embedding: np.ndarray, scores: np.ndarray, k: int) -> 
     length = float(np.linalg.norm(mean))
     if not math.isfinite(length):
         raise InputError(
-            f"task {task!r}: embeddings of the prototype samples {chosen.tolist()} are not finite"
+            f"task {task!r}: embeddings of the prototypes, samples {listed(chosen)}, are not finite"
         )
     if length == 0:
         raise InputError(

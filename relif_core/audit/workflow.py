@@ -23,7 +23,7 @@ from relif_core.audit.ruler import Ruler
 from relif_core.audit.sketch import BINS, HistogramSketch, InfluenceSums
 from relif_core.audit.tolerance import induced_tolerances
 from relif_core.audit.uncertainty import checked_level, combined_error
-from relif_core.errors import ComparabilityError, InputError, RecordError
+from relif_core.errors import ComparabilityError, InputError, RecordError, listed
 
 SCHEMA = "relif-audit-file/1"
 CURVE_TOLERANCES = np.linspace(0, 1, 51)
@@ -193,7 +193,7 @@ class Audit:
         for label in (first, second):
             if label not in self.result.groups:
                 why = self.result.groups_left_out.get(label)
-                known = ", ".join(list(self.result.groups)[:5]) or "none: name the groups when auditing"
+                known = listed(self.result.groups) or "none: name the groups when auditing"
                 raise InputError(
                     f"group {label!r} was not audited{f': {why}' if why else ''}; there are {known}"
                 )
@@ -375,18 +375,17 @@ class Audit:
             path: The file.
             include_influences: Add one row per subject.
         """
-        from relif_core.files import atomic_file
+        from relif_core.files import write_file
 
-        with atomic_file(Path(path)) as stream:
-            stream.write(self.to_json(include_influences=include_influences).encode() + b"\n")
+        write_file(Path(path), self.to_json(include_influences=include_influences) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Audit":
         """Read what :meth:`save` wrote."""
+        from relif_core.files import read_text
+
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
+            return cls.from_json(read_text(Path(path)))
         except RecordError as error:
             raise RecordError(f"{path}: {error}") from error
 
@@ -488,7 +487,7 @@ def _split(scores: Any, ruler: Ruler) -> tuple[Any, Mapping[str, Any]]:
     absent = [task for task in ruler.score_map.rules if task not in names]
     if absent:
         raise InputError(
-            f"scores lack the ruler's tasks {', '.join(absent[:5])}; map outputs with ruler.scores first"
+            f"scores lack the ruler's tasks {listed(absent)}; map outputs with ruler.scores first"
         )
     return tasks, {name: values for name, values in everything.items() if name not in names}
 
@@ -498,7 +497,7 @@ def _of_tasks(labels: Any, tasks: Any, rest: Mapping[str, Any], what: str) -> An
         return labels
     if isinstance(labels, str):
         if labels not in rest:
-            known = ", ".join(map(str, list(rest)[:5])) or "no other columns"
+            known = listed(rest) or "no other columns"
             raise InputError(f"{what} {labels!r} is no column beside the tasks; there are {known}")
         labels = rest[labels]
     return dict.fromkeys(columns(tasks) if is_frame(tasks) else tasks, labels)

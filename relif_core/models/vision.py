@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relif_core.errors import DataError, InputError
+from relif_core.errors import DataError, InputError, listed
 from relif_core.models import TaskLosses
 from relif_core.models.torchvision_import import import_torchvision
 from relif_core.tensors.dense import IGNORE
@@ -286,18 +286,12 @@ class DenseModel(nn.Module):
         }
 
 
-def calibration_quantiles(raw: Tensor, lower: float = 0.1, upper: float = 0.9) -> tuple[float, float]:
-    """Return two quantiles (linear interpolation) of a reference model's raw scores on validation.
-
-    Args:
-        raw: Raw scores [n] of one task.
-        lower: Levels of the quantiles.
-        upper: Levels of the quantiles.
-    """
+def calibration_quantiles(raw: Tensor) -> tuple[float, float]:
+    """Return q10 and q90 (linear interpolation) of a reference model's raw scores [n] of one task."""
     if raw.numel() == 0 or not raw.isfinite().all():
         raise InputError("calibration needs at least one raw score, all finite")
     low, high = torch.quantile(
-        raw.double().flatten(), torch.tensor([lower, upper], dtype=torch.float64, device=raw.device)
+        raw.double().flatten(), torch.tensor([0.1, 0.9], dtype=torch.float64, device=raw.device)
     )
     return float(low), float(high)
 
@@ -341,8 +335,8 @@ def load_encoder_weights(encoder: Encoder, weights: Path | str | None) -> str:
     unknown = sorted(state.keys() - wanted.keys())
     if missing or unknown:
         raise DataError(
-            f"{origin} does not hold {encoder.name}: missing {missing[:3] or 'nothing'}, unknown"
-            f" {unknown[:3] or 'nothing'}"
+            f"{origin} does not hold {encoder.name}: missing {listed(missing) or 'nothing'}, unknown"
+            f" {listed(unknown) or 'nothing'}"
         )
     for name, value in state.items():
         if value.shape != wanted[name].shape:

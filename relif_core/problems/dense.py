@@ -329,16 +329,9 @@ class DenseProblem:
                 found[task].append(rows[task][carried])
         return {task: torch.cat(parts).cpu().numpy() for task, parts in found.items()}
 
-    def measure_calibration(
-        self, model: DenseModel, split: str = "validation"
-    ) -> dict[str, tuple[float, float]]:
-        """Return (q10, q90) of a model's raw depth and normals scores on a split.
-
-        Args:
-            model: The reference model.
-            split: "validation" or "test".
-        """
-        raw = self.evaluate(model, split).raw
+    def measure_calibration(self, model: DenseModel) -> dict[str, tuple[float, float]]:
+        """Return (q10, q90) of a reference model's raw depth and normals scores on validation."""
+        raw = self.evaluate(model, "validation").raw
         return {
             task: calibration_quantiles(torch.from_numpy(values))
             for task, values in raw.items()

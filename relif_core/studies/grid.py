@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from relif_core.errors import InputError, RecordError
+from relif_core.errors import InputError, RecordError, listed
 from relif_core.files import refuse_inside
 from relif_core.methods import STATIC_WEIGHTS, STEP_SIZES, TARGET_STEP_SIZE, TARGETS, method_of
 from relif_core.record import Record, run_key
@@ -270,7 +270,7 @@ def refuse_other_study(runs: Sequence[RunSettings], data: Path, target: Path) ->
             ]
             raise InputError(
                 f"{target} holds the records of another study ({path.parent.name}:"
-                f" {'; '.join(differing[:5])}); choose another target"
+                f" {listed(differing, '; ')}); choose another target"
             )
 
 

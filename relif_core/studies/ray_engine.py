@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 from relif_core.stopping import STOP
 from relif_core.studies.jobs import ATTEMPTS, Ending, Job, Outcome, Schedule, Watch, Workshop, attempt
 
@@ -105,7 +105,7 @@ def _can_hold(nodes: list[dict[str, Any]], needs: dict[str, float]) -> None:
     offers = [node["Resources"] for node in nodes if node["Alive"]]
     if not any(all(offer.get(name, 0) >= amount for name, amount in needs.items()) for offer in offers):
         most = {name: max((offer.get(name, 0) for offer in offers), default=0) for name in needs}
-        wanted = ", ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount)
+        wanted = listed(f"{amount:g} {name}" for name, amount in needs.items() if amount)
         raise InputError(
             f"a run needs {wanted} on one machine, and no machine of the cluster has them (at most"
             f" {most['CPU']:g} CPU, {most['GPU']:g} GPU); lower --threads, or use --device cpu"

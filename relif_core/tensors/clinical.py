@@ -33,6 +33,7 @@ from relif_core.errors import DataError
 from relif_core.tensors.folder import (
     BLOCK_ROWS,
     SPLITS,
+    Contents,
     TensorFolder,
     check_array_folder,
     open_arrays,
@@ -95,17 +96,11 @@ class CohortStep:
     subjects: int | None = None
 
 
-@dataclass(frozen=True)
-class ClinicalContents:
+@dataclass(frozen=True, kw_only=True)
+class ClinicalContents(Contents):
     """What a clinical tensor folder holds.
 
     Attributes:
-        dataset: Key of the data set.
-        title: Its name for readers.
-        licence: Its licence in words.
-        output_policy: "person" where the licence lets output per person leave the machine, or "aggregate".
-        synthetic: Whether the data are simulated.
-        sources: Name, bytes and sha256 of each source file.
         channels: What was measured.
         tasks: What is predicted.
         values: Array as in the module.
@@ -119,16 +114,8 @@ class ClinicalContents:
         groups: Subgroups of stays.
         group_codes: Group → level of every stay.
         cohort: Rules with the stays that each removed.
-        notes: Sentences for the manifest.
-        options: Of the source, for the manifest.
     """
 
-    dataset: str
-    title: str
-    licence: str
-    output_policy: Literal["person", "aggregate"]
-    synthetic: bool
-    sources: Sequence[Mapping[str, Any]]
     channels: Sequence[Channel]
     tasks: Sequence[Task]
     values: np.ndarray
@@ -142,8 +129,6 @@ class ClinicalContents:
     groups: Sequence[Group] = ()
     group_codes: Mapping[str, np.ndarray] = field(default_factory=dict)
     cohort: Sequence[CohortStep] = ()
-    notes: Sequence[str] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_tensors(target: Path, contents: ClinicalContents) -> Path:
@@ -186,18 +171,11 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
     mean, deviation = training_statistics(arrays["values"], rows)
     manifest = {
         "format": FORMAT,
-        "dataset": contents.dataset,
-        "title": contents.title,
-        "licence": contents.licence,
-        "output_policy": contents.output_policy,
-        "synthetic": contents.synthetic,
-        "sources": [dict(source) for source in contents.sources],
-        "options": dict(contents.options),
+        **contents.manifest(),
         "channels": [dataclasses.asdict(channel) for channel in contents.channels],
         "tasks": [dataclasses.asdict(task) for task in contents.tasks],
         "groups": [dataclasses.asdict(group) for group in contents.groups],
         "cohort": [dataclasses.asdict(step) for step in contents.cohort],
-        "notes": list(contents.notes),
         "statistics": {"mean": mean.tolist(), "standard_deviation": deviation.tolist()},
     }
     _check_schema(manifest, arrays, str(target))

@@ -17,7 +17,7 @@ the classes, the pinhole intrinsics at this size, and statistics over the *train
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from relif_core.errors import DataError, listed
 from relif_core.files import reserve, scratch_folder
 from relif_core.tensors.folder import (
     SPLITS,
+    Contents,
     TensorFolder,
     check_array_folder,
     open_arrays,
@@ -93,7 +94,7 @@ def check_frame(frame: Frame, *, height: int, width: int, classes: int, place: s
     known = (frame.labels == IGNORE) | ((frame.labels >= 0) & (frame.labels < classes))
     require(
         known.all(),
-        f"labels outside 0..{classes - 1} and {IGNORE}: {np.unique(frame.labels[~known])[:8].tolist()}",
+        f"labels outside 0..{classes - 1} and {IGNORE}: {listed(np.unique(frame.labels[~known]))}",
     )
     require(frame.depth.shape == size, f"depth has shape {frame.depth.shape}, expected {size}")
     finite = np.isfinite(frame.depth)
@@ -123,14 +124,11 @@ def check_frame(frame: Frame, *, height: int, width: int, classes: int, place: s
     )
 
 
-@dataclass(frozen=True)
-class DenseContents:
+@dataclass(frozen=True, kw_only=True)
+class DenseContents(Contents):
     """What a dense tensor folder holds.
 
     Attributes:
-        dataset: Key of the data set.
-        title: Its name for readers.
-        licence: Its licence in words.
         frames: One ``Frame`` per entry of ``ids`` in that order, read once, a frame at a time.
         height: Of every frame in pixels.
         width: Of every frame in pixels.
@@ -140,16 +138,8 @@ class DenseContents:
         ids: Array as in the module.
         scenes: Array as in the module; None where the source names no scenes.
         scene_names: What ``scenes`` counts.
-        sources: Name, bytes and sha256 of each source file.
-        notes: Sentences for the manifest.
-        options: Of the source, for the manifest.
-        synthetic: Whether the data are simulated.
-        output_policy: "person" where the licence lets output per person leave the machine, or "aggregate".
     """
 
-    dataset: str
-    title: str
-    licence: str
     frames: Iterable[Frame]
     height: int
     width: int
@@ -160,8 +150,6 @@ class DenseContents:
     scenes: np.ndarray | None = None
     scene_names: Sequence[str] = ()
     sources: Sequence[Mapping[str, Any]] = ()
-    notes: Sequence[str] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
     synthetic: bool = False
     output_policy: Literal["person", "aggregate"] = "person"
 
@@ -182,13 +170,7 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
     scenes, dataset, classes = contents.scenes, contents.dataset, len(contents.class_names)
     manifest: dict[str, Any] = {
         "format": FORMAT,
-        "dataset": dataset,
-        "title": contents.title,
-        "licence": contents.licence,
-        "output_policy": contents.output_policy,
-        "synthetic": contents.synthetic,
-        "sources": [dict(source) for source in contents.sources],
-        "options": dict(contents.options),
+        **contents.manifest(),
         "height": height,
         "width": width,
         "tasks": [dict(task) for task in TASKS],
@@ -197,7 +179,6 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
         "normal_scale": NORMAL_SCALE,
         "intrinsics": {name: float(contents.intrinsics[name]) for name in ("fx", "fy", "cx", "cy")},
         "scenes": list(contents.scene_names),
-        "notes": list(contents.notes),
     }
     refuse_to_overwrite(target, manifest)
     arrays: dict[str, np.ndarray] = {

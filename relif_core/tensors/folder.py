@@ -8,7 +8,7 @@ import hashlib
 import json
 import mmap
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,41 @@ class TensorFolder:
     def samples_of(self, split: str) -> np.ndarray:
         """Return the samples (stays or frames) of "train", "validation" or "test", in file order."""
         return np.flatnonzero(self.arrays["split"] == SPLITS.index(split))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What every tensor folder says of itself, whatever it holds.
+
+    Attributes:
+        dataset: Key of the data set.
+        title: Its name for readers.
+        licence: Its licence in words.
+        output_policy: "person" where the licence lets output per person leave the machine, or "aggregate".
+        synthetic: Whether the data are simulated.
+        sources: Name, bytes and sha256 of each source file.
+        notes: Sentences for the manifest.
+        options: Of the source, for the manifest.
+    """
+
+    dataset: str
+    title: str
+    licence: str
+    output_policy: Literal["person", "aggregate"]
+    synthetic: bool
+    sources: Sequence[Mapping[str, Any]]
+    notes: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return these facts as a manifest states them."""
+        names = ("dataset", "title", "licence", "output_policy", "synthetic")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "sources": [dict(source) for source in self.sources],
+            "options": dict(self.options),
+            "notes": list(self.notes),
+        }
 
 
 def fingerprint_of(manifest: Mapping[str, Any]) -> str:
@@ -246,5 +281,5 @@ def check_array_folder(folder: Path) -> dict[str, Any]:
         if path.is_file() and str(path.relative_to(folder)) not in known
     )
     if strangers:
-        raise DataError(f"{folder} holds files that its manifest does not name: {', '.join(strangers[:5])}")
+        raise DataError(f"{folder} holds files that its manifest does not name: {listed(strangers)}")
     return manifest

@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[Callable[[list[Record]], list[Record]], str]] = {
     ),
     "devices": (
         lambda r: [*r[:3], replace(r[3], content={**r[3].content, "key": "made on a GPU"})],
-        "made on cpu and cuda",
+        "made on cpu, cuda",
     ),
 }
 

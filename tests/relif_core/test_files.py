@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from relif_core.errors import DataError, InputError, StorageError
-from relif_core.files import UNWRITABLE, atomic_file, atomic_folder, inside, refuse_inside, sweep, write_json
+from relif_core.files import (
+    UNWRITABLE,
+    atomic_file,
+    atomic_folder,
+    inside,
+    read_text,
+    refuse_inside,
+    sweep,
+    write_file,
+    write_json,
+)
 
 
 @pytest.fixture
@@ -123,3 +133,15 @@ def test_names_that_lead_out_are_refused(tmp_path: Path) -> None:
             inside(tmp_path / "folder", name)
     with pytest.raises(InputError, match="inside the data folder"):
         refuse_inside(tmp_path / "folder" / "link" / "folder" / "runs", tmp_path / "folder")
+
+
+@pytest.mark.parametrize("content", [b"12345", b"\xff"])
+def test_a_text_that_is_none_or_too_large_is_refused(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relif_core.files.MOST_JSON", 4)
+    write_file(tmp_path / "a", "1234")
+    assert read_text(tmp_path / "a") == "1234"
+    write_file(tmp_path / "a", content)
+    with pytest.raises(InputError, match="a cannot be read: "):
+        read_text(tmp_path / "a")

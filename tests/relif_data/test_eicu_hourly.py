@@ -163,7 +163,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "truncated": (
         "los/dyn",
         lambda path: path.write_bytes(path.read_bytes()[:-100]) and None,
-        "truncated or no parquet",
+        "dyn.parquet cannot be read",
     ),
     "no file": ("mortality24/outc", lambda path: path.unlink(), "outc.parquet is missing"),
     "column": ("los/dyn", lambda path: rewrite(path, lambda frame: frame.drop("hr")), "lacks column 'hr'"),
@@ -180,7 +180,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "hour missing": (
         "los/dyn",
         lambda path: rewrite(path, lambda frame: frame[1:]),
-        "lack hours .the first is 11",
+        "1 stays lack hours",
     ),
     "half an hour": (
         "los/dyn",

@@ -214,7 +214,7 @@ def image_fault(folder, fault):
     match fault:
         case "no label":
             (part / "label" / "0007.png").unlink()
-            return "train/label: 1 of 8 frames have no label, first \\[7\\]"
+            return "train/label: 1 of 8 frames have no label: 7;"
         case "no image":
             (part / "image" / "0007.png").unlink()
             return "frames have no image"
@@ -236,7 +236,7 @@ def image_fault(folder, fault):
             return "frame 7: label has shape \\(10, 10\\), its image"
         case "label 13":
             Image.new("L", SIZE[::-1], 13).save(part / "label" / "0007.png")
-            return "frame 7: labels outside 0..12 and 255: \\[13\\]"
+            return "frame 7: labels outside 0..12 and 255: 13"
         case "in both parts":
             for kind in ("image", "label", "depth"):
                 shutil.copy(part / kind / "0007.png", folder / "test" / kind / "0007.png")

@@ -290,23 +290,26 @@ def spoil_outcome(line: str | None, extra: str | None = None):
 
 
 FAULTS = {
-    "no number": (spoil_line("01:00,HR,abc"), r"record 2003, line \d+: value 'abc' of 'HR' is no number"),
-    "empty value": (spoil_line("01:00,HR,"), "value '' of 'HR' is no number"),
+    "no number": (spoil_line("01:00,HR,abc"), r"record 2003, line \d+: its value of HR is no number"),
+    "empty value": (spoil_line("01:00,HR,"), "its value of HR is no number"),
     "nan": (spoil_line("01:00,HR,nan"), "is no number"),
     "infinite": (spoil_line("01:00,HR,1e999"), "is no number"),
-    "unknown parameter": (spoil_line("01:00,Sodium,140"), "record 2003, line .*unknown parameter 'Sodium'"),
-    "late time": (spoil_line("48:01,HR,80"), "time '48:01' is not between"),
-    "impossible minute": (spoil_line("01:60,HR,80"), "time '01:60'"),
-    "negative time": (spoil_line("-1:00,HR,80"), "time '-1:00'"),
-    "no time": (spoil_line(",HR,80"), "time ''"),
+    "unknown parameter": (spoil_line("01:00,Sodium,140"), "record 2003, line .*its parameter is unknown"),
+    "late time": (spoil_line("48:01,HR,80"), "its time is not between"),
+    "impossible minute": (spoil_line("01:60,HR,80"), "its time is not between"),
+    "negative time": (spoil_line("-1:00,HR,80"), "its time is not between"),
+    "no time": (spoil_line(",HR,80"), "its time is not between"),
     "too few fields": (spoil_line("01:00,HR"), "record 2003, line .*is not of the form"),
     "too many fields": (spoil_line("01:00,HR,80,1"), "record 2003, line .*is not of the form"),
     "empty line": (spoil_line(""), "record 2003, line .*not of the form"),
     "not ASCII": (spoil_line("01:00,HR,8\u00e9"), "is no number|not of the form"),
     "descriptor twice": (spoil_line("05:00,Age,50"), "record 2003 has 2 lines 'Age'"),
     "descriptor absent": (spoil_descriptor("00:00,Height,-1\n", ""), "record 2003 has 0 lines 'Height'"),
-    "other record id": (spoil_descriptor("RecordID,2003", "RecordID,2004"), "record 2003: RecordID is 2004"),
-    "impossible sex": (spoil_descriptor("Gender,", "Gender,7"), "record 2003: Gender is 7"),
+    "other record id": (
+        spoil_descriptor("RecordID,2003", "RecordID,2004"),
+        "record 2003: its RecordID is not possible",
+    ),
+    "impossible sex": (spoil_descriptor("Gender,", "Gender,7"), "record 2003: its Gender is not possible"),
     "header": (spoil_descriptor("Time,Parameter,Value", "time;parameter"), "2003.txt' does not start with"),
     "missing outcome": (spoil_outcome(None), "Outcomes-b.txt: no outcome for 1 stay.* 2003"),
     "outcome without record": (
@@ -317,9 +320,9 @@ FAULTS = {
         spoil_outcome("2003,1,1,3,-1,0", "2003,1,1,3,-1,1"),
         "record 2003 has more than one outcome",
     ),
-    "death not known": (spoil_outcome("2003,1,1,3,-1,-1"), "line 4: In-hospital_death is '-1'"),
-    "outcome no number": (spoil_outcome("2003,x,1,3,-1,0"), "line 4: SAPS-I is 'x'"),
-    "outcome empty": (spoil_outcome("2003,1,,3,-1,0"), "line 4: SOFA is"),
+    "death not known": (spoil_outcome("2003,1,1,3,-1,-1"), "line 4: In-hospital_death is not an integer"),
+    "outcome no number": (spoil_outcome("2003,x,1,3,-1,0"), "line 4: SAPS-I is not an integer"),
+    "outcome empty": (spoil_outcome("2003,1,,3,-1,0"), "line 4: SOFA is not an integer"),
 }
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import yaml
 
 from relif_core.errors import InputError
-from relif_core.files import atomic_file
+from relif_core.files import write_file
 
 #: Ends the box that says where a page comes from; the link becomes its last row.
 _BOX = re.compile(r'(<dl class="relif-provenance".*?)(</dl>)', re.DOTALL)
@@ -28,8 +28,7 @@ def add_badges(root: Path, names: Iterable[str]) -> None:
         path = root / "_build" / "html" / "notebooks" / f"{name}.html"
         address = html.escape(binder_address(repository["url"], repository.get("branch", "main"), name))
         row = f'<dt>Run it online</dt><dd><a href="{address}">this page on Binder</a>, quick profile</dd>'
-        with atomic_file(path) as stream:
-            stream.write(_BOX.sub(rf"\1{row}\2", path.read_text(encoding="utf-8")).encode())
+        write_file(path, _BOX.sub(rf"\1{row}\2", path.read_text(encoding="utf-8")))
 
 
 def binder_address(url: str, branch: str, page: str) -> str:

@@ -15,7 +15,7 @@ from relif_book.build.execute import PageError, execute_pages
 from relif_book.build.notebook import read_notebook
 from relif_book.build.staleness import reasons_stale
 from relif_book.project import page_names
-from relif_core.files import atomic_file
+from relif_core.files import write_file
 
 if TYPE_CHECKING:
     from playwright.sync_api import PdfMargins
@@ -52,12 +52,10 @@ def build_book(
     for name in names if stored else ():
         committed = root / "notebooks" / f"{name}.ipynb"
         if not reasons_stale(name, committed, root=root):
-            with atomic_file(pages / committed.name) as stream:
-                stream.write(committed.read_bytes())
+            write_file(pages / committed.name, committed.read_bytes())
     execute_pages(names, pages, root=root, workers=workers, again=again, report=report)
     _link(root / "book" / "notebooks", pages)
-    with atomic_file(pages / "_run_times.txt") as stream:
-        stream.write(_run_times(pages, names).encode())
+    write_file(pages / "_run_times.txt", _run_times(pages, names))
     return render_book(root)
 
 

@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 from relif_book.page import PROVENANCE_MIME
 from relif_book.parameters import assigned
 from relif_core.errors import InputError
-from relif_core.files import atomic_file
+from relif_core.files import write_file
 
 LIVE_TAG = "nbval-ignore-output"
 """Cells with this tag hold times or training output: shown, but not compared."""
@@ -64,8 +64,7 @@ def settle_source(source: Path) -> None:
     """Bring a page's source into the form in which editors save it, so that saving changes nothing."""
     text = source_of(read_source(source))
     if text != source.read_text(encoding="utf-8"):
-        with atomic_file(source) as stream:
-            stream.write(text.encode())
+        write_file(source, text)
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -84,8 +83,7 @@ def read_notebook(path: Path) -> NotebookNode:
 
 def write_notebook(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook atomically."""
-    with atomic_file(path) as stream:
-        stream.write((nbformat.writes(notebook, version=4) + "\n").encode())
+    write_file(path, nbformat.writes(notebook, version=4) + "\n")
 
 
 def parameters_of(notebook: NotebookNode) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relif_core.errors import InputError, RecordError
-from relif_core.files import atomic_file
+from relif_core.files import write_file
 from relif_core.record import Record
 
 if TYPE_CHECKING:
@@ -183,8 +183,7 @@ def write_panels(
     path = Path(target) / PANELS
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **_packed(panels))
-    with atomic_file(path) as file:
-        file.write(stream.getvalue())
+    write_file(path, stream.getvalue())
     return path
 
 

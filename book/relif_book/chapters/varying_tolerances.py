@@ -26,7 +26,7 @@ from relif_core.audit import (
     drift_budget,
     reference_distances,
 )
-from relif_core.errors import InputError, RecordError
+from relif_core.errors import InputError, RecordError, listed
 from relif_core.models.clinical import ClinicalModel, audit_score
 from relif_core.outcome import CALIBRATION_SEED, machine
 from relif_core.problems.base import Evaluation
@@ -105,7 +105,7 @@ def varying_tolerances(
         RecordError: A folder without record or weights, or a run on other data.
     """
     if not hours or list(hours) != sorted(set(hours)):
-        raise InputError(f"hours={list(hours)}: give the hours once each, in ascending order")
+        raise InputError(f"hours={listed(hours)}: give the hours once each, in ascending order")
     report = progress or (lambda line: None)
     runs = sorted((_opened(Path(folder), tensors) for folder in folders), key=lambda run: _name(run[0]))
     seeds = _shared_seeds([record for record, _ in runs])
@@ -303,7 +303,7 @@ def _levels(group: Group, codes: np.ndarray, run: _Seen, alpha: float) -> list[d
         empty = [task for task, own in run.test.samples.items() if not (codes[own] == code).any()]
         reason = ""
         if empty:
-            reason = f"no test stay with a label for {', '.join(empty)}"
+            reason = f"no test stay with a label for {listed(empty)}"
         elif counts["validation"] // 2 < needed:
             reason = f"{counts['validation'] // 2} validation pairs, α = {alpha:g} needs {needed}"
         levels.append({"level": level, **counts, "left_out": reason})

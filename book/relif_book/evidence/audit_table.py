@@ -18,8 +18,8 @@ from relif_book.evidence.contrasts import influences
 from relif_book.evidence.utility_errors import bootstrap_counts, utility_replicates
 from relif_core.audit import AuditContext, AuditResult, audit, bias_curve
 from relif_core.audit.uncertainty import interval, unit_interval
-from relif_core.errors import DataError, InputError, RecordError
-from relif_core.files import atomic_file, read_json, write_json
+from relif_core.errors import DataError, InputError, RecordError, listed
+from relif_core.files import read_json, write_file, write_json
 from relif_core.record import VIEWS, Record
 
 AUDITS, NUMBERS = "audits.json", "audits.npz"
@@ -100,7 +100,7 @@ class AuditTable:
         """Return the covariance [R, R] of an estimate over the draw of subjects."""
         if kind not in self.kinds:
             raise RecordError(
-                f"this audit table has no errors of {kind!r}, only of {', '.join(self.kinds)}; publish newer"
+                f"this audit table has no errors of {kind!r}, only of {listed(self.kinds)}; publish newer"
                 " records"
             )
         return getattr(self, f"{kind}_covariance")
@@ -160,8 +160,7 @@ class AuditTable:
                 numbers[name] = values.astype(np.float32) if name.endswith("curve") else values
         stream = io.BytesIO()
         np.savez_compressed(stream, allow_pickle=False, **numbers)
-        with atomic_file(Path(folder) / NUMBERS) as target:
-            target.write(stream.getvalue())
+        write_file(Path(folder) / NUMBERS, stream.getvalue())
         plain = {name: getattr(self, name) for name in (*_PLAIN, "effective_pairs", "failed", "exploratory")}
         write_json(Path(folder) / AUDITS, plain)
 
@@ -186,9 +185,7 @@ class AuditTable:
             raise RecordError(f"{path} cannot be read ({error}); publish the records again") from error
         missing = [name for name in (*_PLAIN, *_FIRST, *_FREEDOM) if name not in {*content, *numbers}]
         if missing:
-            raise RecordError(
-                f"{path}: an audit table needs {', '.join(missing[:5])}; publish the records again"
-            )
+            raise RecordError(f"{path}: an audit table needs {listed(missing)}; publish the records again")
         content["pairs"] = [tuple(pair) for pair in content["pairs"]]
         first: dict[str, Any] = {name: numbers.pop(name) for name in (*_FIRST, *_FREEDOM)}
         return cls(**content, **first, more=numbers)

@@ -19,8 +19,8 @@ from relif_book.evidence.audit_table import AUDITS, AuditTable, audit_table, joi
 from relif_book.evidence.packing import RUNS, load_packed, save_packed
 from relif_book.evidence.reporting import ReferenceTolerance, choose_reference_tolerance
 from relif_core.audit import HistogramSketch
-from relif_core.errors import DataError, RecordError
-from relif_core.files import atomic_file, read_json, write_json
+from relif_core.errors import DataError, RecordError, listed
+from relif_core.files import read_json, write_file, write_json
 from relif_core.record import VIEWS, Record, load_records, run_key
 from relif_data.sources import REGISTRY
 
@@ -245,8 +245,7 @@ def _save_labels(record: Record, target: Path) -> None:
     shared = {name: array for name, array in record.arrays.items() if name.startswith(SHARED)}
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **shared)
-    with atomic_file(target / LABELS) as handle:
-        handle.write(stream.getvalue())
+    write_file(target / LABELS, stream.getvalue())
 
 
 def _check_one_study(records: Sequence[Record], target: Path) -> None:
@@ -254,19 +253,19 @@ def _check_one_study(records: Sequence[Record], target: Path) -> None:
     protocols = {getattr(record.settings.model, "protocol", "held_out") for record in records}
     if len(protocols) > 1:
         raise RecordError(
-            f"{target}: the runs follow the protocols {' and '.join(sorted(protocols))}; publish each from"
+            f"{target}: the runs follow the protocols {listed(sorted(protocols))}; publish each from"
             " and to a folder of its own"
         )
     devices = {device_type(record) for record in records}
     if len(devices) > 1:
         raise RecordError(
-            f"{target}: the runs were made on {' and '.join(sorted(devices))}; publish those of each device"
+            f"{target}: the runs were made on {listed(sorted(devices))}; publish those of each device"
             " type to a folder of its own"
         )
     names = [(record.method, record.seed) for record in records]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        shown = ", ".join(f"{method} seed {seed}" for method, seed in twice[:5])
+        shown = listed(f"{method} seed {seed}" for method, seed in twice)
         raise RecordError(
             f"{target}: several runs of {shown} with other settings; publish each study from a folder of"
             " its own"
@@ -281,7 +280,7 @@ def _check_sources(records: Sequence[Record], target: Path) -> None:
     if modified:
         raise RecordError(
             f"{target}: {len(modified)} of {len(records)} runs were made from modified sources"
-            f" ({', '.join(modified[:5])}); commit the changes and make these runs again, or publish as"
+            f" ({listed(modified)}); commit the changes and make these runs again, or publish as"
             " exploratory (--exploratory)"
         )
     states = {digest for item in made.values() for digest in item.get("all_sources", [item["source"]])}
@@ -289,7 +288,7 @@ def _check_sources(records: Sequence[Record], target: Path) -> None:
         commits = sorted({str(item["commit"])[:7] for item in made.values()})
         raise RecordError(
             f"{target}: {len(states)} states of relif_core trained these runs (commits"
-            f" {', '.join(commits[:5])}); make all runs of a study from one commit, or publish as exploratory"
+            f" {listed(commits)}); make all runs of a study from one commit, or publish as exploratory"
             " (--exploratory)"
         )
 

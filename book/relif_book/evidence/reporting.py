@@ -184,7 +184,9 @@ class MethodSummary:
         """
         absent = [seed for seed in seeds if seed not in self.seeds]
         if absent:
-            raise InputError(f"{self.method} has no record of seed {listed(absent)}; it has {self.seeds}")
+            raise InputError(
+                f"{self.method} has no record of seed {listed(absent)}; it has {listed(self.seeds)}"
+            )
         return replace(self, records=tuple(self.records[self.seeds.index(seed)] for seed in seeds))
 
 

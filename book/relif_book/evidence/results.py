@@ -20,7 +20,7 @@ from relif_book.evidence.reporting import (
 from relif_book.evidence.result_set import ResultSet, result_set
 from relif_book.figures.tables import MISSING, Cell, Interval, Seeds, Table, show_folded, show_table
 from relif_book.project import project_root
-from relif_core.errors import InputError, RecordError
+from relif_core.errors import InputError, RecordError, listed
 from relif_core.methods import title_of
 from relif_core.settings import ModelSettings, as_json, method_settings
 from relif_core.studies.grid import SEVEN_METHODS, STUDIES
@@ -134,7 +134,7 @@ def _published_name(dataset: str) -> str:
     known = sorted(path.name.removesuffix("_methods") for path in records.glob("*_methods"))
     if dataset not in known:
         raise RecordError(
-            f"dataset {dataset!r}: no methods study of it is published here; there are {', '.join(known)}."
+            f"dataset {dataset!r}: no methods study of it is published here; there are {listed(known)}."
             " Make one with `relif study clinical` on its tensors and `relif publish RUNS"
             f" data/records/{dataset}_methods`"
         )

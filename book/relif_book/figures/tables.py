@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from relif_core.errors import InputError
+from relif_core.errors import InputError, listed
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class Table:
         for number, row in enumerate(rows):
             if list(row) != self.columns:
                 raise InputError(
-                    f"row {number} of table '{caption}' has columns {list(row)}, the first has {self.columns}"
+                    f"row {number} of table '{caption}' has columns {listed(row)}, the first has"
+                    f" {listed(self.columns)}"
                 )
         self.caption = " ".join(caption.split())
         places = digits if isinstance(digits, Mapping) else dict.fromkeys(self.columns, digits)

@@ -16,6 +16,7 @@ from relif_core.tensors.clinical import write_tensors
 from relif_core.tensors.folder import refuse_to_overwrite
 from relif_data.eicu.hourly import hourly_tensors
 from relif_data.eicu.raw_tables import table_tensors
+from relif_data.labels import refuse_changed
 from relif_data.resume import Work
 
 
@@ -90,13 +91,7 @@ def prepare(
         "diagnosis_groups": diagnosis_groups,
     }
     if chosen == "hourly":
-        usual: dict[str, Any] = prepare.__kwdefaults__ or {}
-        changed = [name for name, value in special.items() if value != usual[name]]
-        if changed:
-            raise InputError(
-                f"{', '.join(changed)}: the hourly layout fixes this; use layout='tables' or leave the"
-                " option off"
-            )
+        refuse_changed(prepare, special, "the hourly layout fixes this, layout='tables' does not")
         options = {"layout": chosen, **common}
         contents, work = hourly_tensors(source, **common, progress=report), Work(target, {}, {})
     else:

@@ -16,35 +16,16 @@ from relif_data.simulated_tables import MARKS
 from relif_data.tables import Table
 
 PATIENT_COLUMNS = (
-    "patientunitstayid",
-    "patienthealthsystemstayid",
-    "uniquepid",
-    "gender",
-    "age",
-    "ethnicity",
-    "hospitalid",
-    "unittype",
-    "unitvisitnumber",
-    "unitstaytype",
-    "unitdischargeoffset",
-    "unitdischargestatus",
-    "hospitaldischargeoffset",
-    "hospitaldischargestatus",
-    "admissionheight",
+    *("patientunitstayid", "patienthealthsystemstayid", "uniquepid", "gender", "age", "ethnicity"),
+    *("hospitalid", "unittype", "unitvisitnumber", "unitstaytype", "unitdischargeoffset"),
+    *("unitdischargestatus", "hospitaldischargeoffset", "hospitaldischargestatus", "admissionheight"),
     "admissionweight",
 )
 HOSPITAL_COLUMNS = ("hospitalid", "region", "numbedscategory", "teachingstatus")
 
 AGE_BANDS = (*ADULT_AGE_BANDS, "unknown")
 SEXES = ("female", "male", "other or unknown")
-ETHNICITIES = (
-    "African American",
-    "Asian",
-    "Caucasian",
-    "Hispanic",
-    "Native American",
-    "other or unknown",
-)
+ETHNICITIES = ("African American", "Asian", "Caucasian", "Hispanic", "Native American", "other or unknown")
 MOST_LEVELS = 255
 
 # sha256 of the sorted stay ids (little-endian int64) of the openly licensed demo, version 2.0.

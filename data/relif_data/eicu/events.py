@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from relif_core.errors import DataError
+from relif_core.errors import DataError, listed
 from relif_data.eicu.channels import CHANNELS, INDEX, STAY, EventTable, Item
 from relif_data.eicu.grid import HourlyGrid
 from relif_data.tables import FEW, LOST_SHARE, VALUE_SHARE, Table
@@ -70,7 +70,7 @@ class TableCount:
         if self.short:
             parts.append(f"{self.short} rows with too few or too many fields")
         if self.units:
-            named = ", ".join(f"{unit!r} ({count})" for unit, count in sorted(self.units.items()))
+            named = listed(f"{unit!r} ({count})" for unit, count in sorted(self.units.items()))
             parts.append(f"{self.unknown_unit} in an unknown unit: {named}")
         return "; ".join(parts) + "."
 

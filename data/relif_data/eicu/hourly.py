@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError, listed
-from relif_core.files import sha256_of
+from relif_core.files import described
 from relif_core.tensors.clinical import Channel, ClinicalContents
 from relif_data.eicu import targets
 from relif_data.eicu.cohort import (
@@ -29,7 +29,8 @@ from relif_data.eicu.cohort import (
 )
 from relif_data.imputation import forward_fill
 from relif_data.labels import split_by_subject
-from relif_data.tables import find_tables
+from relif_data.sources import own_table
+from relif_data.tables import READ_ERRORS, find_tables, unreadable
 
 TASKS = ("los", "mortality24")
 CAPPED_HOURS = 168
@@ -38,54 +39,8 @@ HOUR = 3_600_000  # milliseconds
 
 # Name in the files: (name, unit, value assumed before any measurement: an unremarkable adult's).
 VARIABLES: dict[str, tuple[str, str, float]] = {
-    "alb": ("Albumin", "g/dL", 4.0),
-    "alp": ("Alkaline phosphatase", "IU/L", 80.0),
-    "alt": ("Alanine aminotransferase", "IU/L", 25.0),
-    "ast": ("Aspartate aminotransferase", "IU/L", 25.0),
-    "be": ("Base excess", "mmol/L", 0.0),
-    "bicar": ("Bicarbonate", "mmol/L", 24.0),
-    "bili": ("Bilirubin total", "mg/dL", 0.7),
-    "bili_dir": ("Bilirubin direct", "mg/dL", 0.2),
-    "bnd": ("Band neutrophils", "%", 3.0),
-    "bun": ("Blood urea nitrogen", "mg/dL", 14.0),
-    "ca": ("Calcium", "mg/dL", 9.2),
-    "cai": ("Calcium ionised", "mmol/L", 1.2),
-    "ck": ("Creatine kinase", "IU/L", 100.0),
-    "ckmb": ("Creatine kinase MB", "ng/mL", 2.0),
-    "cl": ("Chloride", "mmol/L", 102.0),
-    "crea": ("Creatinine", "mg/dL", 0.9),
-    "crp": ("C-reactive protein", "mg/L", 3.0),
-    "dbp": ("Diastolic blood pressure", "mmHg", 59.0),
-    "fgn": ("Fibrinogen", "mg/dL", 300.0),
-    "fio2": ("Fraction inspired oxygen", "%", 21.0),
-    "glu": ("Glucose", "mg/dL", 128.0),
-    "hgb": ("Haemoglobin", "g/dL", 14.0),
-    "hr": ("Heart Rate", "/min", 86.0),
-    "inr_pt": ("Prothrombin time ratio", "INR", 1.0),
-    "k": ("Potassium", "mmol/L", 4.0),
-    "lact": ("Lactate", "mmol/L", 1.0),
-    "lymph": ("Lymphocytes", "%", 30.0),
-    "map": ("Mean blood pressure", "mmHg", 77.0),
-    "mch": ("Mean corpuscular haemoglobin", "pg", 30.0),
-    "mchc": ("Mean corpuscular haemoglobin concentration", "g/dL", 34.0),
-    "mcv": ("Mean corpuscular volume", "fL", 90.0),
-    "methb": ("Methaemoglobin", "%", 0.7),
-    "mg": ("Magnesium", "mg/dL", 2.0),
-    "na": ("Sodium", "mmol/L", 140.0),
-    "neut": ("Neutrophils", "%", 60.0),
-    "o2sat": ("Oxygen saturation", "%", 98.0),
-    "pco2": ("Carbon dioxide partial pressure", "mmHg", 40.0),
-    "ph": ("pH", "pH", 7.4),
-    "phos": ("Phosphate", "mg/dL", 3.5),
-    "plt": ("Platelets", "10^9/L", 250.0),
-    "po2": ("Oxygen partial pressure", "mmHg", 90.0),
-    "ptt": ("Partial thromboplastin time", "s", 30.0),
-    "resp": ("Respiratory rate", "/min", 19.0),
-    "sbp": ("Systolic blood pressure", "mmHg", 118.0),
-    "temp": ("Temperature", "degrees Celsius", 36.6),
-    "tnt": ("Troponin T", "ng/mL", 0.01),
-    "urine": ("Urine output", "mL", 70.0),
-    "wbc": ("White blood cells", "10^9/L", 8.0),
+    row["key"]: (row["name"], row["unit"], float(row["normal"]))
+    for row in own_table("tables/eicu_hourly.csv")
 }
 
 
@@ -197,18 +152,9 @@ def _read_task(folder: Path) -> _Task:
             raise DataError(f"{path} is missing; the hourly layout has {', '.join(TASKS)} with dyn and outc")
         try:
             frames[name] = pl.read_parquet(path, glob=False)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(
-                f"{path} is truncated or no parquet file ({str(error).splitlines()[0]})"
-            ) from error
-        files.append(
-            {
-                "name": f"{folder.name}/{path.name}",
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of(path),
-                "rows": frames[name].height,
-            }
-        )
+        except READ_ERRORS as error:
+            raise unreadable(path, error) from error
+        files.append(described(path) | {"name": f"{folder.name}/{path.name}", "rows": frames[name].height})
     dyn, outc = frames["dyn"], frames["outc"]
     _require(dyn, ("stay_id", "time", *VARIABLES), folder / "dyn.parquet")
     _require(outc, ("stay_id", "label"), folder / "outc.parquet")
@@ -253,13 +199,10 @@ def _require_all_hours(values: pl.DataFrame, path: Path) -> None:
     )
     repeated = counts.filter(pl.col("distinct") < pl.col("len"))
     if repeated.height:
-        raise DataError(
-            f"{path}: {repeated.height} stays have an hour twice (the first is"
-            f" {repeated['stay_id'].sort()[0]})"
-        )
+        raise DataError(f"{path}: {repeated.height} stays have an hour twice; fetch the file again")
     gaps = counts.filter(pl.col("last") + 1 != pl.col("len"))
     if gaps.height:
-        raise DataError(f"{path}: {gaps.height} stays lack hours (the first is {gaps['stay_id'].sort()[0]})")
+        raise DataError(f"{path}: {gaps.height} stays lack hours; fetch the file again")
 
 
 def _mortality(frame: pl.DataFrame, labels: pl.DataFrame, rows: np.ndarray) -> tuple[targets.Target, int]:

@@ -12,19 +12,8 @@ from relif_data.tables import LOST_SHARE, Table
 
 DECOMPENSATION_HOURS = 24
 DIAGNOSIS_GROUPS = (
-    "burns/trauma",
-    "cardiovascular",
-    "endocrine",
-    "gastrointestinal",
-    "general",
-    "hematology",
-    "infectious diseases",
-    "neurologic",
-    "oncology",
-    "pulmonary",
-    "renal",
-    "surgery",
-    "toxicology",
+    *("burns/trauma", "cardiovascular", "endocrine", "gastrointestinal", "general", "hematology"),
+    *("infectious diseases", "neurologic", "oncology", "pulmonary", "renal", "surgery", "toxicology"),
     "transplant",
 )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from relif_core.errors import InputError
+from relif_data.labels import refuse_changed
 
 
 def prepare(
@@ -50,15 +50,7 @@ def prepare(
     }
     of_folders: dict[str, Any] = {"output_policy": output_policy}
     if is_benchmark_folder(Path(source)):
-        _refuse(of_tables, f"{source} holds the benchmark's task folders, which fix this")
+        refuse_changed(prepare, of_tables, f"{source} holds the benchmark's task folders, which fix this")
         return prepare_benchmark_folder(Path(source), Path(target), **common, **of_folders)
-    _refuse(of_folders, "the licence file beside raw tables decides this")
+    refuse_changed(prepare, of_folders, "the licence file beside raw tables decides this")
     return prepare_raw(Path(source), Path(target), **common, **of_tables)
-
-
-def _refuse(options: dict[str, Any], reason: str) -> None:
-    """Refuse (``InputError``) options that were given a value of their own."""
-    usual: dict[str, Any] = prepare.__kwdefaults__ or {}
-    changed = [name for name, value in options.items() if value != usual[name]]
-    if changed:
-        raise InputError(f"{', '.join(changed)}: {reason}; leave the option off")

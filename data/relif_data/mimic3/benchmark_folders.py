@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError
-from relif_core.files import sha256_of
+from relif_core.files import described
 from relif_core.tensors.clinical import ClinicalContents, CohortStep, write_tensors
 from relif_data.labels import length_of_stay_class, split_by_subject
 from relif_data.mimic3.channels import channels, phenotypes, tensor_channels, value_columns
@@ -43,7 +43,6 @@ def prepare_benchmark_folder(
     *,
     validation_share: float = 0.15,
     seed: int = 0,
-    dataset: str = "mimic3",
     output_policy: str = "aggregate",
     progress: Callable[[str], None] | None = None,
 ) -> Path:
@@ -58,7 +57,6 @@ def prepare_benchmark_folder(
         target: Folder of the tensors.
         validation_share: Of the training subjects, where there is no list.
         seed: Of that draw.
-        dataset: Name in the manifest.
         output_policy: "aggregate" (credentialed data) or "person".
         progress: Called with a line of text per step.
 
@@ -72,8 +70,14 @@ def prepare_benchmark_folder(
         raise DataError(f"{root}: none of the task folders {', '.join(FOLDERS.values())} is there")
     present = [name for name in FOLDERS if name in lists]
     report(f"lists: {', '.join(FOLDERS[name] for name in present)}")
-    samples = _samples(lists, root)
-    stays = _stays(lists, samples, root)
+    try:
+        samples = _samples(lists, root)
+        stays = _stays(lists, samples, root)
+    except (pl.exceptions.PolarsError, StopIteration) as error:  # Their text may quote cells.
+        raise DataError(
+            f"{root}: a list has other columns than the benchmark writes, or cells that are no numbers; make"
+            " the folders again"
+        ) from error
     report(f"time series of {stays.height} stays")
     series, unreadable_cells = _read_series(stays)
     bins = stays["bins"].to_numpy()
@@ -90,7 +94,7 @@ def prepare_benchmark_folder(
         split[train] = split_by_subject(subjects[train], validation_share, 0.0, seed)
     digest = hashlib.sha256(values.tobytes() + grid.observed.tobytes())
     sources: list[dict[str, Any]] = [
-        {"name": str(path.relative_to(root)), "sha256": sha256_of(path), "bytes": path.stat().st_size}
+        described(path) | {"name": str(path.relative_to(root))}
         for task in present
         for path in sorted((root / FOLDERS[task]).glob("**/*listfile.csv"))
     ]
@@ -100,7 +104,7 @@ def prepare_benchmark_folder(
     return write_tensors(
         Path(target),
         ClinicalContents(
-            dataset=dataset,
+            dataset="mimic3",
             title="MIMIC-III (benchmark folders)",
             licence="PhysioNet Credentialed Health Data License 1.5.0 (ODbL-1.0 where made from the demo)",
             output_policy="person" if output_policy == "person" else "aggregate",
@@ -162,24 +166,17 @@ def _samples(lists: dict[str, pl.DataFrame], root: Path) -> dict[str, pl.DataFra
     """Return labels by task: ``file`` with ``label``, with ``hour`` (hourly tasks), or with 25 columns."""
     number = pl.col("y_true").cast(pl.Float64)
     hour = pl.col("period_length").cast(pl.Float64).round(0).cast(pl.Int64)
-    samples: dict[str, pl.DataFrame] = {}
-    try:
-        if "multitask" in lists:
-            samples |= _multitask_samples(lists["multitask"])
-        if "mortality" in lists:
-            samples["mortality"] = lists["mortality"].select("file", label=number)
-        for task in ("decompensation", "los"):
-            if task in lists:
-                samples[task] = lists[task].select("file", hour=hour, label=number)
-        if "phenotypes" in lists:
-            names, _ = phenotypes()
-            samples["phenotypes"] = lists["phenotypes"].select(
-                "file", *(pl.col(name).cast(pl.UInt8).alias(str(place)) for place, name in enumerate(names))
-            )
-    except pl.exceptions.PolarsError as error:
-        raise DataError(
-            f"{root}: a list file has other columns than the benchmark writes ({error})"
-        ) from error
+    samples = _multitask_samples(lists["multitask"]) if "multitask" in lists else {}
+    if "mortality" in lists:
+        samples["mortality"] = lists["mortality"].select("file", label=number)
+    for task in ("decompensation", "los"):
+        if task in lists:
+            samples[task] = lists[task].select("file", hour=hour, label=number)
+    if "phenotypes" in lists:
+        names, _ = phenotypes()
+        samples["phenotypes"] = lists["phenotypes"].select(
+            "file", *(pl.col(name).cast(pl.UInt8).alias(str(place)) for place, name in enumerate(names))
+        )
     for task, frame in samples.items():
         _refuse_unlabelled(task, frame, root)
     return samples
@@ -247,13 +244,15 @@ def _stays(lists: dict[str, pl.DataFrame], samples: dict[str, pl.DataFrame], roo
         for task, frame in lists.items()
     )
     if everything["subject"].null_count():
-        name = everything.filter(pl.col("subject").is_null())["file"][0]
-        raise DataError(f"{root}: a list names {name!r}, which is no <subject>_episode<n>_timeseries.csv")
+        raise DataError(
+            f"{root}: {everything['subject'].null_count()} rows of the lists name no"
+            " <subject>_episode<n>_timeseries.csv; make the folders again"
+        )
     mixed = everything.group_by("subject").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
     if mixed.height:
         raise DataError(
-            f"{root}: subject {mixed['subject'][0]} stands in more than one split ({mixed.height} such"
-            " subjects); make all task folders with the same lists"
+            f"{root}: {mixed.height} subjects stand in more than one split; make all task folders with the"
+            " same lists"
         )
     stays = everything.sort("place").unique("file", keep="first").sort("subject", "episode")
     lengths = [
@@ -278,7 +277,10 @@ def _read_series(stays: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     paths = (stays["folder"] + "/" + stays["file"]).to_list()
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:
-        raise DataError(f"{missing[0]} is named by a list but missing ({len(missing)} such files)")
+        raise DataError(
+            f"{Path(missing[0]).parent}: {len(missing)} of {len(paths)} files that a list names are missing;"
+            " make the folder again"
+        )
     names = [channel.name for channel in channels()]
     try:
         wide = (

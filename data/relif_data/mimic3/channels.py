@@ -1,6 +1,5 @@
 """The 17 channels, the source items that feed them and the 25 phenotypes, as packaged tables."""
 
-import csv
 import functools
 import json
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.tensors.clinical import Channel
+from relif_data.sources import own_table
 
 TABLES = Path(__file__).parent / "tables"
 FIO2_SET_ITEM = 190
@@ -61,8 +61,7 @@ def channel_codes(*names: str) -> tuple[int, ...]:
 def items() -> pl.DataFrame:
     """Return ``itemid``, ``channel`` (position), lower-case ``label``, ``body_fluid`` (no blood specimen)."""
     order = {channel.name: position for position, channel in enumerate(channels())}
-    with open(TABLES / "items.csv", encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = own_table("mimic3/tables/items.csv")
     rows.append({"itemid": str(FIO2_SET_ITEM), "channel": "Fraction inspired oxygen", "label": "FiO2 Set"})
     return pl.DataFrame(
         {
@@ -78,8 +77,7 @@ def items() -> pl.DataFrame:
 @functools.cache
 def phenotypes() -> tuple[tuple[str, ...], pl.DataFrame]:
     """Return the 25 phenotypes in published order and the frame ``icd9_code``, ``phenotype`` (position)."""
-    with open(TABLES / "phenotypes.csv", encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = own_table("mimic3/tables/phenotypes.csv")
     pairs = [(code, position) for position, row in enumerate(rows) for code in row["icd9_codes"].split(";")]
     codes = pl.DataFrame(pairs, schema={"icd9_code": pl.String, "phenotype": pl.Int32}, orient="row")
     return tuple(row["name"] for row in rows), codes

@@ -3,7 +3,6 @@
 import dataclasses
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ LABEL_REPAIRS = frozenset({"all_diagnosis_codes", "hospital_death", "los_after_d
 TOGETHER = "all default repairs"
 
 
-def repair_effects(source: Path, *, progress: Callable[[str], None] | None = None) -> pl.DataFrame:
+def repair_effects(source: Path) -> pl.DataFrame:
     """Return what each repair, and the default ones together, change in the benchmark's data: a row each.
 
     Columns: ``repair``, ``default``; ``events``, event rows (for numeric_maximum chart times, for label
@@ -30,19 +29,17 @@ def repair_effects(source: Path, *, progress: Callable[[str], None] | None = Non
     that changed, appeared or disappeared. The events are read once; inputs are made a bounded number of rows
     at a time.
     """
-    report = progress or (lambda message: None)
     single = {name: frozenset({name}) for name in REPAIRS}
     variants = {**single, TOGETHER: frozenset(name for name, repair in REPAIRS.items() if repair.default)}
     with tempfile.TemporaryDirectory(prefix="mimic3-") as work:
         tables = find_tables(Path(source), frozenset())
-        base = extract(tables, frozenset(), Path(work) / "effects", report)
+        base = extract(tables, frozenset(), Path(work) / "effects", lambda message: None)
         every_code = read_diagnoses(tables, frozenset({"all_diagnosis_codes"}))
         totals: dict[str, Counter[str]] = {name: Counter() for name in variants}
         for stays, load in buckets(base):
             rows = load()
             published = _inputs(stays, rows, base, Counter())
             for name, repairs in variants.items():
-                report(f"repair {name}")
                 diagnoses = every_code if "all_diagnosis_codes" in repairs else base.diagnoses
                 repaired = dataclasses.replace(base, repairs=repairs, diagnoses=diagnoses)
                 counts: Counter[str] = Counter()

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError, InputError
+from relif_core.files import read_text
 from relif_core.tensors.clinical import ClinicalContents, CohortStep, Group, write_tensors
 from relif_core.tensors.folder import release
 from relif_data.labels import ADULT_AGE_BANDS, age_band, split_by_subject
@@ -30,6 +31,12 @@ BUCKET_ROWS = 1_000_000
 SEXES = ("unknown", "female", "male", "other")
 ETHNICITIES = ("other or unknown", "Asian", "Black", "Hispanic", "White")
 CARE_UNITS = ("MICU", "SICU", "CCU", "CSRU", "TSICU", "other")
+GROUPS = (
+    Group("sex", "Sex", SEXES),
+    Group("age_band", "Age in years", ADULT_AGE_BANDS),
+    Group("ethnicity", "Ethnicity", ETHNICITIES),
+    Group("care_unit", "Care unit", CARE_UNITS),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,6 @@ def prepare_raw(
     validation_share: float = 0.15,
     test_share: float = 0.15,
     seed: int = 0,
-    dataset: str = "mimic3",
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Turn MIMIC-III tables (v1.4 or the demo) into clinical tensors of the four tasks; return ``target``.
@@ -73,7 +79,6 @@ def prepare_raw(
         validation_share: Share of subjects.
         test_share: Share of subjects.
         seed: Of the split.
-        dataset: Name in the manifest.
         progress: Called with a line of text per step.
 
     Raises:
@@ -93,7 +98,7 @@ def prepare_raw(
         if path is not None:
             read_subject_list(Path(path))
     tables = find_tables(Path(source), chosen)
-    refuse_other_sources(target, dataset, tables)
+    refuse_other_sources(target, "mimic3", tables)
     extraction = extract(tables, chosen, target, report)
     counts = Counter({"short_row": n} if (n := sum(table.ragged for table in tables.values())) else {})
     unread = sum(sum(tables[name].unreadable.values()) for name in EVENT_TABLES if name in tables)
@@ -109,7 +114,7 @@ def prepare_raw(
     )
     licence = _licence(tables["icustays"].path.parent)
     contents = ClinicalContents(
-        dataset=dataset,
+        dataset="mimic3",
         title="MIMIC-III" + licence["suffix"],
         licence=licence["name"],
         output_policy=licence["policy"],
@@ -120,7 +125,7 @@ def prepare_raw(
         stays=stays["icustay_id"].to_numpy(),
         subjects=stays["subject_id"].to_numpy(),
         split=split,
-        groups=_groups(),
+        groups=GROUPS,
         group_codes=_group_codes(stays),
         cohort=(*extraction.cohort.steps, *steps),
         notes=_notes(chosen),
@@ -129,7 +134,11 @@ def prepare_raw(
             "repairs": sorted(chosen),
             "seed": seed,
             "event_rows": dict(extraction.events.rows),
-            "validation": _totals(extraction.events.validation),
+            "validation": {
+                name: int(column.sum())
+                for name, column in extraction.events.validation.to_dict().items()
+                if name != "subject_id"
+            },
             "counts": dict(sorted(counts.items())),
         },
         **arrays,
@@ -161,12 +170,7 @@ def buckets(extraction: Extraction) -> Iterator[tuple[pl.DataFrame, Callable[[],
     stays = stays.join(bucket, on="subject", maintain_order="left").drop("len")
     for part in stays.partition_by("bucket", maintain_order=True):
         first, last = int(part["stay"][0]), int(part["stay"][-1])
-        chosen = lazy.filter(pl.col("stay").is_between(first, last))
-        yield part.drop("bucket"), _loader(chosen)
-
-
-def _loader(rows: pl.LazyFrame) -> Callable[[], pl.DataFrame]:
-    return lambda: rows.collect()
+        yield part.drop("bucket"), lazy.filter(pl.col("stay").is_between(first, last)).collect
 
 
 def with_outcomes(stays: pl.DataFrame, series: pl.DataFrame, extraction: Extraction) -> pl.DataFrame:
@@ -303,7 +307,7 @@ def subject_split(
 def read_subject_list(path: Path) -> np.ndarray:
     """Return the subject ids of a list file: one id a line, or id and 0/1, where 1 means listed."""
     try:
-        lines = path.read_text(encoding="utf-8").split()
+        lines = read_text(path).split()
         table = [[int(float(field)) for field in line.split(",")] for line in lines if line[:1].isdigit()]
     except (OSError, ValueError) as error:
         raise DataError(
@@ -311,15 +315,6 @@ def read_subject_list(path: Path) -> np.ndarray:
             " and 0 or 1 with a comma"
         ) from error
     return np.array([row[0] for row in table if len(row) < 2 or row[1] == 1], dtype=np.int64)
-
-
-def _groups() -> tuple[Group, ...]:
-    return (
-        Group("sex", "Sex", SEXES),
-        Group("age_band", "Age in years", ADULT_AGE_BANDS),
-        Group("ethnicity", "Ethnicity", ETHNICITIES),
-        Group("care_unit", "Care unit", CARE_UNITS),
-    )
 
 
 def _group_codes(stays: pl.DataFrame) -> dict[str, np.ndarray]:
@@ -350,10 +345,6 @@ def _notes(repairs: frozenset[str]) -> list[str]:
     ]
 
 
-def _totals(validation: pl.DataFrame) -> dict[str, int]:
-    return {name: int(validation[name].sum()) for name in validation.columns if name != "subject_id"}
-
-
 def _licence(source: Path) -> dict[str, Any]:
     """Tell the open demo and simulated tables, by the files beside them, from the credentialed data."""
     if (source / "SYNTHETIC.md").is_file():
@@ -364,7 +355,7 @@ def _licence(source: Path) -> dict[str, Any]:
             "suffix": " (simulated tables)",
         }
     licence = next((path for path in source.iterdir() if path.name.lower().startswith("license")), None)
-    if licence is not None and "open database license" in licence.read_text(errors="replace").lower():
+    if licence is not None and "open database license" in read_text(licence, "replace").lower():
         return {"name": "ODbL-1.0", "policy": "person", "synthetic": False, "suffix": " demo"}
     return {
         "name": "PhysioNet Credentialed Health Data License 1.5.0",

@@ -196,13 +196,13 @@ def test_faulty_folders_are_named(folders: Path, tmp_path: Path) -> None:
     (task / "train").mkdir(parents=True)
     (task / "test").symlink_to(folders / "in-hospital-mortality" / "test")
     (task / "train" / "listfile.csv").write_text("stay,y_true\n1_episode1_timeseries.csv,0\n")
-    with pytest.raises(DataError, match=r"1_episode1_timeseries\.csv is named by a list but missing"):
+    with pytest.raises(DataError, match=r"train: 1 of \d+ files that a list names are missing"):
         prepare(root, tmp_path / "tensors")
     (task / "train" / "listfile.csv").write_text("stay,y_true\n10003_episode9_timeseries.csv,0\n")
-    with pytest.raises(DataError, match="subject 10003 stands in more than one split"):
+    with pytest.raises(DataError, match="1 subjects stand in more than one split"):
         prepare(root, tmp_path / "tensors")
     (task / "train" / "listfile.csv").write_text("stay,y_true\nnobody.csv,0\n")
-    with pytest.raises(DataError, match=r"'nobody\.csv'"):
+    with pytest.raises(DataError, match="1 rows of the lists name no"):
         prepare(root, tmp_path / "tensors")
 
 
