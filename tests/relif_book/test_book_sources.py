@@ -70,11 +70,6 @@ def test_a_page_of_theory_ends_with_exercises_and_what_to_take_away(name: str) -
 
 
 @pytest.mark.parametrize("source", PAGES, ids=lambda path: path.stem)
-def test_a_page_says_once_what_to_take_away(source: Path) -> None:
-    assert source.read_text(encoding="utf-8").count("\n## What to take away\n") == 1
-
-
-@pytest.mark.parametrize("source", PAGES, ids=lambda path: path.stem)
 def test_the_set_up_is_one_hidden_cell_of_at_most_12_lines(source: Path) -> None:
     code = [cell for cell in read_source(source).cells if cell.cell_type == "code"]
     place = next(place for place, cell in enumerate(code) if "= Page(" in cell.source)
