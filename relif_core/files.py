@@ -284,9 +284,9 @@ def described(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def package_digest(root: Path = Path(__file__).parent) -> str:
-    """Return the sha256 over a package's Python sources (this one's): which code made a result."""
+def package_digest(root: Path = Path(__file__).parent, kinds: tuple[str, ...] = (".py",)) -> str:
+    """Return the sha256 over a package's sources (this one's) of some kinds: which code made a result."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for path in root.rglob("*") if path.suffix in kinds):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -34,7 +34,8 @@ class Work:
 
     def __init__(self, target: Path, key: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
         self.folder, self.tables = work_folder(target), tables
-        self.key = {**key, "code": package_digest(Path(__file__).parent), "polars": pl.__version__}
+        code = package_digest(Path(__file__).parent, (".py", ".csv"))
+        self.key = {**key, "code": code, "polars": pl.__version__}
         self.state: dict[str, dict[str, Any]] = {"begun": {}, "finished": {}}
         try:
             state = read_json(self.folder / STATE)
