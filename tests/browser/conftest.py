@@ -104,7 +104,15 @@ def new_window(browser: Browser, address: str) -> Iterator[Callable[..., Window]
             "console", lambda m: window.complaints.append(m.text) if m.type in ("error", "warning") else None
         )
         page.on("pageerror", lambda error: window.complaints.append(str(error)))
-        page.on("requestfailed", lambda request: window.complaints.append(f"failed request {request.url}"))
+        # Whoever turns the page aborts what it still asks for.
+        page.on(
+            "requestfailed",
+            lambda request: (
+                window.complaints.append(f"failed request {request.url}")
+                if request.failure != "net::ERR_ABORTED"
+                else None
+            ),
+        )
         page.on(
             "response",
             lambda answer: (
