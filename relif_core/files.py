@@ -285,7 +285,12 @@ def described(path: Path) -> dict[str, Any]:
 
 
 def package_digest(root: Path = Path(__file__).parent, kinds: tuple[str, ...] = (".py",)) -> str:
-    """Return the sha256 over a package's sources (this one's) of some kinds: which code made a result."""
+    """Return the sha256 over a package's sources: which code made a result.
+
+    Args:
+        root: The package's folder (this one's).
+        kinds: Suffixes of the files that count.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for path in root.rglob("*") if path.suffix in kinds):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")

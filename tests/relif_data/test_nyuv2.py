@@ -240,7 +240,7 @@ def image_fault(folder, fault):
         case "in both parts":
             for kind in ("image", "label", "depth"):
                 shutil.copy(part / kind / "0007.png", folder / "test" / kind / "0007.png")
-            return "in train and test: \\[7\\]"
+            return "in train and test: 7"
         case "odd name":
             shutil.copy(part / "image" / "0007.png", part / "image" / "copy.png")
             return "not frame numbers: copy.png"
