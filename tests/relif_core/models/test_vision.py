@@ -265,7 +265,7 @@ def test_wrong_weights_are_named(tmp_path) -> None:
         load_encoder_weights(encoder, tmp_path / "list.pth")
     state = encoder.backbone.state_dict()
     torch.save({k: v for k, v in state.items() if k != "conv1.weight"}, tmp_path / "short.pth")
-    with pytest.raises(DataError, match=r"missing \['conv1.weight'\]"):
+    with pytest.raises(DataError, match=r"missing conv1.weight"):
         load_encoder_weights(encoder, tmp_path / "short.pth")
     torch.save({**state, "conv1.weight": torch.zeros(1)}, tmp_path / "shape.pth")
     with pytest.raises(DataError, match=r"conv1\.weight has shape"):

@@ -352,7 +352,7 @@ def test_protocols_and_studies_are_not_mixed(records: Path, tmp_path: Path) -> N
     content = methods[0].content
     model = {**content["settings"]["model"], "protocol": "as_released"}
     released = Record({**content, "settings": {**content["settings"], "model": model}}, methods[0].arrays)
-    with pytest.raises(RecordError, match="protocols as_released and held_out"):
+    with pytest.raises(RecordError, match="protocols as_released, held_out"):
         publish([*methods, released], tmp_path, exploratory=True)
     with pytest.raises(RecordError, match="several runs of erm seed 0"):
         publish([*methods, methods[0]], tmp_path, exploratory=True)
