@@ -107,6 +107,11 @@
       widen(figure);
     });
 
+  const fitAll = () => {
+    widenFigures();
+    all(".relif-table-scroll, .pst-scrollable-table-container").forEach(fit);
+  };
+
   /* A displayed formula that is wider than the page breaks where its parts end, then is set smaller, down to three fifths;
      beyond that its own box scrolls. */
   const whole = new Map();
@@ -211,10 +216,14 @@
     /* After the page has its new layout: while it turns, its left edge lies elsewhere. */
     const article = document.querySelector(".bd-article");
     let measured = -1;
+    let settling;
     if (article)
       new ResizeObserver(() => {
-        if (article.clientWidth !== measured) requestAnimationFrame(widenFigures);
+        if (article.clientWidth === measured) return;
         measured = article.clientWidth;
+        requestAnimationFrame(widenFigures);
+        clearTimeout(settling);
+        settling = setTimeout(fitAll, 300);
       }).observe(article);
   });
   window.addEventListener("load", async () => {
@@ -232,6 +241,6 @@
   });
   window.addEventListener("afterprint", () => {
     folded.forEach((details) => (details.open = false));
-    all(".relif-table-scroll, .pst-scrollable-table-container").forEach(fit);
+    fitAll();
   });
 })();
