@@ -57,26 +57,59 @@
   };
   const scrolls = (box) =>
     box && box.tagName !== "ARTICLE" && (getComputedStyle(box).maxHeight !== "none" || scrolls(box.parentElement));
-  const widen = (box) => {
+  /* The width up to the end of the free column, or 0 where there is none to take. */
+  const room = (box) => {
     const end = Math.min(document.querySelector(".bd-content")?.getBoundingClientRect().right, document.documentElement.clientWidth);
     const own = box.getBoundingClientRect();
-    if (own.left < 0 || !(end - own.right > 100) || scrolls(box) || !matchMedia("(min-width: 1200px)").matches)
-      return;
-    box.style.width = `${Math.floor(end - own.left - 24)}px`;
-    box.classList.add("relif-wide");
-    folding.observe(box);
+    const free = own.left >= 0 && end - own.right > 100 && !scrolls(box) && matchMedia("(min-width: 1200px)").matches;
+    return free ? Math.floor(end - own.left - 24) : 0;
+  };
+  const widen = (boxes) => {
+    const widths = boxes.map(room);
+    boxes.forEach((box, place) => {
+      if (!widths[place]) return;
+      box.style.width = `${widths[place]}px`;
+      box.classList.add("relif-wide");
+      folding.observe(box);
+    });
   };
 
-  /* A table that is wider than its place takes the free column, then smaller type, then breaks its numbers, then one block per row. */
-  const fit = (box) => {
-    const table = box.querySelector("table");
-    narrow(box);
-    const steps = ["relif-tight", "relif-broken", "relif-stacked"];
-    table.classList.remove(...steps);
-    const tooWide = () => box.clientWidth > 0 && table.offsetWidth > box.clientWidth + 1;
-    if (tooWide()) widen(box);
-    for (const step of steps) if (tooWide()) table.classList.add(step);
+  /* A table that is wider than its place takes the free column, then smaller type, then breaks its numbers, then one block per
+     row. All are measured before any is changed: one layout of the page a step. */
+  const STEPS = ["relif-tight", "relif-broken", "relif-stacked"];
+  const fit = (boxes) => {
+    const tables = new Map(boxes.map((box) => [box, box.querySelector("table")]));
+    const tooWide = (box) => box.clientWidth > 0 && tables.get(box).offsetWidth > box.clientWidth + 1;
+    for (const [box, table] of tables) {
+      narrow(box);
+      table.classList.remove(...STEPS);
+    }
+    let wide = boxes.filter(tooWide);
+    widen(wide);
+    for (const step of STEPS) {
+      wide = wide.filter(tooWide);
+      for (const box of wide) tables.get(box).classList.add(step);
+    }
   };
+  const boxes = [];
+  const fitAll = () => {
+    const figures = all('.relif-live[data-live="methods"]');
+    figures.forEach(narrow);
+    widen(figures);
+    fit(boxes);
+  };
+  /* Once the layout has come to rest: while a sidebar slides in, left edges lie elsewhere. */
+  let settling;
+  const settle = () => {
+    clearTimeout(settling);
+    settling = setTimeout(fitAll, 150);
+  };
+  const widths = new Map();
+  const watching = new ResizeObserver((entries) => {
+    const changed = entries.filter(({ target }) => widths.get(target) !== target.clientWidth);
+    for (const { target } of changed) widths.set(target, target.clientWidth);
+    if (changed.length) settle();
+  });
   const prepare = (box) => {
     const table = box.querySelector("table");
     const headers = [...(table.tHead?.rows[0]?.cells ?? [])].map((cell) => cell.textContent.trim());
@@ -92,24 +125,8 @@
       });
     });
     if (window.relifPaper) return; /* print_book: the style sheet alone fits tables to paper */
-    let width = -1;
-    new ResizeObserver(() => {
-      const now = box.parentElement.clientWidth;
-      if (now === width) return;
-      width = now;
-      fit(box);
-    }).observe(box.parentElement);
-  };
-
-  const widenFigures = () =>
-    all('.relif-live[data-live="methods"]').forEach((figure) => {
-      narrow(figure);
-      widen(figure);
-    });
-
-  const fitAll = () => {
-    widenFigures();
-    all(".relif-table-scroll, .pst-scrollable-table-container").forEach(fit);
+    boxes.push(box);
+    watching.observe(box.parentElement);
   };
 
   /* A displayed formula that is wider than the page breaks where its parts end, then is set smaller, down to three fifths;
@@ -211,25 +228,28 @@
     }
     document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
     window.addEventListener("scroll", () => told && placeTip(), { passive: true });
-    document.addEventListener("toggle", (event) => event.target.open && fitFormulas(event.target), true);
-    window.addEventListener("resize", () => fitFormulas());
-    /* After the page has its new layout: while it turns, its left edge lies elsewhere. */
+    document.addEventListener(
+      "toggle",
+      ({ target }) => {
+        if (!target.open) return;
+        fit(boxes.filter((box) => target.contains(box)));
+        fitFormulas(target);
+      },
+      true,
+    );
+    document.addEventListener("transitionend", ({ target }) => target.matches(".bd-sidebar-primary") && settle());
+    window.addEventListener("resize", () => {
+      fitFormulas();
+      settle();
+    });
     const article = document.querySelector(".bd-article");
-    let measured = -1;
-    let settling;
-    if (article)
-      new ResizeObserver(() => {
-        if (article.clientWidth === measured) return;
-        measured = article.clientWidth;
-        requestAnimationFrame(widenFigures);
-        clearTimeout(settling);
-        settling = setTimeout(fitAll, 300);
-      }).observe(article);
+    if (article) watching.observe(article);
+    fitAll();
   });
   window.addEventListener("load", async () => {
-    widenFigures();
     await window.MathJax?.startup?.promise;
     fitFormulas();
+    fitAll();
   });
 
   /* Paper: everything unfolded, tables as tables. */

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from relif_book.parameters import assigned, check_parameters, declared_parameters
 from relif_book.project import ABSENT, fingerprint, fingerprint_of_text, project_root
 from relif_core import __version__
-from relif_core.errors import RecordError
+from relif_core.errors import InputError, RecordError
 from relif_core.files import read_json
 
 PROVENANCE_MIME = "application/vnd.relif.provenance+json"
@@ -26,6 +26,8 @@ PROVENANCE_MIME = "application/vnd.relif.provenance+json"
 _GLUE_PREFIX = "application/papermill.record/"
 #: The packages of this distribution, on whose sources a page depends.
 PACKAGES = ("relif_core", "relif_data", "relif_book")
+#: The kind of data that a page needs, by the simulated data set that stands in for it.
+SIMULATED_KINDS = {"synthetic_icu": "clinical", "synthetic_rooms": "dense"}
 _Choice = TypeVar("_Choice")
 
 
@@ -95,11 +97,31 @@ class Page:
         Args:
             simulated: Name of a simulated data set of ``relif_data``.
             **options: Of its making.
+
+        Raises:
+            InputError: As :meth:`checked`.
         """
         from relif_data import prepare
 
         given = self.parameters["data"]
-        return Path(given) if given else prepare(simulated, None, self.scratch() / simulated, **options)
+        if given:
+            return self.checked(given, simulated)
+        return prepare(simulated, None, self.scratch() / simulated, **options)
+
+    def checked(self, data: str, simulated: str) -> Path:
+        """Return a tensor folder that a reader named, which must hold data of the kind of ``simulated``.
+
+        Raises:
+            InputError: It holds data of another kind.
+        """
+        from relif_core.problems import kind_of
+
+        needed, found = SIMULATED_KINDS[simulated], kind_of(data).name
+        if found != needed:
+            raise InputError(
+                f"page {self.name!r}: data is {data!r}, {found} data; this page needs {needed} data"
+            )
+        return Path(data)
 
     def scratch(self) -> Path:
         """Return a new temporary folder, which goes with the process."""

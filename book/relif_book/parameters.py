@@ -100,6 +100,8 @@ PARAMETERS: Mapping[str, Domain] = {
     "device": _text("be cpu, cuda or cuda:N", _device),
     "tolerance": SHARE,
     "exact_audit.tolerance": _number(0, 0.6, 0.05, 0.1, 0.5, 0.0),
+    "theorem_b2_ranking_under_drift.tolerance": _number(0.05, 0.5, 0.05, 0.1, 0.5),
+    "theorem_t6_histograms.tolerance": _number(0, 0.5, 0.05, 0.5, 0.0),
     "alpha": _number(0, 1, 0.01, 0.5, 0.9, inside=True),
     "hinge_width": _number(1e-4, 1, 0.01, 0.5, 1.0),
     "huber_width": _number(1e-4, 1, 0.01, 0.5, 1.0),

@@ -19,6 +19,14 @@ def test_no_complaints_and_no_network(visit: Visit, page_name: str) -> None:
     assert foreign == []
 
 
+def test_a_page_is_light(visit: Visit, page_name: str) -> None:
+    size = visit(page_name).page.evaluate(
+        """() => ["resource", "navigation"].flatMap((kind) => performance.getEntriesByType(kind))
+             .reduce((sum, entry) => sum + entry.transferSize, 0)"""
+    )
+    assert size <= 1.5e6
+
+
 def test_mathematics_is_set(visit: Visit, page_name: str) -> None:
     page = visit(page_name).page
     unset = page.locator(".math").filter(has_not=page.locator("mjx-container"))
@@ -73,6 +81,17 @@ def test_tables_announce_themselves(visit: Visit, page_name: str) -> None:
         assert table.locator("thead th[scope=col]").count() > 0
 
 
+def test_folded_answers_open_and_close_by_keyboard(visit: Visit, page_name: str) -> None:
+    page = visit(page_name).page
+    for answer in page.locator(".admonition.dropdown").all():
+        button = answer.locator("button.toggle-button")
+        for shown in ("true", "false"):
+            button.focus()
+            page.keyboard.press("Enter")
+            assert button.get_attribute("aria-expanded") == shown
+            assert answer.locator("> :not(.admonition-title)").first.is_visible() == (shown == "true")
+
+
 def test_a_phone_shows_the_page_without_sideways_scrolling(visit: Visit, page_name: str) -> None:
     page = visit(page_name).page
     wide = page.evaluate(
@@ -95,7 +114,8 @@ CLIPPED = """() => {
     const formula = item.tagName !== "TABLE";
     const end = item.getBoundingClientRect().left + (formula ? item.scrollWidth : item.offsetWidth);
     if (end > right + 1 || (formula && item.scrollWidth > item.clientWidth + 1))
-      found.push((item.caption?.textContent ?? item.textContent).slice(0, 80));
+      found.push([(item.caption?.textContent ?? item.textContent).slice(0, 80), item.className, end, right,
+                  item.parentElement.className, item.parentElement.style.width]);
   }
   return found;
 }"""

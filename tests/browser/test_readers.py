@@ -113,18 +113,6 @@ def test_every_number_of_a_row_of_table_3_leads_to_its_runs(window: Any) -> None
     assert "--method gradnorm" in run.inner_text()
 
 
-def test_a_page_is_light_and_paints_fast(window: Any) -> None:
-    for name in (LANDING, "notebooks/table_3_trade_off", "notebooks/theorem_b5_controller_stability"):
-        window.open(name)
-        size, paint = window.page.evaluate(
-            """() => [["resource", "navigation"].flatMap((kind) => performance.getEntriesByType(kind))
-                 .reduce((sum, entry) => sum + entry.transferSize, 0),
-               performance.getEntriesByName("first-contentful-paint")[0].startTime]"""
-        )
-        assert size <= 1.5e6, name
-        assert paint <= 1000, name
-
-
 def test_paper_shows_every_fold_and_every_column(window: Any) -> None:
     window.open("notebooks/table_3_trade_off")
     page = window.page

@@ -170,11 +170,15 @@ def test_many_values_of_any_parameter_are_taken_or_refused_by_name(
     refused_by_name_or_taken(*place, value)
 
 
-def test_a_page_takes_the_tensors_that_it_is_given_and_simulates_them_otherwise(tmp_path: Path) -> None:
-    assert Page("table_3_trade_off", data=str(tmp_path)).tensors("synthetic_icu") == tmp_path
+def test_a_page_takes_the_tensors_that_it_is_given_and_simulates_them_otherwise() -> None:
     page = Page("table_3_trade_off")
     made = [page.tensors("synthetic_icu", stays=30, seed=seed) for seed in (0, 1)]
     assert made[0] != made[1]
+    assert Page("table_3_trade_off", data=str(made[0])).tensors("synthetic_icu") == made[0]
+    with pytest.raises(
+        InputError, match=r"'nyuv2_data': data is .* clinical data; this page needs dense data"
+    ):
+        Page("nyuv2_data", data=str(made[0])).tensors("synthetic_rooms")
     assert all(read_manifest(folder)["synthetic"] for folder in made)
 
 

@@ -238,7 +238,7 @@ def known_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judged(results: ResultSet, number: str = "1", study: str = "nyuv2") -> Judged:
-    """A claim on dense prediction."""
+    """A claim on a study, by its number."""
     return next(item for item in judge_all([Study(study, results)]) if item.claim.number == number)
 
 
@@ -308,6 +308,23 @@ def test_the_plans_study_stands_in_the_matrix_and_the_sentences_turn_with_it() -
     assert verdict_counts(both, "NYUv2") == {"supported": ["1", "8"]}
     assert matrix_rows(both)[0]["The paper's data"] == "supported (3 seeds, nyuv2)"
     assert verdict_counts(judge_all([Study("exploratory", older)]), "NYUv2") == {"contradicted": ["1", "8"]}
+
+
+@pytest.mark.usefixtures("known_errors")
+@pytest.mark.parametrize(("gap", "verdict"), [(0.1, "inconclusive"), (0.4, "contradicted")])
+def test_a_claim_some_of_whose_runs_are_to_come_is_never_supported(gap: float, verdict: str) -> None:
+    """Claim 5 before the static weights: what is there may contradict it, and cannot support it."""
+    usual = {"erm": 0.25, "relif_no_alignment": 0.25, "relif": gap}
+    records = [
+        made_up(name, seed, gap=each + 1e-3 * seed) for name, each in usual.items() for seed in range(4)
+    ]
+    found = judged(result_set("first rows", records), "5", "power")
+    assert found.verdict == verdict, part_rows(found.parts)
+    assert [part.text for part in found.parts if part.difference is None] == [
+        f"{what} the mean of five static weights (5 of the weights not run yet)"
+        for what in ("Worst of ReLiF above", "Bias of ReLiF below")
+    ]
+    assert found.seeds == "4 seeds"
 
 
 def test_a_failed_run_counts_as_the_worst_of_the_study() -> None:

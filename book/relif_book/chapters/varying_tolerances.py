@@ -73,6 +73,21 @@ class _Seen:
         )
 
 
+def hours_of(tensors: ClinicalTensors) -> tuple[int, ...]:
+    """Return those of ``HOURS`` that some stay of the validation and of the test split reaches.
+
+    Raises:
+        InputError: There are none.
+    """
+    lengths = np.diff(tensors.arrays["offsets"])
+    longest = min(lengths[tensors.stays_of(split)].max(initial=0) for split in ("validation", "test"))
+    if longest < HOURS[0]:
+        raise InputError(
+            f"stays of {tensors.dataset} end after {longest} hours; the first look is at {HOURS[0]}"
+        )
+    return tuple(hour for hour in HOURS if hour <= longest)
+
+
 def varying_tolerances(
     folders: Sequence[Path],
     tensors: ClinicalTensors,
@@ -101,7 +116,8 @@ def varying_tolerances(
     ``hour_contrasts``, each method minus ERM under the two shared rulers, paired by seed and subject.
 
     Raises:
-        InputError: Hours that descend or lie beyond a task's horizon, no ERM run, or methods of other seeds.
+        InputError: Hours that descend, lie beyond a task's horizon or are reached by no stay of a split; no
+            ERM run; methods of other seeds.
         RecordError: A folder without record or weights, or a run on other data.
     """
     if not hours or list(hours) != sorted(set(hours)):
@@ -110,6 +126,9 @@ def varying_tolerances(
     runs = sorted((_opened(Path(folder), tensors) for folder in folders), key=lambda run: _name(run[0]))
     seeds = _shared_seeds([record for record, _ in runs])
     reached = np.diff(tensors.arrays["offsets"]) >= hours[-1]
+    for split in ("validation", "test"):
+        if not reached[tensors.stays_of(split)].any():
+            raise InputError(f"hours={listed(hours)}: no stay of the {split} split is {hours[-1]} hours long")
     views = {hour: _read_at(tensors, hour) for hour in hours}
     problem = ClinicalProblem(views[hours[-1]], device, maximum_hours=hours[-1])
     context = AuditContext(

@@ -129,6 +129,11 @@ def lower(text: str, difference: Difference, margin: float = 0.0) -> Part:
     )
 
 
+def not_run(text: str) -> Part:
+    """State what no run shows yet: it neither holds nor fails."""
+    return Part(text, 1.0, 1.0)
+
+
 def higher(text: str, difference: Difference, margin: float = 0.0) -> Part:
     """State that a difference lies above ``margin``."""
     return Part(

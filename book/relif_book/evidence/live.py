@@ -92,6 +92,7 @@ def live_runs(
     what the page's profile says, ``weights`` a file of encoder weights. The data set is named in the footer.
 
     Raises:
+        InputError: ``data`` holds another kind of data than ``simulated``.
         RecordError: A run failed.
     """
     given = {"workers": 1, "weights": "", **page.parameters, **parameters}
@@ -100,7 +101,7 @@ def live_runs(
     folder = Path(runs) if runs else shared_folder()
     weights = Path(given["weights"]) if given["weights"] else None
     with _alone(folder):
-        tensors = Path(data) if data else folder / simulated
+        tensors = page.checked(data, simulated) if data else folder / simulated
         if not data and not (tensors / "manifest.json").is_file():
             prepare(simulated, None, tensors, **SIMULATED[simulated])
         kind = kind_of(tensors).name

@@ -210,7 +210,7 @@ def draw_hours(axes: "Axes", study: Study, ruler: Ruler) -> None:
         axes.plot(hours, means, f"{marker_of(method)}-", color=colour_of(method))
         places.append((hours[-1], means[-1], title))
     most = max(row[f"{prefix}bias"] for row in study["hour_audits"] for prefix in PREFIX.values())
-    axes.set(xticks=hours, xlabel="hours of the stay seen", ylabel="Bias", ylim=(0, 1.08 * most))
+    axes.set(xticks=hours, xlabel="hours of the stay seen", ylabel="Bias", ylim=(0, 1.08 * most or 1.0))
     label_apart(axes, places)
 
 
@@ -220,7 +220,7 @@ def draw_rulers(axes: "Axes", study: Study) -> None:
     scheduled = [item["tolerance"] for item in study["schedule"]]
     axes.plot(hours, scheduled, "k-", linewidth=2.4)
     axes.plot(hours, [fixed] * len(hours), "k--", linewidth=1)
-    places = [(hours[-1], fixed, "fixed δ*"), (hours[-2], scheduled[-2], "schedule δ(t)")]
+    places = [(hours[-1], fixed, "fixed δ*"), (hours[-2:][0], scheduled[-2:][0], "schedule δ(t)")]
     for method in methods_of(study):
         title = title_of(method)
         means = [
