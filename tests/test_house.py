@@ -191,6 +191,36 @@ def test_lists_in_errors_are_bounded() -> None:
     assert found == []
 
 
+#: Who joins names with commas beside ``errors.listed``, in notes, logs and cards as well as in errors.
+WHOLE_LISTS = {
+    "relif_core.audit.card": "a card shows every task of its audit",
+    "relif_core.methods": "an environment variable",
+    "relif_core.options": "values that an option takes",
+    "relif_data.closing": "classes of a task, up to a bound of its own",
+    "relif_data.eicu.channels": "ranges of our channels",
+    "relif_data.eicu.events": "counts of one table",
+    "relif_data.eicu.raw_tables": "our channels and tables",
+    "relif_data.mimic3.benchmark_folders": "task folders of the benchmark",
+    "relif_data.physionet2012": "variables, sets and tasks of the challenge",
+    "relif_data.summary": "rules of one cohort step",
+    "relif_data.tables": "columns of a block that is read",
+}
+
+
+def test_lists_outside_errors_are_bounded_too() -> None:
+    joining = set()
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())) if not name.startswith("relif_book") else ():
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "join" and node.args:
+                separator, items = node.func.value, node.args[0]  # type: ignore[attr-defined]
+                while isinstance(items, ast.GeneratorExp):
+                    items = items.generators[0].iter
+                plain = re.fullmatch(r"'([,;] ?| and )'", ast.unparse(separator))
+                if plain and ast.unparse(items) not in OWN_NAMES and name != "relif_core.errors":
+                    joining.add(name)
+    assert joining == set(WHOLE_LISTS)
+
+
 #: Who opens files besides ``relif_core.files``, and why what it opens has been checked or is our own.
 DOORS = {
     "relif_core.files": "the door",
