@@ -208,6 +208,33 @@ def write_hover_texts(app: Any, error: Exception | None) -> None:
     script.write_text(f"window.relifHover = {json.dumps(texts, ensure_ascii=False)};\n", encoding="utf-8")
 
 
+#: An entry of the theme's 2,000 icons: name, width, height, other names, code, one path or two.
+_ICON = re.compile(
+    r'"?([\w-]+)"?:\[\d+,\d+,(\[[^\]]*\]),"[0-9a-f]*",(?:"[^"]*"|\["[^"]*"(?:,"[^"]*")*\])\],?'
+)
+#: What only the search page needs, on every page of the theme.
+_SEARCHING = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>')
+
+
+def lighten(app: Any, error: Exception | None) -> None:
+    """Take from the pages what no reader of them uses: the search's index, and icons that stand nowhere."""
+    if error or app.builder.name != "html":
+        return
+    icons = Path(app.outdir, "_static", "scripts", "fontawesome.js")
+    used: set[str] = set()
+    for page in [*Path(app.outdir).rglob("*.html"), *icons.parent.glob("*.js")]:
+        content = page.read_text(encoding="utf-8")
+        if page != icons:
+            used.update(re.findall(r"\bfa-([a-z0-9-]+)", content))
+        if page.suffix == ".html" and page.name != "search.html":
+            page.write_text(_SEARCHING.sub("", content), encoding="utf-8")
+    kept = _ICON.sub(
+        lambda icon: icon[0] if used & {icon[1], *re.findall(r'"([\w-]+)"', icon[2])} else "",
+        icons.read_text(encoding="utf-8"),
+    )
+    icons.write_text(kept, encoding="utf-8")
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
     languages["en"] = _NumberSearch
@@ -215,4 +242,5 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("doctree-resolved", draw_and_link)
     app.connect("html-collect-pages", record_pages)
     app.connect("build-finished", write_hover_texts)
+    app.connect("build-finished", lighten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
