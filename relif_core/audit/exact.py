@@ -26,7 +26,6 @@ _ONE = np.uint64(1)
 _BLOCK = 1 << 13
 _MERGED = 1 << 15  # scores merged at a time: a merge has more calls and reuses its array
 _SMALL = 1 << 12
-_ROUNDING = 2.0**-50  # more than rounding moves a score and a tolerance of at most 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +74,17 @@ def pair_terms(
     bias_first, rate_first, bias_second, rate_second = (
         np.empty(pool.size) for pool in (first, first, second, second)
     )
-    merge, sample_terms = compiled.loaded() or (cross, _sample_terms)
-    within_first, exceeded_second = bias_first.view(np.int64), rate_second.view(np.int64)
-    within_second, exceeded_first = bias_second.view(np.int64), rate_first.view(np.int64)
+    reached = bias_first.view(np.int64), bias_second.view(np.int64)
+    exceeded = rate_first.view(np.int64), rate_second.view(np.int64)
     if within is None:
-        merge(first.values, second.values, tolerance, within_first, exceeded_second)
-        merge(second.values, first.values, tolerance, within_second, exceeded_first)
+        passes().cross_both(first.values, second.values, _ends(first, second), tolerance, reached, exceeded)
     else:
-        within_first[:], within_second[:] = within
-        for reached, found in ((within_first, exceeded_second), (within_second, exceeded_first)):
-            np.cumsum(np.bincount(reached, minlength=len(found) + 1)[:-1], out=found)
-    violations = 2 * first.size * second.size - int(within_first.sum()) - int(within_second.sum())
-    sample_terms(first.values, second.prefix, tolerance, bias_first, rate_first)
-    sample_terms(second.values, first.prefix, tolerance, bias_second, rate_second)
+        for own, known, found in zip(reached, within, reversed(exceeded), strict=True):
+            own[:] = known
+            np.cumsum(np.bincount(own, minlength=len(found) + 1)[:-1], out=found)
+    violations = 2 * first.size * second.size - sum(int(own.sum()) for own in reached)
+    passes().sample_terms(first.values, second.prefix, tolerance, bias_first, rate_first)
+    passes().sample_terms(second.values, first.prefix, tolerance, bias_second, rate_second)
     return PairTerms(
         bias=max(0.0, float(bias_first.mean())) if violations else 0.0,
         violation_rate=violations / (first.size * second.size),
@@ -127,7 +124,7 @@ def _weighted_means(values: np.ndarray, other: Pool, tolerance: float) -> tuple[
     return excess, above + below
 
 
-def _sample_terms(
+def sample_terms(
     values: np.ndarray, prefix: np.ndarray, tolerance: float, excess: np.ndarray, rate: np.ndarray
 ) -> None:
     """Write E_y[(|x − y| − δ)_+] and P_y(|x − y| > δ) for each x over the counts that are their sources.
@@ -157,6 +154,34 @@ def _sample_terms(
         np.divide(above, size, out=rate[part])
 
 
+def cross_both(
+    first: np.ndarray,
+    second: np.ndarray,
+    ends: tuple[np.ndarray, np.ndarray],
+    tolerance: float,
+    within: tuple[np.ndarray, np.ndarray],
+    exceeded: tuple[np.ndarray, np.ndarray] | None,
+) -> None:
+    """Count across both ways, part by part of two arrays that consist of parts, each ascending.
+
+    Parts end at ``ends``; ``within`` and ``exceeded`` receive, for the first array and for the second, the
+    numbers of :func:`cross`: of the other array's scores of the same part up to x + δ, and of those under
+    x − δ.
+    """
+    for k, (low, high) in enumerate(((first, second), (second, first))):
+        if len(ends[k]) == 1:
+            cross(low, high, tolerance, within[k], exceeded[1 - k] if exceeded else None)
+            continue
+        own, its = (np.append(0, ends[side]) for side in (k, 1 - k))
+        top = reach(low, tolerance)
+        for (start, end), (begin, stop) in zip(pairwise(own.tolist()), pairwise(its.tolist()), strict=True):
+            within[k][start:end] = high[begin:stop].searchsorted(top[start:end], "right")
+        if exceeded:
+            places = within[k] + np.repeat(its[:-1], np.diff(own))
+            before = np.cumsum(np.bincount(places, minlength=len(high) + 1)[:-1])
+            np.subtract(before, np.repeat(own[:-1], np.diff(its)), out=exceeded[1 - k])
+
+
 def cross(
     low: np.ndarray,
     high: np.ndarray,
@@ -179,9 +204,9 @@ def cross(
         if exceeded is not None:
             exceeded[:] = np.searchsorted(top, high)
         return
-    end = int(np.searchsorted(low, high[-1] - tolerance + _ROUNDING, "right"))
+    end = int(np.searchsorted(low, high[-1] - tolerance + compiled.ROUNDING, "right"))
     edges = np.searchsorted(high, reach(low[:end:_MERGED], tolerance), "right").tolist()
-    edges.append(int(np.searchsorted(high, low[max(end, 1) - 1] + tolerance + _ROUNDING)))
+    edges.append(int(np.searchsorted(high, low[max(end, 1) - 1] + tolerance + compiled.ROUNDING)))
     if within is not None:
         within[end:] = len(high)
     if exceeded is not None:
@@ -212,6 +237,13 @@ def _strangers_before(mine: np.ndarray, more: int) -> np.ndarray:
 def _blocks(size: int, block: int = _BLOCK) -> Iterator[slice]:
     """Cut a range into parts whose temporary arrays stay in the processor's cache."""
     return (slice(start, start + block) for start in range(0, size, block))
+
+
+def powers(values: np.ndarray, centre: float) -> tuple[float, float]:
+    """Return Σ (x − centre)² and Σ (x − centre)⁴."""
+    square = values - centre
+    np.square(square, out=square)
+    return float(square.sum()), float(np.einsum("i,i", square, square))
 
 
 def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
@@ -307,21 +339,20 @@ def _pair_curve(first: Pool, second: Pool, deltas: np.ndarray) -> tuple[np.ndarr
         found = [pair_terms(first, second, delta) for delta in deltas.tolist()]
         return np.array([one.bias for one in found]), np.array([one.violation_rate for one in found])
     bias, rate = np.zeros(len(deltas)), np.zeros(len(deltas))
-    within = np.empty(max(first.size, second.size), dtype=np.int64)
-    merge, _ = compiled.loaded(len(deltas) * (first.size + second.size)) or (cross, None)
+    within = np.empty(first.size, dtype=np.int64), np.empty(second.size, dtype=np.int64)
+    use = passes(len(deltas) * (first.size + second.size))
     for position, delta in enumerate(deltas.tolist()):
-        excess, violations = 0.0, 0
-        for own, other in ((first, second), (second, first)):
-            merge(own.values, other.values, delta, within[: own.size], None)
-            beyond, above = _one_sided(own.values, other.prefix, delta, within[: own.size])
-            excess, violations = excess + beyond, violations + above
+        use.cross_both(first.values, second.values, _ends(first, second), delta, within, None)
+        beyond, above = use.one_sided(first.values, second.prefix, delta, within[0])
+        excess, violations = use.one_sided(second.values, first.prefix, delta, within[1])
+        excess, violations = beyond + excess, above + violations
         if violations:
             bias[position] = max(0.0, excess / (first.size * second.size))
             rate[position] = violations / (first.size * second.size)
     return bias, rate
 
 
-def _one_sided(
+def one_sided(
     values: np.ndarray, prefix: np.ndarray, tolerance: float, within: np.ndarray
 ) -> tuple[float, int]:
     """Return Σ_x Σ_y (y − x − δ)_+ and the number of pairs with y − x > δ, from those of y up to x + δ."""
@@ -338,3 +369,15 @@ def _one_sided(
         reached += prefix.take(inside)
         excess += float(np.subtract(prefix[-1], reached, out=reached).sum())
     return excess, violations
+
+
+_NUMPY = compiled.Passes(cross_both, sample_terms, one_sided, powers)
+
+
+def passes(work: int = 0) -> compiled.Passes:
+    """Return the compiled passes where :func:`.compiled.loaded` has them, else NumPy's."""
+    return compiled.loaded(work) or _NUMPY
+
+
+def _ends(first: Pool, second: Pool) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([first.size]), np.array([second.size])

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relif_core.audit.exact import PairTerms
+from relif_core.audit.exact import PairTerms, passes
 from relif_core.audit.pools import Pair
-from relif_core.audit.ranks import Ranks
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
+from relif_core.audit.sorting import sorting_order, stable_order
 from relif_core.audit.subject_ids import fingerprint, subject_codes
 from relif_core.audit.uncertainty import Influences
 
@@ -54,7 +54,7 @@ def audit_groups(
 
     Args:
         scores: Task name to scores [n].
-        groups: Task name to group codes [n], of which every task has each.
+        groups: Task name to group codes [n], ascending, of which every task has each.
         names: The groups by code.
         tolerances: δ of every task pair.
         subjects: Task name to subject ids [n], or None.
@@ -63,44 +63,34 @@ def audit_groups(
     Returns:
         Group name to result.
     """
-    ranks = Ranks(scores, groups)
     parts = {task: Parts(np.bincount(own, minlength=len(names))) for task, own in groups.items()}
     spread: _Samples | _Subjects
     if subjects is None:
         spread = _Samples(parts, len(tolerances))
+        values = {task: _sorted(own, parts[task]) for task, own in scores.items()}
     else:
-        spread = _Subjects(parts, groups, subjects, ranks.orders, len(tolerances))
-    sums = {task: _integer_sums(pool.values, parts[task].sizes.max()) for task, pool in ranks.pools.items()}
-    rows: list[tuple[Pair, list[np.ndarray]]] = []
+        orders = {task: sorting_order(own) for task, own in scores.items()}
+        orders = {task: own[stable_order(groups[task][own])] for task, own in orders.items()}
+        spread = _Subjects(parts, groups, subjects, orders, len(tolerances))
+        values = {task: own[orders[task]] + 0.0 for task, own in scores.items()}
+    values = {task: own.astype(np.float64, copy=False) for task, own in values.items()}
+    sums = {task: _integer_sums(own, parts[task].sizes.max()) for task, own in values.items()}
+    sizes = {task: part.sizes.tolist() for task, part in parts.items()}
+    rows = []
     for pair, tolerance in tolerances.items():
-        terms = _terms(ranks, parts, sums, pair, tolerance)
+        terms = _terms(values, parts, sums, pair, tolerance)
         found = spread.add(pair, terms)
-        columns = (terms.bias, terms.violation_rate, *found.errors, *found.freedoms, found.units)
-        rows.append((pair, [column.tolist() for column in (*columns, found.effective_pairs)]))
+        samples = zip(*(sizes[task] for task in pair), strict=True)
+        columns = (terms.bias, terms.violation_rate, *found.errors, *found.freedoms)
+        columns = (column.tolist() for column in (found.units, found.effective_pairs, *columns))
+        rows.append([_row(pair, tolerance, *own) for own in zip(samples, *columns, strict=True)])
     whole = spread.total()
     overall = [column.tolist() for column in (*whole.errors, *whole.freedoms, *whole[2:])]
-    sizes = {task: part.sizes.tolist() for task, part in parts.items()}
     results = {}
-    for group, name in enumerate(names):
-        per_pair = tuple(
-            PairAudit(
-                tasks=pair,
-                tolerance=tolerances[pair],
-                samples=(sizes[pair[0]][group], sizes[pair[1]][group]),
-                clusters=row[6][group],
-                effective_pairs=row[7][group],
-                bias=row[0][group],
-                violation_rate=row[1][group],
-                bias_se=row[2][group],
-                violation_rate_se=row[3][group],
-                bias_freedom=row[4][group],
-                violation_rate_freedom=row[5][group],
-            )
-            for pair, row in rows
-        )
-        bias_se, rate_se, bias_freedom, rate_freedom, units, freedom, effective = (
-            column[group] for column in overall
-        )
+    for group, (name, per_pair, own) in enumerate(
+        zip(names, zip(*rows, strict=True), zip(*overall, strict=True), strict=True)
+    ):
+        bias_se, rate_se, bias_freedom, rate_freedom, units, freedom, effective = own
         samples = {task: own[group] for task, own in sizes.items()}
         results[name] = AuditResult(
             context=context,
@@ -115,8 +105,8 @@ def audit_groups(
             clusters=units,
             freedom=freedom,
             effective_pairs=effective,
-            bias=math.fsum(row.bias for row in per_pair) / len(per_pair),
-            violation_rate=math.fsum(row.violation_rate for row in per_pair) / len(per_pair),
+            bias=math.fsum([row.bias for row in per_pair]) / len(per_pair),
+            violation_rate=math.fsum([row.violation_rate for row in per_pair]) / len(per_pair),
             bias_se=bias_se,
             violation_rate_se=rate_se,
             bias_freedom=bias_freedom,
@@ -126,6 +116,33 @@ def audit_groups(
             influences=spread.influences(group),
         )
     return results
+
+
+def _row(
+    pair: Pair, tolerance: float, samples: tuple[int, int], units: int, effective_pairs: float, *own: float
+) -> PairAudit:
+    bias, rate, bias_se, rate_se, bias_freedom, rate_freedom = own
+    return PairAudit(
+        tasks=pair,
+        tolerance=tolerance,
+        samples=samples,
+        clusters=units,
+        effective_pairs=effective_pairs,
+        bias=bias,
+        violation_rate=rate,
+        bias_se=bias_se,
+        violation_rate_se=rate_se,
+        bias_freedom=bias_freedom,
+        violation_rate_freedom=rate_freedom,
+    )
+
+
+def _sorted(scores: np.ndarray, parts: Parts) -> np.ndarray:
+    """Sort each part."""
+    values = scores + 0.0
+    for start, end in zip(parts.starts.tolist(), parts.ends.tolist(), strict=True):
+        values[start:end].sort()
+    return values
 
 
 def _integer_sums(values: np.ndarray, most: int) -> tuple[np.ndarray, float]:
@@ -140,32 +157,36 @@ def _integer_sums(values: np.ndarray, most: int) -> tuple[np.ndarray, float]:
 
 
 def _terms(
-    ranks: Ranks,
+    values: Mapping[str, np.ndarray],
     parts: Mapping[str, Parts],
     sums: Mapping[str, tuple[np.ndarray, float]],
     pair: Pair,
     tolerance: float,
 ) -> PairTerms:
     """Return what :func:`~relif_core.audit.exact.pair_terms` does, for every group: bias and rate are [G]."""
-    within = [ranks.within(own, tolerance) for own in (pair, pair[::-1])]
+    first, second = (values[task] for task in pair)
+    within, exceeded = (
+        (np.empty(len(first), dtype=np.int64), np.empty(len(second), dtype=np.int64)) for _ in range(2)
+    )
+    ends = parts[pair[0]].ends, parts[pair[1]].ends
+    passes().cross_both(first, second, ends, tolerance, within, exceeded)
     sides = []
-    for k, (own, other) in enumerate((pair, pair[::-1])):
+    for (own, other), inside, under in zip((pair, pair[::-1]), within, exceeded, strict=True):
         mine, its, (prefix, unit) = parts[own], parts[other], sums[other]
-        values, inside = ranks.pools[own].values, within[k]
-        under = np.cumsum(np.bincount(within[1 - k], minlength=len(values) + 1)[:-1])
+        start, above = mine.spread(its.starts), mine.spread(its.sizes)
+        above -= inside
         total = mine.spread(prefix[its.ends] + prefix[its.starts])
-        total -= prefix.take(inside)
-        total -= prefix.take(under)
-        above = mine.spread(its.ends) - inside
-        under -= mine.spread(its.starts)
-        numbers = mine.sums(above + under)
+        total -= prefix.take(np.add(inside, start, out=inside))
+        total -= prefix.take(np.add(under, start, out=start))
         bias = total * unit
-        bias -= above * (values + tolerance)
-        bias += under * (values - tolerance)
+        bias -= above * (values[own] + tolerance)
+        bias += under * (values[own] - tolerance)
         above += under
+        numbers = mine.sums(above)
         bias[above == 0] = 0  # no rounding of the unit where nothing exceeds
         size = mine.spread(1 / its.sizes)
-        sides.append((bias * size, above * size))
+        bias *= size
+        sides.append((bias, above * size))
     (bias_first, rate_first), (bias_second, rate_second) = sides
     first, second = (parts[task].sizes for task in pair)
     return PairTerms(

@@ -36,8 +36,8 @@ from relif_core.errors import InputError, listed
 
 #: From so many tasks on, all pools are ranked together.
 MANY_TASKS = 6
-#: Groups are audited together until they have so many samples, which stay in the processor's cache.
-TOGETHER = 1 << 14
+#: Groups are audited together until they have so many samples: few calls, small arrays.
+TOGETHER = 1 << 17
 
 
 def audit(
@@ -165,7 +165,8 @@ def _audit(
     if sampling:
         used, codes, draws = _sample(scores, codes, tolerances, sampling)
     ranks = None
-    if weights is None and len(used) >= MANY_TASKS and len(set(tolerances.values())) == 1:
+    fast = compiled.loaded((len(used) - 1) * sum(map(len, used.values())))
+    if not weights and not fast and len(used) >= MANY_TASKS and len(set(tolerances.values())) == 1:
         ranks = Ranks(used)
         pools = ranks.pools
         ordered = {task: codes[task][order] for task, order in ranks.orders.items()} if codes else {}
@@ -174,7 +175,6 @@ def _audit(
         pools, spread = _sorted(used, codes, clusters, len(tolerances))
     else:
         pools, spread = _weighted(used, weights, clusters, len(tolerances))
-    compiled.loaded((len(pools) - 1) * sum(pool.size for pool in pools.values()))
     rows, draw_variance = [], np.zeros(2)
     for pair in task_pairs(list(pools)):
         delta = tolerances[pair]

@@ -1,15 +1,13 @@
-"""Many pools in one order: sorted once, ranked once per tolerance, whatever the number of pairs and parts."""
+"""Many pools in one order: sorted once, ranked once per tolerance, whatever the number of pairs."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from relif_core.audit import compiled
 from relif_core.audit.exact import cross
 from relif_core.audit.pools import Pair, Pool
-from relif_core.audit.sorting import sorting_order, stable_order
+from relif_core.audit.sorting import sorting_order
 
-_BLOCK = 1 << 14
 _WORD = np.uint64(1)
 
 
@@ -22,25 +20,16 @@ class Ranks:
 
     Args:
         scores: Task name to scores [n].
-        parts: Task name to part codes [n], where each part (a group) is audited by itself. Every part has a
-            score of every task.
 
     Attributes:
-        pools: Task name to the scores in ascending order, part after part.
+        pools: Task name to the scores in ascending order.
         orders: Task name to each sorted score's place in ``scores``.
     """
 
-    def __init__(
-        self, scores: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray] | None = None
-    ) -> None:
+    def __init__(self, scores: Mapping[str, np.ndarray]) -> None:
         values = np.concatenate(list(scores.values()), dtype=np.float64)
         values += 0.0
         order = sorting_order(values)
-        self._ends: np.ndarray | None = None
-        if parts is not None:
-            part = np.concatenate(list(parts.values()))
-            order = order[stable_order(part[order])]
-            self._ends = np.cumsum(np.bincount(part))
         self._values = values[order]
         sizes = [len(own) for own in scores.values()]
         starts = np.cumsum([0, *sizes[:-1]])
@@ -62,12 +51,10 @@ class Ranks:
         self._reached: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def within(self, pair: Pair, tolerance: float) -> np.ndarray:
-        """Return for each x of the first pool how many scores of the second lie up to x + δ.
-
-        Counted are the scores of x's own part and all of the parts before it.
-        """
+        """Return for each x of the first pool how many scores of the second lie up to x + δ."""
         if tolerance != self._tolerance:
-            reached = self._reach(tolerance)
+            reached = np.empty(len(self._values), dtype=np.int64)
+            cross(self._values, self._values, tolerance, reached, None)
             self._tolerance = tolerance
             self._reached = {
                 task: (ends >> 6, (_WORD << (ends & 63).astype(np.uint64)) - _WORD)
@@ -77,26 +64,3 @@ class Ranks:
         words, before = self._words[pair[1]]
         mask = words.take(place) & mask
         return before.take(place) + np.bitwise_count(mask)
-
-    def _reach(self, tolerance: float) -> np.ndarray:
-        """Return for each score how many of all scores, parts before its own included, it reaches."""
-        values, size = self._values, len(self._values)
-        found = np.empty(size, dtype=np.int64)
-        if self._ends is None:
-            merge, _ = compiled.loaded() or (cross, None)
-            merge(values, values, tolerance, found, None)
-            return found
-        longest = int(np.diff(self._ends, prepend=0).max())
-        last = np.repeat(self._ends, np.diff(self._ends, prepend=0)) - 1
-        steps = [1 << k for k in reversed(range(longest.bit_length()))]
-        for start in range(0, size, _BLOCK):
-            own, limit = values[start : start + _BLOCK], last[start : start + _BLOCK]
-            place = np.arange(start, start + len(own))
-            for step in steps:
-                further = np.minimum(place + step, limit)
-                reached = values.take(further) - own <= tolerance
-                further -= place
-                further *= reached
-                place += further
-            found[start : start + _BLOCK] = place + 1
-        return found

@@ -2,14 +2,14 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from relif_core.audit.exact import PairTerms, pair_terms
+from relif_core.audit.exact import PairTerms, pair_terms, passes
 from relif_core.audit.pools import (
     Pair,
     Pool,
@@ -165,13 +165,12 @@ class SampleSpread:
 
     def add(self, pair: Pair, terms: PairTerms) -> Spread:
         """Return the spread of one task pair."""
-        kinds = [dict(zip(pair, means[:2], strict=True)) for means in terms.kinds()]
         if self._pairs > 1:
-            for kind, means in enumerate(kinds):
-                for task, own in means.items():
+            for kind, means in enumerate(terms.kinds()):
+                for task, own in zip(pair, means[:2], strict=True):
                     held = self._means.setdefault((task, kind), np.zeros(len(own)))
                     held += own
-        self._last = self._spread(kinds)
+        self._last = self._spread([((first, mean), (second, mean)) for first, second, mean in terms.kinds()])
         return self._last
 
     def total(self) -> Spread:
@@ -180,12 +179,13 @@ class SampleSpread:
             return self._last
         for held in self._means.values():
             held /= self._pairs
-        return self._spread([{task: self._means[task, kind] for task in self._samples} for kind in range(2)])
+        kinds = [[self._means[task, kind] for task in self._samples] for kind in range(2)]
+        return self._spread([[(own, float(own.mean())) for own in kind] for kind in kinds])
 
-    def _spread(self, kinds: list[dict[str, np.ndarray]]) -> Spread:
-        sizes = [self._samples[task] for task in kinds[0]]
+    def _spread(self, kinds: Sequence[Sequence[tuple[np.ndarray, float]]]) -> Spread:
+        sizes = [len(own) for own, _ in kinds[0]]
         freedom = sum(sizes) - len(sizes)
-        errors, freedoms = np.array([independent_error(means.values(), freedom) for means in kinds]).T
+        errors, freedoms = np.array([independent_error(kind, freedom) for kind in kinds]).T
         return Spread(errors, freedoms, sum(sizes), freedom, min(sizes))
 
 
@@ -219,27 +219,25 @@ def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
     """
     square = np.square(scaled)
     variance = float(square.sum())
-    return math.sqrt(variance), satterthwaite_freedom(variance, _excess(square, variance), freedom)
+    excess = float(np.einsum("i,i", square, square)) - variance**2 / len(square)
+    return math.sqrt(variance), satterthwaite_freedom(variance, excess, freedom)
 
 
-def independent_error(pools: Iterable[np.ndarray], freedom: float) -> tuple[float, float]:
-    """Return sqrt(Σ s²/n) of independent pools' per-sample terms, and its freedom; NaN where n = 1."""
+def independent_error(pools: Iterable[tuple[np.ndarray, float]], freedom: float) -> tuple[float, float]:
+    """Return sqrt(Σ s²/n) of independent pools' terms, given with their means, and its freedom.
+
+    NaN where n = 1.
+    """
     total = excess = 0.0
-    for means in pools:
+    for means, centre in pools:
         n = len(means)
         if n < 2:
             return math.nan, math.nan
-        square = means - means.mean()
-        np.square(square, out=square)
+        square, fourth = passes().powers(means, centre)
         scale = 1 / (n * (n - 1))
-        variance = float(square.sum()) * scale
-        total += variance
-        excess += _excess(square, variance / scale) * scale**2
+        total += square * scale
+        excess += (fourth - square**2 / n) * scale**2
     return math.sqrt(total), satterthwaite_freedom(total, excess, freedom)
-
-
-def _excess(square: np.ndarray, variance: float) -> float:
-    return float(np.einsum("i,i", square, square)) - variance**2 / len(square)
 
 
 def satterthwaite_freedom(variance: float, excess: float, most: float) -> float:
