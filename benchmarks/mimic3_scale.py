@@ -5,9 +5,8 @@
 Each copy of the demo gets its own subject, admission, stay and row ids, so that cohort, events and tensors
 grow with the rows. Every size is prepared in a process of its own; peak memory is that process's largest
 resident set, and beside it the greatest anonymous part and the greatest part mapped from files, which the
-system may take back. The last line extrapolates to full MIMIC-III v1.4: processor time by a straight line
-through the measured sizes to its rows; memory, which grows with stay-hours, by one through the two largest
-sizes to its stay-hours. Those are the benchmark's 3.45 million hours with a remaining length of stay
+system may take back. The last line extrapolates to full MIMIC-III v1.4 by straight lines through the measured
+sizes: processor time to its rows, memory, which grows with stay-hours, to its stay-hours. Those are the benchmark's 3.45 million hours with a remaining length of stay
 (Harutyunyan et al. 2019) and at most five hours before them in each of its 42,276 stays. Wall time also
 shows what else the machine did. The replicated files (about 13 bytes a row) lie in a temporary folder and
 are removed at the end.
@@ -118,7 +117,7 @@ def write_table(measured: list[tuple[float, ...]]) -> None:
     residual = float(np.abs(np.polyval(lines[3], columns[0]) - columns[3]).max())
     place = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     versions = f"Python {platform.python_version()}, polars {pl.__version__}, NumPy {np.__version__}"
-    memory = [np.polyfit(columns[1][-2:], column[-2:], 1) for column in columns[4:]]
+    memory = [np.polyfit(columns[1], column, 1) for column in columns[4:]]
     full = [f"{np.polyval(line, FULL_STAY_HOURS):.0f}" for line in memory]
     rows = [
         *(["measured", *(f"{number:.2f}".removesuffix(".00") for number in row)] for row in measured),
