@@ -5,11 +5,11 @@
 Each copy of the demo gets its own subject, admission, stay and row ids, so that cohort, events and tensors
 grow with the rows. Every size is prepared in a process of its own; peak memory is that process's largest
 resident set, and beside it the greatest anonymous part and the greatest part mapped from files, which the
-system may take back. The last line extrapolates to full MIMIC-III v1.4 by straight lines through the measured
-sizes: processor time to its rows, memory, which grows with stay-hours, to its stay-hours. Those are the benchmark's 3.45 million hours with a remaining length of stay
-(Harutyunyan et al. 2019) and at most five hours before them in each of its 42,276 stays. Wall time also
-shows what else the machine did. The replicated files (about 13 bytes a row) lie in a temporary folder and
-are removed at the end.
+system may take back. The last line extrapolates to full MIMIC-III v1.4 by straight lines through the
+measured sizes: processor time to its rows, memory, which grows with stay-hours, to its stay-hours. Those
+are the benchmark's 3.45 million hours with a remaining length of stay (Harutyunyan et al. 2019) and at
+most five hours before them in each of its 42,276 stays. Wall time also shows what else the machine did.
+The replicated files (about 13 bytes a row) lie in a temporary folder and are removed at the end.
 """
 
 import argparse
