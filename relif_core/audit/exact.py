@@ -246,6 +246,20 @@ def powers(values: np.ndarray, centre: float) -> tuple[float, float]:
     return float(square.sum()), float(np.einsum("i,i", square, square))
 
 
+def subject_sums(
+    summed: np.ndarray,
+    codes: np.ndarray,
+    means: tuple[np.ndarray, np.ndarray],
+    centres: tuple[float, float],
+    weights: np.ndarray,
+) -> None:
+    """Add each sample's two terms, less their centres and times its weight, to its subject's sums [2, G]."""
+    for own, terms, centre in zip(summed, means, centres, strict=True):
+        centred = terms - centre
+        centred *= weights
+        own += np.bincount(codes, centred, len(own))
+
+
 def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
     """Return the largest float64 t with ``t - x <= tolerance`` in float64 arithmetic, for each x ≥ 0.
 
@@ -371,7 +385,7 @@ def one_sided(
     return excess, violations
 
 
-_NUMPY = compiled.Passes(cross_both, sample_terms, one_sided, powers)
+_NUMPY = compiled.Passes(cross_both, sample_terms, one_sided, powers, subject_sums)
 
 
 def passes(work: int = 0) -> compiled.Passes:

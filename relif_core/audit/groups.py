@@ -80,10 +80,10 @@ def audit_groups(
     for pair, tolerance in tolerances.items():
         terms = _terms(values, parts, sums, pair, tolerance)
         found = spread.add(pair, terms)
-        samples = zip(*(sizes[task] for task in pair), strict=True)
-        columns = (terms.bias, terms.violation_rate, *found.errors, *found.freedoms)
-        columns = (column.tolist() for column in (found.units, found.effective_pairs, *columns))
-        rows.append([_row(pair, tolerance, *own) for own in zip(samples, *columns, strict=True)])
+        columns = terms.bias, terms.violation_rate, *found.errors, *found.freedoms
+        lists = [column.tolist() for column in (found.units, found.effective_pairs, *columns)]
+        both = zip(*(sizes[task] for task in pair), strict=True)
+        rows.append([_row(pair, tolerance, *own) for own in zip(both, *lists, strict=True)])
     whole = spread.total()
     overall = [column.tolist() for column in (*whole.errors, *whole.freedoms, *whole[2:])]
     results = {}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit.door import Given, columns, given, is_frame, missing_text
-from relif_core.audit.sorting import sorting_order
+from relif_core.audit.sorting import sorted_with_order
 from relif_core.errors import InputError, listed
 
 Pair = tuple[str, str]
@@ -330,9 +330,8 @@ def sorted_pool(values: np.ndarray) -> Pool:
 
 def weighted_pool(values: np.ndarray, weights: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
     """Sort one task's scores and carry each score's weight and subject code along."""
-    order = sorting_order(values)
-    pool = _pool(values[order])
-    return Pool(pool.values, weights[order] / weights.sum()), codes[order]
+    ordered, order = sorted_with_order(values)
+    return Pool(_pool(ordered).values, weights[order] / weights.sum()), codes[order]
 
 
 def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -365,8 +364,8 @@ def sorted_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool,
     """Sort one task's scores and carry each score's subject code along."""
     if values.dtype == np.float32:
         return _float32_pool_with_codes(values, codes)
-    order = sorting_order(values)
-    return _pool(values[order]), codes[order]
+    ordered, order = sorted_with_order(values)
+    return _pool(ordered), codes[order]
 
 
 def _float32_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:

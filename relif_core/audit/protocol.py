@@ -184,6 +184,8 @@ def _audit(
         rows.append(row)
         draw_variance += variance / len(tolerances) ** 2
     found = spread.total()
+    by_subject = spread if isinstance(spread, SubjectSpread) and clusters else None
+    counts = by_subject.counts if by_subject and not (weights or sampling) else None
     bias_se, rate_se = np.sqrt(found.errors**2 + draw_variance).tolist()
     bias_freedom, rate_freedom = found.freedoms.tolist()
     return AuditResult(
@@ -194,7 +196,7 @@ def _audit(
         pool_size=int(sampling.pool_size) if sampling else None,
         pairs=int(sampling.pairs) if sampling else None,
         samples={task: len(values) for task, values in scores.items()},
-        pool_fingerprint=_fingerprint(scores, clusters, weights, ordered=sampling is not None),
+        pool_fingerprint=_fingerprint(scores, clusters, weights, counts, ordered=sampling is not None),
         clustered_by="subject" if clusters else "sample",
         clusters=found.units,
         freedom=found.freedom,
@@ -207,7 +209,7 @@ def _audit(
         violation_rate_se=rate_se,
         draw_errors=(math.sqrt(draw_variance[0]), math.sqrt(draw_variance[1])),
         per_pair=tuple(rows),
-        influences=spread.influences() if isinstance(spread, SubjectSpread) and clusters else None,
+        influences=by_subject.influences() if by_subject else None,
         draws=np.array([[d.violations, d.violated] for d in draws.values()]) if draws else None,
     )
 
@@ -308,16 +310,20 @@ def _fingerprint(
     scores: dict[str, np.ndarray],
     clusters: _Clusters | None,
     weights: dict[str, np.ndarray] | None,
+    counts: dict[str, np.ndarray] | None,
     *,
     ordered: bool,
 ) -> str:
-    """Hash which subjects lie in which pool, how often and how heavy; sampled pools also in which order."""
+    """Hash which subjects lie in which pool, how often and how heavy; sampled pools also in which order.
+
+    ``counts`` are the numbers of samples per task and subject, where they are known.
+    """
     sizes = {task: len(values) for task, values in scores.items()}
     count = len(clusters.ids) if clusters else 0
 
     def members() -> Iterator[np.ndarray]:
-        for own in clusters.codes.values() if clusters else ():
-            yield own if ordered else np.bincount(own, minlength=count)
+        for task, own in clusters.codes.items() if clusters else ():
+            yield own if ordered else counts[task] if counts else np.bincount(own, minlength=count)
         for task, own in (weights or {}).items():
             held = np.bincount(clusters.codes[task], own, count) if clusters else np.sort(own)
             yield held / own.sum()

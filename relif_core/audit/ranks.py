@@ -6,7 +6,7 @@ import numpy as np
 
 from relif_core.audit.exact import cross
 from relif_core.audit.pools import Pair, Pool
-from relif_core.audit.sorting import sorting_order
+from relif_core.audit.sorting import sorted_with_order
 
 _WORD = np.uint64(1)
 
@@ -29,8 +29,7 @@ class Ranks:
     def __init__(self, scores: Mapping[str, np.ndarray]) -> None:
         values = np.concatenate(list(scores.values()), dtype=np.float64)
         values += 0.0
-        order = sorting_order(values)
-        self._values = values[order]
+        self._values, order = sorted_with_order(values)
         sizes = [len(own) for own in scores.values()]
         starts = np.cumsum([0, *sizes[:-1]])
         kind = np.uint8 if len(sizes) <= 256 else np.uint16

@@ -6,19 +6,26 @@ _SMALL = 1 << 12
 
 
 def sorting_order(values: np.ndarray) -> np.ndarray:
-    """Return a permutation that sorts scores in [0, 1], in about the time of sorting them.
+    """Return a permutation that sorts scores in [0, 1]."""
+    return sorted_with_order(values)[1]
+
+
+def sorted_with_order(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores in [0, 1] sorted, and the permutation that does it, in about the time of sorting them.
 
     Their leading bits are sorted together with their indices; scores that agree there are put right by a
     stable sort, which takes linear time on a nearly sorted array.
     """
     if len(values) < _SMALL:
-        return np.argsort(values, kind="stable")
+        order = np.argsort(values, kind="stable")
+        return values[order], order
     scale = 2.0 ** (63 - index_bits(len(values)))
     order = indices(packed((values.astype(np.float64) * scale).astype(np.uint64)))
     ordered = values[order]
     if np.any(ordered[1:] < ordered[:-1]):
         order = order[np.argsort(ordered, kind="stable")]
-    return order
+        ordered = values[order]
+    return ordered, order
 
 
 def stable_order(codes: np.ndarray) -> np.ndarray:

@@ -97,24 +97,28 @@ class SubjectSpread:
         self, pools: Mapping[str, Pool], codes: Mapping[str, np.ndarray], ids: np.ndarray, pairs: int
     ) -> None:
         self._pools, self._codes, self._ids, self._pairs = pools, codes, ids, pairs
-        counts = {task: np.bincount(codes[task], pool.weights, len(ids)) for task, pool in pools.items()}
+        self.counts = {task: np.bincount(codes[task], pool.weights, len(ids)) for task, pool in pools.items()}
         self._shares = {
             task: own / pools[task].size if pools[task].weights is None else own
-            for task, own in counts.items()
+            for task, own in self.counts.items()
         }
         self._effective = {
             task: (pools[task].size ** 2 if pools[task].weights is None else 1)
             / float(np.square(own, dtype=np.float64).sum())
-            for task, own in counts.items()
+            for task, own in self.counts.items()
         }
         self._total = np.zeros((2, len(ids)))
 
     def add(self, pair: Pair, terms: PairTerms) -> Spread:
         """Return the spread of one task pair."""
         both = np.zeros((2, len(self._ids)))
-        for summed, (first, second, mean) in zip(both, terms.kinds(), strict=True):
-            summed += self._summed(pair[0], first, mean)
-            summed += self._summed(pair[1], second, mean)
+        sides = (terms.bias_first, terms.rate_first), (terms.bias_second, terms.rate_second)
+        for task, means in zip(pair, sides, strict=True):
+            weights = self._pools[task].weights
+            if weights is None:
+                weights = np.broadcast_to(1 / len(means[0]), len(means[0]))
+            centres = terms.bias, terms.violation_rate
+            passes().subject_sums(both, self._codes[task], means, centres, weights)
         spread = self._spread(both, pair)
         both /= self._pairs
         self._total += both
@@ -128,11 +132,6 @@ class SubjectSpread:
         ]
         errors, freedoms = np.array(found).T
         return Spread(errors, freedoms, int(np.count_nonzero(present)), effective - 1, effective / 2)
-
-    def _summed(self, task: str, means: np.ndarray, centre: float) -> np.ndarray:
-        centred, weights = means - centre, self._pools[task].weights
-        centred *= 1 / len(means) if weights is None else weights
-        return np.bincount(self._codes[task], centred, len(self._ids))
 
     def total(self) -> Spread:
         """Return the spread of the means over task pairs."""
