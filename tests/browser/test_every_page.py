@@ -37,6 +37,14 @@ def test_a_page_is_light(visit: Visit, page_name: str, html: Path) -> None:
     assert sum(compressed(html / path) for path in asked if (html / path).is_file()) <= 1e6
 
 
+def test_every_icon_is_drawn(visit: Visit, page_name: str) -> None:
+    """The icons that the book keeps are those it uses: the theme draws an animated mark for one it lacks."""
+    icons = visit(page_name).page.locator("i[class*='fa-'], svg.svg-inline--fa")
+    drawn = icons.evaluate_all("all => all.map(i => i.matches('svg:has(path[d]):not(:has(animate))'))")
+    assert drawn
+    assert all(drawn)
+
+
 def test_mathematics_is_set(visit: Visit, page_name: str) -> None:
     page = visit(page_name).page
     unset = page.locator(".math").filter(has_not=page.locator("mjx-container"))
