@@ -23,8 +23,7 @@ from relif_core.audit.pools import (
 from relif_core.errors import InputError
 
 _ONE = np.uint64(1)
-_BLOCK = 1 << 13
-_MERGED = 1 << 15  # scores merged at a time: a merge has more calls and reuses its array
+_BLOCK = 1 << 15
 _SMALL = 1 << 12
 
 
@@ -205,15 +204,15 @@ def cross(
             exceeded[:] = np.searchsorted(top, high)
         return
     end = int(np.searchsorted(low, high[-1] - tolerance + compiled.ROUNDING, "right"))
-    edges = np.searchsorted(high, reach(low[:end:_MERGED], tolerance), "right").tolist()
+    edges = np.searchsorted(high, reach(low[:end:_BLOCK], tolerance), "right").tolist()
     edges.append(int(np.searchsorted(high, low[max(end, 1) - 1] + tolerance + compiled.ROUNDING)))
     if within is not None:
         within[end:] = len(high)
     if exceeded is not None:
         exceeded[: edges[0]] = 0
         exceeded[edges[-1] :] = end
-    room = np.empty(_MERGED + max(map(sub, edges[1:], edges), default=0), dtype=np.uint64)
-    for part, (first, last) in zip(_blocks(end, _MERGED), pairwise(edges), strict=True):
+    room = np.empty(_BLOCK + max(map(sub, edges[1:], edges), default=0), dtype=np.uint64)
+    for part, (first, last) in zip(_blocks(end), pairwise(edges), strict=True):
         values = low[part.start : min(part.stop, end)]
         keys = room[: len(values) + last - first]
         np.left_shift(reach(values, tolerance).view(np.uint64), _ONE, out=keys[: len(values)])
@@ -234,9 +233,9 @@ def _strangers_before(mine: np.ndarray, more: int) -> np.ndarray:
     return places
 
 
-def _blocks(size: int, block: int = _BLOCK) -> Iterator[slice]:
+def _blocks(size: int) -> Iterator[slice]:
     """Cut a range into parts whose temporary arrays stay in the processor's cache."""
-    return (slice(start, start + block) for start in range(0, size, block))
+    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
 
 
 def powers(values: np.ndarray, centre: float) -> tuple[float, float]:
