@@ -85,7 +85,7 @@ def this_run(page: "Page", methods: Sequence[str], **parameters: Any) -> ResultS
 def live_runs(
     page: "Page", methods: Sequence[str], simulated: str = "synthetic_icu", **parameters: Any
 ) -> LiveRuns:
-    """Bring every method, and ERM, with seeds 0 .. ``seeds`` − 1 to a record.
+    """Bring every method, and ERM, with seeds 0 .. ``seeds`` − 1, or those given as ``seeds``, to a record.
 
     Of the page's parameters (or of those given instead) ``data`` is a tensor folder (empty: the data set
     ``simulated``), ``runs`` the folder of the records (empty: the one that all pages share), ``epochs`` 0 for
@@ -114,7 +114,7 @@ def live_runs(
             page,
             grid(
                 list(dict.fromkeys(["erm", *methods])),
-                range(given["seeds"]),
+                range(given["seeds"]) if isinstance(given["seeds"], int) else given["seeds"],
                 **changes_for(tensors, changes, weights),
             ),
             tensors,
