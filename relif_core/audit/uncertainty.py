@@ -159,7 +159,7 @@ class SampleSpread:
     def __init__(self, pools: Mapping[str, Pool], pairs: int) -> None:
         self._samples = {task: pool.size for task, pool in pools.items()}
         self._pairs = pairs
-        self._means: dict[tuple[str, int], np.ndarray] = {}
+        self._means = {task: np.zeros((2, size if pairs > 1 else 0)) for task, size in self._samples.items()}
         self._last: Spread | None = None
 
     def add(self, pair: Pair, terms: PairTerms) -> Spread:
@@ -167,22 +167,19 @@ class SampleSpread:
         if self._pairs > 1:
             for kind, means in enumerate(terms.kinds()):
                 for task, own in zip(pair, means[:2], strict=True):
-                    held = self._means.setdefault((task, kind), np.zeros(len(own)))
-                    held += own
-        self._last = self._spread([((first, mean), (second, mean)) for first, second, mean in terms.kinds()])
+                    self._means[task][kind] += own
+        self._last = self._spread([means[:2] for means in terms.kinds()])
         return self._last
 
     def total(self) -> Spread:
         """Return the spread of the means over task pairs."""
         if self._last is not None and self._pairs == 1:
             return self._last
-        for held in self._means.values():
-            held /= self._pairs
-        kinds = [[self._means[task, kind] for task in self._samples] for kind in range(2)]
-        return self._spread([[(own, float(own.mean())) for own in kind] for kind in kinds])
+        kinds = zip(*(held / self._pairs for held in self._means.values()), strict=True)
+        return self._spread(list(kinds))
 
-    def _spread(self, kinds: Sequence[Sequence[tuple[np.ndarray, float]]]) -> Spread:
-        sizes = [len(own) for own, _ in kinds[0]]
+    def _spread(self, kinds: Sequence[Sequence[np.ndarray]]) -> Spread:
+        sizes = [len(own) for own in kinds[0]]
         freedom = sum(sizes) - len(sizes)
         errors, freedoms = np.array([independent_error(kind, freedom) for kind in kinds]).T
         return Spread(errors, freedoms, sum(sizes), freedom, min(sizes))
@@ -222,17 +219,14 @@ def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
     return math.sqrt(variance), satterthwaite_freedom(variance, excess, freedom)
 
 
-def independent_error(pools: Iterable[tuple[np.ndarray, float]], freedom: float) -> tuple[float, float]:
-    """Return sqrt(Σ s²/n) of independent pools' terms, given with their means, and its freedom.
-
-    NaN where n = 1.
-    """
+def independent_error(pools: Iterable[np.ndarray], freedom: float) -> tuple[float, float]:
+    """Return sqrt(Σ s²/n) of independent pools' per-sample terms, and its freedom; NaN where n = 1."""
     total = excess = 0.0
-    for means, centre in pools:
+    for means in pools:
         n = len(means)
         if n < 2:
             return math.nan, math.nan
-        square, fourth = passes().powers(means, centre)
+        square, fourth = passes().powers(means, float(means.mean()))
         scale = 1 / (n * (n - 1))
         total += square * scale
         excess += (fourth - square**2 / n) * scale**2
