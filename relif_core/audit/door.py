@@ -69,7 +69,10 @@ def given(values: Any, name: str) -> Given:
     if array.dtype.kind == "O" and array.ndim == 1:
         absent = np.fromiter((_is_missing(item) for item in array), bool, len(array))
         missing = absent if absent.any() else None
-        array = _of_one_kind(array, absent)
+        try:
+            array = _of_one_kind(array, absent)
+        except OverflowError:
+            raise InputError(f"{name} holds whole numbers beyond 64 bits; give them as text") from None
     return Given(array, missing if missing is not None and missing.any() else None, index=index)
 
 

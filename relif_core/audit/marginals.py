@@ -1,5 +1,6 @@
 """What Bias says about two marginal distributions: its parts, its bounds over couplings, shrinking."""
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,8 +93,8 @@ def shrunk(scores: Mapping[str, Any], amount: float, centre: float) -> dict[str,
         InputError: Scores that :func:`audit` refuses, or ε or c outside [0, 1].
     """
     for name, value in (("amount", amount), ("centre", centre)):
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} must lie in [0, 1], got {value}")
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+            raise InputError(f"{name} must be a number in [0, 1], got {value!r}")
     return {
         task: (1 - amount) * values.astype(np.float64) + amount * centre
         for task, values in checked_scores(scores).items()
