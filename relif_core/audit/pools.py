@@ -211,7 +211,7 @@ def checked_tolerance(value: Any, name: str) -> float:
     try:
         number = float(value)
     except OverflowError:
-        number = math.inf if value > 0 else -math.inf
+        number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     if math.isnan(number):
         raise InputError(f"{name} is NaN; fix it on calibration data before auditing")
     if number < 0:
@@ -321,7 +321,7 @@ def checked_integer(value: Any, name: str, least: int) -> int:
 
 def checked_fraction(value: Any, name: str) -> float:
     """Return a number between 0 and 1, both excluded, or refuse anything else."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:  # type: ignore[operator]
         raise InputError(f"{name} must lie between 0 and 1, got {value!r}")
     return float(value)
 
