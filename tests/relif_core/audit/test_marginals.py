@@ -122,8 +122,8 @@ def test_t5_three_tasks_have_at_most_two_thirds_of_the_largest_bias(scores, tole
         (lambda: coupling_bounds([0.1], [0.1, 0.2], 0.1), "one length, got 1 and 2"),
         (lambda: coupling_bounds([0.1], [0.1], -0.1), "negative"),
         (lambda: bias_parts([0.1], []), "pool is empty"),
-        (lambda: shrunk({"a": [0.1], "b": [0.2]}, 1.5, 0.5), "amount must lie"),
-        (lambda: shrunk({"a": [0.1], "b": [0.2]}, 0.5, np.nan), "centre must lie"),
+        (lambda: shrunk({"a": [0.1], "b": [0.2]}, 1.5, 0.5), "amount must be a number"),
+        (lambda: shrunk({"a": [0.1], "b": [0.2]}, 0.5, np.nan), "centre must be a number"),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:
