@@ -137,7 +137,7 @@ def _one_sided(
 
 
 def _powers(values: np.ndarray, centre: float) -> tuple[float, float]:
-    """Sum as ``uncertainty.powers`` does."""
+    """Sum as ``exact.powers`` does."""
     square = fourth = 0.0
     for start in range(0, len(values), 1024):
         squares = fourths = 0.0

@@ -348,7 +348,7 @@ def bias_curve(
 
 
 def _pair_curve(first: Pool, second: Pool, deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if first.weights is not None:
+    if first.weights is not None or first.size + second.size <= _SMALL:
         found = [pair_terms(first, second, delta) for delta in deltas.tolist()]
         return np.array([one.bias for one in found]), np.array([one.violation_rate for one in found])
     bias, rate = np.zeros(len(deltas)), np.zeros(len(deltas))

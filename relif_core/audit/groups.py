@@ -11,7 +11,7 @@ from relif_core.audit.pools import Pair
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
 from relif_core.audit.sorting import sorting_order, stable_order
 from relif_core.audit.subject_ids import fingerprint, subject_codes
-from relif_core.audit.uncertainty import Influences
+from relif_core.audit.uncertainty import NO_VARIATION, Influences
 
 _INTEGER_BITS = 62
 
@@ -201,7 +201,7 @@ def _terms(
 
 def _freedoms(variance: np.ndarray, excess: np.ndarray, most: np.ndarray) -> np.ndarray:
     """As :func:`~relif_core.audit.uncertainty.satterthwaite_freedom`, of arrays."""
-    fewer = excess * most > 2 * variance**2
+    fewer = (excess * most > 2 * variance**2) & ~(variance <= NO_VARIATION**2)
     return np.divide(2 * variance**2, excess, out=most.astype(np.float64), where=fewer)
 
 

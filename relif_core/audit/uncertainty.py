@@ -234,8 +234,9 @@ def independent_error(pools: Iterable[np.ndarray], freedom: float) -> tuple[floa
 
 
 def satterthwaite_freedom(variance: float, excess: float, most: float) -> float:
-    """Return 2 variance² / ``excess`` (:func:`combined_error`), at most ``most``."""
-    return 2 * variance**2 / excess if excess * most > 2 * variance**2 else most
+    """Return 2 variance² / ``excess`` (:func:`combined_error`), at most ``most``; that for mere rounding."""
+    fewer = excess * most > 2 * variance**2 and not variance <= NO_VARIATION**2
+    return 2 * variance**2 / excess if fewer else most
 
 
 def interval(estimate: float, error: float, level: float, freedom: float) -> tuple[float, float]:

@@ -227,10 +227,7 @@ def _against_static(evidence: Evidence) -> list[Part]:
     weights = {"relif": 1.0, **dict.fromkeys(STATIC, -1 / len(STATIC))}
     worst = contrast(evidence.results, weights, evidence.endpoint.utility + "worst")
     bias = contrast(evidence.results, weights, evidence.endpoint.bias + "bias")
-    return [
-        higher(said[0], worst),
-        lower(said[1], bias),
-    ]
+    return [higher(said[0], worst), lower(said[1], bias)]
 
 
 def _pattern_over_tolerances(evidence: Evidence) -> list[Part]:

@@ -41,6 +41,7 @@ def test_counts_are_numpys_and_sums_agree(passes: compiled.Passes) -> None:
         found = audit(scores, deltas[0]), audit(scores, deltas[0], subjects=subjects)
         for one, other in zip(found, expected, strict=True):
             assert_close(one.as_dict(), other.as_dict())
+            assert one.violation_rate == other.violation_rate
         assert bias_curve(scores, deltas).bias == pytest.approx(curve.bias, abs=1e-14)
         assert (bias_curve(scores, deltas).violation_rate == curve.violation_rate).all()
 
@@ -50,9 +51,11 @@ def test_counts_are_numpys_and_sums_agree(passes: compiled.Passes) -> None:
 def test_long_pools_agree_across_the_blocks_of_prefix_sums(passes: compiled.Passes) -> None:
     generator = np.random.default_rng(1)
     scores = {"a": generator.random(40_000), "b": generator.beta(2, 5, 35_000).astype(np.float32)}
-    expected = audit(scores, 0.275).as_dict()
+    expected, curve = audit(scores, 0.275).as_dict(), bias_curve(scores, [0.0, 0.275])
     compiled._loaded.append(passes)
     assert_close(audit(scores, 0.275).as_dict(), expected)
+    assert bias_curve(scores, [0.0, 0.275]).bias == pytest.approx(curve.bias, abs=1e-14)
+    assert (bias_curve(scores, [0.0, 0.275]).violation_rate == curve.violation_rate).all()
 
 
 def test_small_audits_do_not_load_numba() -> None:

@@ -49,8 +49,19 @@ def test_curve_equals_the_audit_at_every_tolerance(
     curve = bias_curve(scores, deltas)
     for position, delta in enumerate(deltas):
         result = audit(scores, delta)
-        assert curve.bias[position] == pytest.approx(result.bias, abs=1e-14)
+        assert curve.bias[position] == pytest.approx(result.bias, abs=1e-15)
         assert curve.violation_rate[position] == result.violation_rate
+
+
+def test_a_curve_of_large_pools_equals_the_audit() -> None:
+    """Beyond a few thousand scores a curve has passes of its own."""
+    generator = np.random.default_rng(0)
+    scores = {"a": generator.random(4_000), "b": np.round(generator.random(3_000), 2)}
+    deltas = [0.0, 0.1, 0.275, 0.9999]
+    curve = bias_curve(scores, deltas)
+    results = [audit(scores, delta) for delta in deltas]
+    assert curve.bias == pytest.approx([result.bias for result in results], abs=1e-15)
+    assert curve.violation_rate.tolist() == [result.violation_rate for result in results]
 
 
 @settings(max_examples=60, deadline=None)
