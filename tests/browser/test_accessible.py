@@ -44,7 +44,8 @@ def window(new_window: Callable[..., Any]) -> Any:
     return new_window(viewport={"width": 1400, "height": 900}, color_scheme="light")
 
 
-def test_axe_finds_nothing_serious(window: Any, page_name: str) -> None:
+def judge(window: Any, page_name: str, texts: str) -> None:
+    """Judge the structure of a page as a whole, and the colours of those parts that ``texts`` returns."""
     window.page.emulate_media(color_scheme="light")
     page = window.open(page_name).page
     page.add_style_tag(content=AT_ONCE)
@@ -54,5 +55,14 @@ def test_axe_finds_nothing_serious(window: Any, page_name: str) -> None:
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)
         page.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
-        parts = page.evaluate_handle(ONE_OF_EACH)
+        parts = page.evaluate_handle(texts)
         assert page.evaluate(RUN, [{"runOnly": COLOURS}, parts]) == [], theme
+
+
+def test_axe_finds_nothing_serious(window: Any, page_name: str) -> None:
+    judge(window, page_name, ONE_OF_EACH)
+
+
+@pytest.mark.slow
+def test_axe_finds_nothing_serious_in_any_text(window: Any, page_name: str) -> None:
+    judge(window, page_name, "() => document")
