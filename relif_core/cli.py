@@ -185,8 +185,8 @@ def study(
         str | None,
         typer.Option(
             help=(
-                "Seeds and ranges such as 100-129 or 100,103,110-112, or a number of seeds; the study's own"
-                " if not given."
+                "Seeds and ranges such as 100-129 or 100,103,110-112, or how many from 0 on (up to 50); the"
+                " study's own if not given."
             )
         ),
     ] = None,
@@ -225,10 +225,10 @@ def study(
         runs = [_fit_precision(settings, where, change) for settings in runs]
     refuse_other_study(runs, data, target)
     numbers = sorted({settings.seed for settings in runs})
-    _say(
-        f"{name}: {len(runs)} runs, {len({settings.method for settings in runs})} methods, "
-        f"{len(numbers)} seeds from {numbers[0]} to {numbers[-1]}"
+    span = (
+        f"seed {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} seeds, {numbers[0]} to {numbers[-1]}"
     )
+    _say(f"{name}: {len(runs)} runs, {len({settings.method for settings in runs})} methods, {span}")
     with _stoppable():
         with StudyDisplay(len(runs), sys.stderr) as display:
             summary = run_study(

@@ -31,6 +31,8 @@ from relif_core.tensors.folder import read_manifest
 
 #: Seeds that one study may have, and the largest that every generator takes.
 MOST_SEEDS, LARGEST_SEED = 10_000, 2**32 - 1
+#: A number alone says how many seeds, as far as nobody can mean the seed of this number.
+FEW_SEEDS = 50
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def read_seeds(text: str) -> list[int]:
 
     Raises:
         InputError: Something is no number, negative or too large, a range runs backwards, a seed occurs
-            twice, or there is none.
+            twice, or there is none; a number alone is above ``FEW_SEEDS``.
     """
     usage = "write a number of seeds (7: 0 to 6), or seeds and ranges such as 100-129 or 100,103,110-112"
     parts = [part.strip() for part in text.split(",")]
@@ -224,7 +226,12 @@ def read_seeds(text: str) -> list[int]:
             )
         spans.append((int(ends[0]), int(ends[1])))
     if len(parts) == 1 and "-" not in parts[0]:
-        spans = [(0, spans[0][0] - 1)]
+        number = spans[0][0]
+        if number > FEW_SEEDS:
+            raise InputError(
+                f"--seeds {text}: write {number}-{number} for this seed alone, 0-{number - 1} for so many seeds"
+            )
+        spans = [(0, number - 1)]
     for low, high in spans:
         if low > high:
             raise InputError(

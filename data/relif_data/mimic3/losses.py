@@ -1,7 +1,7 @@
 """Ceilings on what cannot be read, per table and cause, relative to the wanted rows."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import polars as pl
 
@@ -22,29 +22,56 @@ CAUSES = {
 }
 
 
+#: Seconds from a stay beyond which a time is a slip: no hospital admission lasts a year.
+YEAR = 366 * 86_400
+
+
 def refuse_losses(
-    tables: Mapping[str, Table], cohort: Cohort, events: MappedEvents, repairs: frozenset[str]
+    tables: Mapping[str, Table],
+    cohort: Cohort,
+    events: MappedEvents,
+    repairs: frozenset[str],
+    report: Callable[[str], None],
 ) -> None:
     """Refuse event tables of which too many wanted rows are lost to one cause.
 
-    Wanted are the rows of mapped items that belong to stays of the cohort. Times may be unreadable in 1 % of
-    a table's; a value, or its unit, in half of a channel's rows of a table. Ten rows or fewer never refuse.
+    Wanted are the rows of mapped items that belong to stays of the cohort. Times may be unreadable, or a year
+    away from the stay, in 1 % of a table's; a value, or its unit, in half of a channel's rows of a table. Ten
+    rows or fewer never refuse.
+
+    Args:
+        tables: As opened.
+        cohort: The selected stays.
+        events: Of ``scan_events`` over both.
+        repairs: In force.
+        report: Hears of times a year away that are too few to refuse.
 
     Raises:
         DataError: A ceiling is exceeded.
     """
     triples = ["itemid", "value", "unit"]
+    ends = cohort.stays.select("stay", pl.col("intime", "outtime").dt.epoch("s"))
+    away = ~pl.col("time").is_between(pl.col("intime") - YEAR, pl.col("outtime") + YEAR)
     # Rows with an admission id that the cohort lacks never come here, so these are the wanted ones.
     rows = (
         pl.scan_parquet(list(events.files), glob=False)
         .join(items().lazy().select("itemid", "channel"), on="itemid")
+        .join(ends.lazy(), on="stay")
         .group_by("table", "channel", *triples)
-        .agg(pl.len(), lost=pl.col("time").is_null().sum())
+        .agg(pl.len(), lost=pl.col("time").is_null().sum(), away=away.sum())
         .collect(engine="streaming")
     )
     for code, name in enumerate(EVENT_TABLES[:2]):
         part, table = rows.filter(pl.col("table") == code), tables[name]
-        wanted, lost = int(part["len"].sum()), int(part["lost"].sum())
+        wanted, lost, far = (int(part[column].sum()) for column in ("len", "lost", "away"))
+        if far > max(LOST_SHARE * wanted, FEW):
+            raise DataError(
+                f"{table.path}: {far:,} of {wanted:,} wanted rows have a CHARTTIME more than a year away from"
+                " their ICU stay; is the table of another release than ICUSTAYS, or were its dates shifted?"
+                " Export both again"
+            )
+        if far:
+            report(f"{name}: {far:,} wanted rows left out, a year or more away from their ICU stay")
         if lost > max(LOST_SHARE * wanted, FEW):
             own = pl.col("subject_id").is_in(cohort.stays["subject_id"].unique().implode())
             first = _first(

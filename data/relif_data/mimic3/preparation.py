@@ -156,7 +156,7 @@ def extract(
     diagnoses = read_diagnoses(tables, repairs)
     work = Work(target, events_key(cohort), tables)
     events = scan_events(tables, cohort, work, report)
-    refuse_losses(tables, cohort, events, repairs)
+    refuse_losses(tables, cohort, events, repairs, report)
     return Extraction(cohort, events, diagnoses, repairs, work)
 
 

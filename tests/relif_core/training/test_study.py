@@ -280,7 +280,7 @@ def test_names_that_there_are_not_list_those_that_there_are() -> None:
         ("abc", "no seed"), ("1,,2", "no seed"), ("", "no seed"), ("-3", "no seed"), ("3--1", "no seed"),
         ("1.5", "no seed"), ("²", "no seed"), ("0", "there is none"), ("9-5", "runs backwards"),
         ("100-110,105", "seed 105 is listed twice"), ("0-99999", "more than 10,000"),
-        ("99999999999-99999999999", "above the largest seed"),
+        ("99999999999-99999999999", "above the largest seed"), ("400", "400-400 for this seed"),
     ],
 )  # fmt: skip
 def test_bad_seeds_are_named(text: str, message: str) -> None:

@@ -113,6 +113,25 @@ def test_unreadable_times(two_stays: Any, tmp_path: Path) -> None:
         prepare(two_stays.write(tmp_path / "c"), tmp_path / "tensors")
 
 
+def test_times_of_another_year(two_stays: Any, tmp_path: Path) -> None:
+    """Times a year away from their stay are said, and an error where many are; other hospital days not."""
+    for minute in range(300):
+        two_stays.event(1, 211, minute / 60 - 100, "80")
+    for hours in (-9_000.0, 9_000.0):
+        two_stays.event(1, 211, hours, "80")
+    said: list[str] = []
+    prepare(two_stays.write(tmp_path / "a"), tmp_path / "few", progress=said.append)
+    assert [line for line in said if "away" in line] == [
+        "chartevents: 2 wanted rows left out, a year or more away from their ICU stay"
+    ]
+    for _ in range(9):
+        two_stays.event(1, 211, 9_000.0, "80")
+    with pytest.raises(
+        DataError, match=r"CHARTEVENTS\.csv: 11 of 313 wanted rows have a CHARTTIME more than"
+    ):
+        prepare(two_stays.write(tmp_path / "b"), tmp_path / "many")
+
+
 def test_unknown_units_are_counted(two_stays: Any, tmp_path: Path) -> None:
     """A unit text never seen is counted by channel and text, and left out when repaired."""
     two_stays.event(1, 763, 1.0, "12", "stone")
