@@ -229,7 +229,7 @@ def read_seeds(text: str) -> list[int]:
         number = spans[0][0]
         if number > FEW_SEEDS:
             raise InputError(
-                f"--seeds {text}: write {number}-{number} for this seed alone, 0-{number - 1} for so many seeds"
+                f"--seeds {text}: write {number}-{number} for this seed alone, 0-{number - 1} for so many"
             )
         spans = [(0, number - 1)]
     for low, high in spans:
