@@ -220,7 +220,7 @@ def run(
         typer.Option(help="The model's own embedding columns: its induced tolerances, for --certificate."),
     ] = None,
     histogram: Annotated[
-        Path | None, typer.Option(help="Write counts per bin and task, which `merge` adds up over sites.")
+        Path | None, typer.Option(help="Write counts (and weights) per bin and task, which `merge` adds up.")
     ] = None,
     bins: Annotated[int, typer.Option(help="Bins of the histogram, a power of two.")] = 4096,
     hide: Annotated[int, typer.Option(help="Hide histogram cells of fewer samples.")] = 1,
@@ -395,7 +395,8 @@ def merge(
         raise InputError("name either --ruler or --tolerance")
     if by_site and sums:
         raise InputError("name either --sums or --by-site")
-    sketches = [_read(HistogramSketch, path) for path in histograms]
+    # Weights add up to the same bits in one order alone, whichever the files are named in.
+    sketches = sorted((_read(HistogramSketch, path) for path in histograms), key=HistogramSketch.to_json)
     merged = reduce(add, sketches)
     measure = _ruler(ruler) if ruler is not None else None
     if measure is not None and merged.score_definition != measure.score_definition:

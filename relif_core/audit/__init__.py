@@ -17,7 +17,8 @@ from relif_core.audit.protocol import audit
 from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
 from relif_core.audit.ruler import MappedScores, Ruler, ScoreMap, calibrate
-from relif_core.audit.sketch import HistogramSketch, InfluenceSums, SketchAudit
+from relif_core.audit.sketch import HistogramSketch
+from relif_core.audit.sketch_result import InfluenceSums, SketchAudit
 from relif_core.audit.tolerance import (
     calibration_pairs,
     conformal_tolerance,

@@ -32,30 +32,36 @@ def __getattr__(name: str) -> Any:
 class _Plain:
     """What :class:`AuditMetric` needs of ``torchmetrics.Metric``, for where that is not installed."""
 
-    counts: "torch.Tensor"
-    _own: "torch.Tensor | None" = None
+    _states: tuple[str, ...] = ()
+    _own: "dict[str, torch.Tensor] | None" = None
 
     def add_state(self, name: str, default: "torch.Tensor", dist_reduce_fx: str) -> None:
         self.register_buffer(name, default, persistent=False)  # type: ignore[attr-defined]
+        self._states += (name,)
 
     def reset(self) -> None:
         """Forget every batch."""
         import torch
 
-        self.counts, self._own = torch.zeros_like(self.counts), None
+        self._own = None
+        for name in self._states:
+            setattr(self, name, torch.zeros_like(getattr(self, name)))
 
     def sync(self) -> None:
         """Let every process hold the counts of all; nothing where training is not distributed."""
         import torch
 
         if self._own is None and torch.distributed.is_available() and torch.distributed.is_initialized():
-            self._own, self.counts = self.counts, self.counts.clone()
-            torch.distributed.all_reduce(self.counts)
+            self._own = {name: getattr(self, name) for name in self._states}
+            for name, own in self._own.items():
+                setattr(self, name, own.clone())
+                torch.distributed.all_reduce(getattr(self, name))
 
     def unsync(self) -> None:
         """Go back to the counts of this process."""
-        if self._own is not None:
-            self.counts, self._own = self._own, None
+        for name, own in (self._own or {}).items():
+            setattr(self, name, own)
+        self._own = None
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
@@ -80,6 +86,7 @@ class _Counting:
         tasks: Task names, at least two.
         tolerance: δ, one number or one per task pair, as for :func:`.audit`.
         bins: A power of two; Bias is within 1/bins of the exact one.
+        weighted: Whether every update comes with sample weights.
         settings: Passed on to ``torchmetrics.Metric``.
 
     Raises:
@@ -90,33 +97,54 @@ class _Counting:
     higher_is_better = False
     full_state_update = False
     counts: "torch.Tensor"
+    masses: "torch.Tensor"
 
-    def __init__(self, tasks: Sequence[str], tolerance: Tolerance, bins: int = BINS, **settings: Any) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        tolerance: Tolerance,
+        bins: int = BINS,
+        weighted: bool = False,
+        **settings: Any,
+    ) -> None:
         import torch
 
         super().__init__(**settings)
         checked_bins(bins)
         if len(set(tasks)) < 2:
             raise InputError(f"an audit compares tasks and needs at least two, got {listed(tasks)}")
-        self.tasks, self.tolerance, self.bins = tuple(tasks), tolerance, bins
+        self.tasks, self.tolerance, self.bins, self.weighted = tuple(tasks), tolerance, bins, weighted
         checked_tolerances(tolerance, self.tasks)
         state = torch.zeros(len(tasks), bins, dtype=torch.int64)
         self.add_state("counts", state, dist_reduce_fx="sum")  # type: ignore[attr-defined]
+        if weighted:
+            state = torch.zeros(len(tasks), 2, bins, dtype=torch.float64)
+            self.add_state("masses", state, dist_reduce_fx="sum")  # type: ignore[attr-defined]
 
-    def update(self, scores: Mapping[str, "torch.Tensor"]) -> None:
+    def update(
+        self, scores: Mapping[str, "torch.Tensor"], weights: "Mapping[str, torch.Tensor] | None" = None
+    ) -> None:
         """Count a batch.
 
         Args:
             scores: Task name to scores [n] in [0, 1] of the samples that carry the task's label, of any
                 floating kind and device; tasks of which the batch has none may be left out.
+            weights: Task name to weights [n] of the same samples, at least 0, for a ``weighted`` metric; on
+                one scale in all batches.
 
         Raises:
             InputError: An unknown task, another shape, NaN or scores outside [0, 1] (a few units in the last
-                place beyond, as softmax leaves them, count as 0 or 1).
+                place beyond, as softmax leaves them, count as 0 or 1); weights that are missing, negative or
+                not finite, or that a metric without gets.
         """
         import torch
 
+        if (weights is None) == self.weighted:
+            raise InputError(
+                "weights go with weighted=True, in every update; make the metric with or without"
+            )
         batch = torch.zeros_like(self.counts)
+        masses = torch.zeros_like(self.masses, dtype=torch.float64) if self.weighted else None
         for task, values in scores.items():
             if task not in self.tasks:
                 raise InputError(f"task {task!r} is none of the metric's tasks {listed(self.tasks)}")
@@ -135,8 +163,15 @@ class _Counting:
                     " 1]; map the output to an audit score first"
                 )
             cells = (values * self.bins).long().clamp(min=0, max=self.bins - 1)
+            if weights is not None and masses is not None:
+                own = _checked_weights(weights, task, values)
+                powers = torch.stack([own, own**2]).to(masses.device)
+                masses[self.tasks.index(task)].index_add_(1, cells.to(masses.device), powers)
+                cells = cells[own.to(cells.device) > 0]
             batch[self.tasks.index(task)] += torch.bincount(cells, minlength=self.bins).to(batch.device)
         self.counts += batch
+        if masses is not None:
+            self.masses = self.masses + masses
 
     def compute(self) -> "dict[str, torch.Tensor]":
         """Return "bias" and "violation_rate", each with the ends "_low" and "_high" of its proven range.
@@ -161,5 +196,21 @@ class _Counting:
 
     def sketch(self) -> HistogramSketch:
         """Return the histogram of this process's batches; of all processes within ``sync``."""
-        cells = self.counts.cpu().numpy().copy()
-        return HistogramSketch(dict(zip(self.tasks, cells, strict=True)), dict.fromkeys(self.tasks, 0))
+        cells, masses = self.counts.cpu().numpy().copy(), None
+        if self.weighted:
+            masses = dict(zip(self.tasks, self.masses.cpu().numpy().copy(), strict=True))
+        counts = dict(zip(self.tasks, cells, strict=True))
+        return HistogramSketch(counts, dict.fromkeys(counts, 0), weights=masses)
+
+
+def _checked_weights(
+    weights: "Mapping[str, torch.Tensor]", task: str, values: "torch.Tensor"
+) -> "torch.Tensor":
+    """Return a task's weights as float64, or refuse them."""
+    if task not in weights or weights[task].shape != values.shape:
+        raise InputError(f"task {task!r}: weights are missing or misaligned; give one per score")
+    own = weights[task].detach().double()
+    wrong = int((~(own.isfinite() & (own >= 0))).sum())
+    if wrong:
+        raise InputError(f"task {task!r}: {wrong} of {len(own)} weights are negative or not finite")
+    return own

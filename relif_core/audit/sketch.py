@@ -10,18 +10,27 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from relif_core.audit.pools import Pair, Tolerance, checked_labels, checked_scores, checked_tolerances
+from relif_core.audit.pools import (
+    Pair,
+    Tolerance,
+    checked_labels,
+    checked_scores,
+    checked_tolerances,
+    checked_weights,
+)
+from relif_core.audit.sketch_result import InfluenceSums, SketchAudit, SketchPair, spread_of
 from relif_core.audit.subject_ids import subject_codes
-from relif_core.audit.uncertainty import Spread, satterthwaite_freedom, unit_interval
+from relif_core.audit.uncertainty import NO_VARIATION, Spread
 from relif_core.errors import ComparabilityError, InputError, RecordError, listed
 
 SCHEMA = "relif-histogram/1"
-SUMS_SCHEMA = "relif-influence-sums/1"
+#: With weights: readers that know none refuse it.
+WEIGHTED_SCHEMA = "relif-histogram/2"
 BINS = 4096
 _MOST_BINS = 1 << 20
 
@@ -36,15 +45,40 @@ class HistogramSketch:
         counts: Task → int64 [bins]; bin k holds the scores in [k/bins, (k+1)/bins), the last one 1 as well.
         hidden: Task → number of samples whose cells :meth:`hide` took away.
         score_definition: How outputs became scores; sketches that state different ones are not merged.
+        weights: Where samples are weighted, task → sums of the weights and of their squares [2, bins]. A
+            sample of weight 0 is in no pool and not counted.
+        hidden_weights: Task → sum of the hidden samples' weights, where there are any.
     """
 
     counts: dict[str, np.ndarray]
     hidden: dict[str, int]
     score_definition: str | None = None
+    weights: dict[str, np.ndarray] | None = None
+    hidden_weights: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for task, own in (self.weights or {}).items():
+            cells, hidden = self.counts[task], self.hidden_weights.get(task, 0.0)
+            whole = own.shape == (2, len(cells)) and np.isfinite(own).all() and (own >= 0).all()
+            if not (
+                whole
+                and np.array_equal(own > 0, np.stack([cells > 0] * 2))
+                and 0 <= hidden < math.inf
+                and (hidden > 0) == (self.hidden[task] > 0)
+            ):
+                raise InputError(
+                    f"task {task!r}: the weights do not fit the counts, or their squares leave what a float"
+                    " holds; give finite weights of moderate size"
+                )
 
     @classmethod
     def of(
-        cls, scores: Mapping[str, Any], bins: int = BINS, *, score_definition: str | None = None
+        cls,
+        scores: Mapping[str, Any],
+        bins: int = BINS,
+        *,
+        score_definition: str | None = None,
+        weights: Mapping[str, Any] | None = None,
     ) -> "HistogramSketch":
         """Count the scores of one site or of one batch of a stream.
 
@@ -52,16 +86,24 @@ class HistogramSketch:
             scores: Task name to scores in [0, 1], as for :func:`audit`.
             bins: A power of two between 2 and 2²⁰.
             score_definition: How outputs became scores (the digest of a ruler, say).
+            weights: Task name to weights aligned with the scores, as for :func:`audit`; on one scale at all
+                sites.
 
         Raises:
-            InputError: Scores that :func:`audit` refuses, or a number of bins that is no power of two.
+            InputError: Scores or weights that :func:`audit` refuses, or a number of bins that is no power of
+                two.
         """
         checked_bins(bins)
-        counts = {
-            task: np.bincount(_bins_of(values, bins), minlength=bins)
-            for task, values in checked_scores(scores).items()
-        }
-        return cls(counts, dict.fromkeys(counts, 0), score_definition)
+        checked = checked_scores(scores)
+        held = None if weights is None else checked_weights(weights, checked)
+        places = {task: _bins_of(values, bins) for task, values in checked.items()}
+        masses = {}
+        for task, own in (held or {}).items():
+            with np.errstate(over="ignore"):
+                masses[task] = np.array([np.bincount(places[task], own**k, bins) for k in (1, 2)])
+            places[task] = places[task][own > 0]
+        counts = {task: np.bincount(own, minlength=bins) for task, own in places.items()}
+        return cls(counts, dict.fromkeys(counts, 0), score_definition, masses if held else None)
 
     @property
     def bins(self) -> int:
@@ -73,12 +115,22 @@ class HistogramSketch:
         """Return the number of samples of every task, hidden ones included."""
         return {task: int(cells.sum()) + self.hidden[task] for task, cells in self.counts.items()}
 
+    @property
+    def _masses(self) -> dict[str, np.ndarray]:
+        """What each cell counts for: its number of samples, or the sum of their weights."""
+        return self.counts if self.weights is None else {task: own[0] for task, own in self.weights.items()}
+
     def __add__(self, other: "HistogramSketch") -> "HistogramSketch":
         """Return the sketch of both: equal to that of the pooled scores where nothing is hidden.
 
         Raises:
-            ComparabilityError: Bins, tasks or score definition differ.
+            ComparabilityError: Bins, tasks or score definition differ, or one has weights and one has none.
         """
+        if (self.weights is None) != (other.weights is None):
+            raise ComparabilityError(
+                "these histograms cannot be merged, one has sample weights and one has none; make both with"
+                " weights (1 for every sample of a site without) or both without"
+            )
         for name, own, its in (
             ("number of bins", self.bins, other.bins),
             ("tasks", list(self.counts), list(other.counts)),
@@ -93,20 +145,29 @@ class HistogramSketch:
             {task: cells + other.counts[task] for task, cells in self.counts.items()},
             {task: number + other.hidden[task] for task, number in self.hidden.items()},
             self.score_definition,
+            None
+            if self.weights is None or other.weights is None
+            else {task: own + other.weights[task] for task, own in self.weights.items()},
+            {
+                task: self.hidden_weights.get(task, 0.0) + other.hidden_weights.get(task, 0.0)
+                for task in self.hidden_weights | other.hidden_weights
+            },
         )
 
     def hide(self, least: int) -> "HistogramSketch":
         """Return the sketch without cells of fewer than ``least`` samples; it keeps their number only.
 
         Hidden and empty cells look alike. Where the hidden samples of a task are fewer than ``least``
-        themselves, its smallest cells join them: the number would give away the cells.
+        themselves, its smallest cells join them: the number would give away the cells. Of weights the sum of
+        all hidden ones is kept. A shown cell has two sums of weights, from which those of two samples follow:
+        hide with ``least`` 3 or more.
 
         Raises:
-            InputError: ``least`` below 1.
+            InputError: ``least`` below 1, or a weighted task of fewer samples, whose weight would show.
         """
         if least < 1:
             raise InputError(f"the smallest cell shown must hold at least 1 sample, got {least}")
-        counts, hidden = {}, {}
+        counts, hidden, weights, hidden_weights = {}, {}, {}, dict(self.hidden_weights)
         for task, cells in self.counts.items():
             order = np.argsort(cells, kind="stable")
             taken = np.cumsum(cells[order])
@@ -118,9 +179,18 @@ class HistogramSketch:
             shown[order[:small]] = 0
             counts[task] = shown
             hidden[task] = self.hidden[task] + int(cells.sum() - shown.sum())
-        return HistogramSketch(counts, hidden, self.score_definition)
+            if self.weights is not None:
+                if 0 < hidden[task] < least:
+                    raise InputError(
+                        f"task {task!r}: its {hidden[task]} samples are fewer than {least}, and their weight"
+                        " cannot be hidden among others; leave the task out or hide fewer"
+                    )
+                own, before = self.weights[task], hidden_weights.get(task, 0.0)
+                weights[task] = own * (shown > 0)
+                hidden_weights[task] = before + own[0, shown == 0].sum().item()
+        return HistogramSketch(counts, hidden, self.score_definition, weights or None, hidden_weights)
 
-    def audit(self, tolerance: Tolerance, errors: "InfluenceSums | None" = None) -> "SketchAudit":
+    def audit(self, tolerance: Tolerance, errors: InfluenceSums | None = None) -> SketchAudit:
         """Read Bias and violation rate, with their proven ranges, from the counts alone.
 
         O(tasks² · bins) time, whatever the number of samples.
@@ -136,7 +206,9 @@ class HistogramSketch:
         """
         tolerances = self._tolerances(tolerance)
         samples = self.samples
-        seen = {task: 1 - self.hidden[task] / number for task, number in samples.items()}
+        hidden = self.hidden if self.weights is None else self.hidden_weights
+        lost = {task: hidden.get(task, 0) for task in self.counts}
+        seen = {task: 1 - lost[task] / (own.sum().item() + lost[task]) for task, own in self._masses.items()}
         rows = tuple(
             SketchPair(
                 tasks=(i, j),
@@ -150,7 +222,11 @@ class HistogramSketch:
             for (i, j), delta, terms in self._pairs(tolerances)
         )
         if errors is None:
-            spread = self._sample_spread(tolerances)
+            spread = (
+                self._sample_spread(tolerances)
+                if self.weights is None
+                else self._weighted_spread(tolerances, self.weights)
+            )
         elif errors.of != self._digest(tolerances):
             raise InputError(
                 "these influence sums belong to other histograms or tolerances; make them from this"
@@ -183,8 +259,12 @@ class HistogramSketch:
         )
 
     def subject_sums(
-        self, scores: Mapping[str, Any], subjects: Mapping[str, Any], tolerance: Tolerance
-    ) -> "InfluenceSums":
+        self,
+        scores: Mapping[str, Any],
+        subjects: Mapping[str, Any],
+        tolerance: Tolerance,
+        weights: Mapping[str, Any] | None = None,
+    ) -> InfluenceSums:
         """Return what a site adds to this merged sketch's standard error: five sums or so, none of a person.
 
         The sums of all sites, added up, give :meth:`audit` the error clustered by subject
@@ -194,30 +274,37 @@ class HistogramSketch:
             scores: The site's own scores, as they went into its sketch.
             subjects: Task name to subject ids aligned with the scores.
             tolerance: As for :meth:`audit`.
+            weights: The site's own weights, if they went into its sketch.
 
         Raises:
-            InputError: Scores or subjects that :func:`audit` refuses, other tasks, or a single subject.
+            InputError: Scores, subjects or weights that :func:`audit` refuses, other tasks, a single subject,
+                or weights beside a histogram without, and the other way round.
         """
         checked = checked_scores(scores)
+        if (weights is None) != (self.weights is None):
+            raise InputError(
+                "weights go with a histogram that was made with them; pass those that made the site's own"
+            )
+        held = {} if weights is None else checked_weights(weights, checked)
         if list(checked) != list(self.counts):
             raise InputError(
                 f"scores have the tasks {listed(checked)}, the histograms {listed(self.counts)}; pass the"
                 " same tasks"
             )
         ids, codes = subject_codes(checked_labels(subjects, checked, "subjects"))
-        if len(ids) < 2:
+        numbers = {task: np.bincount(codes[task], held.get(task), len(ids)) for task in checked}
+        if np.count_nonzero(sum(numbers.values())) < 2:
             raise InputError(
                 "the sums of a site with a single subject are that subject's; leave the site to the site sums"
             )
-        numbers = {task: np.bincount(codes[task], minlength=len(ids)) for task in checked}
         places = {task: _bins_of(values, self.bins) for task, values in checked.items()}
 
         def summed(task: str, influence: np.ndarray) -> np.ndarray:
-            return np.bincount(codes[task], influence[places[task]], len(ids))
+            return np.bincount(codes[task], influence[places[task]] * held.get(task, 1), len(ids))
 
         return self._sums("subject", tolerance, numbers, summed)
 
-    def site_sums(self, sites: "Sequence[HistogramSketch]", tolerance: Tolerance) -> "InfluenceSums":
+    def site_sums(self, sites: "Sequence[HistogramSketch]", tolerance: Tolerance) -> InfluenceSums:
         """Return the sums that make whole sites the independent units, from their histograms alone.
 
         Honest where people of one site resemble each other, at the price of as few degrees of freedom as
@@ -232,15 +319,16 @@ class HistogramSketch:
         """
         if any(
             not np.array_equal(sum(site.counts[task] for site in sites), cells)
+            or not np.allclose(sum(site._masses[task] for site in sites), self._masses[task], 1e-9, 0)
             for task, cells in self.counts.items()
         ):
             raise InputError(
                 "the sites' histograms do not add up to this one; pass those that it was merged from"
             )
-        numbers = {task: np.array([site.counts[task].sum() for site in sites]) for task in self.counts}
+        numbers = {task: np.array([site._masses[task].sum() for site in sites]) for task in self.counts}
 
         def summed(task: str, influence: np.ndarray) -> np.ndarray:
-            return np.array([site.counts[task] @ influence for site in sites])
+            return np.array([site._masses[task] @ influence for site in sites])
 
         return self._sums("site", tolerance, numbers, summed)
 
@@ -250,26 +338,25 @@ class HistogramSketch:
         tolerance: Tolerance,
         numbers: dict[str, np.ndarray],
         summed: Callable[[str, np.ndarray], np.ndarray],
-    ) -> "InfluenceSums":
+    ) -> InfluenceSums:
         """Sum the units' influences z and square them as a jackknife: z / (1 − largest share of a pool)."""
         tolerances = self._tolerances(tolerance)
-        shares = np.max([own / self.counts[task].sum() for task, own in numbers.items()], axis=0)
+        shares = {task: own / self._masses[task].sum() for task, own in numbers.items()}
+        largest = np.max(list(shares.values()), axis=0)
         influences = self._influences(tolerances)
         powers = []
         for kind in range(2):
             summed_up = sum(summed(task, influences[task][kind]) for task in self.counts)
             with np.errstate(divide="ignore", invalid="ignore"):
-                square = np.square(summed_up / (1 - shares))
+                square = np.square(summed_up / (1 - largest))
             powers.append((float(square.sum()), float(square @ square)))
         return InfluenceSums(
             of=self._digest(tolerances),
             unit=unit,
-            units=int(np.count_nonzero(shares)),
+            units=int(np.count_nonzero(largest)),
             bias=powers[0],
             violation_rate=powers[1],
-            effective={
-                task: float(np.square(own / self.counts[task].sum()).sum()) for task, own in numbers.items()
-            },
+            effective={task: float(np.square(own).sum()) for task, own in shares.items()},
         )
 
     def _tolerances(self, tolerance: Tolerance) -> dict[Pair, float]:
@@ -282,7 +369,7 @@ class HistogramSketch:
         return checked_tolerances(tolerance, list(self.counts))
 
     def _pairs(self, tolerances: dict[Pair, float]) -> "Iterator[tuple[Pair, float, _Terms]]":
-        masses = {task: _Mass.of(cells) for task, cells in self.counts.items()}
+        masses = {task: _Mass.of(cells) for task, cells in self._masses.items()}
         for (i, j), delta in tolerances.items():
             yield (i, j), delta, _Terms(masses[i], masses[j], delta * self.bins)
 
@@ -292,7 +379,7 @@ class HistogramSketch:
         for pair, _, terms in self._pairs(tolerances):
             for task, means in zip(pair, terms.means(), strict=True):
                 influences[task] += (
-                    (means - [[terms.bias], [terms.rate]]) / self.counts[task].sum() / len(tolerances)
+                    (means - [[terms.bias], [terms.rate]]) / self._masses[task].sum() / len(tolerances)
                 )
         return influences
 
@@ -307,21 +394,53 @@ class HistogramSketch:
             own = square @ cells
             squares += own
             excess += np.square(square) @ cells - own**2 / n
-        return _spread(squares, excess, freedom, sum(sizes.values()), min(sizes.values()))
+        return spread_of(squares, excess, freedom, sum(sizes.values()), min(sizes.values()))
+
+    def _weighted_spread(self, tolerances: dict[Pair, float], weights: dict[str, np.ndarray]) -> Spread:
+        """Return the jackknife over samples; a cell's weights w pass for (Σw)²/Σw² of weight Σw²/Σw each.
+
+        Exact where a cell's weights are equal; else the degrees of freedom are an upper bound.
+        """
+        squares, fourths, effective = np.zeros(2), np.zeros(2), {}
+        for task, influence in self._influences(tolerances).items():
+            mass, square = weights[task]
+            typical, number = np.zeros((2, self.bins))
+            np.divide(square, mass, out=typical, where=mass > 0)
+            np.divide(mass, typical, out=number, where=mass > 0)
+            share = typical / mass.sum()
+            share[share > 1 - NO_VARIATION] = math.nan
+            unit = np.square(influence * typical / (1 - share))
+            squares += unit @ number
+            fourths += np.square(unit) @ number
+            effective[task] = float(square.sum() / mass.sum() ** 2)
+        return InfluenceSums(
+            of="",
+            unit="sample",
+            units=sum(int(cells.sum()) for cells in self.counts.values()),
+            bias=(float(squares[0]), float(fourths[0])),
+            violation_rate=(float(squares[1]), float(fourths[1])),
+            effective=effective,
+        ).spread()
 
     def _digest(self, tolerances: dict[Pair, float]) -> str:
         digest = hashlib.sha256(json.dumps([*tolerances.items()]).encode())
         for task, cells in self.counts.items():
             digest.update(f"{task}\0{self.hidden[task]}\0".encode() + cells.astype("<i8").tobytes())
+        for task, own in (self.weights or {}).items():
+            digest.update(f"{self.hidden_weights.get(task, 0.0)}\0".encode() + own.astype("<f8").tobytes())
         return digest.hexdigest()[:32]
 
     def to_json(self) -> str:
         """Return the counts as JSON text, with nothing of a person; :meth:`from_json` reads it."""
-        tasks = {
+        tasks: dict[str, dict[str, Any]] = {
             task: {"hidden": self.hidden[task], "counts": cells.tolist()}
             for task, cells in self.counts.items()
         }
-        content = {"schema": SCHEMA, "score_definition": self.score_definition, "tasks": tasks}
+        for task, own in (self.weights or {}).items():
+            tasks[task]["hidden_weight"] = self.hidden_weights.get(task, 0.0)
+            tasks[task]["weights"], tasks[task]["squares"] = own.tolist()
+        schema = SCHEMA if self.weights is None else WEIGHTED_SCHEMA
+        content = {"schema": schema, "score_definition": self.score_definition, "tasks": tasks}
         return json.dumps(content, ensure_ascii=False)
 
     @classmethod
@@ -329,165 +448,38 @@ class HistogramSketch:
         """Rebuild a sketch from :meth:`to_json`.
 
         Raises:
-            RecordError: Text that is no JSON, no histogram of this schema, or whose counts are no counts.
+            RecordError: Text that is no JSON, no histogram of this schema, or whose counts or weights are no
+                counts or weights.
         """
         try:
             content = json.loads(text)
-            if content["schema"] != SCHEMA:
-                raise ValueError(f"schema {content['schema']!r}, this version reads {SCHEMA!r}")
+            if content["schema"] not in (SCHEMA, WEIGHTED_SCHEMA):
+                raise ValueError(
+                    f"schema {content['schema']!r}, this version reads {SCHEMA!r} and {WEIGHTED_SCHEMA!r}"
+                )
             counts = {task: _counts(one["counts"]) for task, one in content["tasks"].items()}
             hidden = {task: int(_counts([one["hidden"]])[0]) for task, one in content["tasks"].items()}
             sizes = {len(cells) for cells in counts.values()}
             if len(counts) < 2 or len(sizes) != 1:
                 raise ValueError(f"{len(counts)} tasks with {listed(sorted(sizes))} bins")
             checked_bins(sizes.pop())
-            return cls(counts, hidden, content["score_definition"])
+            weights, hidden_weights = None, {}
+            if content["schema"] == WEIGHTED_SCHEMA:
+                weights = {
+                    task: np.array([_numbers(one["weights"]), _numbers(one["squares"])])
+                    for task, one in content["tasks"].items()
+                }
+                hidden_weights = {
+                    task: float(_numbers([one["hidden_weight"]])[0]) for task, one in content["tasks"].items()
+                }
+            return cls(counts, hidden, content["score_definition"], weights, hidden_weights)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(f"histogram is damaged ({error}); make it again at the site") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class InfluenceSums:
-    """Sums over the subjects of a site, or over sites, that give a merged histogram its standard errors.
-
-    Sums of disjoint sites add up with +.
-
-    Attributes:
-        of: Names the merged histogram and tolerances.
-        unit: What counts as independent, "subject" or "site".
-        units: How many there are.
-        bias: (Σ u², Σ u⁴), u = z/(1 − p), over units of summed influence z and largest share p of a pool.
-        violation_rate: Likewise.
-        effective: Task → Σ p².
-    """
-
-    of: str
-    unit: str
-    units: int
-    bias: tuple[float, float]
-    violation_rate: tuple[float, float]
-    effective: dict[str, float]
-
-    def __add__(self, other: "InfluenceSums") -> "InfluenceSums":
-        """Return the sums over both sites.
-
-        Raises:
-            ComparabilityError: They belong to different histograms, tolerances or units.
-        """
-        if (self.of, self.unit) != (other.of, other.unit):
-            raise ComparabilityError(
-                "these influence sums belong to different histograms, tolerances or units; make both from one"
-                " merged histogram"
-            )
-        return InfluenceSums(
-            of=self.of,
-            unit=self.unit,
-            units=self.units + other.units,
-            bias=(self.bias[0] + other.bias[0], self.bias[1] + other.bias[1]),
-            violation_rate=(
-                self.violation_rate[0] + other.violation_rate[0],
-                self.violation_rate[1] + other.violation_rate[1],
-            ),
-            effective={task: own + other.effective[task] for task, own in self.effective.items()},
-        )
-
-    def to_json(self) -> str:
-        """Return the sums as JSON text, which a site can send; :meth:`from_json` reads it back."""
-        return json.dumps({"schema": SUMS_SCHEMA, **asdict(self)}, allow_nan=False, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "InfluenceSums":
-        """Rebuild sums from :meth:`to_json`.
-
-        Raises:
-            RecordError: Text that is no JSON, or no sums of this schema.
-        """
-        try:
-            content = json.loads(text)
-            if content.pop("schema") != SUMS_SCHEMA:
-                raise ValueError("another schema")
-            for kind in ("bias", "violation_rate"):
-                square, fourth = content[kind]
-                content[kind] = (float(square), float(fourth))
-            return cls(**content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RecordError(f"influence sums are damaged ({error}); make them again at the site") from error
-
-    def spread(self) -> Spread:
-        """Return the jackknife's standard errors and degrees of freedom, as :class:`SubjectSpread` does."""
-        effective = min(1 / own for own in self.effective.values())
-        scale = (self.units - 1) / self.units if self.units > 1 else math.nan
-        squares, fourths = np.array([self.bias, self.violation_rate]).T
-        squares, fourths = squares * scale, fourths * scale**2
-        return _spread(squares, fourths - squares**2 / self.units, effective - 1, self.units, effective / 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SketchPair:
-    """Bias and violation rate of a task pair from histograms, with ranges that hold the exact values."""
-
-    tasks: Pair
-    tolerance: float
-    samples: tuple[int, int]
-    bias: float
-    bias_range: tuple[float, float]
-    violation_rate: float
-    violation_rate_range: tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SketchAudit:
-    """Bias and violation rate of one model from histograms, averaged over task pairs with equal weight.
-
-    Other fields are those of :class:`AuditResult`.
-
-    Attributes:
-        bias_range: Holds the exact Bias of the same samples, without exception (theorem T6); the interval
-            adds sampling error to both ends.
-        violation_rate_range: Likewise.
-        clustered_by: "sample", "site" or "subject".
-    """
-
-    bins: int
-    tasks: tuple[str, ...]
-    samples: dict[str, int]
-    hidden: dict[str, int]
-    score_definition: str | None
-    clustered_by: str
-    clusters: int
-    freedom: float
-    effective_pairs: float
-    bias: float
-    bias_range: tuple[float, float]
-    bias_se: float
-    bias_freedom: float
-    violation_rate: float
-    violation_rate_range: tuple[float, float]
-    violation_rate_se: float
-    violation_rate_freedom: float
-    per_pair: tuple[SketchPair, ...]
-
-    def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return Bias's range, each end widened by its own confidence interval (:func:`.unit_interval`)."""
-        widest = max(0.0, 1 - min(row.tolerance for row in self.per_pair))
-        return self._interval(self.bias_range, self.bias_se, level, self.bias_freedom, widest)
-
-    def violation_rate_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the confidence interval of the violation rate, made as :meth:`bias_interval`."""
-        return self._interval(
-            self.violation_rate_range, self.violation_rate_se, level, self.violation_rate_freedom
-        )
-
-    def _interval(
-        self, ends: tuple[float, float], error: float, level: float, freedom: float, widest: float = 1.0
-    ) -> tuple[float, float]:
-        low, high = (unit_interval(end, error, level, freedom, self.effective_pairs, widest) for end in ends)
-        return low[0], high[1]
-
-
 @dataclass(frozen=True, eq=False)
 class _Mass:
-    """One task's cells [bins] and the prefix sums [bins + 1] of counts and of count times bin."""
+    """One task's cells [bins] and the prefix sums [bins + 1] of their masses and of mass times bin."""
 
     cells: np.ndarray
     number: np.ndarray
@@ -524,7 +516,7 @@ class _Terms:
     def _at(self, shift: int) -> tuple[float, float]:
         own = self._first.terms(self._second, self._tolerance + shift, self._least + shift)
         bias, rate = (own @ self._first.cells / self._first.number[-1]).tolist()
-        return max(0.0, bias), rate
+        return max(0.0, bias), min(1.0, rate)
 
     def means(self) -> tuple[np.ndarray, np.ndarray]:
         """Return per task [2, bins] a sample's Bias and violation rate over the other task, by bin."""
@@ -553,15 +545,6 @@ def checked_bins(bins: int) -> None:
         )
 
 
-def _spread(
-    squares: np.ndarray, excess: np.ndarray, freedom: float, units: int, effective_pairs: float
-) -> Spread:
-    freedoms = [
-        satterthwaite_freedom(*own, freedom) for own in zip(squares.tolist(), excess.tolist(), strict=True)
-    ]
-    return Spread(np.sqrt(squares), np.array(freedoms), units, freedom, effective_pairs)
-
-
 def _bins_of(values: np.ndarray, bins: int) -> np.ndarray:
     return np.minimum((values * bins).astype(np.int64), bins - 1)
 
@@ -571,6 +554,13 @@ def _counts(values: Any) -> np.ndarray:
     if array.ndim != 1 or array.dtype.kind != "i" or array.min() < 0:
         raise ValueError("counts must be whole numbers, at least 0")
     return array.astype(np.int64)
+
+
+def _numbers(values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "if":
+        raise ValueError("weights must be numbers")
+    return array.astype(np.float64)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -19,7 +19,12 @@ _UNDER_WAY = 64
 
 
 def sketch_file(
-    path: str | Path, tasks: Sequence[str], bins: int = BINS, *, score_definition: str | None = None
+    path: str | Path,
+    tasks: Sequence[str],
+    bins: int = BINS,
+    *,
+    score_definition: str | None = None,
+    weight: str | None = None,
 ) -> HistogramSketch:
     """Count the scores of a Parquet or CSV file of any length, in memory that does not grow with it.
 
@@ -28,11 +33,12 @@ def sketch_file(
         tasks: The score columns, at least two.
         bins: As for :meth:`.HistogramSketch.of`.
         score_definition: As for :meth:`.HistogramSketch.of`.
+        weight: The column of sample weights, if there is one; on one scale in all files.
 
     Raises:
         InputError: A missing file or column, a column that is no number, fewer than two tasks.
         DataError: Scores that are NaN or outside [0, 1] (a few units in the last place beyond count as 0 or
-            1), or a task without any.
+            1), weights of scores that are missing, negative or not finite, or a task without any.
     """
     import polars
 
@@ -43,36 +49,43 @@ def sketch_file(
             f"an audit compares tasks and needs at least two, got {listed(tasks)}; name the score columns"
         )
     try:
-        table = _scan(path, tasks)
+        named = [*tasks] if weight is None else [*tasks, weight]
+        table = _scan(path, named)
         schema = table.collect_schema()
-        for task in tasks:
-            if task not in schema:
-                raise InputError(f"{path} has no column {task!r}; it has {listed(schema)}")
-            if not schema[task].is_numeric():
-                raise InputError(f"{path}: column {task!r} is {schema[task]}, not a score")
-        cells = [_cells(table, task, schema[task], bins) for task in tasks]
+        for name in named:
+            if name not in schema:
+                raise InputError(f"{path} has no column {name!r}; it has {listed(schema)}")
+            if not schema[name].is_numeric():
+                kind = "score" if name in tasks else "weight"
+                raise InputError(f"{path}: column {name!r} is {schema[name]}, not a {kind}")
+        cells = [_cells(table, task, schema[task], bins, weight) for task in tasks]
         found = polars.collect_all(cells, engine="streaming")
     except (polars.exceptions.PolarsError, OSError) as error:
         # Other libraries' words may quote cells.
         reason = str(error) if isinstance(error, OSError) else "is it whole, and what its ending says?"
         raise InputError(f"{path} cannot be read as a table of scores: {reason}") from error
-    counts = {}
+    counts, weights = {}, {}
+    kinds = "NaN", "outside [0, 1]", f"beside a {weight!r} that is missing, negative or not finite"
     for task, frame in zip(tasks, found, strict=True):
-        numbers = np.zeros(bins + 2, dtype=np.int64)
+        numbers = np.zeros(bins + len(kinds), dtype=np.int64)
         numbers[frame["cell"].to_numpy()] = frame["number"].to_numpy()
         counts[task] = numbers[:bins]
-        for wrong, kind in zip(numbers[bins:].tolist(), ("NaN", "outside [0, 1]"), strict=True):
+        for wrong, kind in zip(numbers[bins:].tolist(), kinds, strict=True):
             if wrong:
                 raise DataError(
-                    f"{path}: {wrong} of {numbers.sum()} scores of {task!r} are {kind}; leave the cell empty"
-                    " or map them first"
+                    f"{path}: {wrong} of {numbers.sum()} scores of {task!r} are {kind}; leave the score's"
+                    " cell empty, or map or mend the values first"
                 )
         if not numbers.any():
-            raise DataError(f"{path}: column {task!r} is empty; leave the task or the file out")
-    return HistogramSketch(counts, dict.fromkeys(counts, 0), score_definition)
+            without = "empty" if weight is None else f"empty where {weight!r} is above 0"
+            raise DataError(f"{path}: column {task!r} is {without}; leave the task or the file out")
+        weights[task] = np.zeros((2, bins))
+        if weight is not None:
+            weights[task][:, frame["cell"].to_numpy()] = frame["mass", "square"].to_numpy().T
+    return HistogramSketch(counts, dict.fromkeys(counts, 0), score_definition, weights if weight else None)
 
 
-def _scan(path: Path, tasks: Sequence[str]) -> "polars.LazyFrame":
+def _scan(path: Path, named: Sequence[str]) -> "polars.LazyFrame":
     import polars
 
     if not path.is_file():
@@ -81,12 +94,17 @@ def _scan(path: Path, tasks: Sequence[str]) -> "polars.LazyFrame":
         return polars.scan_parquet(path, glob=False)
     names = polars.scan_csv(path, glob=False, infer_schema=False).collect_schema()
     return polars.scan_csv(
-        path, glob=False, schema_overrides={task: polars.Float64 for task in tasks if task in names}
+        path, glob=False, schema_overrides={name: polars.Float64 for name in named if name in names}
     )
 
 
-def _cells(table: "polars.LazyFrame", task: str, kind: "polars.DataType", bins: int) -> "polars.LazyFrame":
-    """Count the task's scores per cell; NaN goes to cell ``bins``, what lies outside [0, 1] to the next."""
+def _cells(
+    table: "polars.LazyFrame", task: str, kind: "polars.DataType", bins: int, weight: str | None
+) -> "polars.LazyFrame":
+    """Count and weigh the task's scores per cell.
+
+    NaN goes to cell ``bins``, what lies outside [0, 1] to the next, a weight that is none to the one after.
+    """
     import polars
 
     score = polars.col(task) if kind.is_float() else polars.col(task).cast(polars.Float64)
@@ -99,11 +117,17 @@ def _cells(table: "polars.LazyFrame", task: str, kind: "polars.DataType", bins: 
         .then(bins + 1)
         .otherwise(inside)
     )
+    own = polars.lit(1.0) if weight is None else polars.col(weight).cast(polars.Float64)
+    if weight is not None:
+        wrong = (cell < bins) & ~(own.is_finite() & (own >= 0)).fill_null(False)
+        cell = polars.when(wrong).then(bins + 2).when((own > 0) | (cell >= bins)).then(cell)
+    mass = polars.col("mass")
+    sums = [] if weight is None else [mass.sum(), (mass**2).sum().alias("square")]
     return (
-        table.select(cell.cast(polars.UInt32).alias("cell"))
-        .drop_nulls()
+        table.select(cell.cast(polars.UInt32).alias("cell"), own.alias("mass"))
+        .drop_nulls("cell")
         .group_by("cell")
-        .agg(polars.len().alias("number"))
+        .agg(polars.len().alias("number"), *sums)
     )
 
 
@@ -114,6 +138,7 @@ def sketch_folder(
     *,
     score_definition: str | None = None,
     address: str = "local",
+    weight: str | None = None,
 ) -> HistogramSketch:
     """Count the scores of a folder of Parquet files, one Ray task per file, on every machine of a cluster.
 
@@ -126,6 +151,7 @@ def sketch_folder(
         score_definition: As for :func:`sketch_file`.
         address: The cluster ("auto": the one that runs here); "local" starts one on this machine and ends it.
             A cluster that this process is connected to already is used as it is.
+        weight: As for :func:`sketch_file`.
 
     Raises:
         InputError: Ray is missing, no cluster answers, no file in the folder; and as :func:`sketch_file`.
@@ -151,7 +177,8 @@ def sketch_folder(
         while waiting or pending:
             while waiting and len(pending) < _UNDER_WAY:
                 path = waiting.pop()
-                pending[task.remote(path, tasks, bins, score_definition=score_definition)] = path
+                part = task.remote(path, tasks, bins, score_definition=score_definition, weight=weight)
+                pending[part] = path
             for reference in ray.wait(list(pending))[0]:
                 path = pending.pop(reference)
                 try:

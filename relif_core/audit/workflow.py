@@ -20,7 +20,8 @@ from relif_core.audit.protocol import audit
 from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import AuditContext, AuditResult
 from relif_core.audit.ruler import Ruler
-from relif_core.audit.sketch import BINS, HistogramSketch, InfluenceSums
+from relif_core.audit.sketch import BINS, HistogramSketch
+from relif_core.audit.sketch_result import InfluenceSums
 from relif_core.audit.tolerance import induced_tolerances
 from relif_core.audit.uncertainty import checked_level, combined_error
 from relif_core.errors import ComparabilityError, InputError, RecordError, listed
@@ -272,15 +273,15 @@ class Audit:
         return similar_pair_audit(dict(checked), similar_pairs(inputs, subjects=ids, k=k), lipschitz)
 
     def histogram(self, bins: int = BINS) -> HistogramSketch:
-        """Return the counts per bin and task that a site sends instead of scores.
+        """Return the counts per bin and task, and the sums of weights, that a site sends instead of scores.
 
         Raises:
-            InputError: A number of bins that is no power of two, or an audit with weights.
+            InputError: A number of bins that is no power of two.
         """
         scores = self._held("a histogram")
-        if self._weights is not None:
-            raise InputError("a histogram counts samples and has no weights; audit without weights for it")
-        return HistogramSketch.of(scores, bins, score_definition=self.ruler.score_definition)
+        return HistogramSketch.of(
+            scores, bins, score_definition=self.ruler.score_definition, weights=self._weights
+        )
 
     def influence_sums(self, merged: HistogramSketch) -> InfluenceSums:
         """Return what this site adds to the error, clustered by subject, of the histogram of all sites.
@@ -291,7 +292,7 @@ class Audit:
         scores = self._held("influence sums")
         if self._subjects is None:
             raise InputError("influence sums are of subjects; name their column when auditing")
-        return merged.subject_sums(scores, self._subjects, self.ruler.tolerance)
+        return merged.subject_sums(scores, self._subjects, self.ruler.tolerance, self._weights)
 
     def card(
         self,

@@ -177,9 +177,36 @@ def test_sites_send_sums_and_the_interval_knows_their_subjects(
     assert "name those of every site" in shell(*merge, *sums[:2], code=2)
     assert "--sums or --by-site" in shell(*merge, *sums, "--by-site", code=2)
     assert "belong together" in shell("audit", "run", "erm.parquet", *run, code=2)
-    (folder / "weighted.csv").write_text(outputs(2).with_columns(w=pl.lit(2.0)).write_csv())
-    weighted = ["run", "weighted.csv", "--ruler", "ruler.json", "--weight", "w", "--histogram", "w.json"]
-    assert "has no weights" in shell("audit", *weighted, code=2)
+
+
+def test_weighted_sites_merge_in_any_order_to_the_weighted_audit(
+    folder: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    sites = [
+        outputs(k).with_columns(pl.format("{} {}", pl.lit(k), "patient").alias("patient"), w=pl.Series(own))
+        for k, own in enumerate(np.random.default_rng(7).gamma(2, size=(3, 240)))
+    ]
+    hists, files = [f"w{k}.hist.json" for k in range(3)], [f"w{k}.csv" for k in range(3)]
+    run = ["--ruler", "ruler.json", "--subject", "patient", "--weight", "w"]
+    for site, table, hist in zip(sites, files, hists, strict=True):
+        site.write_csv(table)
+        shell("audit", "run", table, *run, "--histogram", hist)
+    merge = ["--ruler", "ruler.json", "--json"]
+    shell("audit", "merge", *hists, *merge, "-o", "w.all.json")
+    for table in files:
+        shell("audit", "run", table, *run, "--merged", "w.all.json", "--sums", f"{table}.sums")
+    sums = [word for table in files for word in ("--sums", f"{table}.sums")]
+    found = json.loads(shell("audit", "merge", *reversed(hists), *merge, *sums))
+    ruler = Ruler.from_json((folder / "ruler.json").read_text())
+    both = pl.concat(sites)
+    exact = Audit(ruler.scores(both), ruler, subject="patient", weight="w").result
+    assert found["bias_range"][0] <= exact.bias <= found["bias_range"][1]
+    assert found["bias_interval"] == pytest.approx(exact.bias_interval(), abs=2 / 4096)
+    assert json.loads(shell("audit", "merge", *hists, *merge, "--by-site"))["clusters"] == 3
+    assert "one has sample weights and one has none" in shell(
+        "audit", "merge", "erm.hist.json", *hists, *merge, code=2
+    )
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def calls(given_: dict[str, Any]) -> list[Callable[[], Any]]:
         lambda: audit(**given_),
         lambda: compare(audit(**given_), audit(**given_)),
         lambda: bias_curve(scores, [tolerance]),
-        lambda: HistogramSketch.of(scores, 8).audit(tolerance),
+        lambda: HistogramSketch.of(scores, 8, weights=given_.get("weights")).audit(tolerance),
         lambda: bias_parts(scores, subjects, tolerance),
         lambda: coupling_bounds(scores, scores, tolerance),
         lambda: same_subject_audit(scores, subjects, tolerance),

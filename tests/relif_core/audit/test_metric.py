@@ -98,9 +98,13 @@ from relif_core.audit.metric import AuditMetric
 rank, meeting = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
 metric = AuditMetric(["a", "b"], 0.1, bins=16)
+heavy = AuditMetric(["a", "b"], 0.1, bins=16, weighted=True)
 for batch in range(1 + 2 * rank):  # the processes have different numbers of batches
-    metric.update({"a": torch.full((4,), 0.1 + 0.2 * batch), "b": torch.full((3,), 0.9 - 0.3 * rank)})
-values = [metric.compute()["bias"].item() for _ in range(2)]
+    scores = {"a": torch.full((4,), 0.1 + 0.2 * batch), "b": torch.full((3,), 0.9 - 0.3 * rank)}
+    metric.update(scores)
+    heavy.update(scores, {task: torch.full_like(own, 2.0) for task, own in scores.items()})
+values = [one.compute()["bias"].item() for one in (metric, metric, heavy)]
+assert heavy.masses.sum((1, 2)).tolist() == [6 * own for own in heavy.counts.sum(1).tolist()]
 own = metric.counts.sum(1).tolist()
 metric.sync()
 everyone = metric.counts.sum(1).tolist()
@@ -124,6 +128,6 @@ def test_every_process_computes_the_audit_of_all_and_keeps_its_own_counts(tmp_pa
     everyone = {"a": [0.1] * 8 + [0.3] * 4 + [0.5] * 4, "b": [0.9] * 3 + [0.6] * 9}
     expected = HistogramSketch.of(everyone, 16).audit(0.1).bias
     for (values, own, together, after), batches in zip(answers, (1, 3), strict=True):
-        assert values == [pytest.approx(expected, abs=1e-7)] * 2
+        assert values == [pytest.approx(expected, abs=1e-7)] * 3
         assert own == after == [4 * batches, 3 * batches]
         assert together == [16, 12]
