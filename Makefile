@@ -26,6 +26,11 @@ ifneq ($(shell cat $(VENV)/.installed 2>/dev/null),$(HERE))
 .PHONY: $(VENV)/.installed
 endif
 
+# What a module compiles to is kept in the environment, whatever the caller's PYTHONDONTWRITEBYTECODE: else each of hundreds of
+# processes compiles PyTorch again (4.1 instead of 2.0 s of processor time for the imports of a run).
+export PYTHONPYCACHEPREFIX := $(HERE)/pycache
+unexport PYTHONDONTWRITEBYTECODE
+
 environment: $(VENV)/.installed
 
 # Made anew where it was moved, or its making was interrupted before it held pip. The versions are those of the lock; its hashes
@@ -57,11 +62,11 @@ check: environment
 	$(BIN)/relif pages check
 
 # The book is rendered from the committed notebooks, and nbval executes every page once and compares each of its outputs with
-# those. One worker per core, so one thread per worker.
+# those. One thread per worker; a worker more than WORKERS, because many tests wait for processes that they kill.
 test: check chromium
 	$(BIN)/relif book --stored --workers $(WORKERS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --nbval -p relif_book.build.compare --nbval-cell-timeout 600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($(WORKERS) + 1)) --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($(WORKERS) + 1)) --dist loadfile --nbval -p relif_book.build.compare --nbval-cell-timeout 600 notebooks
 
 # The browser tests drive Debian's Chromium; only a CI machine gets it unasked.
 chromium:
