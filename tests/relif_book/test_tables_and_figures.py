@@ -50,6 +50,16 @@ def test_a_table_is_accessible_and_escaped() -> None:
     assert '<th scope="col" class="relif-number">Bias</th>' in html
 
 
+@pytest.mark.parametrize("text", ["0.2", "−0.01 [−0.02, 0.01]", "3 of 10", "12 test stays", "–", "inf"])
+def test_numbers_stand_to_the_right(text: str) -> None:
+    assert 'class="relif-number"' in Table([{"row": "a", "value": text}], caption="C.")._repr_html_()
+
+
+@pytest.mark.parametrize("text", ["1 · ReLiF has the lowest Bias", "15 seeds, power, interim", "a", "yes"])
+def test_words_stand_to_the_left(text: str) -> None:
+    assert 'class="relif-number"' not in Table([{"row": "a", "value": text}], caption="C.")._repr_html_()
+
+
 def test_a_table_as_text_lines_its_columns_up() -> None:
     lines = repr(
         Table([{"Method": "ERM", "Bias": 0.5}, {"Method": "ReLiF", "Bias": 10.25}], caption="C.")

@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -222,7 +223,8 @@ def _verdict_class(text: str) -> str:
 
 def _reads_as_number(text: str) -> bool:
     first = text.removeprefix("−").removeprefix("-").removeprefix("+")[:1]
-    return text == MISSING or first.isdigit() or text in ("inf", "-inf")
+    words = re.findall(r"[^\W\d_]{2,}", text)
+    return text == MISSING or (first.isdigit() and len(words) < 3) or text in ("inf", "-inf")
 
 
 def _number_class(numeric: bool) -> str:
