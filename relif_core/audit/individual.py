@@ -20,6 +20,7 @@ from relif_core.audit.pools import (
     checked_numbers,
     checked_scores,
     checked_tolerances,
+    checked_weights,
     task_pairs,
 )
 from relif_core.audit.subject_ids import subject_codes
@@ -207,7 +208,11 @@ def similar_pairs(
 
 
 def similar_pair_audit(
-    scores: Mapping[str, Any], pairs: SimilarPairs, lipschitz: float | Mapping[str, float]
+    scores: Mapping[str, Any],
+    pairs: SimilarPairs,
+    lipschitz: float | Mapping[str, float],
+    *,
+    weights: Mapping[str, Any] | None = None,
 ) -> IndividualAudit:
     """Measure whether similar people get similar scores within each task, as Dwork et al. (2012) ask.
 
@@ -223,6 +228,8 @@ def similar_pair_audit(
         scores: Task name to one-dimensional scores in [0, 1]; one task is enough.
         pairs: The neighbours of the same samples (:func:`similar_pairs`).
         lipschitz: L, one number or one per task, at least 0.
+        weights: Task name to weights aligned with the scores, at least 0: a mean over samples a then draws
+            them in proportion; b may have any weight.
 
     Returns:
         One row per task, and their mean. Two pairs that share a subject are dependent: the variance is the
@@ -231,17 +238,24 @@ def similar_pair_audit(
         in a simulation).
 
     Raises:
-        InputError: Scores that :func:`audit` refuses, a task without pairs or with pairs of another number of
-            samples, or a negative L.
+        InputError: Scores or weights that :func:`audit` refuses, a task without pairs or with pairs of
+            another number of samples, or a negative L.
     """
     checked = _paired_scores(scores, pairs)
+    held = {} if weights is None else checked_weights(weights, checked)
     limits = _limits(lipschitz, list(checked))
     rows, ends, shares = [], [], []
     for task, values in checked.items():
         a, b, distance = pairs.pairs[task]
+        own = None
+        if held:
+            a, b, distance = (part[held[task][a] > 0] for part in (a, b, distance))
+            own = held[task][a] / held[task][a].sum()
         gap = np.abs(values[a] - values[b])
         terms = np.array([np.maximum(gap - limits[task] * distance, 0), gap > limits[task] * distance])
-        deviations = (terms - terms.mean(axis=1, keepdims=True)) / len(gap)
+        means = np.average(terms, axis=1, weights=own)
+        deviations = terms - means[:, None]
+        deviations = deviations / len(gap) if own is None else deviations * own
         people = pairs.codes[task][np.array([a, b])]
         errors = _dyadic_errors(people, deviations)
         rows.append(
@@ -249,10 +263,10 @@ def similar_pair_audit(
                 tasks=(task,),
                 limit=limits[task],
                 pairs=len(gap),
-                subjects=len(np.unique(pairs.codes[task])),
-                gap=float(gap.mean()),
-                excess=float(terms[0].mean()),
-                share=float(terms[1].mean()),
+                subjects=len(np.unique(people)),
+                gap=float(np.average(gap, weights=own)),
+                excess=float(means[0]),
+                share=float(means[1]),
                 excess_se=errors[0],
                 share_se=errors[1],
             )
@@ -305,7 +319,9 @@ def _paired_scores(scores: Mapping[str, Any], pairs: SimilarPairs) -> dict[str, 
                 f"task {task!r}: {len(values)} scores, but the pairs are of {len(pairs.codes[task])} samples;"
                 " give one score per input, in the same order"
             )
-    return {task: values.astype(np.float64) for task, values in checked.items()}
+    for task, values in checked.items():
+        checked[task] = values.astype(np.float64)
+    return checked
 
 
 def _checked_inputs(task: str, values: Any) -> np.ndarray:

@@ -118,7 +118,7 @@ class _Counting:
         state = torch.zeros(len(tasks), bins, dtype=torch.int64)
         self.add_state("counts", state, dist_reduce_fx="sum")  # type: ignore[attr-defined]
         if weighted:
-            state = torch.zeros(len(tasks), 2, bins, dtype=torch.float64)
+            state = torch.zeros(len(tasks), 2, bins + 1, dtype=torch.float64)
             self.add_state("masses", state, dist_reduce_fx="sum")  # type: ignore[attr-defined]
 
     def update(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,27 +45,20 @@ class HistogramSketch:
         counts: Task → int64 [bins]; bin k holds the scores in [k/bins, (k+1)/bins), the last one 1 as well.
         hidden: Task → number of samples whose cells :meth:`hide` took away.
         score_definition: How outputs became scores; sketches that state different ones are not merged.
-        weights: Where samples are weighted, task → sums of the weights and of their squares [2, bins]. A
-            sample of weight 0 is in no pool and not counted.
-        hidden_weights: Task → sum of the hidden samples' weights, where there are any.
+        weights: Where samples are weighted, task → sums of weights and of their squares [2, bins + 1], the
+            last the hidden samples' (of squares 0). A sample of weight 0 is in no pool and not counted.
     """
 
     counts: dict[str, np.ndarray]
     hidden: dict[str, int]
     score_definition: str | None = None
     weights: dict[str, np.ndarray] | None = None
-    hidden_weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for task, own in (self.weights or {}).items():
-            cells, hidden = self.counts[task], self.hidden_weights.get(task, 0.0)
-            whole = own.shape == (2, len(cells)) and np.isfinite(own).all() and (own >= 0).all()
-            if not (
-                whole
-                and np.array_equal(own > 0, np.stack([cells > 0] * 2))
-                and 0 <= hidden < math.inf
-                and (hidden > 0) == (self.hidden[task] > 0)
-            ):
+            held = np.tile(np.append(self.counts[task], self.hidden[task]) > 0, (2, 1))
+            held[1, -1] = False
+            if not (np.array_equal(own > 0, held) and np.isfinite(own).all() and own.min() >= 0):
                 raise InputError(
                     f"task {task!r}: the weights do not fit the counts, or their squares leave what a float"
                     " holds; give finite weights of moderate size"
@@ -100,7 +93,7 @@ class HistogramSketch:
         masses = {}
         for task, own in (held or {}).items():
             with np.errstate(over="ignore"):
-                masses[task] = np.array([np.bincount(places[task], own**k, bins) for k in (1, 2)])
+                masses[task] = np.array([np.bincount(places[task], own**k, bins + 1) for k in (1, 2)])
             places[task] = places[task][own > 0]
         counts = {task: np.bincount(own, minlength=bins) for task, own in places.items()}
         return cls(counts, dict.fromkeys(counts, 0), score_definition, masses if held else None)
@@ -118,7 +111,7 @@ class HistogramSketch:
     @property
     def _masses(self) -> dict[str, np.ndarray]:
         """What each cell counts for: its number of samples, or the sum of their weights."""
-        return self.counts if self.weights is None else {task: own[0] for task, own in self.weights.items()}
+        return self.counts if self.weights is None else {t: own[0, :-1] for t, own in self.weights.items()}
 
     def __add__(self, other: "HistogramSketch") -> "HistogramSketch":
         """Return the sketch of both: equal to that of the pooled scores where nothing is hidden.
@@ -145,13 +138,7 @@ class HistogramSketch:
             {task: cells + other.counts[task] for task, cells in self.counts.items()},
             {task: number + other.hidden[task] for task, number in self.hidden.items()},
             self.score_definition,
-            None
-            if self.weights is None or other.weights is None
-            else {task: own + other.weights[task] for task, own in self.weights.items()},
-            {
-                task: self.hidden_weights.get(task, 0.0) + other.hidden_weights.get(task, 0.0)
-                for task in self.hidden_weights | other.hidden_weights
-            },
+            {task: own + (other.weights or {})[task] for task, own in (self.weights or {}).items()} or None,
         )
 
     def hide(self, least: int) -> "HistogramSketch":
@@ -167,7 +154,7 @@ class HistogramSketch:
         """
         if least < 1:
             raise InputError(f"the smallest cell shown must hold at least 1 sample, got {least}")
-        counts, hidden, weights, hidden_weights = {}, {}, {}, dict(self.hidden_weights)
+        counts, hidden, weights = {}, {}, {}
         for task, cells in self.counts.items():
             order = np.argsort(cells, kind="stable")
             taken = np.cumsum(cells[order])
@@ -185,10 +172,9 @@ class HistogramSketch:
                         f"task {task!r}: its {hidden[task]} samples are fewer than {least}, and their weight"
                         " cannot be hidden among others; leave the task out or hide fewer"
                     )
-                own, before = self.weights[task], hidden_weights.get(task, 0.0)
-                weights[task] = own * (shown > 0)
-                hidden_weights[task] = before + own[0, shown == 0].sum().item()
-        return HistogramSketch(counts, hidden, self.score_definition, weights or None, hidden_weights)
+                weights[task] = self.weights[task] * np.append(shown > 0, False)
+                weights[task][0, -1] = self.weights[task][0, np.append(shown == 0, True)].sum()
+        return HistogramSketch(counts, hidden, self.score_definition, weights or None)
 
     def audit(self, tolerance: Tolerance, errors: InfluenceSums | None = None) -> SketchAudit:
         """Read Bias and violation rate, with their proven ranges, from the counts alone.
@@ -206,9 +192,8 @@ class HistogramSketch:
         """
         tolerances = self._tolerances(tolerance)
         samples = self.samples
-        hidden = self.hidden if self.weights is None else self.hidden_weights
-        lost = {task: hidden.get(task, 0) for task in self.counts}
-        seen = {task: 1 - lost[task] / (own.sum().item() + lost[task]) for task, own in self._masses.items()}
+        seen = {task: 1 - self.hidden[task] / number for task, number in samples.items()}
+        seen |= {task: 1 - own[0, -1] / own[0].sum() for task, own in (self.weights or {}).items()}
         rows = tuple(
             SketchPair(
                 tasks=(i, j),
@@ -403,7 +388,7 @@ class HistogramSketch:
         """
         squares, fourths, effective = np.zeros(2), np.zeros(2), {}
         for task, influence in self._influences(tolerances).items():
-            mass, square = weights[task]
+            mass, square = weights[task][:, :-1]
             typical, number = np.zeros((2, self.bins))
             np.divide(square, mass, out=typical, where=mass > 0)
             np.divide(mass, typical, out=number, where=mass > 0)
@@ -426,8 +411,8 @@ class HistogramSketch:
         digest = hashlib.sha256(json.dumps([*tolerances.items()]).encode())
         for task, cells in self.counts.items():
             digest.update(f"{task}\0{self.hidden[task]}\0".encode() + cells.astype("<i8").tobytes())
-        for task, own in (self.weights or {}).items():
-            digest.update(f"{self.hidden_weights.get(task, 0.0)}\0".encode() + own.astype("<f8").tobytes())
+        for own in (self.weights or {}).values():
+            digest.update(own.astype("<f8").tobytes())
         return digest.hexdigest()[:32]
 
     def to_json(self) -> str:
@@ -437,8 +422,7 @@ class HistogramSketch:
             for task, cells in self.counts.items()
         }
         for task, own in (self.weights or {}).items():
-            tasks[task]["hidden_weight"] = self.hidden_weights.get(task, 0.0)
-            tasks[task]["weights"], tasks[task]["squares"] = own.tolist()
+            tasks[task]["weights"] = own.tolist()
         schema = SCHEMA if self.weights is None else WEIGHTED_SCHEMA
         content = {"schema": schema, "score_definition": self.score_definition, "tasks": tasks}
         return json.dumps(content, ensure_ascii=False)
@@ -463,16 +447,12 @@ class HistogramSketch:
             if len(counts) < 2 or len(sizes) != 1:
                 raise ValueError(f"{len(counts)} tasks with {listed(sorted(sizes))} bins")
             checked_bins(sizes.pop())
-            weights, hidden_weights = None, {}
-            if content["schema"] == WEIGHTED_SCHEMA:
-                weights = {
-                    task: np.array([_numbers(one["weights"]), _numbers(one["squares"])])
-                    for task, one in content["tasks"].items()
-                }
-                hidden_weights = {
-                    task: float(_numbers([one["hidden_weight"]])[0]) for task, one in content["tasks"].items()
-                }
-            return cls(counts, hidden, content["score_definition"], weights, hidden_weights)
+            weights = {}
+            for task, one in content["tasks"].items() if content["schema"] == WEIGHTED_SCHEMA else ():
+                weights[task] = np.asarray(one["weights"])
+                if weights[task].dtype != np.float64:
+                    raise ValueError("weights must be numbers")
+            return cls(counts, hidden, content["score_definition"], weights or None)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(f"histogram is damaged ({error}); make it again at the site") from error
 
@@ -554,13 +534,6 @@ def _counts(values: Any) -> np.ndarray:
     if array.ndim != 1 or array.dtype.kind != "i" or array.min() < 0:
         raise ValueError("counts must be whole numbers, at least 0")
     return array.astype(np.int64)
-
-
-def _numbers(values: Any) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "if":
-        raise ValueError("weights must be numbers")
-    return array.astype(np.float64)
 
 
 def _mean(values: Iterable[float]) -> float:

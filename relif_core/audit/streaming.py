@@ -79,7 +79,7 @@ def sketch_file(
         if not numbers.any():
             without = "empty" if weight is None else f"empty where {weight!r} is above 0"
             raise DataError(f"{path}: column {task!r} is {without}; leave the task or the file out")
-        weights[task] = np.zeros((2, bins))
+        weights[task] = np.zeros((2, bins + 1))
         if weight is not None:
             weights[task][:, frame["cell"].to_numpy()] = frame["mass", "square"].to_numpy().T
     return HistogramSketch(counts, dict.fromkeys(counts, 0), score_definition, weights if weight else None)

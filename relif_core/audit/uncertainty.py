@@ -19,8 +19,10 @@ from relif_core.audit.pools import (
     checked_labels,
     checked_scores,
     checked_tolerances,
+    checked_weights,
     sorted_pool_with_codes,
     task_pairs,
+    weighted_pool,
 )
 from relif_core.audit.subject_ids import subject_codes
 from relif_core.errors import InputError
@@ -412,6 +414,7 @@ def subject_bootstrap(
     *,
     replicates: int = 1000,
     seed: int = 0,
+    weights: Mapping[str, Any] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw subjects with replacement; return exact Bias and violation rate per replicate [replicates].
 
@@ -424,21 +427,32 @@ def subject_bootstrap(
         subjects: As for :func:`audit`.
         replicates: Number of draws.
         seed: Of the draws.
+        weights: As for :func:`audit`; a drawn subject brings its samples' weights along.
 
     Raises:
-        InputError: As :func:`audit` for scores, tolerance and subjects.
+        InputError: As :func:`audit` for scores, tolerance, subjects and weights.
     """
     checked_integer(replicates, "replicates", 1)
     checked = checked_scores(scores)
     tolerances = checked_tolerances(tolerance, list(checked))
-    ids, codes = subject_codes(checked_labels(subjects, checked, "subjects"))
-    pools = {task: sorted_pool_with_codes(values, codes[task]) for task, values in checked.items()}
+    labels = checked_labels(subjects, checked, "subjects")
+    held = {} if weights is None else checked_weights(weights, checked)
+    for task, own in held.items():
+        checked[task], labels[task] = checked[task][own > 0], labels[task][own > 0]
+        held[task] = own[own > 0]
+    ids, codes = subject_codes(labels)
+    pools = {
+        task: weighted_pool(values, held[task], codes[task])
+        if held
+        else sorted_pool_with_codes(values, codes[task])
+        for task, values in checked.items()
+    }
     generator = np.random.default_rng(checked_integer(seed, "seed", 0))
     bias, rate = np.empty(replicates), np.empty(replicates)
     done = 0
     while done < replicates:
         times = np.bincount(generator.integers(0, len(ids), len(ids)), minlength=len(ids))
-        drawn = {task: Pool(np.repeat(pool.values, times[own])) for task, (pool, own) in pools.items()}
+        drawn = {task: _drawn(pool, times[own]) for task, (pool, own) in pools.items()}
         if any(pool.size == 0 for pool in drawn.values()):
             continue
         terms = [pair_terms(drawn[i], drawn[j], tolerances[i, j]) for i, j in task_pairs(list(drawn))]
@@ -446,3 +460,11 @@ def subject_bootstrap(
         rate[done] = np.mean([term.violation_rate for term in terms])
         done += 1
     return bias, rate
+
+
+def _drawn(pool: Pool, times: np.ndarray) -> Pool:
+    """Return the pool with its samples so many times each."""
+    weights = None if pool.weights is None else np.repeat(pool.weights, times)
+    if weights is not None and len(weights):
+        weights /= weights.sum()
+    return Pool(np.repeat(pool.values, times), weights)

@@ -15,7 +15,7 @@ from relif_core.audit.comparison import KINDS, Comparison, compare, comparison
 from relif_core.audit.door import columns, is_frame
 from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.individual import IndividualAudit, similar_pair_audit, similar_pairs
-from relif_core.audit.pools import Pair, aligned, checked_labels, checked_scores
+from relif_core.audit.pools import Pair, aligned, checked_labels, checked_scores, checked_weights
 from relif_core.audit.protocol import audit
 from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import AuditContext, AuditResult
@@ -270,7 +270,9 @@ class Audit:
         ids = None if self._subjects is None else checked_labels(self._subjects, checked, "subjects")
         rows = _of_tasks(embeddings, checked, {}, "embedding")
         inputs = {task: aligned(rows[task], task, checked, "embeddings") for task in checked if task in rows}
-        return similar_pair_audit(dict(checked), similar_pairs(inputs, subjects=ids, k=k), lipschitz)
+        held = None if self._weights is None else checked_weights(self._weights, checked)
+        pairs = similar_pairs(inputs, subjects=ids, k=k)
+        return similar_pair_audit(dict(checked), pairs, lipschitz, weights=held)
 
     def histogram(self, bins: int = BINS) -> HistogramSketch:
         """Return the counts per bin and task, and the sums of weights, that a site sends instead of scores.

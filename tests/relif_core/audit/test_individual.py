@@ -189,6 +189,30 @@ def test_worked_by_hand() -> None:
     assert np.isnan(same.excess_se)
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, lipschitz=st.floats(0, 1))
+def test_whole_weights_repeat_the_sample_whose_neighbour_is_asked_for(seed: int, lipschitz: float) -> None:
+    scores, subjects, inputs = sample(seed, 2)
+    times = {task: np.random.default_rng(seed).integers(0, 4, len(values)) for task, values in scores.items()}
+    pairs = similar_pairs(inputs, subjects=subjects, k=1)
+    found = similar_pair_audit(scores, pairs, lipschitz, weights=times)
+    for row in found.rows:
+        (task,) = row.tasks
+        a, b, distance = (np.repeat(part, times[task]) for part in pairs.pairs[task])
+        excess = np.maximum(np.abs(scores[task][a] - scores[task][b]) - lipschitz * distance, 0)
+        assert row.excess == pytest.approx(excess.mean(), abs=1e-12)
+        people = [tuple(own) for own in subjects[task][np.array([a, b])].T]
+        assert row.excess_se == pytest.approx(
+            dyadic_error(people, (excess - excess.mean()) / len(excess)), abs=1e-12
+        )
+    equal = similar_pair_audit(
+        scores, pairs, lipschitz, weights={t: np.ones(len(s)) for t, s in scores.items()}
+    )
+    plain = similar_pair_audit(scores, pairs, lipschitz)
+    for name in ("gap", "excess", "share", "excess_se", "share_se", "subjects"):
+        assert getattr(equal, name) == pytest.approx(getattr(plain, name), abs=1e-12)
+
+
 def test_standard_errors_are_those_of_repeated_samples_or_a_little_larger() -> None:
     generator = np.random.default_rng(0)
     found = []

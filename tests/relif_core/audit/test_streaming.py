@@ -117,14 +117,19 @@ def test_a_folder_on_two_nodes_gives_the_histogram_of_all_files_though_one_node_
     ring, nodes = cluster
     generator = np.random.default_rng(5)
     scores = {"a": generator.random(6000), "b": generator.beta(2, 5, 6000).astype(np.float32)}
+    weights = generator.integers(0, 9, 6000)
     for k, rows in enumerate(np.array_split(np.arange(6000), 12)):
-        written(tmp_path, f"part{k}.parquet", {task: values[rows] for task, values in scores.items()})
+        columns = {**scores, "w": weights}
+        written(tmp_path, f"part{k}.parquet", {name: values[rows] for name, values in columns.items()})
     expected = HistogramSketch.of(scores, 256, score_definition="ruler 1").to_json()
     loss = threading.Timer(2, ring.remove_node, (nodes[0],), {"allow_graceful": False})
     loss.start()
     found = sketch_folder(tmp_path, ["a", "b"], 256, score_definition="ruler 1", address=ring.address)
     loss.join()
     assert found.to_json() == expected
+    weighted = sketch_folder(tmp_path, ["a", "b"], 256, address=ring.address, weight="w")
+    expected = HistogramSketch.of(scores, 256, weights=dict.fromkeys("ab", weights)).to_json()
+    assert weighted.to_json() == expected
     written(tmp_path, "part5.parquet", {"a": [0.5, 2.0], "b": [0.1, 0.2]})
     with pytest.raises(DataError, match=r"part5.parquet: 1 of 2 scores of 'a' are outside \[0, 1\]"):
         sketch_folder(tmp_path, ["a", "b"], 256, address=ring.address)

@@ -65,12 +65,13 @@ def test_the_weighted_audit_lies_in_the_proven_range(
             continue
         found = sketch.audit(tolerance)
         assert found.samples == {task: np.count_nonzero(own) for task, own in weights.items()}
-        seen = np.prod([sketch.weights[task][0].sum() / own.sum() for task, own in weights.items()])
+        seen = np.prod([sketch.weights[task][0, :-1].sum() / own.sum() for task, own in weights.items()])
         assert abs(found.bias - exact.bias) <= 1 / bins + (1 - seen) * (1 - tolerance) + SLACK
         assert found.bias_range[0] - SLACK <= exact.bias <= found.bias_range[1] + SLACK
         low, high = found.violation_rate_range
         assert low - SLACK <= exact.violation_rate <= high + SLACK
-        shown = HistogramSketch(sketch.counts, {"a": 0, "b": 0}, None, sketch.weights).audit(tolerance)
+        bare = {task: own * (np.arange(bins + 1) < bins) for task, own in sketch.weights.items()}
+        shown = HistogramSketch(sketch.counts, {"a": 0, "b": 0}, None, bare).audit(tolerance)
         assert found.bias == shown.bias
         assert found.bias_range[0] == pytest.approx(seen * shown.bias_range[0], abs=SLACK)
 
@@ -141,7 +142,7 @@ def test_by_hand_and_zero_weights_are_in_no_pool() -> None:
     scores, weights = {"a": [0.9, 0.1, 0.5], "b": [0.0, 0.2]}, {"a": [3, 1, 0], "b": [1, 1]}
     sketch = HistogramSketch.of(scores, 4, weights=weights)
     assert sketch.counts["a"].tolist() == [1, 0, 0, 1]
-    assert sketch.weights["a"].tolist() == [[1, 0, 0, 3], [1, 0, 0, 9]]
+    assert sketch.weights["a"].tolist() == [[1, 0, 0, 3, 0], [1, 0, 0, 9, 0]]
     found = sketch.audit(0.125)
     assert (found.bias, found.violation_rate) == (0.75 * (0.75 - 0.125), 0.75)
 
@@ -153,14 +154,14 @@ def test_hidden_weights_leave_their_sum_alone() -> None:
     shown = whole.hide(3)
     assert shown.counts["a"].tolist() == [5, 0, 7, 0]
     assert shown.weights["a"][:, [1, 3]].tolist() == [[0, 0], [0, 0]]
-    assert shown.hidden_weights["a"] == pytest.approx(whole.weights["a"][0, [1, 3]].sum())
-    assert shown.weights["a"][0].sum() + shown.hidden_weights["a"] == pytest.approx(weights["a"].sum())
+    assert shown.weights["a"][:, 4].tolist() == [whole.weights["a"][0, [1, 3]].sum(), 0]
+    assert shown.weights["a"][0].sum() == pytest.approx(weights["a"].sum())
     twice = (shown + shown).hide(3)
-    assert twice.hidden_weights["a"] == pytest.approx(2 * shown.hidden_weights["a"])
+    assert twice.weights["a"].tolist() == (2 * shown.weights["a"]).tolist()
     crowd = {task: np.array([1.0] + [0.0] * 4 + [1.0] * 12) for task in "ab"}
     alone = HistogramSketch.of(scores, 4, weights=crowd).hide(3)
     assert alone.counts["a"].tolist() == [0, 0, 7, 0]
-    assert (alone.hidden["a"], alone.hidden_weights["a"]) == (6, 6.0)
+    assert (alone.hidden["a"], alone.weights["a"][:, 4].tolist()) == (6, [6, 0])
     with pytest.raises(InputError, match="its 2 samples are fewer than 3, and their weight cannot be hidden"):
         HistogramSketch.of({"a": [0.1, 0.9], "b": [0.1, 0.9]}, 4, weights={"a": [1, 2], "b": [1, 2]}).hide(3)
 
@@ -226,23 +227,24 @@ def test_json_with_weights_is_read_back_and_damage_is_noticed() -> None:
     assert content["tasks"]["a"] == {
         "hidden": 2,
         "counts": [2, 0, 0, 0],
-        "hidden_weight": 3.7,
-        "weights": [0.1 + 0.2, 0, 0, 0],
-        "squares": [pytest.approx(0.05), 0, 0, 0],
+        "weights": [[0.1 + 0.2, 0, 0, 0, 3.7], [pytest.approx(0.05), 0, 0, 0, 0]],
     }
     for damage in (
-        {"weights": [0.3, 0.1, 0, 0]},
-        {"weights": [0, 0, 0, 0]},
-        {"weights": [0.3]},
-        {"weights": ["0.3", 0, 0, 0]},
-        {"squares": [-1, 0, 0, 0]},
-        {"squares": [float("nan"), 0, 0, 0]},
-        {"squares": [float("inf"), 0, 0, 0]},
-        {"hidden_weight": 0.0},
-        {"hidden_weight": float("nan")},
-        {"hidden_weight": None},
+        [[0.3, 0.1, 0, 0, 3.7], [0.05, 0, 0, 0, 0]],
+        [[0.0, 0, 0, 0, 3.7], [0.05, 0, 0, 0, 0]],
+        [[0.3, 0, 0, 0, 3.7], [-1.0, 0, 0, 0, 0]],
+        [[0.3, 0, 0, 0, 3.7], [float("nan"), 0, 0, 0, 0]],
+        [[0.3, 0, 0, 0, 3.7], [float("inf"), 0, 0, 0, 0]],
+        [[0.3, 0, 0, 0, 0], [0.05, 0, 0, 0, 0]],
+        [[0.3, 0, 0, 0, float("nan")], [0.05, 0, 0, 0, 0]],
+        [[0.3, -0.1, 0, 0, 3.7], [0.05, 0, 0, 0, 0]],
+        [[0.3, 0, 0, 0, 3.7]],
+        [[0.3, 0, 0, 0], [0.05, 0, 0, 0]],
+        [["0.3", 0, 0, 0, 3.7], [0.05, 0, 0, 0, 0]],
+        [[0.3, None, 0, 0, 3.7], [0.05, 0, 0, 0, 0]],
+        None,
     ):
-        tasks = {**content["tasks"], "a": {**content["tasks"]["a"], **damage}}
+        tasks = {**content["tasks"], "a": {**content["tasks"]["a"], "weights": damage}}
         with pytest.raises(RecordError, match="histogram is damaged"):
             HistogramSketch.from_json(json.dumps({**content, "tasks": tasks}))
 
@@ -306,7 +308,7 @@ def test_batches_with_weights_add_up() -> None:
     wanted = HistogramSketch.of(scores, 64, weights=weights)
     assert metric.sketch().to_json() == wanted.to_json()
     assert metric.compute()["bias"].item() == pytest.approx(wanted.audit(0.275).bias, abs=1e-7)
-    assert metric.masses.shape == (2, 2, 64)
+    assert metric.masses.shape == (2, 2, 65)
     held = metric.counts.clone(), metric.masses.clone()
     for bad, message in (
         (None, "weights go with weighted=True"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relif_core.audit import audit, bias_curve, compare
+from relif_core.audit import audit, bias_curve, compare, subject_bootstrap
 from relif_core.errors import ComparabilityError, InputError
 from tests.relif_core.audit.brute_force import pools, tolerances
 
@@ -36,6 +36,23 @@ def test_whole_weights_are_repeated_samples(first, second, tolerance: float, see
     curve, plain = bias_curve(scores, [tolerance], weights=times), bias_curve(repeated, [tolerance])
     assert curve.bias == pytest.approx(plain.bias, abs=1e-12)
     assert curve.violation_rate == pytest.approx(plain.violation_rate, abs=1e-12)
+
+
+def test_the_bootstrap_draws_weights_along() -> None:
+    generator = np.random.default_rng(3)
+    level = generator.random(120)
+    ids = dict.fromkeys("ab", np.repeat(np.arange(120), 2))
+    scores = {task: np.clip(level[own] + generator.normal(0, 0.2, 240), 0, 1) for task, own in ids.items()}
+    weights = {task: generator.integers(0, 4, 240) for task in "ab"}
+    drawn = subject_bootstrap(scores, 0.2, ids, replicates=300, weights=weights)
+    repeated, people = ({t: np.repeat(part[t], weights[t]) for t in part} for part in (scores, ids))
+    plain = subject_bootstrap(repeated, 0.2, people, replicates=300)
+    for own, other in zip(drawn, plain, strict=True):
+        assert own == pytest.approx(other, abs=1e-12)
+    found = audit(scores, 0.2, subjects=ids, weights=weights)
+    assert found.bias_se == pytest.approx(drawn[0].std(ddof=1), rel=0.15)
+    rare = {"a": np.r_[1, np.zeros(239)], "b": np.ones(240)}
+    assert np.isfinite(subject_bootstrap(scores, 0.2, ids, replicates=20, weights=rare)).all()
 
 
 def test_by_hand() -> None:

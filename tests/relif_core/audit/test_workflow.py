@@ -198,6 +198,10 @@ def test_similar_pairs_are_those_of_the_function() -> None:
         EMBEDDINGS, k=3, lipschitz=limits
     )
     assert found == similar_pair_audit(scores, pairs, limits)
+    weight = np.arange(1.0, 1 + len(IDS))
+    weighted = Audit(RULER.scores(REFERENCE), RULER, subject="patient", weight=weight)
+    wanted = similar_pair_audit(scores, pairs, limits, weights=dict.fromkeys(scores, weight))
+    assert weighted.similar_pairs(EMBEDDINGS, k=3, lipschitz=limits) == wanted != found
 
 
 def test_a_file_holds_results_and_no_scores() -> None:
