@@ -193,7 +193,7 @@ class HistogramSketch:
         tolerances = self._tolerances(tolerance)
         samples = self.samples
         seen = {task: 1 - self.hidden[task] / number for task, number in samples.items()}
-        seen |= {task: 1 - own[0, -1] / own[0].sum() for task, own in (self.weights or {}).items()}
+        seen |= {task: 1 - float(own[0, -1] / own[0].sum()) for task, own in (self.weights or {}).items()}
         rows = tuple(
             SketchPair(
                 tasks=(i, j),
@@ -449,9 +449,10 @@ class HistogramSketch:
             checked_bins(sizes.pop())
             weights = {}
             for task, one in content["tasks"].items() if content["schema"] == WEIGHTED_SCHEMA else ():
-                weights[task] = np.asarray(one["weights"])
-                if weights[task].dtype != np.float64:
+                own = np.asarray(one["weights"])
+                if own.dtype.kind not in "if":
                     raise ValueError("weights must be numbers")
+                weights[task] = own.astype(np.float64)
             return cls(counts, hidden, content["score_definition"], weights or None)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(f"histogram is damaged ({error}); make it again at the site") from error

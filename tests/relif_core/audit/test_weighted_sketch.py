@@ -222,6 +222,8 @@ def test_json_with_weights_is_read_back_and_damage_is_noticed() -> None:
     again = HistogramSketch.from_json(sketch.to_json())
     assert again.to_json() == sketch.to_json()
     assert again.audit(0.1) == sketch.audit(0.1)
+    whole = HistogramSketch.of(scores, 4, weights={"a": [1, 2, 3, 4], "b": [1] * 4})
+    assert HistogramSketch.from_json(whole.to_json().replace(".0", "")).to_json() == whole.to_json()
     content = json.loads(sketch.to_json())
     assert content["schema"] == "relif-histogram/2"
     assert content["tasks"]["a"] == {
