@@ -269,7 +269,7 @@ class ProportionalIntegralController(_BoundedController):
         return {**super().state_dict(), "integral": self._integral}
 
     def load_state_dict(self, state: Mapping[str, float | int | None]) -> None:
-        """Put back what ``state_dict`` gave; raises as :meth:`Controller.load_state_dict`."""
+        """Put back what ``state_dict`` gave; ``RecordError`` as of :meth:`Controller.load_state_dict`."""
         integral = state.get("integral")
         if "integral" in state and (integral is None or not math.isfinite(integral)):
             raise RecordError(f"{type(self).__name__}: integral must be finite, got {integral}")

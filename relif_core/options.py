@@ -43,6 +43,9 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> nested({"training.epochs": 5, "seed": 1})
     {'training': {'epochs': 5}, 'seed': 1}
+
+    Raises:
+        InputError: A name is set together with a part of it.
     """
     content: dict[str, Any] = {}
     for name, value in options.items():
@@ -102,6 +105,9 @@ def typed_options(name: str, function: Callable[..., Any], options: Mapping[str,
     >>> def prepare(source, *, seed: int = 0, decompensation: bool = False, hours: int | None = 48): ...
     >>> typed_options("eicu", prepare, {"decompensation": "no", "seed": "3", "hours": "none"})
     {'decompensation': False, 'seed': 3, 'hours': None}
+
+    Raises:
+        InputError: As of :func:`typed_values`, or shares below 0 or together 1 and more.
     """
     hints = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters.values()

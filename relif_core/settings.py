@@ -145,7 +145,7 @@ class SurrogateSettings(Checked):
     neighbours: int = field(default=5, metadata=ADDED)
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that the kind has the number it cannot do without."""
+        """Check the ranges, and that the kind has its number; ``InputError``."""
         super().__post_init__()
         needed = {"audit": "tolerance", "similar_pairs": "slope"}.get(self.kind)
         if needed and getattr(self, needed) is None:
@@ -173,7 +173,7 @@ class ControllerSettings(Checked):
     proportional_gain: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that a weight that moves starts within its bounds."""
+        """Check the ranges, and that a weight that moves starts within its bounds; ``InputError``."""
         super().__post_init__()
         if self.kind != "constant" and not self.minimum <= self.initial <= self.maximum:
             raise InputError(

@@ -320,6 +320,9 @@ class TrainingLoop:
         """Return the selected model on "validation" and "test" and the last epoch's on "last", test again.
 
         The selected weights, with their audit scores calibrated, stay in place.
+
+        Raises:
+            DivergenceError: Validation Worst was undefined in every epoch.
         """
         if not self.best_weights:
             raise DivergenceError(

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from relif_core import errors
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"relif_core": ROOT, "relif_data": ROOT / "data", "relif_book": ROOT / "book"}
 """Every package of the distribution and the folder it lies in."""
@@ -138,6 +140,35 @@ def test_public_functions_of_the_core_describe_their_arguments() -> None:
                 if len(given) > 1 and not hidden:
                     found = arguments_named(ast.get_docstring(function, clean=False) or "")
                     wrong += [f"{name}.{owner}.{function.name}: {found}"] if found != given else []
+    assert wrong == []
+
+
+def test_public_functions_say_what_they_raise() -> None:
+    """One that raises an error of ours itself names it, in its own description or its class's."""
+    wrong = []
+    for name, path in modules().items():
+        if name.endswith((".cli", "commands")):  # their descriptions are the help of a command
+            continue
+        for node in ast.parse(path.read_text()).body:
+            owner = node if isinstance(node, ast.ClassDef) else None
+            for function in [
+                item for item in (owner.body if owner else [node]) if isinstance(item, ast.FunctionDef)
+            ]:
+                named = function.name in ("__init__", "__post_init__") or not function.name.startswith("_")
+                if not named or (owner and owner.name.startswith("_")):
+                    continue
+                text = (ast.get_docstring(function) or "") + ((owner and ast.get_docstring(owner)) or "")
+                raised = {
+                    item.exc.func.id
+                    for item in ast.walk(function)
+                    if isinstance(item, ast.Raise)
+                    and isinstance(item.exc, ast.Call)
+                    and isinstance(item.exc.func, ast.Name)
+                }
+                own = {
+                    error for error in raised if issubclass(getattr(errors, error, int), errors.ReliFError)
+                }
+                wrong += [f"{name}.{function.name}: {error}" for error in own if error not in text]
     assert wrong == []
 
 

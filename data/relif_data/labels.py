@@ -38,7 +38,7 @@ def require_integer(name: str, value: object, least: int) -> None:
 
 
 def refuse_unknown_levels(place: object, column: str, unknown: int, known: Sequence[str], rows: int) -> None:
-    """Refuse a column in which the texts of a tenth of the rows, and of more than ten, are no known level."""
+    """Raise ``DataError`` where a tenth of a column's texts, and more than ten, are no known level."""
     if unknown > max(LEVEL_SHARE * rows, FEW):
         raise DataError(
             f"{place}: {column} of {unknown:,} of {rows:,} rows is none of this"

@@ -216,7 +216,11 @@ def list_frames(source: Path) -> Listing:
 def convert_frame(
     raw: RawFrame, size: tuple[int, int], camera: Intrinsics, axes: AxisOrder | None, place: str
 ) -> Frame:
-    """Return a raw frame at ``size`` (height, width); normals in camera axes, fitted where it has none."""
+    """Return a raw frame at ``size`` (height, width); normals in camera axes, fitted where it has none.
+
+    Raises:
+        DataError: Shapes that disagree, or depth that is negative or not finite.
+    """
     shape = raw.image.shape[:2]
     if raw.image.ndim != 3 or raw.image.shape[2] != 3:
         raise DataError(f"{place}: image has shape {raw.image.shape}, expected [height, width, 3]")
@@ -264,7 +268,11 @@ def shrink_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def unit(normals: np.ndarray, place: str) -> np.ndarray:
-    """Return normals [3, height, width] at unit length; those shorter than 0.1 become zero: none."""
+    """Return normals [3, height, width] at unit length; those shorter than 0.1 become zero: none.
+
+    Raises:
+        DataError: Normals that are not finite, or none at all.
+    """
     if not np.isfinite(normals).all():
         raise DataError(f"{place}: normals hold NaN or infinity; write 0 where there is none")
     normals = normals.astype(np.float32)

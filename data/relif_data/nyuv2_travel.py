@@ -126,6 +126,9 @@ def measure_travel_form(source: Path, travel: Path, frames: int = 48) -> dict[st
     images of 10 log10(255² / mean squared error) in decibels against the same image without JPEG;
     ``normals_half`` and ``normals_full``: median angle in degrees between normals fitted to the form's depth
     and normals fitted to the source's depth at the form's size, and at the source's own size.
+
+    Raises:
+        DataError: The two hold different frames.
     """
     origin, small = list_frames(source), list_frames(travel)
     if not (np.array_equal(origin.ids, small.ids) and np.array_equal(origin.test, small.test)):

@@ -178,7 +178,7 @@ def prepare(
 
 
 def read_set(source: Path, name: str) -> ChallengeSet:
-    """Read one set (``name`` a, b or c) with outcomes from ``source``; errors as for ``prepare``."""
+    """Read one set (``name`` a, b or c) with outcomes from ``source``; ``DataError`` as of ``prepare``."""
     path = _set_path(source, name)
     outcomes_path = source / f"Outcomes-{name}.txt"
     if path is None:

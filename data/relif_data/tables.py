@@ -112,7 +112,11 @@ class Table:
             raise DataError(f"{self.path} has no row under its header; fetch the file again")
 
     def read(self, types: Types) -> pl.DataFrame:
-        """Return some columns of a small table whole, texts stripped; a cell that is no number is refused."""
+        """Return some columns of a small table whole, texts stripped; a cell that is no number is refused.
+
+        Raises:
+            DataError: Such a cell, or one over several lines.
+        """
         frame = pl.concat(list(self.frames(types)))
         self.refuse_unreadable(0)
         if frame.select(pl.any_horizontal(pl.selectors.string().str.contains("\n").any(), False)).item():
@@ -123,7 +127,7 @@ class Table:
         return frame.with_columns(text.replace(["", *NULL_TEXTS], None))
 
     def refuse_unreadable(self, few: int = FEW, share: float = 0.0) -> None:
-        """Raise where more than ``few`` cells of a column, and than ``share`` of the rows, are no numbers."""
+        """Raise ``DataError`` where over ``few`` cells of a column, and ``share`` of it, are no numbers."""
         for column, count in self.unreadable.items():
             if count > max(few, share * self.rows):
                 raise DataError(
@@ -416,7 +420,7 @@ def time_of(column: pl.Expr) -> pl.Expr:
 
 
 def parse_times(frame: pl.DataFrame, columns: Sequence[str], table: Table) -> pl.DataFrame:
-    """Turn texts into times; an empty one is null, another that is no time is an error naming its row."""
+    """Turn texts into times; an empty one is null, ``DataError`` names the row of another that is no time."""
     for column in columns:
         times = frame.select(time_of(pl.col(column))).to_series()
         bad = times.is_null() & (frame[column].fill_null("") != "")

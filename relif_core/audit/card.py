@@ -45,7 +45,7 @@ class Card(dict[str, Any]):
 
 
 def checked_card_path(path: str | Path) -> str:
-    """Return the ending of a card's file, or refuse one that names no form of a card."""
+    """Return the ending of a card's file, or refuse (``InputError``) one that names no form of a card."""
     ending = Path(path).suffix
     if ending not in (".json", ".md", ".html"):
         raise InputError(f"{path}: an audit card is written as .json, .md or .html")

@@ -203,7 +203,7 @@ def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair,
 
 
 def checked_tolerance(value: Any, name: str) -> float:
-    """Return ``value`` as a float that can serve as a tolerance: from 0 to 1."""
+    """Return ``value`` as a float in [0, 1], fit for a tolerance; refuse others (``InputError``)."""
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -300,7 +300,7 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
 
 
 def checked_numbers(values: Any, name: str, dimensions: int) -> np.ndarray:
-    """Return real numbers of so many dimensions as float64, refuse others; NaN is the caller's affair."""
+    """Return real numbers of so many dimensions as float64; ``InputError`` for others, NaN aside."""
     found = given(values, name)
     array = found.values
     if array.ndim != dimensions or array.dtype.kind not in "fiub":
@@ -313,14 +313,14 @@ def checked_numbers(values: Any, name: str, dimensions: int) -> np.ndarray:
 
 
 def checked_integer(value: Any, name: str, least: int) -> int:
-    """Return an integer of at least ``least``, or refuse anything else."""
+    """Return an integer of at least ``least``, or refuse (``InputError``) anything else."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
     return int(value)
 
 
 def checked_fraction(value: Any, name: str) -> float:
-    """Return a number between 0 and 1, both excluded, or refuse anything else."""
+    """Return a number between 0 and 1, both excluded, or refuse (``InputError``) anything else."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:  # type: ignore[operator]
         raise InputError(f"{name} must lie between 0 and 1, got {value!r}")
     return float(value)

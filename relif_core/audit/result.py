@@ -37,7 +37,7 @@ class AuditContext:
 
     @classmethod
     def of(cls, given: "AuditContext | Mapping[str, Any] | None") -> "AuditContext":
-        """Return ``given`` as a context; a mapping may hold the field names of this class only."""
+        """Return ``given`` as a context; ``InputError`` for a field that this class does not have."""
         if given is None:
             return cls()
         if isinstance(given, AuditContext):

@@ -47,6 +47,9 @@ class HistogramSketch:
         score_definition: How outputs became scores; sketches that state different ones are not merged.
         weights: Where samples are weighted, task → sums of weights and of their squares [2, bins + 1], the
             last the hidden samples' (of squares 0). A sample of weight 0 is in no pool and not counted.
+
+    Raises:
+        InputError: Weights that do not fit the counts.
     """
 
     counts: dict[str, np.ndarray]

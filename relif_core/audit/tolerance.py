@@ -112,7 +112,7 @@ def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
 
 
 def subject_ids(subjects: Any) -> np.ndarray:
-    """Return subject ids [n], integers or text, or refuse what is missing or of another kind."""
+    """Return subject ids [n], integers or text; ``InputError`` for missing ones and other kinds."""
     found = given(subjects, "subjects")
     ids = found.values
     if ids.ndim != 1:
@@ -148,7 +148,7 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
 
 
 def unit_rows(embeddings: Any) -> np.ndarray:
-    """Return embeddings [n, D] scaled to length 1, or refuse those without a direction."""
+    """Return embeddings [n, D] scaled to length 1; ``InputError`` for those without a direction."""
     array = checked_numbers(embeddings, "embeddings", 2)
     lengths = np.linalg.norm(array, axis=1)
     if not np.isfinite(lengths).all() or (lengths == 0).any():

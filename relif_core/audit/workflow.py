@@ -384,7 +384,7 @@ class Audit:
 
     @classmethod
     def load(cls, path: str | Path) -> "Audit":
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote; ``RecordError`` for anything else."""
         from relif_core.files import read_text
 
         try:

@@ -79,7 +79,11 @@ class PyramidDecoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A torchvision ResNet without classifier: RGB in 0..1 (or uint8) to a map at 1/32 (dilated: 1/8)."""
+    """A torchvision ResNet without classifier: RGB in 0..1 (or uint8) to a map at 1/32 (dilated: 1/8).
+
+    Raises:
+        InputError: No encoder has this name, or it cannot be dilated.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -118,6 +122,9 @@ class DenseModel(nn.Module):
 
     Audit scores of depth and normals are calibrated by ``calibrate``; until then the raw score is only
     clipped to [0, 1].
+
+    Raises:
+        InputError: No encoder, head or task has this name.
     """
 
     score_low: Tensor
@@ -287,7 +294,11 @@ class DenseModel(nn.Module):
 
 
 def calibration_quantiles(raw: Tensor) -> tuple[float, float]:
-    """Return q10 and q90 (linear interpolation) of a reference model's raw scores [n] of one task."""
+    """Return q10 and q90 (linear interpolation) of a reference model's raw scores [n] of one task.
+
+    Raises:
+        InputError: There is no score, or one that is not finite.
+    """
     if raw.numel() == 0 or not raw.isfinite().all():
         raise InputError("calibration needs at least one raw score, all finite")
     low, high = torch.quantile(

@@ -28,6 +28,9 @@ class ClinicalProblem:
     Inputs are standardised with the manifest's training statistics; rows beyond ``maximum_hours`` of a stay
     are cut (hourly labels there are not used, and stay-level labels keep their stay). A run cuts by its own
     ``training.maximum_hours``.
+
+    Raises:
+        DataError: The statistics in the manifest are not finite.
     """
 
     def __init__(
@@ -81,7 +84,11 @@ class ClinicalProblem:
         return self.tensors.fingerprint
 
     def for_run(self, settings: RunSettings, records: Path) -> "ClinicalProblem":
-        """Return this problem cut to ``training.maximum_hours``; it needs no other run of its study."""
+        """Return this problem cut to ``training.maximum_hours``; it needs no other run of its study.
+
+        Raises:
+            InputError: The settings are of a dense model.
+        """
         if not isinstance(settings.model, ModelSettings):
             raise InputError(f"{self.tensors.folder} is clinical: its model settings are ModelSettings")
         problem = copy.copy(self)
@@ -185,7 +192,11 @@ class ClinicalProblem:
 
     @torch.no_grad()
     def evaluate(self, model: ClinicalModel, split: str) -> Evaluation:
-        """Run a model over a split in evaluation mode and return utility, audit scores and embeddings."""
+        """Run a model over a split in evaluation mode and return utility, audit scores and embeddings.
+
+        Raises:
+            DataError: The split is empty.
+        """
         model.eval()
         stays = self.tensors.stays_of(split)
         if not len(stays):

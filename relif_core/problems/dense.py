@@ -94,6 +94,7 @@ class DenseProblem:
         Raises:
             RecordError: ``records`` holds no finished ERM run of the same seed and settings, or, where only
                 the end of the run needs it, none that has begun.
+            InputError: The settings are of a clinical model.
         """
         model = settings.model
         if not isinstance(model, DenseModelSettings):
@@ -353,7 +354,11 @@ class DenseProblem:
 
 
 def weights_identity(path: Path | str) -> str:
-    """Return the sha256 of a file of encoder weights: what ``DenseModelSettings.weights`` calls it."""
+    """Return the sha256 of a file of encoder weights: what ``DenseModelSettings.weights`` calls it.
+
+    Raises:
+        DataError: There is no such file.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such weights file")

@@ -243,6 +243,9 @@ def open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarr
     Args:
         folder: The folder.
         manifest: Its manifest.
+
+    Raises:
+        DataError: An array is missing, or of another shape or type.
     """
     arrays = {}
     for name, expected in manifest["files"].items():
@@ -260,7 +263,11 @@ def open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarr
 
 
 def check_array_folder(folder: Path) -> dict[str, Any]:
-    """Verify a tensor folder against its manifest, checksums included, and return the manifest."""
+    """Verify a tensor folder against its manifest, checksums included, and return the manifest.
+
+    Raises:
+        DataError: A file is missing, changed or not named by the manifest.
+    """
     folder = Path(folder)
     manifest = read_manifest(folder)
     missing = {"format", "dataset", "sources", "files", "fingerprint"} - manifest.keys()

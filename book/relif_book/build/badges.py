@@ -36,6 +36,9 @@ def binder_address(url: str, branch: str, page: str) -> str:
 
     >>> binder_address("https://github.com/someone/relif", "main", "table_3_trade_off")
     'https://mybinder.org/v2/gh/someone/relif/main?urlpath=lab/tree/notebooks/table_3_trade_off.ipynb'
+
+    Raises:
+        InputError: The address is no repository's.
     """
     found = re.fullmatch(r"https://([\w.-]+)/([\w./-]+?)(?:\.git)?/?", url)
     if found is None:

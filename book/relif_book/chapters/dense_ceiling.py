@@ -27,6 +27,9 @@ def through_decoder(values: Tensor, valid: Tensor, cell: int = DECODER_CELL) -> 
         values: [B, C, H, W]; H and W are multiples of ``cell``.
         valid: bool [B, 1, H, W], the pixels that count in the means; a cell without any becomes 0.
         cell: Side of a cell in pixels.
+
+    Raises:
+        DataError: H or W is no multiple of ``cell``.
     """
     height, width = values.shape[-2:]
     if height % cell or width % cell:

@@ -128,7 +128,11 @@ def make_panels(
 def load_models(
     data: Path | str, folders: Mapping[str, Path], weights: Path | str | None = None, device: str = "cpu"
 ) -> tuple["DenseProblem", dict[str, Any], dict[str, Record]]:
-    """Return problem, trained models and records of finished runs; ``folders`` maps methods to runs."""
+    """Return problem, trained models and records of finished runs; ``folders`` maps methods to runs.
+
+    Raises:
+        RecordError: A run's weights are missing.
+    """
     from safetensors.torch import load_file
 
     from relif_core.problems.dense import DenseProblem

@@ -87,6 +87,9 @@ def coupling_interval(record: Record, tolerance: float, split: str = "test") -> 
 
     ``low`` and ``high`` are the bounds over all joint laws, ``independent`` the paper's Bias of these
     subjects, ``same`` the observed same-subject excess and ``position`` its place between the bounds, 0 to 1.
+
+    Raises:
+        RecordError: A subject has several samples of a task.
     """
     scores, subjects = record.scores(split), record.subjects(split)
     rows = []

@@ -97,7 +97,11 @@ class AuditTable:
         return tuple(name for name in names if f"{name}_covariance" in names)
 
     def covariance(self, kind: str) -> np.ndarray:
-        """Return the covariance [R, R] of an estimate over the draw of subjects."""
+        """Return the covariance [R, R] of an estimate over the draw of subjects.
+
+        Raises:
+            RecordError: The table holds no errors of this kind.
+        """
         if kind not in self.kinds:
             raise RecordError(
                 f"this audit table has no errors of {kind!r}, only of {listed(self.kinds)}; publish newer"
@@ -232,7 +236,11 @@ def audit_record(
 
 
 def audit_table(records: Sequence[Record], tolerance: float, split: str = "test") -> AuditTable:
-    """Audit a data set's records at one fixed tolerance and gather what tables and figures need."""
+    """Audit a data set's records at one fixed tolerance and gather what tables and figures need.
+
+    Raises:
+        InputError: There is no record, or they are of different data.
+    """
     if not records:
         raise InputError("no record to audit; run the study first")
     if len({record.content["dataset"]["fingerprint"] for record in records}) > 1:

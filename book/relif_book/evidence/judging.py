@@ -182,6 +182,9 @@ def at_least(count: int, text: str, parts: Sequence[Part]) -> Part:
         count: How many must hold.
         text: The statement.
         parts: The parts.
+
+    Raises:
+        InputError: ``count`` is below 1 or above the number of parts.
     """
     m = len(parts)
     if not 1 <= count <= m:
@@ -261,6 +264,9 @@ def part_power(part: Part, subjects: int = 4000) -> tuple[float, int | None]:
     """Return the power that a part's test had, and the seeds that 80 % needs (None: no number reaches it).
 
     A one-sided part is read at its seen distance from the margin, an "equal" part at no true difference.
+
+    Raises:
+        InputError: The part has parts of its own.
     """
     found = part.difference
     if found is None:

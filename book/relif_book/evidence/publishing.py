@@ -79,7 +79,11 @@ def _shared_reference(target: Path, fingerprint: str) -> ReferenceTolerance | No
 
 
 def read_reference(folder: Path) -> ReferenceTolerance:
-    """Return the tolerance that is written down in a published folder."""
+    """Return the tolerance that is written down in a published folder.
+
+    Raises:
+        RecordError: It is missing or damaged.
+    """
     path = Path(folder) / REFERENCE
     try:
         return ReferenceTolerance(**read_json(path))

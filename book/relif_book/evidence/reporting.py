@@ -191,7 +191,11 @@ class MethodSummary:
 
 
 def summarise(records: Sequence[Record], table: AuditTable) -> dict[str, MethodSummary]:
-    """Gather records and their audits by method, in the order of first appearance."""
+    """Gather records and their audits by method, in the order of first appearance.
+
+    Raises:
+        RecordError: A record has no audit, or a method two records of one seed.
+    """
     missing = [record.key[:12] for record in records if record.key not in table.keys]
     if missing:
         raise RecordError(f"the audit table lacks records {listed(missing)}; publish the records again")

@@ -229,6 +229,9 @@ def result_set(
         reference: The tolerance; None: what the first ERM run's validation chooses.
         table: Their audits; None: made from the records' own pools.
         study: As of ``ResultSet``.
+
+    Raises:
+        RecordError: There is no record, or no ERM run where the tolerance has to come from one.
     """
     if not records:
         raise RecordError(f"{label}: no finished record; run the study first")

@@ -301,7 +301,11 @@ def candidate_rows(reference: ReferenceTolerance) -> Rows:
 
 
 def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> Rows:
-    """Return Bias per method at tolerances of the exact curves, its rank over common seeds in brackets."""
+    """Return Bias per method at tolerances of the exact curves, its rank over common seeds in brackets.
+
+    Raises:
+        InputError: The curves do not hold a tolerance.
+    """
     columns = [int(np.argmin(np.abs(results.curve_tolerances - delta))) for delta in tolerances]
     for delta, column in zip(tolerances, columns, strict=True):
         if abs(results.curve_tolerances[column] - delta) > 1e-9:

@@ -144,7 +144,11 @@ class CohortFlow:
         self.steps = [CohortStep(rule, 0, frame.height, _subjects(frame))]
 
     def keep(self, rule: str, condition: pl.Expr | pl.Series) -> None:
-        """Keep the stays for which ``condition`` is true (null counts as false)."""
+        """Keep the stays for which ``condition`` is true (null counts as false).
+
+        Raises:
+            DataError: No stay is left.
+        """
         before = self.frame.height
         self.frame = self.frame.filter(condition)
         self.steps.append(
@@ -166,6 +170,9 @@ def groups_of(
     Sex, age band, ethnicity, unit type and hospital come from `patient`; region, size and teaching status
     from the `hospital` table where it exists. Codes are 8 bits wide: with more than 255 hospitals the single
     hospitals are left out.
+
+    Raises:
+        DataError: A hospital stands twice in its table.
     """
     notes: list[str] = []
     groups: list[Group] = []

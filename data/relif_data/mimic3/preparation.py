@@ -305,7 +305,11 @@ def subject_split(
 
 
 def read_subject_list(path: Path) -> np.ndarray:
-    """Return the subject ids of a list file: one id a line, or id and 0/1, where 1 means listed."""
+    """Return the subject ids of a list file: one id a line, or id and 0/1, where 1 means listed.
+
+    Raises:
+        DataError: The file is no such list.
+    """
     try:
         lines = read_text(path).split()
         table = [[int(float(field)) for field in line.split(",")] for line in lines if line[:1].isdigit()]
