@@ -55,8 +55,9 @@ class Record:
     follows ``epoch/<split>/epoch``; its curves [epochs, D] belong to ``epoch/tolerances``, and
     ``epoch/<split>/raw/<task>`` [epochs, 64] holds quantiles of dense scores before scale and clipping.
     ``raw/<split>/<task>`` of dense runs holds scores before scale and clipping (segmentation: [n, 8], by
-    temperature). ``histogram/<view>/<split>/<task>`` stands in published records for scores that were left
-    out, ``merged_histogram/...`` [2, bins] (upper edges, counts) where no bin may hold fewer than ten.
+    temperature, ``segmentation_nll`` the loss of its labels there). ``histogram/<view>/<split>/<task>``
+    stands in published records for scores that were left out, ``merged_histogram/...`` [2, bins] (upper
+    edges, counts) where no bin may hold fewer than ten.
     """
 
     content: dict[str, Any]

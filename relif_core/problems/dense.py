@@ -309,26 +309,21 @@ class DenseProblem:
         """Return per task what audits under other calibrations read, for its pool's images [n], float32.
 
         Depth and normals: the score before it is put on the common scale and clipped. Segmentation: the score
-        at each of ``TEMPERATURES`` [n, 8].
+        at each of ``TEMPERATURES`` [n, 8]; "segmentation_nll": the mean negative log-likelihood, in nats, of
+        an image's labelled pixels there, by which a temperature is chosen on validation.
         """
         model.eval()
         frames = self._frames(split)
-        found: dict[str, list[Tensor]] = {task: [] for task in model.task_names}
+        found: dict[str, list[Tensor]] = {}
         for start in range(0, len(frames), EVALUATION_BATCH):
             batch = self.batch(frames[start : start + EVALUATION_BATCH])
             outputs = model(batch)
-            rows = model.raw_scores(outputs, batch)
+            rows, carries = model.raw_scores(outputs, batch), model.carries(batch)
             if "segmentation" in rows:
-                logits = outputs.predictions["segmentation"].float()
-                valid = valid_pixels(batch)["segmentation"].float()
-                heated = [
-                    ((logits / temperature).softmax(1).amax(1) * valid).sum((1, 2))
-                    for temperature in TEMPERATURES
-                ]
-                rows["segmentation"] = torch.stack(heated, 1) / valid.sum((1, 2)).clamp(min=1)[:, None]
-            for task, carried in model.carries(batch).items():
-                found[task].append(rows[task][carried])
-        return {task: torch.cat(parts).cpu().numpy() for task, parts in found.items()}
+                rows |= _by_temperature(outputs.predictions["segmentation"].float(), batch)
+            for name, values in rows.items():
+                found.setdefault(name, []).append(values[carries[name.removesuffix("_nll")]])
+        return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
 
     def measure_calibration(self, model: DenseModel) -> dict[str, tuple[float, float]]:
         """Return (q10, q90) of a reference model's raw depth and normals scores on validation."""
@@ -351,6 +346,20 @@ class DenseProblem:
         if not len(frames):
             raise DataError(f"{self.tensors.folder}: split {split!r} is empty")
         return frames
+
+
+def _by_temperature(logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return segmentation's score and its labels' loss per image and temperature [B, 8] from logits."""
+    valid = valid_pixels(batch)["segmentation"]
+    labels = batch["labels"].long().where(valid, 0)[:, None]
+    shares = valid.float() / valid.sum((1, 2)).clamp(min=1)[:, None, None]
+    rows = []
+    for temperature in TEMPERATURES:
+        likelihood = (logits / temperature).log_softmax(1)
+        true, most = likelihood.gather(1, labels)[:, 0], likelihood.amax(1).exp()
+        rows.append(torch.stack([(most * shares).sum((1, 2)), -(true * shares).sum((1, 2))]))
+    score, loss = torch.stack(rows, 2)
+    return {"segmentation": score, "segmentation_nll": loss}
 
 
 def weights_identity(path: Path | str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from relif_book.evidence.audit_table import audit_record
 from relif_book.evidence.publishing import publish, read_published, read_single_task
@@ -99,6 +100,22 @@ def test_scores_follow_from_raw_scores(records: Path, method: str) -> None:
             else:
                 low, high = quantiles[task]
                 np.testing.assert_allclose(np.clip((raw - low) / (high - low), 0, 1), scores, atol=1e-4)
+
+
+def test_losses_by_temperature_are_cross_entropies(problem: DenseProblem) -> None:
+    """Per image the mean over its labelled pixels, at every temperature."""
+    torch.manual_seed(1)
+    model = problem.build_model(small("erm").model).eval()
+    frames = problem.tensors.frames_of("validation")
+    batch = problem.batch(frames)
+    with torch.no_grad():
+        logits, labels = model(batch).predictions["segmentation"], batch["labels"].long()
+        expected = [
+            [functional.cross_entropy(own[None] / t, label[None], ignore_index=255) for t in TEMPERATURES]
+            for own, label in zip(logits, labels, strict=True)
+        ]
+    found = problem.raw_scores(model, "validation")["segmentation_nll"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_curves_follow_when_the_scale_is_known(records: Path) -> None:
