@@ -78,3 +78,22 @@ def test_a_method_below_the_constant_is_named(kept: ResultSet) -> None:
     low = replace(erm, records=tuple(map(_with_low_los, erm.records)))
     found = below_constant(replace(kept, summaries={**kept.summaries, "erm": low}))
     assert found.endswith("below a constant in Length of stay: ERM")
+
+
+def test_dense_erm_takes_the_temperature_that_validation_prefers() -> None:
+    kept = result_set("kept", *read_published(ROOT / "data" / "records" / "nyuv2_small"))
+    kept = kept.narrowed(("erm", "relif"))
+    title = "ERM, temperature-scaled"
+    assert title not in [row.title for row in trivial_rows(kept)]  # these records keep no losses
+    erm = next(record for record in kept.records if record.method == "erm")
+    images = len(erm.scores("test")["segmentation"])
+    heated = np.linspace(0.9, 0.2, images)[:, None] * np.array([1.0, 0.5, 0.25])
+    losses = np.array([[2.0, 1.0, 1.5], [2.0, 2.5, 2.6]])
+    arrays = {"raw/test/segmentation": heated, "raw/validation/segmentation_nll": losses}
+    planted = [replace(r, arrays=r.arrays | arrays) if r is erm else r for r in kept.records]
+    found = result_set("kept", planted, kept.reference, kept.table)
+    row = next(row for row in trivial_rows(found) if row.title == title)
+    expected = audit(erm.scores("test") | {"segmentation": heated[:, 1]}, DELTA)
+    assert row.bias(DELTA) == expected.bias
+    assert row.rate(DELTA) == expected.violation_rate
+    assert row.metrics["mIoU"] == erm.result["utility"]["test"]["tasks"]["segmentation"]["metrics"]["miou"]

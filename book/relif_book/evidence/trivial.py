@@ -8,15 +8,18 @@ binary scores are the labels, its top labels have probability 1. Both need only 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
 from relif_book.evidence.results import ResultSet, Rows
 from relif_book.figures.tables import MISSING, Cell
 from relif_book.project import project_root
+from relif_core.audit import audit
 from relif_core.files import read_json
 from relif_core.methods import title_of
+from relif_core.record import Record
 
 CONSTANT_UTILITY = 0.5
 #: Columns of dense tables and where a utility holds them.
@@ -215,14 +218,36 @@ def _erm_metrics(results: ResultSet) -> dict[str, float]:
 
 
 def _calibrated(results: ResultSet) -> TrivialRow | None:
-    """ERM with one temperature per task; None where the records hold no calibrated scores."""
+    """ERM with one temperature per task that has logits; None where the records do not hold its scores."""
     erm = results.summaries["erm"]
+    title, worst, macro = "ERM, temperature-scaled", float(np.mean(erm.worst)), float(np.mean(erm.macro))
+    if "segmentation" in results.task_titles:
+        scaled = [heated_scores(record) for record in results.records if record.method == "erm"]
+        found = [scores for scores in scaled if scores is not None]
+        if len(found) < len(scaled):
+            return None
+
+        def mean(kind: Literal["bias", "violation_rate"], tolerance: float) -> float:
+            return float(np.mean([getattr(audit(scores, tolerance), kind) for scores in found]))
+
+        bias, rate = (partial(mean, kind) for kind in ("bias", "violation_rate"))
+        return TrivialRow(title, worst, macro, bias, rate, _erm_metrics(results))
     if "calibrated_bias" not in erm.table.kinds:
         return None
     curve = erm.table.calibrated_bias_curve[erm.rows].mean(axis=0)
     return TrivialRow(
-        "ERM, temperature-scaled",
-        float(np.mean(erm.worst)),
-        float(np.mean(erm.macro)),
-        lambda tolerance: float(np.interp(tolerance, erm.table.curve_tolerances, curve)),
+        title, worst, macro, lambda tolerance: float(np.interp(tolerance, erm.table.curve_tolerances, curve))
     )
+
+
+def heated_scores(record: Record) -> dict[str, np.ndarray] | None:
+    """Return a dense run's test scores, segmentation's at the temperature that validation prefers.
+
+    That is the one of the record's temperatures with the least mean loss per validation image; maps of depth
+    and normals have none. None where the record keeps no losses.
+    """
+    losses = record.arrays.get("raw/validation/segmentation_nll")
+    if losses is None:
+        return None
+    heated = record.arrays["raw/test/segmentation"][:, int(losses.mean(axis=0).argmin())]
+    return record.scores("test") | {"segmentation": heated}
