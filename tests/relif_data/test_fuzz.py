@@ -234,10 +234,10 @@ def test_thousands_of_mutated_sources_end_whole_or_by_name(name: str) -> None:
 
 def test_the_judge_sees_a_silent_loss() -> None:
     """The oracle itself: tensors of fewer rows that say nothing are a failure, and an error is not."""
-    rows = lines_of(base("mimic3")["CHARTEVENTS.csv"])
-    late = [row.replace(b"2150-03-01", b"2140-03-01").replace(b"2150-03-02", b"2140-03-02") for row in rows]
+    rows = lines_of(base("mimic3")["LABEVENTS.csv"])
+    late = [row.replace(b"2150-03-01", b"2150-01-01").replace(b"2150-03-02", b"2150-01-02") for row in rows]
     with pytest.raises(AssertionError, match="lost in silence"):
-        judge("mimic3", base("mimic3") | {"CHARTEVENTS.csv": b"".join(late)}, free=False, whole=True)
-    assert isinstance(made("mimic3", {"CHARTEVENTS.csv": b"".join(rows)}), str)
+        judge("mimic3", base("mimic3") | {"LABEVENTS.csv": b"".join(late)}, free=False, whole=True)
+    assert isinstance(made("mimic3", {"LABEVENTS.csv": b"".join(rows)}), str)
     with pytest.raises(DataError):
         prepare("mimic3", Path(__file__).parent, "/nowhere/tensors")

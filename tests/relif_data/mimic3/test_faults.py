@@ -116,7 +116,7 @@ def test_unreadable_times(two_stays: Any, tmp_path: Path) -> None:
 def test_times_of_another_year(two_stays: Any, tmp_path: Path) -> None:
     """Times a year away from their stay are said, and an error where many are; other hospital days not."""
     for minute in range(300):
-        two_stays.event(1, 211, minute / 60 - 100, "80")
+        two_stays.event(1, 211, minute / 60, "80")
     for hours in (-9_000.0, 9_000.0):
         two_stays.event(1, 211, hours, "80")
     said: list[str] = []
@@ -130,6 +130,20 @@ def test_times_of_another_year(two_stays: Any, tmp_path: Path) -> None:
         DataError, match=r"CHARTEVENTS\.csv: 11 of 313 wanted rows have a CHARTTIME more than"
     ):
         prepare(two_stays.write(tmp_path / "b"), tmp_path / "many")
+
+
+def test_a_chart_of_other_days(two_stays: Any, tmp_path: Path) -> None:
+    """Half of CHARTEVENTS may be charted elsewhere in the hospital, not more."""
+    for hours in (1.0, -50.0):
+        for _ in range(11):
+            two_stays.event(1, 211, hours, "80")
+    prepare(two_stays.write(tmp_path / "a"), tmp_path / "half")
+    for _ in range(20):
+        two_stays.event(1, 211, -50.0, "80")
+    with pytest.raises(
+        DataError, match=r"CHARTEVENTS\.csv: 31 of \d+ wanted rows have a CHARTTIME over a day"
+    ):
+        prepare(two_stays.write(tmp_path / "b"), tmp_path / "most")
 
 
 def test_unknown_units_are_counted(two_stays: Any, tmp_path: Path) -> None:
