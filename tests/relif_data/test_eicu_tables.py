@@ -51,6 +51,16 @@ def test_whole_numbers_written_as_floats_are_read(tmp_path: Path) -> None:
         made(tmp_path, tables, "lost")
 
 
+def test_offsets_in_seconds_are_refused(tmp_path: Path) -> None:
+    """Rows of monitors a day outside their stay may be few, or up to half of the table."""
+    tables = small_tables()
+    tables["vitalAperiodic"] += [pressure(1, 60 * 60 * hour, 120) for hour in range(10, 20)]
+    made(tmp_path, tables, "few")
+    tables["vitalAperiodic"] += [pressure(1, 60 * 60 * hour, 120) for hour in range(20, 40)]
+    with pytest.raises(DataError, match=r"30 of 38 rows .* observationoffset over a day outside their stay"):
+        made(tmp_path, tables, "most")
+
+
 def test_the_last_value_of_an_hour_counts_and_gaps_carry_forward(tmp_path: Path) -> None:
     tables = small_tables()
     tables["vitalAperiodic"] += [

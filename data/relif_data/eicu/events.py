@@ -23,6 +23,7 @@ REFILL = {
 KILOGRAMS_PER_POUND = 0.45359237
 LOWEST_FAHRENHEIT = 79.0
 REPORT_ROWS = 5_000_000
+DAY = 24 * 60
 LOSSES = {
     "no_number": "are no numbers, perhaps for a decimal comma",
     "unknown_unit": "have a unit that is not known",
@@ -42,6 +43,7 @@ class TableCount:
     lost: int = 0
     other_stays: int = 0
     outside: int = 0
+    away: int = 0
     no_number: int = 0
     unknown_unit: int = 0
     artefacts: int = 0
@@ -81,7 +83,8 @@ def read_events(
     """Stream one table into the grid; ``trust`` orders tables that give a value at the same minute.
 
     Raises:
-        DataError: A damaged or truncated file, or too many rows without a readable stay or time.
+        DataError: A damaged or truncated file, too many rows without a readable stay or time, or most of a
+            monitor's (the tables of vital signs, which no other ward fills) over a day outside their stay.
     """
     numbers = dict.fromkeys((STAY, table.time), pl.Int64)
     count = TableCount(table.name)
@@ -100,6 +103,11 @@ def read_events(
         raise DataError(
             f"{source.path}: {count.lost:,} of {count.wanted:,} rows that may belong to the cohort have a"
             f" {STAY} or {table.time} that is no whole number; export the table again"
+        )
+    if table.name.startswith("vital") and count.away > max(VALUE_SHARE * count.wanted, FEW):
+        raise DataError(
+            f"{source.path}: {count.away:,} of {count.wanted:,} rows of the cohort have a {table.time} over a"
+            " day outside their stay; offsets are minutes since unit admission: export the table again"
         )
     count.short = source.ragged
     for channel, counts in count.channels.items():
@@ -159,13 +167,14 @@ def _locate(
     """Keep the rows inside the cohort's stays; return them with their grid row and minute."""
     stay, minute = frame[STAY], frame[table.time]
     readable = (stay.is_not_null() & minute.is_not_null()).to_numpy()
-    known, row = grid.locate(stay.fill_null(-1).to_numpy(), minute.fill_null(-1).to_numpy())
+    known, row, beyond = grid.locate(stay.fill_null(-1).to_numpy(), minute.fill_null(-1).to_numpy())
     count.without_time += int((~readable).sum())
     count.wanted += int(known.sum())
     lost = (known | stay.is_null().to_numpy()) & ~readable
     count.lost += int(lost.sum())
     count.other_stays += int((readable & ~known).sum())
     count.outside += int((readable & known & (row < 0)).sum())
+    count.away += int((readable & known & (beyond > DAY)).sum())
     inside = readable & (row >= 0)
     chosen = np.flatnonzero(inside)
     return frame[chosen], row[chosen], minute.fill_null(-1).to_numpy()[chosen]

@@ -42,12 +42,16 @@ class HourlyGrid:
         # Zero pages are only backed by memory once written, so rarely measured tables cost little.
         self.keys = np.zeros(shape, dtype=np.int64) if make_keys is None else make_keys(shape)
 
-    def locate(self, stay: np.ndarray, minute: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return which events are of the cohort, and each one's row (-1 before admission or past the end)."""
+    def locate(self, stay: np.ndarray, minute: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return which events are of the cohort, each one's row, and its minutes outside its stay.
+
+        The row is -1 before admission and past the end; the minutes are at most 0 within the stay.
+        """
         place = np.minimum(np.searchsorted(self.stays, stay), len(self.stays) - 1)
         known = self.stays[place] == stay
         inside = known & (minute >= 0) & (minute < self.end[place])
-        return known, np.where(inside, self.offsets[place] + minute // 60, -1)
+        beyond = np.maximum(-minute, minute - self.minutes[place])
+        return known, np.where(inside, self.offsets[place] + minute // 60, -1), beyond
 
     def put(self, channel: str, row: np.ndarray, minute: np.ndarray, value: np.ndarray, trust: int) -> None:
         """Offer values (not negative) of a channel at rows; ``trust`` is 1 for the least trusted table."""
