@@ -1,6 +1,7 @@
 """Audit scores from CSV, TSV, Parquet or JSON lines, wide (a column per task) or long (a row per score)."""
 
 import io
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -206,12 +207,21 @@ def read_table(path: Path | str) -> "polars.DataFrame":
 
 
 def _delimited(path: Path, content: bytes, kind: str) -> "polars.DataFrame":
-    """Read CSV or TSV; a header with more semicolons or tabs than commas says which character separates."""
+    """Read CSV or TSV; a header with more semicolons or tabs than commas says which character separates.
+
+    Names with a decimal point are the first row of a table without header: messages would repeat its cells.
+    """
     import polars
 
-    header = content.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
+    content = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    header = content.split(b"\n", 1)[0].decode().rstrip("\r")
     separator = max((SEPARATORS[kind], ",", ";", "\t"), key=header.count)
     names = [name.strip().strip('"') for name in header.split(separator)]
+    if decimals := sum(bool(re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)) for name in names):
+        raise InputError(
+            f"{path}: {decimals} of the {len(names)} names in its first line are numbers; put a line with the"
+            " names of the columns above the data"
+        )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path} has two columns {twice!r}; rename one")

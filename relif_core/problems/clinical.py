@@ -30,7 +30,7 @@ class ClinicalProblem:
     ``training.maximum_hours``.
 
     Raises:
-        DataError: The statistics in the manifest are not finite.
+        DataError: The statistics in the manifest are not finite, or a value is not once it is standardised.
     """
 
     def __init__(
@@ -52,8 +52,15 @@ class ClinicalProblem:
         deviation = np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
         inputs = np.empty((len(arrays["values"]), tensors.inputs), dtype=np.float32)
         width = len(mean)
-        np.subtract(arrays["values"], mean, out=inputs[:, :width])
-        inputs[:, :width] /= deviation
+        try:
+            with np.errstate(over="raise"):
+                np.subtract(arrays["values"], mean, out=inputs[:, :width])
+                inputs[:, :width] /= deviation
+        except FloatingPointError as error:
+            raise DataError(
+                f"{tensors.folder}: a value lies too many standard deviations from its mean for float32; make"
+                " the tensors again"
+            ) from error
         inputs[:, width:] = arrays["observed"]
         self._inputs = torch.from_numpy(inputs).to(self.device)
         self._starts = torch.from_numpy(arrays["offsets"][:-1].copy()).to(self.device)

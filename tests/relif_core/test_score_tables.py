@@ -9,7 +9,7 @@ import pytest
 
 from relif_core.audit import audit
 from relif_core.errors import InputError
-from relif_core.score_tables import read_score_table
+from relif_core.score_tables import read_score_table, read_table
 
 GENERATOR = np.random.default_rng(0)
 FRAME = pl.DataFrame(
@@ -161,3 +161,14 @@ def test_what_cannot_be_read_is_named(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no file; name a table of scores"):
         read_score_table(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize("blank", ["", "\n", "\r\n", "\ufeff\n"])
+def test_a_table_without_header_is_refused_and_not_repeated(tmp_path: Path, blank: str) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text(blank + "Zoe-7391,0.25,0.5\np2,0.75,0.5\n")
+    with pytest.raises(InputError, match="2 of the 3 names in its first line are numbers") as refused:
+        read_table(path)
+    assert "Zoe" not in str(refused.value)
+    path.write_text(blank + "0,1\n0.25,0.5\n")
+    assert read_table(path).columns == ["0", "1"]
