@@ -217,19 +217,24 @@ def _delimited(path: Path, content: bytes, kind: str) -> "polars.DataFrame":
     header = content.split(b"\n", 1)[0].decode().rstrip("\r")
     separator = max((SEPARATORS[kind], ",", ";", "\t"), key=header.count)
     names = [name.strip().strip('"') for name in header.split(separator)]
+    _refuse_numbers(path, names)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} has two columns {twice!r}; rename one")
+    table = polars.read_csv(io.BytesIO(content), separator=separator, infer_schema=False)
+    _refuse_numbers(path, table.columns)
+    table.columns = [name.strip() for name in table.columns]
+    cells = polars.all().str.strip_chars()
+    table = table.select(polars.when(cells.is_in(MISSING)).then(None).otherwise(cells).name.keep())
+    return table.select([_typed(column) for column in table])
+
+
+def _refuse_numbers(path: Path, names: Sequence[str]) -> None:
     if decimals := sum(bool(re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)) for name in names):
         raise InputError(
             f"{path}: {decimals} of the {len(names)} names in its first line are numbers; put a line with the"
             " names of the columns above the data"
         )
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{path} has two columns {twice!r}; rename one")
-    table = polars.read_csv(io.BytesIO(content), separator=separator, infer_schema=False)
-    table.columns = [name.strip() for name in table.columns]
-    cells = polars.all().str.strip_chars()
-    table = table.select(polars.when(cells.is_in(MISSING)).then(None).otherwise(cells).name.keep())
-    return table.select([_typed(column) for column in table])
 
 
 def _typed(column: "polars.Series") -> "polars.Series":

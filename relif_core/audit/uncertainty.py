@@ -104,6 +104,9 @@ class SubjectSpread:
             task: own / pools[task].size if pools[task].weights is None else own
             for task, own in self.counts.items()
         }
+        for task, own in self._shares.items():
+            if np.count_nonzero(own) == 1:  # weights of sum 1 but for rounding
+                self._shares[task] = (own > 0).astype(np.float64)
         self._effective = {
             task: (pools[task].size ** 2 if pools[task].weights is None else 1)
             / float(np.square(own, dtype=np.float64).sum())

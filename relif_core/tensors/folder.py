@@ -8,6 +8,7 @@ import hashlib
 import json
 import mmap
 import tokenize
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,8 +233,10 @@ def read_array(path: Path, mend: str, *, mode: Literal["r"] | None = None) -> np
         DataError: It is no array, or a damaged one.
     """
     try:
-        return np.load(path, mmap_mode=mode, allow_pickle=False)
-    except (ValueError, SyntaxError, tokenize.TokenError, EOFError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # a header that NumPy reads only by repairing it
+            return np.load(path, mmap_mode=mode, allow_pickle=False)
+    except (ValueError, SyntaxError, tokenize.TokenError, EOFError, OSError, UserWarning) as error:
         raise DataError(f"{path} cannot be read as an array ({error}); {mend}") from error
 
 
