@@ -1,7 +1,6 @@
 """Audit scores from CSV, TSV, Parquet or JSON lines, wide (a column per task) or long (a row per score)."""
 
 import io
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relif_core.audit.door import refuse_cells_as_names
 from relif_core.errors import InputError, listed
 
 if TYPE_CHECKING:
@@ -207,34 +207,22 @@ def read_table(path: Path | str) -> "polars.DataFrame":
 
 
 def _delimited(path: Path, content: bytes, kind: str) -> "polars.DataFrame":
-    """Read CSV or TSV; a header with more semicolons or tabs than commas says which character separates.
-
-    Names with a decimal point are the first row of a table without header: messages would repeat its cells.
-    """
+    """Read CSV or TSV; a header with more semicolons or tabs than commas says which character separates."""
     import polars
 
     content = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
     header = content.split(b"\n", 1)[0].decode().rstrip("\r")
     separator = max((SEPARATORS[kind], ",", ";", "\t"), key=header.count)
     names = [name.strip().strip('"') for name in header.split(separator)]
-    _refuse_numbers(path, names)
+    table = polars.read_csv(io.BytesIO(content), separator=separator, infer_schema=False)
+    refuse_cells_as_names(path, table.columns)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path} has two columns {twice!r}; rename one")
-    table = polars.read_csv(io.BytesIO(content), separator=separator, infer_schema=False)
-    _refuse_numbers(path, table.columns)
     table.columns = [name.strip() for name in table.columns]
     cells = polars.all().str.strip_chars()
     table = table.select(polars.when(cells.is_in(MISSING)).then(None).otherwise(cells).name.keep())
     return table.select([_typed(column) for column in table])
-
-
-def _refuse_numbers(path: Path, names: Sequence[str]) -> None:
-    if decimals := sum(bool(re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)) for name in names):
-        raise InputError(
-            f"{path}: {decimals} of the {len(names)} names in its first line are numbers; put a line with the"
-            " names of the columns above the data"
-        )
 
 
 def _typed(column: "polars.Series") -> "polars.Series":

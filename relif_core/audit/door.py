@@ -4,7 +4,8 @@ No library is imported here: each is known by its methods.
 """
 
 import numbers
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,3 +151,16 @@ def columns(frame: Any, leave: tuple[str, ...] = ()) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"the frame has two columns {twice!r}; rename one")
     return {name: frame[name] for name in names if name not in leave}
+
+
+def refuse_cells_as_names(path: object, names: Sequence[str]) -> None:
+    """Refuse (``InputError``) names of columns that are cells: messages would repeat a person's row.
+
+    A number with a decimal point heads a table without header; a name over several lines has an open quote.
+    """
+    decimal = re.compile(r"\s*[+-]?\d*\.\d+([eE][+-]?\d+)?\s*")
+    if cells := sum("\n" in name or decimal.fullmatch(name) is not None for name in names):
+        raise InputError(
+            f"{path}: {cells} of the {len(names)} names in its first line are numbers or run on in the next;"
+            " put a line with the names of the columns above the data"
+        )

@@ -327,7 +327,10 @@ class HistogramSketch:
         numbers: dict[str, np.ndarray],
         summed: Callable[[str, np.ndarray], np.ndarray],
     ) -> InfluenceSums:
-        """Sum the units' influences z and square them as a jackknife: z / (1 − largest share of a pool)."""
+        """Sum the units' influences z and square them as a jackknife: z / (1 − largest share of a pool).
+
+        NaN where a unit makes up a whole pool, as of :func:`scaled_influences`.
+        """
         tolerances = self._tolerances(tolerance)
         shares = {task: own / self._masses[task].sum() for task, own in numbers.items()}
         largest = np.max(list(shares.values()), axis=0)
@@ -335,8 +338,7 @@ class HistogramSketch:
         powers = []
         for kind in range(2):
             summed_up = sum(summed(task, influences[task][kind]) for task in self.counts)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                square = np.square(summed_up / (1 - largest))
+            square = np.square(summed_up / np.where(largest > 1 - NO_VARIATION, math.nan, 1 - largest))
             powers.append((float(square.sum()), float(square @ square)))
         return InfluenceSums(
             of=self._digest(tolerances),

@@ -59,8 +59,11 @@ class InfluenceSums:
         )
 
     def to_json(self) -> str:
-        """Return the sums as JSON text, which a site can send; :meth:`from_json` reads it back."""
-        return json.dumps({"schema": SUMS_SCHEMA, **asdict(self)}, allow_nan=False, ensure_ascii=False)
+        """Return the sums as JSON text, NaN as null, which a site can send; :meth:`from_json` reads it."""
+        content = asdict(self)
+        for kind in ("bias", "violation_rate"):
+            content[kind] = [None if math.isnan(power) else power for power in content[kind]]
+        return json.dumps({"schema": SUMS_SCHEMA, **content}, allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "InfluenceSums":
@@ -74,8 +77,8 @@ class InfluenceSums:
             if content.pop("schema") != SUMS_SCHEMA:
                 raise ValueError("another schema")
             for kind in ("bias", "violation_rate"):
-                square, fourth = content[kind]
-                content[kind] = (float(square), float(fourth))
+                square, fourth = (math.nan if power is None else float(power) for power in content[kind])
+                content[kind] = (square, fourth)
             return cls(**content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(f"influence sums are damaged ({error}); make them again at the site") from error

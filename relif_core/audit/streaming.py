@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relif_core.audit.door import refuse_cells_as_names
 from relif_core.audit.pools import FEW_ULP
 from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
 from relif_core.errors import DataError, InputError, listed
@@ -93,6 +94,7 @@ def _scan(path: Path, named: Sequence[str]) -> "polars.LazyFrame":
     if path.suffix == ".parquet":
         return polars.scan_parquet(path, glob=False)
     names = polars.scan_csv(path, glob=False, infer_schema=False).collect_schema()
+    refuse_cells_as_names(path, list(names))
     return polars.scan_csv(
         path, glob=False, schema_overrides={name: polars.Float64 for name in named if name in names}
     )

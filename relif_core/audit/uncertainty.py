@@ -104,9 +104,6 @@ class SubjectSpread:
             task: own / pools[task].size if pools[task].weights is None else own
             for task, own in self.counts.items()
         }
-        for task, own in self._shares.items():
-            if np.count_nonzero(own) == 1:  # weights of sum 1 but for rounding
-                self._shares[task] = (own > 0).astype(np.float64)
         self._effective = {
             task: (pools[task].size ** 2 if pools[task].weights is None else 1)
             / float(np.square(own, dtype=np.float64).sum())
@@ -193,11 +190,11 @@ class SampleSpread:
 def scaled_influences(summed: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Return sqrt((G−1)/G) · z_s / (1 − p_s) for the summed influences z [G] of subjects with shares p [G].
 
-    NaN where a single subject makes up a whole pool: nothing shows the spread of the others. Subjects without
-    a share (p = 0) are no part of G and have no influence.
+    NaN where a single subject makes up a whole pool, but for rounding: nothing shows the spread of others.
+    Subjects without a share (p = 0) are no part of G and have no influence.
     """
     subjects = int(np.count_nonzero(share))
-    if subjects < 2 or share.max() >= 1:
+    if subjects < 2 or share.max() > 1 - NO_VARIATION:
         return np.full(len(summed), math.nan)
     return summed * (math.sqrt((subjects - 1) / subjects) / (1 - share))
 

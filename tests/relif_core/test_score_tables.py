@@ -167,8 +167,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_table_without_header_is_refused_and_not_repeated(tmp_path: Path, blank: str) -> None:
     path = tmp_path / "scores.csv"
     path.write_text(blank + "Zoe-7391,0.25,0.5\np2,0.75,0.5\n")
-    with pytest.raises(InputError, match="2 of the 3 names in its first line are numbers") as refused:
+    with pytest.raises(
+        InputError, match="2 of the 3 names in its first line are numbers or run on"
+    ) as refused:
         read_table(path)
     assert "Zoe" not in str(refused.value)
     path.write_text(blank + "0,1\n0.25,0.5\n")
     assert read_table(path).columns == ["0", "1"]
+
+
+@pytest.mark.parametrize("head", ['"id,a,b\nZoe-7391",', 'id,a,"b\nZoe-7391"'])
+def test_a_header_over_two_lines_is_refused_and_not_repeated(tmp_path: Path, head: str) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text(head + "0.25,0.5\np2,0.75,0.5\n")
+    with pytest.raises(InputError, match=r"names in its first line are numbers or run on") as refused:
+        read_table(path)
+    assert "Zoe" not in str(refused.value)

@@ -133,3 +133,10 @@ def test_a_folder_on_two_nodes_gives_the_histogram_of_all_files_though_one_node_
     written(tmp_path, "part5.parquet", {"a": [0.5, 2.0], "b": [0.1, 0.2]})
     with pytest.raises(DataError, match=r"part5.parquet: 1 of 2 scores of 'a' are outside \[0, 1\]"):
         sketch_folder(tmp_path, ["a", "b"], 256, address=ring.address)
+
+
+def test_a_file_without_header_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("Zoe-7391,0.25,0.5\np2,0.75,0.5\n")
+    with pytest.raises(InputError, match="2 of the 3 names in its first line") as refused:
+        sketch_file(tmp_path / "scores.csv", ["a", "b"])
+    assert "Zoe" not in str(refused.value)

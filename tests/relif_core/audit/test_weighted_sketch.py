@@ -326,3 +326,15 @@ def test_batches_with_weights_add_up() -> None:
         AuditMetric(["a", "b"], 0.1).update({"a": torch.rand(3)}, {"a": torch.ones(3)})
     metric.reset()
     assert metric.counts.sum() == metric.masses.sum() == 0
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 1.0, 1.0], [0.1, 0.7, 0.4]])
+def test_a_subject_who_is_a_whole_pool_leaves_no_error(weights: list[float] | None) -> None:
+    """As in the audit of the scores, and the sums travel as JSON all the same."""
+    scores = {"a": np.array([0.85, 0.65, 0.5]), "b": np.linspace(0, 1, 4)}
+    ids = {"a": np.zeros(3, dtype=int), "b": np.arange(4)}
+    held = None if weights is None else {"a": np.array(weights), "b": np.ones(4)}
+    sketch = HistogramSketch.of(scores, 8, weights=held)
+    sums = InfluenceSums.from_json(sketch.subject_sums(scores, ids, 0.1, weights=held).to_json())
+    assert np.isnan(sketch.audit(0.1, sums).bias_se)
+    assert np.isnan(audit(scores, 0.1, subjects=ids, weights=held).bias_se)
