@@ -21,10 +21,11 @@ from relif_core.audit.pools import (
     checked_scores,
     checked_tolerances,
     checked_weights,
+    drop_weightless,
     task_pairs,
 )
 from relif_core.audit.subject_ids import subject_codes
-from relif_core.audit.uncertainty import clustered_error
+from relif_core.audit.uncertainty import combined_error, scaled_influences
 from relif_core.errors import InputError
 
 _PAIRS_TOGETHER = 1 << 21
@@ -42,6 +43,8 @@ class IndividualRow:
         gap: Mean gap.
         excess: Mean of the gap's part beyond what is allowed, with ``excess_se``.
         share: Share of pairs beyond it, with ``share_se``.
+        excess_freedom: Degrees of freedom of ``excess_se``; None for similar pairs.
+        share_freedom: Likewise.
     """
 
     tasks: tuple[str, ...]
@@ -53,6 +56,8 @@ class IndividualRow:
     share: float
     excess_se: float
     share_se: float
+    excess_freedom: float | None = None
+    share_freedom: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +70,46 @@ class IndividualAudit:
     share: float
     excess_se: float
     share_se: float
+    excess_freedom: float | None = None
+    share_freedom: float | None = None
     rows: tuple[IndividualRow, ...]
 
 
 def same_subject_audit(
-    scores: Mapping[str, Any], subjects: Mapping[str, Any], tolerance: Tolerance
+    scores: Mapping[str, Any],
+    subjects: Mapping[str, Any],
+    tolerance: Tolerance,
+    *,
+    weights: Mapping[str, Any] | None = None,
 ) -> IndividualAudit:
     """Measure how far one person's scores lie apart between tasks.
 
     With S_ij the subjects that have samples of both tasks, a subject's gap terms are averaged over all pairs
-    of its own samples x of task i and y of task j, then over subjects::
+    of its own samples x of task i and y of task j, then over subjects in proportion to their weights w_s (1
+    without ``weights``)::
 
-        excess_ij = mean_s mean_xy (|p_i(x) − p_j(y)| − δ_ij)₊
-        share_ij = mean_s mean_xy 1[|p_i(x) − p_j(y)| > δ_ij]
+        excess_ij = Σ_s w_s mean_xy (|p_i(x) − p_j(y)| − δ_ij)₊ / Σ_s w_s
+        share_ij = Σ_s w_s mean_xy 1[|p_i(x) − p_j(y)| > δ_ij] / Σ_s w_s
 
-    Unlike Bias, both change when scores are handed to other people; they lie within :func:`coupling_bounds`.
+    Unlike Bias, both change when scores are handed to other people; unweighted they lie within
+    :func:`coupling_bounds`.
 
     Args:
         scores: Task name to one-dimensional scores in [0, 1]; at least two tasks.
         subjects: Task name to subject ids aligned with the scores.
         tolerance: δ, one number or a mapping from task pairs to numbers.
+        weights: Task name to weights aligned with the scores, at least 0. They are people's: a whole weight
+            is so many people with the same scores. All samples of a subject have one weight, in all tasks,
+            but for those of weight 0, which are left out.
 
     Returns:
-        One row per task pair, and their mean. For its errors, influences are summed over task pairs.
+        One row per task pair, and their mean. A subject's influence is w_s / Σw times its mean less the
+        estimate, summed over task pairs; from influences and shares w_s / Σw the errors and their degrees of
+        freedom follow as in :func:`audit` (:class:`.SubjectSpread`).
 
     Raises:
-        InputError: What :func:`audit` refuses, or a task pair without a common subject.
+        InputError: What :func:`audit` refuses, a task pair without a common subject, or a subject with
+            samples of different weights.
 
     >>> scores, subjects = {"a": [0.125, 1.0], "b": [1.0, 0.125]}, {"a": [1, 2], "b": [1, 2]}
     >>> same_subject_audit(scores, subjects, tolerance=0.5).excess
@@ -98,38 +117,67 @@ def same_subject_audit(
     """
     checked = checked_scores(scores)
     tolerances = checked_tolerances(tolerance, list(checked))
-    _, codes = subject_codes(checked_labels(subjects, checked, "subjects"))
-    people = 1 + max(int(array.max()) for array in codes.values())
-    rows, shares = [], np.zeros((2, people))
-    seen = np.zeros(people, dtype=bool)
+    labels = checked_labels(subjects, checked, "subjects")
+    held = {} if weights is None else drop_weightless(checked_weights(weights, checked), checked, labels)
+    ids, codes = subject_codes(labels)
+    mass = _subject_weights(held, codes, len(ids))
+    rows, summed, largest, effective = [], np.zeros((2, len(ids))), np.zeros(len(ids)), []
     pairs = task_pairs(list(checked))
     for i, j in pairs:
-        gap, excess, beyond, count = _within_subjects(
-            checked[i], codes[i], checked[j], codes[j], people, tolerances[i, j]
+        *sums, count = _within_subjects(
+            checked[i], codes[i], checked[j], codes[j], len(ids), tolerances[i, j]
         )
         common = np.flatnonzero(count)
         if not len(common):
             raise InputError(f"tasks {i!r} and {j!r} have no subject in common; give both the same ids")
-        means = np.array([excess[common], beyond[common]]) / count[common]
-        centred = (means - means.mean(axis=1, keepdims=True)) / len(common)
-        shares[:, common] += centred / len(pairs)
-        seen[common] = True
-        errors = [clustered_error(part, len(common)) for part in centred]
+        means = np.array(sums)[:, common] / count[common]
+        gap, *centres = np.average(means, axis=1, weights=mass[common] if held else None)
+        share = mass[common] / mass[common].sum()
+        influences = (means[1:] - np.array(centres)[:, None]) * share
+        summed[:, common] += influences / len(pairs)
+        largest[common] = np.maximum(largest[common], share)
+        effective.append(1 / float(np.square(share).sum()))
         rows.append(
             IndividualRow(
                 tasks=(i, j),
                 limit=tolerances[i, j],
                 pairs=int(count.sum()),
                 subjects=len(common),
-                gap=float((gap[common] / count[common]).mean()),
-                excess=float(means[0].mean()),
-                share=float(means[1].mean()),
-                excess_se=errors[0],
-                share_se=errors[1],
+                gap=float(gap),
+                excess=float(centres[0]),
+                share=float(centres[1]),
+                **_subject_errors(influences, share, effective[-1]),
             )
         )
-    subjects_seen = int(seen.sum())
-    return _summary(rows, subjects_seen, *(clustered_error(part, subjects_seen) for part in shares))
+    seen = largest > 0
+    errors = _subject_errors(summed[:, seen], largest[seen], min(effective))
+    return _summary(rows, int(np.count_nonzero(seen)), **errors)
+
+
+def _subject_weights(
+    weights: Mapping[str, np.ndarray], codes: Mapping[str, np.ndarray], people: int
+) -> np.ndarray:
+    """Return every subject's weight [people], 1 without weights."""
+    mass = np.ones(people)
+    for task, own in weights.items():
+        mass[codes[task]] = own
+    for task, own in weights.items():
+        wrong = len(np.unique(codes[task][own != mass[codes[task]]]))
+        if wrong:
+            raise InputError(
+                f"task {task!r}: {wrong} subjects have samples of another weight, here or in another task;"
+                " people are weighed: give all samples of a subject one weight, or 0 to leave a sample out"
+            )
+    return mass
+
+
+def _subject_errors(influences: np.ndarray, share: np.ndarray, effective: float) -> dict[str, float]:
+    """Return both errors and their degrees of freedom from influences [2, G] of subjects with shares [G]."""
+    errors = {}
+    for name, own in zip(("excess", "share"), influences, strict=True):
+        found = combined_error(scaled_influences(own, share), effective - 1)
+        errors[f"{name}_se"], errors[f"{name}_freedom"] = found
+    return errors
 
 
 def _within_subjects(
@@ -257,7 +305,6 @@ def similar_pair_audit(
         deviations = terms - means[:, None]
         deviations = deviations / len(gap) if own is None else deviations * own
         people = pairs.codes[task][np.array([a, b])]
-        errors = _dyadic_errors(people, deviations)
         rows.append(
             IndividualRow(
                 tasks=(task,),
@@ -267,14 +314,13 @@ def similar_pair_audit(
                 gap=float(np.average(gap, weights=own)),
                 excess=float(means[0]),
                 share=float(means[1]),
-                excess_se=errors[0],
-                share_se=errors[1],
+                **_dyadic_errors(people, deviations),
             )
         )
         ends.append(people)
         shares.append(deviations / len(checked))
     people = np.hstack(ends)
-    return _summary(rows, len(np.unique(people)), *_dyadic_errors(people, np.hstack(shares)))
+    return _summary(rows, len(np.unique(people)), **_dyadic_errors(people, np.hstack(shares)))
 
 
 def lipschitz_limit(scores: Mapping[str, Any], pairs: SimilarPairs, alpha: float = 0.1) -> dict[str, float]:
@@ -355,8 +401,8 @@ def _codes(inputs: Mapping[str, np.ndarray], subjects: Mapping[str, Any] | None)
     return {task: np.arange(end - len(inputs[task]), end) for task, end in zip(inputs, ends, strict=True)}
 
 
-def _dyadic_errors(people: np.ndarray, deviations: np.ndarray) -> tuple[float, float]:
-    """Return two standard errors from the deviations [2, pairs] of pairs of people [2, pairs].
+def _dyadic_errors(people: np.ndarray, deviations: np.ndarray) -> dict[str, float]:
+    """Return both standard errors from the deviations [2, pairs] of pairs of people [2, pairs].
 
     The variance is Σ e_p·e_q over pairs p, q with a person in common: Σ_s (Σ_{p∋s} e_p)² counts each pair of
     people twice with itself, so Σ over pairs of people is taken off once.
@@ -365,22 +411,21 @@ def _dyadic_errors(people: np.ndarray, deviations: np.ndarray) -> tuple[float, f
     people = people.reshape(2, -1)
     count = int(people.max()) + 1
     _, dyad = np.unique(people.min(axis=0) * count + people.max(axis=0), return_inverse=True)
-    errors = []
-    for share in deviations:
+    errors = {}
+    for name, share in zip(("excess_se", "share_se"), deviations, strict=True):
         per_person = np.bincount(people.ravel(), np.tile(share, 2), count)
         per_dyad = np.square(np.bincount(dyad, share)).sum()
         variance = max(np.square(per_person).sum() - per_dyad, per_dyad)
-        errors.append(float(np.sqrt(variance * count / (count - 1))))
-    return errors[0], errors[1]
+        errors[name] = float(np.sqrt(variance * count / (count - 1)))
+    return errors
 
 
-def _summary(rows: list[IndividualRow], subjects: int, excess_se: float, share_se: float) -> IndividualAudit:
+def _summary(rows: list[IndividualRow], subjects: int, **errors: float) -> IndividualAudit:
     return IndividualAudit(
         subjects=subjects,
         gap=float(np.mean([row.gap for row in rows])),
         excess=float(np.mean([row.excess for row in rows])),
         share=float(np.mean([row.share for row in rows])),
-        excess_se=excess_se,
-        share_se=share_se,
         rows=tuple(rows),
+        **errors,
     )

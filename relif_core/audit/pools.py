@@ -363,6 +363,14 @@ def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str,
     return checked
 
 
+def drop_weightless(weights: dict[str, np.ndarray], *arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Leave out, in place, the samples of weight 0 from weights and the arrays aligned with them."""
+    for task, own in weights.items():
+        for held in (*arrays, weights):
+            held[task] = held[task][own > 0]
+    return weights
+
+
 def sorted_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
     """Sort one task's scores and carry each score's subject code along."""
     if values.dtype == np.float32:

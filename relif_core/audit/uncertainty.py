@@ -20,6 +20,7 @@ from relif_core.audit.pools import (
     checked_scores,
     checked_tolerances,
     checked_weights,
+    drop_weightless,
     sorted_pool_with_codes,
     task_pairs,
     weighted_pool,
@@ -197,16 +198,6 @@ def scaled_influences(summed: np.ndarray, share: np.ndarray) -> np.ndarray:
     if subjects < 2 or share.max() > 1 - NO_VARIATION:
         return np.full(len(summed), math.nan)
     return summed * (math.sqrt((subjects - 1) / subjects) / (1 - share))
-
-
-def clustered_error(summed: np.ndarray, subjects: int) -> float:
-    """Return sqrt(G/(G−1) · Σ_s z_s²), the standard error from G independent subjects' influences.
-
-    NaN for a single subject, whose spread nothing shows.
-    """
-    if subjects < 2:
-        return math.nan
-    return math.sqrt(subjects / (subjects - 1) * float(np.square(summed).sum()))
 
 
 def combined_error(scaled: np.ndarray, freedom: float) -> tuple[float, float]:
@@ -436,10 +427,7 @@ def subject_bootstrap(
     checked = checked_scores(scores)
     tolerances = checked_tolerances(tolerance, list(checked))
     labels = checked_labels(subjects, checked, "subjects")
-    held = {} if weights is None else checked_weights(weights, checked)
-    for task, own in held.items():
-        checked[task], labels[task] = checked[task][own > 0], labels[task][own > 0]
-        held[task] = own[own > 0]
+    held = {} if weights is None else drop_weightless(checked_weights(weights, checked), checked, labels)
     ids, codes = subject_codes(labels)
     pools = {
         task: weighted_pool(values, held[task], codes[task])

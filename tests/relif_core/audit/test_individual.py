@@ -71,6 +71,74 @@ def test_same_subject_equals_brute_force(seed: int, tolerance: float, tasks: int
 
 
 @settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, tolerance=tolerances, tasks=st.integers(2, 3), scale=st.floats(1e-3, 1e3))
+def test_whole_weights_are_repeated_people(seed: int, tolerance: float, tasks: int, scale: float) -> None:
+    """Their errors are the jackknife's that leaves a person out with all copies."""
+    scores, subjects, _ = sample(seed, tasks, most=24)
+    times = np.random.default_rng(seed).integers(0, 4, 24)
+    times[:3] = 1, 2, 3
+    copies = {task: times[own] for task, own in subjects.items()}
+    found = same_subject_audit(scores, subjects, tolerance, weights={t: scale * w for t, w in copies.items()})
+    repeated = {task: np.repeat(values, copies[task]) for task, values in scores.items()}
+    origin = {task: np.repeat(own, copies[task]) for task, own in subjects.items()}
+    people = {
+        task: 10 * own + np.concatenate([np.arange(number) for number in copies[task]])
+        for task, own in origin.items()
+    }
+    plain = same_subject_audit(repeated, people, tolerance)
+    for one, other in ((found, plain), *zip(found.rows, plain.rows, strict=True)):
+        for name in ("gap", "excess", "share"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-12)
+    for row in found.rows:
+        common = np.intersect1d(*(origin[task] for task in row.tasks))
+        assert row.subjects == len(common)
+        without = []
+        for person in common:
+            rest = [
+                {task: part[task][origin[task] != person] for task in row.tasks}
+                for part in (repeated, people)
+            ]
+            without.append(same_subject_audit(*rest, tolerance))
+        for name in ("excess", "share"):
+            moved = np.array([getattr(row, name) - getattr(one, name) for one in without])
+            wanted = np.sqrt((len(common) - 1) / len(common) * np.square(moved).sum())
+            assert getattr(row, f"{name}_se") == pytest.approx(wanted, abs=1e-12)
+            kish = times[common].sum() ** 2 / np.square(times[common]).sum()
+            assert 0 < getattr(row, f"{name}_freedom") <= kish - 1 + 1e-9
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, tolerance=tolerances)
+def test_people_and_samples_of_weight_0_change_nothing_and_equal_weights_neither(
+    seed: int, tolerance: float
+) -> None:
+    scores, subjects, _ = sample(seed, 3)
+    generator = np.random.default_rng(seed)
+    people = generator.gamma(1, size=80) * (generator.random(80) > 0.2)
+    people[:4] = 0.5
+    weights = {task: people[own] for task, own in subjects.items()}
+    for own in weights.values():
+        own[8:] *= generator.random(len(own) - 8) > 0.2
+    kept = {task: own > 0 for task, own in weights.items()}
+    parts = [{task: part[task][kept[task]] for task in part} for part in (scores, subjects, weights)]
+    equal = {task: np.full(len(own), 0.3) for task, own in scores.items()}
+    for one, other in (
+        (
+            same_subject_audit(scores, subjects, tolerance, weights=weights),
+            same_subject_audit(*parts[:2], tolerance, weights=parts[2]),
+        ),
+        (
+            same_subject_audit(scores, subjects, tolerance, weights=equal),
+            same_subject_audit(scores, subjects, tolerance),
+        ),
+    ):
+        for own, its in ((one, other), *zip(one.rows, other.rows, strict=True)):
+            assert own.subjects == its.subjects
+            for name in ("gap", "excess", "share", "excess_se", "share_se", "excess_freedom"):
+                assert getattr(own, name) == pytest.approx(getattr(its, name), abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
 @given(seed=SEEDS, lipschitz=st.sampled_from([0.0, 0.1, 0.5, 2.0]), k=st.integers(1, 5))
 def test_similar_pairs_equal_brute_force(seed: int, lipschitz: float, k: int) -> None:
     scores, subjects, inputs = sample(seed, 2)
@@ -187,6 +255,11 @@ def test_worked_by_hand() -> None:
     assert same.excess == pytest.approx((0.3 + 0 + 0 + 0) / 4)
     assert same.share == 0.25
     assert np.isnan(same.excess_se)
+    scores, subjects = {"a": [0.1, 0.5, 0.9], "b": [0.7, 0.3, 0.2]}, dict.fromkeys("ab", (1, 2, 3))
+    same = same_subject_audit(scores, subjects, 0.3, weights=dict.fromkeys("ab", (3, 1, 0)))
+    assert (same.excess, same.share) == (pytest.approx((3 * 0.3 + 0) / 4), 0.75)
+    assert same.excess_se == pytest.approx(np.sqrt((0.225**2 + 0.075**2) / 2))
+    assert (same.subjects, same.excess_freedom) == (2, pytest.approx(4**2 / (3**2 + 1**2) - 1))
 
 
 @settings(max_examples=40, deadline=None)
@@ -239,6 +312,14 @@ def test_the_limit_leaves_the_share_that_was_asked_for() -> None:
     ("call", "message"),
     [
         (lambda s, u, x: same_subject_audit(s, {**u, "b": u["b"] + 1000}, 0.1), "no subject in common"),
+        (
+            lambda s, u, x: same_subject_audit(s, u, 0.1, weights={"a": [1] * 10, "b": [1] * 9 + [2]}),
+            "task 'a': 1 subjects have samples of another weight.*give all samples of a subject one weight",
+        ),
+        (
+            lambda s, u, x: same_subject_audit(s, u, 0.1, weights={"a": [1] * 10}),
+            "task 'b': weights are miss",
+        ),
         (lambda s, u, x: similar_pair_audit(s, similar_pairs(x), -1.0), "at least 0"),
         (
             lambda s, u, x: similar_pair_audit(s, similar_pairs(x), {"a": 1.0}),
