@@ -210,16 +210,22 @@ class _Samples:
 
     def __init__(self, parts: Mapping[str, Parts], pairs: int) -> None:
         self._parts, self._pairs = parts, pairs
-        self._means = [{task: np.zeros(part.ends[-1]) for task, part in parts.items()} for _ in range(2)]
+        sizes = {task: part.ends[-1] if pairs > 1 else 0 for task, part in parts.items()}
+        self._means = [{task: np.zeros(size) for task, size in sizes.items()} for _ in range(2)]
+        self._last: _Found | None = None
 
     def add(self, pair: Pair, terms: PairTerms) -> _Found:
         kinds = [dict(zip(pair, means[:2], strict=True)) for means in terms.kinds()]
-        for held, means in zip(self._means, kinds, strict=True):
-            for task, own in means.items():
-                held[task] += own
-        return self._spread(kinds, 1)
+        if self._pairs > 1:
+            for held, means in zip(self._means, kinds, strict=True):
+                for task, own in means.items():
+                    held[task] += own
+        self._last = self._spread(kinds, 1)
+        return self._last
 
     def total(self) -> _Found:
+        if self._last is not None and self._pairs == 1:
+            return self._last
         return self._spread(self._means, self._pairs)
 
     def _spread(self, kinds: list[dict[str, np.ndarray]], pairs: int) -> _Found:
