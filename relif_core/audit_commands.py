@@ -159,13 +159,16 @@ def calibrate(
     alpha: Annotated[float, typer.Option(help="Chance that a new pair's distance exceeds δ.")] = 0.1,
     matchings: Annotated[int, typer.Option(help="Random matchings that show the spread of δ.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the matching that sets δ.")] = 0,
+    weight: Annotated[str | None, typer.Option(hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit the score map and the tolerance on a reference model, and write both as a ruler."""
     from relif_core.audit import ScoreMap
     from relif_core.audit import calibrate as make_ruler
+    from relif_core.audit.tolerance import refuse_weights
     from relif_core.score_tables import no_column, read_table
 
+    refuse_weights(weight)
     rules: dict[str, Any] = dict.fromkeys(task or [], "identity")
     for text in score or []:
         name, equals, rule = text.partition("=")
@@ -223,7 +226,10 @@ def run(
         Path | None, typer.Option(help="Write counts (and weights) per bin and task, which `merge` adds up.")
     ] = None,
     bins: Annotated[int, typer.Option(help="Bins of the histogram, a power of two.")] = 4096,
-    hide: Annotated[int, typer.Option(help="Hide histogram cells of fewer samples.")] = 1,
+    hide: Annotated[
+        int | None,
+        typer.Option(help="Hide histogram cells of fewer samples; with --weight at least 3."),
+    ] = None,
     merged: Annotated[
         Path | None, typer.Option(help="Histogram of all sites, made by `merge -o`: needed for --sums.")
     ] = None,
@@ -262,10 +268,12 @@ def run(
     )
     if embedding:
         found.induce(dict.fromkeys(scores, _embeddings(outputs, table, embedding)))
+    sketch = None if histogram is None else found.histogram(bins)
+    if sketch is not None and hide is not None:
+        sketch = sketch.hide(hide)
     if output is not None:
         found.save(output, include_influences=keep_influences)
-    if histogram is not None:
-        sketch = found.histogram(bins).hide(hide)
+    if histogram is not None and sketch is not None:
         write_file(histogram, sketch.to_json() + "\n")
     if merged is not None and sums is not None:
         part = found.influence_sums(_read(HistogramSketch, merged))

@@ -302,10 +302,9 @@ def _pair_text(row: Mapping[str, Any]) -> str:
 
 
 def _sampling_text(protocol: Mapping[str, Any]) -> str:
-    return (
-        f"{protocol['pairs']:,} drawn from pools of up to {protocol['pool_size']:,}, pair seed"
-        f" {protocol['pair_seed']}"
-    )
+    size = protocol["pool_size"]
+    pools = "whole pools, by weight" if size is None else f"pools of up to {size:,}"
+    return f"{protocol['pairs']:,} drawn from {pools}, pair seed {protocol['pair_seed']}"
 
 
 def _estimate_text(estimate: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from relif_core.audit.pools import (
     task_pairs,
 )
 from relif_core.audit.subject_ids import subject_codes
-from relif_core.audit.uncertainty import combined_error, scaled_influences
+from relif_core.audit.uncertainty import NO_VARIATION, combined_error, scaled_influences
 from relif_core.errors import InputError
 
 _PAIRS_TOGETHER = 1 << 21
@@ -130,7 +130,7 @@ def same_subject_audit(
         common = np.flatnonzero(count)
         if not len(common):
             raise InputError(f"tasks {i!r} and {j!r} have no subject in common; give both the same ids")
-        means = np.array(sums)[:, common] / count[common]
+        means = np.array([total[common] for total in sums]) / count[common]
         gap, *centres = np.average(means, axis=1, weights=mass[common] if held else None)
         share = mass[common] / mass[common].sum()
         influences = (means[1:] - np.array(centres)[:, None]) * share
@@ -294,11 +294,7 @@ def similar_pair_audit(
     limits = _limits(lipschitz, list(checked))
     rows, ends, shares = [], [], []
     for task, values in checked.items():
-        a, b, distance = pairs.pairs[task]
-        own = None
-        if held:
-            a, b, distance = (part[held[task][a] > 0] for part in (a, b, distance))
-            own = held[task][a] / held[task][a].sum()
+        (a, b, distance), own = _weighed_pairs(pairs.pairs[task], held.get(task))
         gap = np.abs(values[a] - values[b])
         terms = np.array([np.maximum(gap - limits[task] * distance, 0), gap > limits[task] * distance])
         means = np.average(terms, axis=1, weights=own)
@@ -323,7 +319,13 @@ def similar_pair_audit(
     return _summary(rows, len(np.unique(people)), **_dyadic_errors(people, np.hstack(shares)))
 
 
-def lipschitz_limit(scores: Mapping[str, Any], pairs: SimilarPairs, alpha: float = 0.1) -> dict[str, float]:
+def lipschitz_limit(
+    scores: Mapping[str, Any],
+    pairs: SimilarPairs,
+    alpha: float = 0.1,
+    *,
+    weights: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
     """Return per task the L of :func:`similar_pair_audit` that a share α of a reference's pairs exceeds.
 
     L is the smallest observed ``|p(a) − p(b)| / d(a, b)`` that at most a share α of the pairs lies above.
@@ -333,6 +335,7 @@ def lipschitz_limit(scores: Mapping[str, Any], pairs: SimilarPairs, alpha: float
         scores: Task name to validation scores of the reference model.
         pairs: The neighbours of the same samples (:func:`similar_pairs`).
         alpha: Share in (0, 1).
+        weights: As for :func:`similar_pair_audit`: of the share of pairs.
 
     Raises:
         InputError: As :func:`similar_pair_audit`, alpha outside (0, 1), or no finite L because more than a
@@ -340,17 +343,35 @@ def lipschitz_limit(scores: Mapping[str, Any], pairs: SimilarPairs, alpha: float
     """
     checked_fraction(alpha, "alpha")
     limits = {}
-    for task, values in _paired_scores(scores, pairs).items():
-        a, b, distance = pairs.pairs[task]
+    checked = _paired_scores(scores, pairs)
+    held = {} if weights is None else checked_weights(weights, checked)
+    for task, values in checked.items():
+        (a, b, distance), own = _weighed_pairs(pairs.pairs[task], held.get(task))
         gap = np.abs(values[a] - values[b])
         ratio = np.divide(gap, distance, out=np.where(gap > 0, np.inf, 0.0), where=distance > 0)
-        limits[task] = float(np.quantile(ratio, 1 - alpha, method="inverted_cdf"))
+        if own is None:
+            limits[task] = float(np.quantile(ratio, 1 - alpha, method="inverted_cdf"))
+        else:
+            order = np.argsort(ratio)
+            beyond = 1 - np.cumsum(own[order])
+            limits[task] = float(ratio[order][np.argmax(beyond <= alpha + NO_VARIATION)])
         if limits[task] == np.inf:
             raise InputError(
                 f"task {task!r}: more than {alpha:g} of the neighbour pairs have equal inputs and different"
                 " scores; no L allows for them: use richer inputs or a larger alpha"
             )
     return limits
+
+
+def _weighed_pairs(
+    pairs: tuple[np.ndarray, ...], weights: np.ndarray | None
+) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
+    """Return the pairs whose first sample has a weight above 0, and their weights, of sum 1."""
+    if weights is None:
+        return pairs, None
+    kept = weights[pairs[0]] > 0
+    own = weights[pairs[0][kept]]
+    return tuple(part[kept] for part in pairs), own / own.sum()
 
 
 def _paired_scores(scores: Mapping[str, Any], pairs: SimilarPairs) -> dict[str, np.ndarray]:

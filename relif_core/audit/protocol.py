@@ -68,13 +68,13 @@ def audit(
         protocol: "exact" evaluates all n_i · n_j pairs; "sampled" draws pools and pairs as the authors'
             released implementation does, number for number, so that published values can be compared.
         pair_seed: Settings of the sampled protocol; the exact one ignores them.
-        pool_size: Likewise.
+        pool_size: Likewise; with weights pools are whole.
         pairs: Likewise.
         groups: Task name to group labels aligned with the scores (or as ``subjects``); every group is audited
             by itself as well.
         weights: Task name to weights aligned with the scores (or as ``subjects``), at least 0: a pool's
-            samples are drawn in proportion to them, and a subject's share is that of its weights. The exact
-            protocol alone has them.
+            samples are drawn in proportion to them, and a subject's share is that of its weights. Sampled
+            pairs are then drawn from whole pools: one of ``pool_size`` would make the estimate biased.
         context: What the numbers belong to (:class:`AuditContext`); checked when results are compared.
 
     For a task pair i < j with x and y drawn independently from pools i and j::
@@ -103,13 +103,13 @@ def audit(
         *checked.notes,
         *(f"no gap can exceed the tolerance 1 of {pair}" for pair, value in tolerances.items() if value == 1),
     ]
+    if weights is not None:
+        notes.append("samples are drawn in proportion to their weights")
     stated = AuditContext.of(context)
     if protocol not in ("exact", "sampled"):
         raise InputError(f"protocol {protocol!r} is unknown; use 'exact' or 'sampled'")
     sampling = _Sampling(pair_seed, pool_size, pairs) if protocol == "sampled" else None
     ids = checked_labels(subjects, checked, "subjects") if subjects is not None else None
-    if weights is not None and sampling is not None:
-        raise InputError("the sampled protocol has no weights; use protocol='exact'")
     held = checked_weights(weights, checked) if weights is not None else None
     result = replace(_audit(checked, tolerances, ids, sampling, stated, held), notes=tuple(notes))
     if groups is None:
@@ -163,7 +163,7 @@ def _audit(
     clusters = _Clusters(*subject_codes(subjects)) if subjects is not None else None
     used, codes, draws = scores, clusters.codes if clusters else None, None
     if sampling:
-        used, codes, draws = _sample(scores, codes, tolerances, sampling)
+        used, codes, draws = _sample(scores, codes, tolerances, sampling, weights)
     ranks = None
     fast = compiled.loaded((len(used) - 1) * sum(map(len, used.values())))
     if not weights and not fast and len(used) >= MANY_TASKS and len(set(tolerances.values())) == 1:
@@ -193,7 +193,7 @@ def _audit(
         tasks=tuple(scores),
         protocol="sampled" if sampling else "exact",
         pair_seed=int(sampling.pair_seed) if sampling else None,
-        pool_size=int(sampling.pool_size) if sampling else None,
+        pool_size=int(sampling.pool_size) if sampling and not weights else None,
         pairs=int(sampling.pairs) if sampling else None,
         samples={task: len(values) for task, values in scores.items()},
         pool_fingerprint=_fingerprint(scores, clusters, weights, counts, ordered=sampling is not None),
@@ -219,9 +219,12 @@ def _sample(
     codes: dict[str, np.ndarray] | None,
     tolerances: dict[Pair, float],
     sampling: _Sampling,
+    weights: dict[str, np.ndarray] | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, dict[Pair, SampledPair]]:
     """Return the sampled pools, the subject codes of their samples and the drawn pairs."""
     generator = np.random.default_rng(sampling.pair_seed)
+    if weights:
+        return scores, codes, sampled_pairs(scores, tolerances, sampling.pairs, generator, weights)
     chosen = sampled_pools({task: len(pool) for task, pool in scores.items()}, sampling.pool_size, generator)
     used = {task: scores[task][chosen[task]] for task in scores}
     return (
@@ -325,7 +328,8 @@ def _fingerprint(
         for task, own in clusters.codes.items() if clusters else ():
             yield own if ordered else counts[task] if counts else np.bincount(own, minlength=count)
         for task, own in (weights or {}).items():
-            held = np.bincount(clusters.codes[task], own, count) if clusters else np.sort(own)
+            in_order = own if ordered else np.sort(own)
+            held = np.bincount(clusters.codes[task], own, count) if clusters and not ordered else in_order
             yield held / own.sum()
 
     return fingerprint(sizes, clusters.ids if clusters else None, members())

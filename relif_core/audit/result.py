@@ -116,7 +116,8 @@ class AuditResult(_Estimates):
     """Fixed-tolerance Bias and violation rate of one model, averaged over task pairs with equal weight.
 
     Attributes:
-        protocol: "exact" or "sampled"; ``pair_seed``, ``pool_size`` and ``pairs`` are None for the exact one.
+        protocol: "exact" or "sampled"; ``pair_seed``, ``pool_size`` and ``pairs`` are None for the exact one,
+            and ``pool_size`` where samples are weighted: those pools are whole.
         samples: Task → size of its pool.
         pool_fingerprint: Identifies which subjects the pools hold.
         clustered_by: "subject" or "sample"; ``clusters`` is their number.

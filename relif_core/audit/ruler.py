@@ -11,7 +11,13 @@ import numpy as np
 
 from relif_core.audit.door import columns, given, is_frame
 from relif_core.audit.pools import checked_fraction, checked_integer
-from relif_core.audit.tolerance import conformal_tolerance, matched_distances, subject_ids, unit_rows
+from relif_core.audit.tolerance import (
+    conformal_tolerance,
+    matched_distances,
+    refuse_weights,
+    subject_ids,
+    unit_rows,
+)
 from relif_core.errors import InputError, RecordError, listed
 
 SCHEMA = "relif-ruler/1"
@@ -251,6 +257,7 @@ def calibrate(
     matchings: int = 200,
     seed: int = 0,
     reference: str | None = None,
+    weight: None = None,
 ) -> Ruler:
     """Return the ruler that a reference model's representation gives.
 
@@ -262,13 +269,16 @@ def calibrate(
         matchings: Random matchings whose tolerances show how much δ depends on the draw.
         seed: Of the matching that sets δ; the others follow it.
         reference: Which model and data.
+        weight: Refused: theorem B.3 is for exchangeable pairs. Calibrate on data drawn as the audited data
+            will be, or resample to that first.
 
     Returns:
         The ruler; δ = 1 where there are fewer than 1/α − 1 pairs, which no gap exceeds.
 
     Raises:
-        InputError: Embeddings, ids or settings that cannot be used, or a score map that is not fitted.
+        InputError: Embeddings, ids or settings that cannot be used, a score map that is not fitted, weights.
     """
+    refuse_weights(weight)
     if not isinstance(scores, ScoreMap):
         raise InputError(f"scores must be a fitted ScoreMap, not a {type(scores).__name__}")
     for task, rule in scores.rules.items():

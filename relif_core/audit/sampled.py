@@ -40,16 +40,22 @@ def sampled_pairs(
     tolerances: Mapping[Pair, float],
     pairs: int,
     generator: np.random.Generator,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> dict[Pair, SampledPair]:
     """Draw ``pairs`` cross pairs for each task pair and evaluate them in float32.
 
     ``generator`` is the one that drew the pools; for each pair it draws the positions of the first task, then
-    those of the second, uniformly with replacement.
+    those of the second, uniformly with replacement, or in proportion to ``weights``.
     """
     drawn = {}
+
+    def positions(task: str) -> np.ndarray:
+        if weights is None:
+            return generator.integers(0, len(pools[task]), pairs)
+        return generator.choice(len(pools[task]), pairs, p=weights[task] / weights[task].sum())
+
     for i, j in task_pairs(list(pools)):
-        first = generator.integers(0, len(pools[i]), pairs)
-        second = generator.integers(0, len(pools[j]), pairs)
+        first, second = positions(i), positions(j)
         gap = np.abs(pools[i][first].astype(np.float32) - pools[j][second].astype(np.float32))
         tolerance = np.float32(tolerances[i, j])
         drawn[i, j] = SampledPair(first, second, np.maximum(gap - tolerance, np.float32(0)), gap > tolerance)

@@ -150,13 +150,19 @@ class HistogramSketch:
         Hidden and empty cells look alike. Where the hidden samples of a task are fewer than ``least``
         themselves, its smallest cells join them: the number would give away the cells. Of weights the sum of
         all hidden ones is kept. A shown cell has two sums of weights, from which those of two samples follow:
-        hide with ``least`` 3 or more.
+        a weighted sketch is hidden with ``least`` 3 or more.
 
         Raises:
-            InputError: ``least`` below 1, or a weighted task of fewer samples, whose weight would show.
+            InputError: ``least`` below 1, of a weighted sketch below 3, or a weighted task of fewer samples,
+                whose weight would show.
         """
         if least < 1:
             raise InputError(f"the smallest cell shown must hold at least 1 sample, got {least}")
+        if self.weights is not None and least < 3:
+            raise InputError(
+                f"a weighted histogram that shows cells of {least} samples gives away their weights: two sums"
+                " of a cell tell those of two samples; hide cells of fewer than 3 samples or more"
+            )
         counts, hidden, weights = {}, {}, {}
         for task, cells in self.counts.items():
             order = np.argsort(cells, kind="stable")

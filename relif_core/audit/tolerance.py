@@ -15,13 +15,19 @@ from relif_core.audit.pools import (
     checked_integer,
     checked_numbers,
     checked_scores,
+    checked_weights,
+    drop_weightless,
     task_pairs,
 )
 from relif_core.errors import InputError, listed
 
 
 def induced_tolerances(
-    embeddings: Mapping[str, Any], scores: Mapping[str, Any], k: int = 5
+    embeddings: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    k: int = 5,
+    *,
+    weights: Mapping[str, Any] | None = None,
 ) -> dict[Pair, float]:
     """Return the tolerance that a method's own representation induces for each task pair.
 
@@ -29,23 +35,26 @@ def induced_tolerances(
         embeddings: Task name to [n, D] embeddings of the task's valid samples.
         scores: Task name to [n] audit scores of the same samples.
         k: Number of highest-scoring samples per prototype; all of them where a pool is smaller.
+        weights: Task name to weights of the same samples. Those of weight 0 are in no prototype; other
+            weights change nothing, for which samples score highest does not depend on them.
 
     A prototype is the mean embedding of the k highest-scoring samples (ties: the lower index first), scaled
     to length 1; the tolerance of (i, j) is (1 − cos) / 2 in [0, 1]. A diagnostic: methods audited each at its
     own induced tolerance are measured with different rulers.
 
     Raises:
-        InputError: k below 1, scores that :func:`audit` refuses, embeddings that are missing, misaligned or
-            not finite, or a prototype of length 0.
+        InputError: k below 1, scores or weights that :func:`audit` refuses, embeddings that are missing,
+            misaligned or not finite, or a prototype of length 0.
 
     >>> induced_tolerances({"a": [[1.0, 0.0]], "b": [[0.0, 1.0]]}, {"a": [0.9], "b": [0.4]})
     {('a', 'b'): 0.5}
     """
     checked_integer(k, "k", 1)
     checked = checked_scores(scores)
-    units = {
-        task: _prototype(task, _embedding(embeddings, task, checked), checked[task], k) for task in checked
-    }
+    rows = {task: _embedding(embeddings, task, checked) for task in checked}
+    if weights is not None:
+        drop_weightless(checked_weights(weights, checked), checked, rows)
+    units = {task: _prototype(task, rows[task], values, k) for task, values in checked.items()}
     widths = {task: len(unit) for task, unit in units.items()}
     if len(set(widths.values())) > 1:
         raise InputError(
@@ -166,25 +175,39 @@ def matched_distances(units: np.ndarray, ids: np.ndarray, seed: int) -> np.ndarr
     return np.clip((1.0 - cosines) / 2, 0.0, 1.0)
 
 
-def conformal_tolerance(distances: Sequence[float] | np.ndarray, alpha: float) -> float:
+def refuse_weights(weights: Any) -> None:
+    """Refuse (``InputError``) to calibrate with weights."""
+    if weights is not None:
+        raise InputError(
+            "calibration takes no weights: its guarantee (theorem B.3) is for exchangeable pairs, and under"
+            " weights it would need the exact likelihood ratio of audited to calibration data; calibrate on"
+            " data drawn as the audited data will be, or resample to that first"
+        )
+
+
+def conformal_tolerance(
+    distances: Sequence[float] | np.ndarray, alpha: float, *, weights: None = None
+) -> float:
     """Return the tolerance that a new exchangeable distance exceeds with probability at most ``alpha``.
 
     Args:
         distances: [n] reference distances in [0, 1] of exchangeable pairs (see :func:`calibration_pairs`).
         alpha: In (0, 1); read as the decimal number it prints as, so that (n+1)(1−α) does not round up.
+        weights: Refused: weighted distances are not exchangeable.
 
     The k-th smallest distance with k = ⌈(n + 1)(1 − α)⌉ if k ≤ n, else 1 (split conformal prediction,
     Vovk, Gammerman and Shafer 2005; theorem B.3).
 
     Raises:
         InputError: No distances, a shape other than [n], NaN, a distance outside [0, 1], alpha outside (0,
-            1).
+            1), or weights.
 
     >>> conformal_tolerance([0.1, 0.2, 0.3, 0.4], alpha=0.2)
     0.4
     >>> conformal_tolerance([0.1, 0.2, 0.3, 0.4], alpha=0.1)
     1.0
     """
+    refuse_weights(weights)
     array = checked_numbers(distances, "distances", 1)
     if array.size == 0:
         raise InputError("distances must be a non-empty list of numbers")

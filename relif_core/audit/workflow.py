@@ -246,12 +246,15 @@ class Audit:
     def induce(self, embeddings: Any, k: int = 5) -> dict[Pair, float]:
         """Compute and keep the tolerances of the model's own representation: a diagnostic on the card.
 
+        Samples of weight 0 are in no prototype (:func:`induced_tolerances`).
+
         Args:
             embeddings: One array [n, D] for all tasks, or task → array, aligned with the scores.
             k: Samples of a prototype.
         """
         scores = self._held("induced tolerances")
-        self._induced = induced_tolerances(_of_tasks(embeddings, scores, {}, "embedding"), scores, k)
+        rows = _of_tasks(embeddings, scores, {}, "embedding")
+        self._induced = induced_tolerances(rows, scores, k, weights=self._weights)
         return self._induced
 
     def similar_pairs(

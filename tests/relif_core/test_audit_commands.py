@@ -207,6 +207,12 @@ def test_weighted_sites_merge_in_any_order_to_the_weighted_audit(
     assert "one has sample weights and one has none" in shell(
         "audit", "merge", "erm.hist.json", *hists, *merge, code=2
     )
+    hidden = ["audit", "run", files[0], *run, "--histogram", "hidden.json", "-o", "own.json", "--hide"]
+    for least in "12":
+        assert "gives away their weights" in shell(*hidden, least, code=2)
+    assert not (folder / "own.json").exists()
+    shell(*hidden, "3")
+    assert (folder / "own.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -221,6 +227,9 @@ def test_weighted_sites_merge_in_any_order_to_the_weighted_audit(
          "score rule 'cube' is unknown"),
         (["calibrate", "reference.parquet", "--embedding", "z*", "--task", "depth", "-o", "r"],
          "at least two tasks"),
+        (["calibrate", "reference.parquet", "--embedding", "z*", "--task", "depth", "--task", "mortality",
+          "--weight", "w", "-o", "r"],
+         "calibration takes no weights"),
         (["run", "erm.parquet", "--ruler", "absent.json"], "absent.json cannot be read"),
         (["run", "erm.parquet", "--ruler", "card.toml"], "this is no ruler"),
         (["run", "reference.parquet", "--ruler", "ruler.json", "--subject", "id"],

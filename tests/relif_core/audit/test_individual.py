@@ -262,6 +262,12 @@ def test_worked_by_hand() -> None:
     assert (same.subjects, same.excess_freedom) == (2, pytest.approx(4**2 / (3**2 + 1**2) - 1))
 
 
+def ratio_of(values: np.ndarray, pairs: tuple[np.ndarray, ...]) -> np.ndarray:
+    a, b, distance = pairs
+    gap = np.abs(values[a] - values[b])
+    return np.divide(gap, distance, out=np.where(gap > 0, np.inf, 0.0), where=distance > 0)
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=SEEDS, lipschitz=st.floats(0, 1))
 def test_whole_weights_repeat_the_sample_whose_neighbour_is_asked_for(seed: int, lipschitz: float) -> None:
@@ -278,6 +284,14 @@ def test_whole_weights_repeat_the_sample_whose_neighbour_is_asked_for(seed: int,
         assert row.excess_se == pytest.approx(
             dyadic_error(people, (excess - excess.mean()) / len(excess)), abs=1e-12
         )
+        ratios = np.repeat(ratio_of(scores[task], pairs.pairs[task]), times[task])
+        least = min(one for one in ratios if np.count_nonzero(ratios > one) <= 0.25 * len(ratios))
+        own = {task: scores[task]}, pairs, 0.25
+        if np.isinf(least):
+            with pytest.raises(InputError, match="no L allows for them"):
+                lipschitz_limit(*own, weights=times)
+        else:
+            assert lipschitz_limit(*own, weights=times)[task] == least
     equal = similar_pair_audit(
         scores, pairs, lipschitz, weights={t: np.ones(len(s)) for t, s in scores.items()}
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relif_core.audit import calibration_pairs, conformal_tolerance, induced_tolerances, reference_distances
@@ -46,6 +46,32 @@ def test_opposite_prototypes_have_tolerance_one_and_scale_does_not_matter() -> N
 def test_embeddings_are_checked(embeddings: dict[str, Any], k: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         induced_tolerances(embeddings, {"a": [0.1, 0.2], "b": [0.3, 0.4]}, k)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 6))
+def test_samples_of_weight_0_are_in_no_prototype_and_other_weights_change_nothing(seed: int, k: int) -> None:
+    generator = np.random.default_rng(seed)
+    embeddings = {task: generator.normal(size=(12, 3)) for task in "ab"}
+    scores = {task: np.round(generator.random(12), 1) for task in "ab"}
+    weights = {task: generator.gamma(1, size=12) * (generator.random(12) > 0.4) + 1e-9 for task in "ab"}
+    assert induced_tolerances(embeddings, scores, k, weights=weights) == induced_tolerances(
+        embeddings, scores, k
+    )
+    kept = {task: own > 0.1 for task, own in weights.items()}
+    parts = ({task: part[task][kept[task]] for task in "ab"} for part in (embeddings, scores))
+    if all(own.any() for own in kept.values()):
+        found = induced_tolerances(
+            embeddings, scores, k, weights={t: own.astype(int) for t, own in kept.items()}
+        )
+        assert found == induced_tolerances(*parts, k)
+
+
+def test_calibration_refuses_weights() -> None:
+    with pytest.raises(
+        InputError, match=r"takes no weights: .*B\.3.* exchangeable .*; calibrate on data drawn as"
+    ):
+        conformal_tolerance([0.1, 0.2], 0.5, weights=[1, 2])  # type: ignore[arg-type]
 
 
 @given(subjects=st.lists(st.integers(0, 30), min_size=2, max_size=80), seed=st.integers(0, 100))

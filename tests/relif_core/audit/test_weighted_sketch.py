@@ -47,7 +47,7 @@ def halves(arrays: Arrays) -> list[Arrays]:
     second=pools(least=4),
     tolerance=TOLERANCES,
     bins=st.sampled_from([2, 16, 4096]),
-    least=st.integers(1, 4),
+    least=st.integers(3, 5),
     seed=SEEDS,
 )
 def test_the_weighted_audit_lies_in_the_proven_range(
@@ -162,6 +162,11 @@ def test_hidden_weights_leave_their_sum_alone() -> None:
     alone = HistogramSketch.of(scores, 4, weights=crowd).hide(3)
     assert alone.counts["a"].tolist() == [0, 0, 7, 0]
     assert (alone.hidden["a"], alone.weights["a"][:, 4].tolist()) == (6, [6, 0])
+    for least in (1, 2):
+        with pytest.raises(
+            InputError, match=f"cells of {least} samples gives away.*fewer than 3 samples or more"
+        ):
+            whole.hide(least)
     with pytest.raises(InputError, match="its 2 samples are fewer than 3, and their weight cannot be hidden"):
         HistogramSketch.of({"a": [0.1, 0.9], "b": [0.1, 0.9]}, 4, weights={"a": [1, 2], "b": [1, 2]}).hide(3)
 
@@ -216,20 +221,20 @@ def test_what_does_not_belong_together_is_refused() -> None:
 
 
 def test_json_with_weights_is_read_back_and_damage_is_noticed() -> None:
-    scores = {"a": [0.1, 0.15, 0.6, 0.9], "b": [0.3] * 4}
-    weights = {"a": [0.1, 0.2, 3, 0.7], "b": [1] * 4}
-    sketch = HistogramSketch.of(scores, 4, weights=weights).hide(2)
+    scores = {"a": [0.1, 0.15, 0.2, 0.6, 0.9, 0.95], "b": [0.3] * 6}
+    weights = {"a": [0.1, 0.2, 0.3, 3, 0.5, 0.2], "b": [1] * 6}
+    sketch = HistogramSketch.of(scores, 4, weights=weights).hide(3)
     again = HistogramSketch.from_json(sketch.to_json())
     assert again.to_json() == sketch.to_json()
     assert again.audit(0.1) == sketch.audit(0.1)
-    whole = HistogramSketch.of(scores, 4, weights={"a": [1, 2, 3, 4], "b": [1] * 4})
+    whole = HistogramSketch.of(scores, 4, weights={"a": [1, 2, 3, 4, 5, 6], "b": [1] * 6})
     assert HistogramSketch.from_json(whole.to_json().replace(".0", "")).to_json() == whole.to_json()
     content = json.loads(sketch.to_json())
     assert content["schema"] == "relif-histogram/2"
     assert content["tasks"]["a"] == {
-        "hidden": 2,
-        "counts": [2, 0, 0, 0],
-        "weights": [[0.1 + 0.2, 0, 0, 0, 3.7], [pytest.approx(0.05), 0, 0, 0, 0]],
+        "hidden": 3,
+        "counts": [3, 0, 0, 0],
+        "weights": [[0.1 + 0.2 + 0.3, 0, 0, 0, 3.7], [pytest.approx(0.14), 0, 0, 0, 0]],
     }
     for damage in (
         [[0.3, 0.1, 0, 0, 3.7], [0.05, 0, 0, 0, 0]],

@@ -109,8 +109,3 @@ def test_a_frame_names_the_column() -> None:
 def test_bad_weights_are_named(weights: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         audit({"a": [0.1, 0.2], "b": [0.3, 0.9]}, 0.2, weights=weights)
-
-
-def test_the_sampled_protocol_has_none() -> None:
-    with pytest.raises(InputError, match="sampled protocol has no weights"):
-        audit({"a": [0.1], "b": [0.3]}, 0.2, protocol="sampled", weights={"a": [1], "b": [1]})

@@ -261,6 +261,7 @@ def test_holm_controls_as_bonferroni_does_and_is_no_weaker(values: list[float]) 
         (lambda: ScoreMap(a="sigmoid").scores({"a": ["x"]}), "must be numbers"),
         (lambda: ScoreMap(a=("quantile", 0.1, 0.9)).fit({"a": [1.0, 1.0]}), "coincide at 1"),
         (lambda: calibrate(EMBEDDINGS, {}, subject=IDS), "must be a fitted ScoreMap"),
+        (lambda: calibrate(EMBEDDINGS, SCORES, subject=IDS, weight=IDS), "calibration takes no weights"),
         (lambda: calibrate(EMBEDDINGS, ScoreMap(a=("quantile", 0.1, 0.9))), "is not fitted"),
         (
             lambda: calibrate(EMBEDDINGS, SCORES, subject=IDS[1:]),
