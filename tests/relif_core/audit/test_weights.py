@@ -20,7 +20,9 @@ SEEDS = st.integers(0, 2**32 - 1)
 def test_whole_weights_are_repeated_samples(first, second, tolerance: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
     scores = {"a": first, "b": second}
-    times = {task: generator.integers(1, 5, len(values)) for task, values in scores.items()}
+    times = {task: generator.integers(0, 5, len(values)) for task, values in scores.items()}
+    for own in times.values():
+        own[0] = 1
     ids = {task: generator.integers(0, 9, len(values)) for task, values in scores.items()}
     groups = {task: own % 2 for task, own in ids.items()}
     found = audit(scores, tolerance, subjects=ids, groups=groups, weights=times)
@@ -28,6 +30,7 @@ def test_whole_weights_are_repeated_samples(first, second, tolerance: float, see
         {task: np.repeat(part[task], times[task]) for task in part} for part in (scores, ids, groups)
     )
     wanted = audit(repeated, tolerance, subjects=people, groups=labels)
+    assert found.groups.keys() == wanted.groups.keys()
     parts = [(found, wanted), *((found.groups[label], one) for label, one in wanted.groups.items())]
     for own, other in parts:
         for name in ("bias", "violation_rate", "bias_se", "violation_rate_se", "freedom"):
