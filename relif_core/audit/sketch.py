@@ -160,8 +160,8 @@ class HistogramSketch:
             raise InputError(f"the smallest cell shown must hold at least 1 sample, got {least}")
         if self.weights is not None and least < 3:
             raise InputError(
-                f"a weighted histogram that shows cells of {least} samples gives away their weights: two sums"
-                " of a cell tell those of two samples; hide cells of fewer than 3 samples or more"
+                f"to hide cells of fewer than {least} samples leaves weights in the open: those of two"
+                " samples follow from a cell's two sums; hide weighted cells of fewer than 3 or more"
             )
         counts, hidden, weights = {}, {}, {}
         for task, cells in self.counts.items():

@@ -209,7 +209,7 @@ def test_weighted_sites_merge_in_any_order_to_the_weighted_audit(
     )
     hidden = ["audit", "run", files[0], *run, "--histogram", "hidden.json", "-o", "own.json", "--hide"]
     for least in "12":
-        assert "gives away their weights" in shell(*hidden, least, code=2)
+        assert "leaves weights in the open" in shell(*hidden, least, code=2)
     assert not (folder / "own.json").exists()
     shell(*hidden, "3")
     assert (folder / "own.json").exists()
