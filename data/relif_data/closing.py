@@ -1,5 +1,6 @@
 """What ``relif data`` says at its end: cohort, drops and classes, so that a wrong reading is seen early."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from relif_core.tensors.folder import read_manifest
 from relif_data.summary import Count, summarise_tensors
 
 MOST_CLASSES = 12
+#: Notes of the manifest that tell what was not read; those of rules and sources stay there.
+_LOSSES = re.compile(r"left out: \d|out of range|are no numbers|without a? ?label|dropped|passed over")
 
 
 def closing_lines(folder: Path) -> list[str]:
@@ -28,6 +31,7 @@ def closing_lines(folder: Path) -> list[str]:
         for name, count in drops.items()
         if count
     ]
+    lines += [f"note: {note}" for note in found["notes"] if _LOSSES.search(note)]
     lines += [
         f"{group['name']}: {_levels(group['levels'], group['stays'])}"
         for group in found["groups"]

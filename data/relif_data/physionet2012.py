@@ -31,7 +31,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError, InputError, listed
-from relif_core.files import described
+from relif_core.files import described, refuse_inside
 from relif_core.tensors.clinical import Channel, ClinicalContents, CohortStep, Group, Task, write_tensors
 from relif_data.archives import read_members
 from relif_data.imputation import forward_fill
@@ -44,10 +44,10 @@ from relif_data.labels import (
     split_by_subject,
 )
 from relif_data.sources import REGISTRY, own_table
-from relif_data.tables import READ_ERRORS, unreadable
+from relif_data.tables import FEW, READ_ERRORS, VALUE_SHARE, unreadable
 
 HOURS = 48
-UNNAMED_SHARE, FEW = 0.01, 10
+UNNAMED_SHARE = 0.01
 SETS = ("a", "b", "c")
 
 
@@ -145,9 +145,10 @@ def prepare(
         progress: Called with a line of text per step.
 
     Raises:
-        InputError: A fraction outside (0, 1).
+        InputError: A fraction outside (0, 1), or a target within a set.
         DataError: File and line of a missing or broken archive, a path that leaves it, a missing or repeated
-            outcome or record, an unknown parameter, a value that is no number, a time outside 00:00 to 48:00.
+            outcome or record, an unknown parameter, a value that is no number, a time outside 00:00 to 48:00,
+            or a variable most of whose readings are impossible.
     """
     require_integer("seed", seed, least=0)
     if not isinstance(validation, float) or not 0 < validation < 1:
@@ -161,6 +162,7 @@ def prepare(
     for name in SETS:
         if _set_path(Path(source), name) is None and not (Path(source) / f"Outcomes-{name}.txt").exists():
             continue
+        refuse_inside(target, Path(source) / f"set-{name}")
         report(f"reading set {name}")
         parts.append(read_set(Path(source), name))
     present = [part.name for part in parts]
@@ -307,6 +309,10 @@ def _read_outcomes(path: Path) -> dict[str, np.ndarray]:
     missing = [name for name in _OUTCOME_RANGES if name not in table.columns]
     if missing:
         raise DataError(f"{path}: column {listed(missing)} missing; the challenge's file has it")
+    # Polars renames the second of two columns of one name.
+    twice = [name for name in _OUTCOME_RANGES if f"{name}_duplicated_0" in table.columns]
+    if twice:
+        raise DataError(f"{path}: column {twice[0]} stands there twice; remove one")
     columns = {}
     for name in _OUTCOME_RANGES:
         numbers = table[name].str.strip_chars().cast(pl.Int64, strict=False)
@@ -363,6 +369,15 @@ def _grid(
     possible = (value >= low[position]) & (value <= high[position])
     late = known & possible & (minute == _LAST_MINUTE)
     used = known & possible & ~late
+    given, dropped = (
+        np.bincount(code[rows], minlength=len(VARIABLES)) for rows in (known, known & ~possible)
+    )
+    for variable, total, lost in zip(VARIABLES, given, dropped, strict=True):
+        if lost > max(VALUE_SHARE * total, FEW):
+            raise DataError(
+                f"{path}: {lost:,} of {total:,} readings of {variable.name} lie outside {variable.low:g} to"
+                f" {variable.high:g} {variable.unit}, perhaps in another unit; get the set again"
+            )
 
     readings = np.full((len(ids), HOURS, len(VARIABLES)), np.nan, dtype=np.float32)
     # Assignment runs in order, so the last reading of an hour stays.
@@ -377,7 +392,7 @@ def _grid(
         sex=descriptors["Gender"],
         icu_type=descriptors["ICUType"],
         outcomes=outcomes,
-        dropped=np.bincount(code[known & ~possible], minlength=len(VARIABLES)),
+        dropped=dropped,
         late=int(late.sum()),
         unnamed=int((code == _EMPTY_PARAMETER).sum()),
         without_series=int((~with_series).sum()),

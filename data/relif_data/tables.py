@@ -329,12 +329,13 @@ def _located(source: Path, names: Any, title: str, least: int) -> Path:
 
     if held(source):
         return source
-    below = [source]
+    below, seen = [source], {source.resolve()}
     for folder in below:
         if len(folder.relative_to(source).parts) < LEVELS and len(below) < MOST_FOLDERS:
-            below += sorted(
-                path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-            )
+            for path in sorted(folder.iterdir()):
+                if path.is_dir() and not path.name.startswith(".") and path.resolve() not in seen:
+                    below.append(path)
+                    seen.add(path.resolve())
     holders = [folder for folder in below if held(folder) >= least]
     if len(holders) == 1:
         return holders[0]
@@ -369,9 +370,13 @@ def _opened(name: str, paths: tuple[Path, ...], columns: Sequence[str]) -> Table
         if absent and {"stay_id", "icd_code"} & set(header):
             raise DataError(f"{path} is a table of MIMIC-IV, which is not read; fetch MIMIC-III 1.4")
         if absent:
+            # A first line without any wanted name may be a row: its cells are not told.
+            found = (
+                f"found {listed(map(str.upper, header))}" if set(columns) & set(header) else "nor any other"
+            )
             raise DataError(
-                f"{path}: column {listed(absent)} missing (found {listed(map(str.upper, header))}); take the"
-                " file as PhysioNet delivers it, columns separated by commas"
+                f"{path}: column {listed(absent)} missing ({found}); take the file as PhysioNet delivers it,"
+                " its first line the names of the columns, separated by commas"
             )
         twice = [column for column in columns if header.count(column) > 1]
         if twice:

@@ -52,13 +52,16 @@ def test_whole_numbers_written_as_floats_are_read(tmp_path: Path) -> None:
 
 
 def test_offsets_in_seconds_are_refused(tmp_path: Path) -> None:
-    """Rows of monitors a day outside their stay may be few, or up to half of the table."""
+    """Rows of monitors outside their stay may be few, or up to half of the table; also before it."""
     tables = small_tables()
     tables["vitalAperiodic"] += [pressure(1, 60 * 60 * hour, 120) for hour in range(10, 20)]
     made(tmp_path, tables, "few")
     tables["vitalAperiodic"] += [pressure(1, 60 * 60 * hour, 120) for hour in range(20, 40)]
-    with pytest.raises(DataError, match=r"30 of 38 rows .* observationoffset over a day outside their stay"):
+    with pytest.raises(DataError, match=r"30 of 38 rows .* observationoffset outside their stay"):
         made(tmp_path, tables, "most")
+    tables["vitalAperiodic"] = [pressure(1, -minute, 120) for minute in range(1, 12)]
+    with pytest.raises(DataError, match="11 of 11 rows of the cohort have a observationoffset outside"):
+        made(tmp_path, tables, "negative")
 
 
 def test_the_last_value_of_an_hour_counts_and_gaps_carry_forward(tmp_path: Path) -> None:
@@ -793,3 +796,31 @@ def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any
 def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
         prepare(tmp_path / "nowhere", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "words"),
+    [
+        ("hospitaldischargestatus", "Dead", "20 of 20 cells of hospitaldischargestatus are neither"),
+        ("unitdischargestatus", "1", "20 of 20 cells of unitdischargestatus are neither"),
+        ("unitdischargeoffset", "3,000", "20 of 20 cells of unitdischargeoffset are no number"),
+        ("age", "60 years", "20 of 20 cells of age are no number"),
+        ("admissionheight", "1.70", "20 of 20 admissionheights are out of range"),
+        ("hospitalid", "8", "lacks the hospitalid of 20 of 20 stays"),
+        ("patientunitstayid", None, "none of 20 rows belongs to a stay of the cohort"),
+    ],
+)
+def test_columns_that_lost_their_meaning_are_refused(
+    tmp_path: Path, column: str, cell: str | None, words: str
+) -> None:
+    """Outcomes, numbers and ids that most rows do not state are an error; ids of floats are read."""
+    tables = small_tables()
+    tables["patient"] = [patient(stay, uniquepid=f"002-{stay}", hospitalid="7.0") for stay in range(1, 21)]
+    tables["vitalAperiodic"] = [pressure(stay, 30, 110) for stay in range(1, 21)]
+    hospital = {"hospitalid": "7", "region": "South", "numbedscategory": "<100", "teachingstatus": "1"}
+    tables["hospital"] = [hospital]
+    assert made(tmp_path, tables, "whole").groups[-1].levels == ("teaching",)
+    for row in tables["patient"]:
+        row[column] = cell or row[column] + 100
+    with pytest.raises(DataError, match=words):
+        made(tmp_path, tables, "altered")

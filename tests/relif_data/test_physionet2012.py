@@ -493,3 +493,23 @@ def test_lines_without_a_parameter_have_a_ceiling(small, tmp_path, pack):
     small.records["a"][stay] += "00:30,,5\n" * 500
     with pytest.raises(DataError, match=rf"record {stay}, line \d+: no parameter name, as on 500 of"):
         prepare(small.write(tmp_path / "source", pack), tmp_path / "out")
+
+
+def test_a_variable_in_another_unit_is_refused(small, tmp_path, pack):
+    """Most of a variable's readings out of range are an error, not 4,000 stays without it."""
+    for records in small.records.values():
+        for identity in records:
+            records[identity] += "".join(f"{hour:02d}:00,Temp,98.6\n" for hour in range(3))
+    with pytest.raises(DataError, match=r"set-a\.tar\.gz: \d+ of \d+ readings of Temp lie outside 25 to 45"):
+        prepare(small.write(tmp_path / "source", pack), tmp_path / "out")
+
+
+def test_two_columns_of_one_name_and_a_target_within_a_set_are_refused(small, tmp_path, pack):
+    """Neither is the first of two outcomes taken nor anything written beside records."""
+    source = small.write(tmp_path / "source", pack, "")
+    with pytest.raises(InputError, match="lies inside the data folder"):
+        prepare(source, source / "set-b" / "tensors")
+    path = source / "Outcomes-b.txt"
+    path.write_text(path.read_text().replace("Survival", "SOFA"))
+    with pytest.raises(DataError, match=r"Outcomes-b\.txt: column SOFA stands there twice"):
+        prepare(source, tmp_path / "out")

@@ -13,7 +13,7 @@ from relif_core.files import read_json
 from relif_core.tensors.clinical import CohortStep, Group
 from relif_data.labels import ADULT_AGE_BANDS, age_band, refuse_unknown_levels
 from relif_data.simulated_tables import MARKS
-from relif_data.tables import Table
+from relif_data.tables import FEW, LOST_SHARE, Table
 
 PATIENT_COLUMNS = (
     *("patientunitstayid", "patienthealthsystemstayid", "uniquepid", "gender", "age", "ethnicity"),
@@ -54,7 +54,12 @@ class Patients:
 
 
 def read_patients(table: Table) -> Patients:
-    """Read the `patient` table; ``DataError`` for a stay id that is missing, no number, or there twice."""
+    """Read the `patient` table.
+
+    Raises:
+        DataError: A stay id is missing, no number, or there twice; above the ceiling a cell that must be a
+            number is none, or a status is neither Alive nor Expired.
+    """
     text = table.read({**dict.fromkeys(PATIENT_COLUMNS, pl.String), "patientunitstayid": pl.Int64})
     stay, path = text["patientunitstayid"], table.path
     if stay.null_count():
@@ -78,13 +83,17 @@ def read_patients(table: Table) -> Patients:
         cells = text[column].str.replace(r"^>\s*89$", "90") if column == "age" else text[column]
         numbers[column] = cells.cast(pl.Float64, strict=False)
         unreadable = int((numbers[column].is_null() & cells.is_not_null()).sum())
+        _refuse_lost(table, column, unreadable, "no number")
         if unreadable:
             notes.append(f"patient: {unreadable} cells of {column} are no numbers and count as unknown.")
     death = {"alive": False, "expired": True}
-    unit, hospital = (
-        text[column].str.to_lowercase().replace_strict(death, default=None, return_dtype=pl.Boolean)
-        for column in ("unitdischargestatus", "hospitaldischargestatus")
-    )
+    outcomes = []
+    for column in ("unitdischargestatus", "hospitaldischargestatus"):
+        words = text[column].str.to_lowercase()
+        outcomes.append(words.replace_strict(death, default=None, return_dtype=pl.Boolean))
+        strange = outcomes[-1].null_count() - words.null_count()
+        _refuse_lost(table, column, strange, "neither Alive nor Expired")
+    unit, hospital = outcomes
     frame = pl.DataFrame(
         {
             "stay": stay,
@@ -98,7 +107,7 @@ def read_patients(table: Table) -> Patients:
             "died_hospital": hospital,
             "gender": text["gender"],
             "ethnicity": text["ethnicity"],
-            "hospital": text["hospitalid"],
+            "hospital": _whole(text["hospitalid"]),
             "unit_type": text["unittype"],
             "stay_type": text["unitstaytype"],
             "height": numbers["admissionheight"],
@@ -112,6 +121,19 @@ def read_patients(table: Table) -> Patients:
         .otherwise(None)
     )
     return Patients(frame, tuple(notes))
+
+
+def _refuse_lost(table: Table, column: str, lost: int, words: str) -> None:
+    if lost > max(LOST_SHARE * table.rows, FEW):
+        raise DataError(
+            f"{table.path}: {lost:,} of {table.rows:,} cells of {column} are {words}; export the column as"
+            " it is delivered"
+        )
+
+
+def _whole(ids: pl.Series) -> pl.Series:
+    """Ids without the ``.0`` of a column of floats."""
+    return ids.str.replace(r"\.0+$", "")
 
 
 def terms_of(source: Path, patients: Patients) -> dict[str, Any]:
@@ -172,7 +194,7 @@ def groups_of(
     hospitals are left out.
 
     Raises:
-        DataError: A hospital stands twice in its table.
+        DataError: A hospital stands twice in its table, or the table lacks those of many stays.
     """
     notes: list[str] = []
     groups: list[Group] = []
@@ -210,15 +232,22 @@ def groups_of(
         )
         return groups, codes, notes
     hospitals = hospital_table.read(dict.fromkeys(HOSPITAL_COLUMNS, pl.String))
+    hospitals = hospitals.with_columns(hospitalid=_whole(hospitals["hospitalid"]))
     if hospitals["hospitalid"].n_unique() != hospitals.height:
         raise DataError(f"{hospital_table.path}: a hospitalid occurs more than once in table hospital")
     joined = frame.select("hospital").join(
         hospitals, left_on="hospital", right_on="hospitalid", how="left", maintain_order="left"
     )
+    absent = frame["hospital"].drop_nulls().is_in(hospitals["hospitalid"].drop_nulls().implode()).not_().sum()
+    if absent > max(LOST_SHARE * frame.height, FEW):
+        raise DataError(
+            f"{hospital_table.path}: it lacks the hospitalid of {absent:,} of {frame.height:,} stays; take it"
+            " from the release of table patient, or leave it out"
+        )
     add("hospital_region", "Region of the hospital", *_levels(joined["region"]))
     add("hospital_beds", "Beds of the hospital", *_levels(joined["numbedscategory"]))
     teaching = joined["teachingstatus"].str.to_lowercase()
-    teaching = teaching.replace({"t": "true", "f": "false"})
+    teaching = teaching.replace({"t": "true", "f": "false", "1": "true", "0": "false"})
     named = teaching.replace_strict({"true": "teaching", "false": "not teaching"}, default=None)
     add("hospital_teaching", "Teaching hospital", *_levels(named))
     return groups, codes, notes

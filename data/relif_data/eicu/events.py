@@ -23,7 +23,6 @@ REFILL = {
 KILOGRAMS_PER_POUND = 0.45359237
 LOWEST_FAHRENHEIT = 79.0
 REPORT_ROWS = 5_000_000
-DAY = 24 * 60
 LOSSES = {
     "no_number": "are no numbers, perhaps for a decimal comma",
     "unknown_unit": "have a unit that is not known",
@@ -84,7 +83,8 @@ def read_events(
 
     Raises:
         DataError: A damaged or truncated file, too many rows without a readable stay or time, or most of a
-            monitor's (the tables of vital signs, which no other ward fills) over a day outside their stay.
+            monitor's (the tables of vital signs, which no other ward fills) outside their stay, or rows of
+            other stays only.
     """
     numbers = dict.fromkeys((STAY, table.time), pl.Int64)
     count = TableCount(table.name)
@@ -106,8 +106,13 @@ def read_events(
         )
     if table.name.startswith("vital") and count.away > max(VALUE_SHARE * count.wanted, FEW):
         raise DataError(
-            f"{source.path}: {count.away:,} of {count.wanted:,} rows of the cohort have a {table.time} over a"
-            " day outside their stay; offsets are minutes since unit admission: export the table again"
+            f"{source.path}: {count.away:,} of {count.wanted:,} rows of the cohort have a {table.time}"
+            " outside their stay; offsets are minutes since unit admission: export the table again"
+        )
+    if count.other_stays > FEW and not count.wanted:
+        raise DataError(
+            f"{source.path}: none of {count.other_stays:,} rows belongs to a stay of the cohort; is the table"
+            " of another release than patient? Export both again"
         )
     count.short = source.ragged
     for channel, counts in count.channels.items():
@@ -174,7 +179,7 @@ def _locate(
     count.lost += int(lost.sum())
     count.other_stays += int((readable & ~known).sum())
     count.outside += int((readable & known & (row < 0)).sum())
-    count.away += int((readable & known & (beyond > DAY)).sum())
+    count.away += int((readable & known & (beyond > 0)).sum())
     inside = readable & (row >= 0)
     chosen = np.flatnonzero(inside)
     return frame[chosen], row[chosen], minute.fill_null(-1).to_numpy()[chosen]

@@ -31,7 +31,7 @@ from relif_data.eicu.events import TableCount, read_events
 from relif_data.eicu.grid import HourlyGrid
 from relif_data.labels import split_by_subject
 from relif_data.resume import Work, refuse_other_sources
-from relif_data.tables import LOST_SHARE, Table, find_tables
+from relif_data.tables import FEW, LOST_SHARE, VALUE_SHARE, Table, find_tables
 
 ADULT_YEARS = 18
 
@@ -212,18 +212,27 @@ def _missing_tables(source: Path, tables: dict[str, Table]) -> list[str]:
 
 
 def _put_admission_values(frame: pl.DataFrame, grid: HourlyGrid) -> list[str]:
-    """Enter height and weight on admission at minute 0; implausible ones are counted and left out."""
+    """Enter height and weight on admission at minute 0; implausible ones are counted and left out.
+
+    Raises:
+        DataError: Most of them are implausible.
+    """
     notes = []
     for column, name in (("height", "Height"), ("weight", "Weight")):
         channel = CHANNELS[INDEX[name]]
         value = frame[column].fill_null(float("nan")).to_numpy()
         good = (value >= channel.low) & (value <= channel.high)
+        known, wrong = int(np.isfinite(value).sum()), int((np.isfinite(value) & ~good).sum())
+        if wrong > max(VALUE_SHARE * known, FEW):
+            raise DataError(
+                f"table patient: {wrong:,} of {known:,} admission{column}s are out of range, perhaps in"
+                f" another unit than {channel.unit}; export the column as it is delivered"
+            )
         chosen = np.flatnonzero(good)
         grid.put(name, grid.offsets[chosen], np.zeros(len(chosen), dtype=np.int64), value[chosen], 1)
         notes.append(
             f"patient: {len(chosen)} admission {column}s used as measured at minute 0,"
-            f" {int((np.isfinite(value) & ~good).sum())} out of range, {int((~np.isfinite(value)).sum())}"
-            " unknown."
+            f" {wrong} out of range, {len(value) - known} unknown."
         )
     return notes
 

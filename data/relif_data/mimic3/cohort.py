@@ -13,7 +13,7 @@ import polars as pl
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import CohortStep
 from relif_data.labels import refuse_unknown_levels
-from relif_data.tables import Table, parse_times
+from relif_data.tables import FEW, LOST_SHARE, Table, parse_times
 
 ETHNICITY_CODES = {
     "ASIAN": 1,
@@ -30,6 +30,8 @@ OTHER_ETHNICITIES = (
     *("AMERICAN INDIAN", "NATIVE HAWAIIAN", "CARIBBEAN ISLAND"),
 )
 OTHER_LENGTH_SHARE = 0.1
+CARE_UNITS = ("MICU", "SICU", "CCU", "CSRU", "TSICU", "other")
+OTHER_UNITS = ("NICU", "NWARD", "")
 GENDER_CODES = {"F": 1, "FEMALE": 1, "M": 2, "MALE": 2, "": 0}
 
 
@@ -54,7 +56,8 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
     Stays without an admission or a patient row are removed and counted.
 
     Raises:
-        DataError: Repeated ids, unreadable times or an empty cohort.
+        DataError: Repeated ids, unreadable times, births or deaths that are missing or contradict the rest,
+            texts that are no level of a group, or an empty cohort.
     """
     stays = _read_stays(tables)
     admissions = _read_admissions(tables)
@@ -90,6 +93,12 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
         (pl.col("los_days") * 24.0).alias("los_hours"),
         (_seconds("intime", "deathtime") / 3600.0).alias("death_hours"),
     )
+    unborn = int((stays["age"].is_null() | (stays["age"] < 0)).sum())
+    if unborn > max(LOST_SHARE * stays.height, FEW):
+        raise DataError(
+            f"{tables['patients'].path}: DOB of {unborn:,} of {stays.height:,} stays is missing or after"
+            " INTIME, so that nobody knows the age; export both tables again"
+        )
     stays = stays.with_columns(pl.when(pl.col("age") < 0).then(90.0).otherwise(pl.col("age")).alias("age"))
     stays = keep(
         "age 18 or more", "age_below_18", stays, stays.filter((pl.col("age") >= 18).fill_null(False))
@@ -110,6 +119,7 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
             .replace_strict(GENDER_CODES, default=3, return_dtype=pl.Int64)
             .alias("gender_code"),
             _ethnicity_code().alias("ethnicity_code"),
+            pl.col("last_careunit").str.to_uppercase(),
             (pl.col("subject_id").rank("dense") - 1).cast(pl.UInt32).alias("subject"),
             pl.col("intime").cum_count().over("subject_id").cast(pl.Int64).alias("episode"),
         )
@@ -117,10 +127,13 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
     )
     heads = stays.select(_ethnicity()).to_series()
     known = (*ETHNICITY_CODES, *OTHER_ETHNICITIES)
-    strange = {"gender": (stays["gender_code"] == 3, ("F", "M")), "ethnicity": (~heads.is_in(known), known)}
-    for column, (rows, levels) in strange.items():
-        place = tables["patients" if column == "gender" else "admissions"].path
-        refuse_unknown_levels(place, column.upper(), int(rows.sum()), levels, stays.height)
+    units = (*CARE_UNITS[:-1], *OTHER_UNITS)
+    for table, column, rows, levels in (
+        ("patients", "GENDER", stays["gender_code"] == 3, ("F", "M")),
+        ("admissions", "ETHNICITY", ~heads.is_in(known), known),
+        ("icustays", "LAST_CAREUNIT", ~stays["last_careunit"].fill_null("").is_in(units), units),
+    ):
+        refuse_unknown_levels(tables[table].path, column, int(rows.sum()), levels, stays.height)
     return Cohort(stays, pl.concat(excluded), tuple(steps))
 
 
@@ -159,7 +172,16 @@ def _read_admissions(tables: Mapping[str, Table]) -> pl.DataFrame:
         },
     )
     _refuse_repeats(frame, "hadm_id", table)
-    return parse_times(frame, times, table)
+    frame = parse_times(frame, times, table)
+    stated, dated = (frame["hospital_expire_flag"] == 1).fill_null(False), frame["deathtime"].is_not_null()
+    differ = stated != dated
+    if differ.sum() > max(LOST_SHARE * frame.height, FEW):
+        raise DataError(
+            f"{table.path}: {differ.sum():,} of {frame.height:,} rows have a DEATHTIME without a"
+            f" HOSPITAL_EXPIRE_FLAG of 1, or the flag alone (first: data row {(differ.arg_max() or 0) + 1});"
+            " export both columns again"
+        )
+    return frame
 
 
 def _read_patients(tables: Mapping[str, Table]) -> pl.DataFrame:

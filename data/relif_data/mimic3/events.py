@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from relif_core.errors import DataError
 from relif_data.mimic3.channels import items
 from relif_data.mimic3.cohort import Cohort
 from relif_data.resume import Work, full_disk
-from relif_data.tables import LOST_SHARE, Table, time_of
+from relif_data.tables import FEW, LOST_SHARE, Table, time_of
 
 EVENT_TABLES = ("chartevents", "labevents", "outputevents")
 PART_ROWS = 500_000
@@ -58,7 +59,8 @@ def scan_events(
     Memory does not grow with the number of rows.
 
     Raises:
-        DataError: A damaged file, ids that are no numbers above the ceiling, or a full disk.
+        DataError: A damaged file, ids that are no numbers above the ceiling, a table of which no wanted row
+            belongs to the cohort, or a full disk.
     """
     files, counts, rows = [], [], {}
     for number, name in enumerate(EVENT_TABLES):
@@ -101,6 +103,7 @@ def _scan_table(
     groups: list[pl.DataFrame] = []
     pending: list[pl.DataFrame] = []
     parts, seen, announced = [folder / f"{name}.groups.parquet"], 0, _REPORT_ROWS
+    wanted_rows = kept_rows = 0
 
     def write() -> None:
         path = folder / f"{name}.{len(parts)}.parquet"
@@ -121,9 +124,16 @@ def _scan_table(
         if mapped:
             rows = frame.filter(pl.col("itemid").is_in(wanted))
             pending.append(_mapped_rows(rows.lazy(), types, number, cohort).collect())
+            wanted_rows, kept_rows = wanted_rows + rows.height, kept_rows + pending[-1].height
             if sum(part.height for part in pending) > PART_ROWS:
                 write()
     table.refuse_unreadable(share=LOST_SHARE)
+    if wanted_rows > FEW and not kept_rows:
+        raise DataError(
+            f"{table.path}: by SUBJECT_ID and HADM_ID none of the {wanted_rows:,} rows of wanted items"
+            " belongs to a stay of the cohort; is the table of another release than ICUSTAYS, or are its"
+            " columns misnamed? Export both again"
+        )
     if pending:
         write()
     _parquet(_summed(groups), parts[0])
@@ -168,7 +178,10 @@ def _mapped_rows(lazy: pl.LazyFrame, types: Mapping[str, Any], number: int, coho
             time_of(column("charttime", pl.String)).dt.epoch("s").alias("time"),
             column("value", pl.String).alias("value"),
             column("valueuom", pl.String).fill_null("").str.strip_chars().str.to_lowercase().alias("unit"),
-            column("error", pl.String).str.contains(r"^\s*1(\.0+)?\s*$").fill_null(False).alias("flagged"),
+            column("error", pl.String)
+            .str.contains(r"(?i)^\s*(1(\.0+)?|t|true)\s*$")
+            .fill_null(False)
+            .alias("flagged"),
         )
     )
 

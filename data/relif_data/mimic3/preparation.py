@@ -1,5 +1,6 @@
 """Raw MIMIC-III tables to clinical tensors: the whole road, in bounded memory."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from relif_core.tensors.folder import release
 from relif_data.labels import ADULT_AGE_BANDS, age_band, split_by_subject
 from relif_data.mimic3.channels import channels, tensor_channels, value_columns
 from relif_data.mimic3.cleaning import clean
-from relif_data.mimic3.cohort import Cohort, select_cohort
+from relif_data.mimic3.cohort import CARE_UNITS, Cohort, select_cohort
 from relif_data.mimic3.diagnoses import read_diagnoses
 from relif_data.mimic3.events import EVENT_TABLES, MappedEvents, events_key, scan_events
 from relif_data.mimic3.losses import refuse_losses
@@ -28,9 +29,9 @@ from relif_data.resume import Work, refuse_other_sources
 from relif_data.tables import Table
 
 BUCKET_ROWS = 1_000_000
+_LISTED = re.compile(r'"?(\d{1,18})(?:\.0*)?"?(?:\s*,\s*"?([01])(?:\.0*)?"?)?', re.ASCII)
 SEXES = ("unknown", "female", "male", "other")
 ETHNICITIES = ("other or unknown", "Asian", "Black", "Hispanic", "White")
-CARE_UNITS = ("MICU", "SICU", "CCU", "CSRU", "TSICU", "other")
 GROUPS = (
     Group("sex", "Sex", SEXES),
     Group("age_band", "Age in years", ADULT_AGE_BANDS),
@@ -307,18 +308,26 @@ def subject_split(
 def read_subject_list(path: Path) -> np.ndarray:
     """Return the subject ids of a list file: one id a line, or id and 0/1, where 1 means listed.
 
+    The first line may be a header.
+
     Raises:
         DataError: The file is no such list.
     """
+    chosen = []
     try:
-        lines = read_text(path).split()
-        table = [[int(float(field)) for field in line.split(",")] for line in lines if line[:1].isdigit()]
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is no subject list ({type(error).__name__}); write one subject id a line, or subject id"
-            " and 0 or 1 with a comma"
-        ) from error
-    return np.array([row[0] for row in table if len(row) < 2 or row[1] == 1], dtype=np.int64)
+        lines = read_text(path).removeprefix("\ufeff").splitlines()
+    except InputError as error:
+        raise DataError(str(error)) from error
+    for place, line in enumerate(map(str.strip, lines), 1):
+        found = _LISTED.fullmatch(line)
+        if found and found[2] != "0":
+            chosen.append(int(found[1]))
+        elif line and not found and (place > 1 or line.strip('"')[:1].isdigit()):
+            raise DataError(
+                f"{path} is no subject list (line {place}); write one subject id a line, or subject id and 0"
+                " or 1 with a comma"
+            )
+    return np.array(chosen, dtype=np.int64)
 
 
 def _group_codes(stays: pl.DataFrame) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import pytest
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import ClinicalTensors, check_tensors
 from relif_data.mimic3 import prepare
+from relif_data.mimic3.preparation import read_subject_list
 
 TIMED = ("intime", "outtime", "admittime", "dischtime", "deathtime", "dob", "dod", "charttime")
 IDS = ("subject_id", "hadm_id", "icustay_id", "itemid", "first_wardid", "last_wardid", "hospital_expire_flag")
@@ -365,3 +366,80 @@ def test_a_table_with_a_header_alone_is_refused(two_stays: Any, tmp_path: Path) 
         path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
         with pytest.raises(DataError, match=rf"{name.upper()}\.csv has no row under its header"):
             prepare(raw, tmp_path / "tensors")
+
+
+def test_a_first_line_that_is_a_row_is_not_told(two_stays: Any, tmp_path: Path) -> None:
+    """Of a table without its header the message shows no cell of a person."""
+    raw = two_stays.write(tmp_path / "raw")
+    path = raw / "PATIENTS.csv"
+    path.write_bytes(path.read_bytes().partition(b"\n")[2])
+    with pytest.raises(DataError, match=r"SUBJECT_ID, GENDER, DOB, DOD missing \(nor any other\)"):
+        prepare(raw, tmp_path / "tensors")
+
+
+@pytest.fixture
+def ward(raw_tables: Any) -> Any:
+    """Tables of 24 stays, half of which end in death."""
+    tables = raw_tables()
+    for stay in range(1, 25):
+        tables.stay(stay, hours=54.0, died_at=50.0 if stay % 2 else None)
+    return tables
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "change", "words"),
+    [
+        ("admissions", "hospital_expire_flag", lambda cell: None, r"12 of 24 rows have a DEATHTIME"),
+        ("admissions", "hospital_expire_flag", lambda cell: cell + 1, r"24 of 24 rows have a DEATHTIME"),
+        ("admissions", "deathtime", lambda cell: None, r"HOSPITAL_EXPIRE_FLAG.*\(first: data row 1\)"),
+        ("patients", "dob", lambda cell: None, "DOB of 24 of 24 stays is missing or after INTIME"),
+        ("patients", "dob", lambda cell: "2200-01-01 00:00:00", "DOB of 24 of 24 stays is missing"),
+        ("icustays", "last_careunit", lambda cell: "Medical", "no stay passes the cohort rules"),
+        ("chartevents", "hadm_id", lambda cell: cell + 9000, r"none of the 24 rows of wanted items"),
+    ],
+)
+def test_columns_that_lost_their_meaning_are_refused(
+    ward: Any, tmp_path: Path, table: str, column: str, change: Callable[[Any], Any], words: str
+) -> None:
+    """A death, an age or an admission that many rows do not state, or contradict, is no label and no loss."""
+    changed(ward, (column,), change, only=table)
+    with pytest.raises(DataError, match=words):
+        prepare(ward.write(tmp_path / "raw"), tmp_path / "tensors")
+
+
+def test_care_units_and_error_marks_have_several_notations(ward: Any, tmp_path: Path) -> None:
+    """Units in lower case are the same group; True marks an error as 1 does; other units are refused."""
+    ward.event(1, 211, 20.0, "200", error="1")
+    expected = tensors(ward, tmp_path / "expected")
+    ward.rows["chartevents"][-1]["error"] = "True"
+    changed(ward, ("first_careunit", "last_careunit"), str.lower)
+    same(tensors(ward, tmp_path / "found"), expected)
+    changed(ward, ("first_careunit", "last_careunit"), lambda cell: "Medical")
+    with pytest.raises(DataError, match="LAST_CAREUNIT of 24 of 24 rows is none of"):
+        prepare(ward.write(tmp_path / "raw"), tmp_path / "tensors")
+
+
+def test_a_link_back_is_no_second_folder(two_stays: Any, tmp_path: Path) -> None:
+    """A symbolic link to the folder itself does not double the tables below it."""
+    two_stays.write(tmp_path / "top" / "raw")
+    (tmp_path / "top" / "loop").symlink_to(".")
+    check_tensors(prepare(tmp_path / "top", tmp_path / "tensors"))
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeff7\n8\n", "id,listed\n7,1\n9,0\n8,1.0\n", '"7","1"\n"8","1"\n', "7, 1\r\n8, 1\r\n\r\n"]
+)
+def test_lists_of_subjects_are_read_as_meant(tmp_path: Path, text: str) -> None:
+    """A byte order mark, quotes, floats and a header cost no subject."""
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    assert read_subject_list(tmp_path / "list.csv").tolist() == [7, 8]
+
+
+@pytest.mark.parametrize(
+    "text", ["8 0\n", "8\t1\n", "8,2\n", "8;1\n", "8.5\n", "8,inf\n", "9" * 400, "8,0,1\n", "٣\n"]
+)
+def test_lists_of_subjects_that_could_mean_another_thing_are_refused(tmp_path: Path, text: str) -> None:
+    """The line is named, its content not."""
+    (tmp_path / "list.csv").write_text(f"subject\n7\n{text}", encoding="utf-8")
+    with pytest.raises(DataError, match=r"list\.csv is no subject list \(line 3\); write one"):
+        read_subject_list(tmp_path / "list.csv")
