@@ -1,7 +1,7 @@
 /* Figures that move, and the audit in the page: no library, no network, nothing leaves the reader's machine.
 
    A page holds <div class="relif-live" data-live="NAME"> with its data as JSON in a script element inside. Without
-   JavaScript and in print the static figure beside it stands alone. */
+   JavaScript the static figure or table beside it stands alone; paper shows where the reader left it. */
 (() => {
   "use strict";
 

@@ -8,7 +8,6 @@ import yaml
 from relif_book.build.badges import add_badges, binder_address
 from relif_core.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
 BOX = '<html><dl class="relif-provenance" aria-label="x"><dt>Data</dt><dd>none</dd></dl><dl></dl></html>'
 
 
@@ -40,10 +39,3 @@ def test_another_host_is_named_whole_and_no_address_is_refused() -> None:
     )
     with pytest.raises(InputError, match="is no address such as https"):
         binder_address("git@example.org:a/b", "main", "x")
-
-
-def test_what_binder_installs_is_the_environment_of_the_book() -> None:
-    script = (ROOT / ".binder" / "postBuild").read_text()
-    assert "-r requirements.txt" in script
-    assert "--no-deps -e ." in script
-    assert (ROOT / ".binder" / "postBuild").stat().st_mode & 0o111

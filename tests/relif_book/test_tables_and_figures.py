@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from html import unescape
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from relif_book.build.rendering import still
 from relif_book.figures import style as figures
 from relif_book.figures.drawing import DATA, as_svg, themed
 from relif_book.figures.tables import Table, format_cell, mean_sd
@@ -142,3 +144,22 @@ def test_a_drawing_in_a_page_takes_the_ink_of_the_theme_and_its_words() -> None:
     assert "#0072b2" in shown
     assert "<metadata" not in shown
     assert not re.search(r": #(?:ffffff|262626|000000)", shown)
+
+
+def test_the_figure_of_methods_has_a_table_for_readers_without_javascript() -> None:
+    """A has the lower Bias at the fixed tolerance, halfway between two of its curve's, and B at their own."""
+    data = {
+        "tolerances": [0.0, 0.2, 0.4],
+        "tolerance": 0.1,
+        "methods": [
+            {"title": "B", "worst": 0.5, "bias": [0.6, 0.4, 0.2], "own_tolerance": 0.4, "own_bias": 0.2},
+            {"title": "A", "worst": 0.7, "bias": [0.5, 0.2, 0.1], "own_tolerance": 0.0, "own_bias": 0.5},
+        ],
+    }
+    shown = still(json.dumps(data))
+    assert "Methods at δ = 0.100" in shown
+    rows = [re.findall(r"<t[dh][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>(.*?)</tr>", shown)[1:]]
+    assert rows == [
+        ["A", "0.700", "0.3500", "1", "0.000", "0.5000", "2"],
+        ["B", "0.500", "0.5000", "2", "0.400", "0.2000", "1"],
+    ]

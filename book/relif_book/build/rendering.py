@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from docutils import nodes
 from sphinx.search import languages
 from sphinx.search.en import SearchEnglish
@@ -19,6 +20,7 @@ from sphinx.search.en import SearchEnglish
 from relif_book.build.notebook import read_notebook
 from relif_book.build.records import RunRow, runs_of
 from relif_book.figures.drawing import DATA, themed
+from relif_book.figures.tables import Table
 from relif_core.methods import title_of
 
 _PAGE = re.compile(r"(?:theorem_([a-z])(\d)|(figure)_(\d))_")
@@ -26,6 +28,11 @@ _TABLE = re.compile(r'<table class="relif-table"><caption><span>(.*?)</span>.*?<
 _ROW = re.compile(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', re.DOTALL)
 #: Words of a figure's caption or alternative text that say that it shows no kept run.
 _NO_RECORD = re.compile(r"synthetic|simulated|constructed|this run", re.IGNORECASE)
+#: The figure of methods, as `relif_book.figures.live` leaves it: no drawing stands beside it on every page.
+_METHODS = re.compile(
+    r'<div class="relif-live" data-live="methods"><script type="application/json">(.*?)</script></div>',
+    re.DOTALL,
+)
 _NUMBER = re.compile(r'(<td class="relif-number">)([^<]*\d[^<]*)(</td>)')
 
 
@@ -86,6 +93,40 @@ def draw_and_link(app: Any, doctree: nodes.document, docname: str) -> None:
             text = _TABLE.sub(lambda table: _linked(table, folders, up), raw.astext())
             raw.children = [nodes.Text(text)]
             raw.rawsource = text
+        elif _METHODS.search(raw.astext()):
+            text = _METHODS.sub(
+                lambda figure: f"{figure[0]}<noscript>{still(figure[1])}</noscript>", raw.astext()
+            )
+            raw.children = [nodes.Text(text)]
+            raw.rawsource = text
+
+
+def still(methods: str) -> str:
+    """Return as a table what the figure of methods shows before it is moved, and at own tolerances.
+
+    Args:
+        methods: The figure's data, as :func:`~relif_book.evidence.moving.methods_data` makes them, in JSON.
+    """
+    data = json.loads(methods)
+    held = {
+        one["title"]: float(np.interp(data["tolerance"], data["tolerances"], one["bias"]))
+        for one in data["methods"]
+    }
+    own = {one["title"]: one["own_bias"] for one in data["methods"]}
+    rows = [
+        {
+            "Method": one["title"],
+            "Worst": one["worst"],
+            "Bias": held[one["title"]],
+            "Rank": 1 + sorted(held.values()).index(held[one["title"]]),
+            "Own δ": one["own_tolerance"],
+            "Bias at own δ": own[one["title"]],
+            "Rank at own δ": 1 + sorted(own.values()).index(own[one["title"]]),
+        }
+        for one in sorted(data["methods"], key=lambda one: held[one["title"]])
+    ]
+    caption = f"Methods at δ = {data['tolerance']:.3f}, and each at its own."
+    return Table(rows, caption=caption, digits={"Worst": 3, "Bias": 4, "Bias at own δ": 4})._repr_html_()
 
 
 @cache
