@@ -6,10 +6,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from relif_book.build.book import build_book
+from relif_book.build.book import build_book, render_book
 from relif_book.build.execute import PageError, execute_page, execute_pages
 from relif_book.build.staleness import reasons_stale
 from relif_core.errors import InputError
+from relif_core.files import write_file
 
 WritePage = Callable[..., Path]
 FIGURE_CELL = """---
@@ -159,6 +160,41 @@ def test_a_book_of_stored_pages_executes_only_stale_ones(
     pages = project / "_build" / "pages"
     assert (pages / "tiny.ipynb").read_bytes() == source.with_suffix(".ipynb").read_bytes()
     assert (pages / "other.ipynb").is_file()
+
+
+def test_a_book_is_rendered_again_where_what_it_is_made_of_changed_or_rendering_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = tmp_path / "_build" / "html" / "index.html"
+    pages = tmp_path / "_build" / "pages"
+    pages.mkdir(parents=True)
+    rendered: list[str] = []
+
+    def render(root: Path, builder: str) -> Path:
+        if (pages / "bad.ipynb").exists():
+            raise PageError("the book was not rendered")
+        rendered.append(builder)
+        write_file(index, "")
+        return index
+
+    monkeypatch.setattr("relif_book.build.book._render", render)
+    monkeypatch.setattr("relif_book.build.book.add_badges", lambda *_: None)
+    changes = ["_config.yml", "book/intro.md", "_build/pages/tiny.ipynb", "relif_core/cli.py"]
+    for number, changed in enumerate(["", *changes]):
+        if changed:
+            write_file(tmp_path / changed, f"changed {number}")
+        assert render_book(tmp_path) == render_book(tmp_path) == index
+        assert len(rendered) == number + 1
+    write_file(pages / "bad.ipynb", "")
+    for _ in range(2):
+        with pytest.raises(PageError):
+            render_book(tmp_path)
+    (pages / "bad.ipynb").unlink()
+    render_book(tmp_path)
+    assert len(rendered) == len(changes) + 2
+    index.unlink()
+    render_book(tmp_path)
+    assert len(rendered) == len(changes) + 3
 
 
 def test_a_change_of_prose_is_carried_over_without_executing(project: Path, write_page: WritePage) -> None:

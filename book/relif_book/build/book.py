@@ -14,11 +14,14 @@ from relif_book.build.badges import add_badges
 from relif_book.build.execute import PageError, execute_pages
 from relif_book.build.notebook import read_notebook
 from relif_book.build.staleness import reasons_stale
-from relif_book.project import page_names
+from relif_book.project import fingerprint, fingerprint_of_text, page_names
 from relif_core.files import write_file
 
 if TYPE_CHECKING:
     from playwright.sync_api import PdfMargins
+
+#: What a rendered book is made of: packages, prose, pages, the code that it documents, runs that it lists.
+_RENDERED = ("_config.yml", "requirements.lock", "book", "_build/pages", "relif_core", "data/records")
 
 
 def build_book(
@@ -62,11 +65,19 @@ def build_book(
 def render_book(root: Path) -> Path:
     """Render the book from its executed pages, with every warning an error; return its first page.
 
+    A book whose pages, prose and code are those that it was last rendered from stays as it is.
+
     Raises:
         PageError: Jupyter Book found something to warn of; its own output, above, says what.
     """
-    first = _render(root, "html")
+    first, stamp = root / "_build" / "html" / "index.html", root / "_build" / "rendered"
+    now = fingerprint_of_text(" ".join(fingerprint(root / name) for name in _RENDERED))
+    if first.is_file() and stamp.is_file() and stamp.read_text() == now:
+        return first
+    stamp.unlink(missing_ok=True)
+    _render(root, "html")
     add_badges(root, page_names(root))
+    write_file(stamp, now)
     return first
 
 
