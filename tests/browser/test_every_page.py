@@ -46,17 +46,6 @@ def test_a_page_is_light(visit: Visit, page_name: str, html: Path) -> None:
     assert sum(compressed(html / path) for path in asked if (html / path).is_file()) <= 1e6
 
 
-def test_the_first_paint_comes_within_a_second(visit: Visit, page_name: str) -> None:
-    """On a machine that is busy with other things the fastest of a few visits counts."""
-    window = visit(page_name)
-    paint = "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
-    for _ in range(9):
-        if window.page.evaluate(paint) <= 1000:
-            break
-        window.open(page_name)
-    assert window.page.evaluate(paint) <= 1000
-
-
 def test_every_icon_is_drawn(visit: Visit, page_name: str) -> None:
     """The icons that the book keeps are those it uses: the theme draws an animated mark for one it lacks."""
     icons = visit(page_name).page.locator("i[class*='fa-'], svg.svg-inline--fa")
