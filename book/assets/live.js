@@ -566,12 +566,15 @@
     },
   };
 
+  let built = 0;
   const build = (host) => {
     const figure = FIGURES[host.dataset.live];
     const data = JSON.parse(host.querySelector("script").textContent);
     const controls = figure.controls(data);
     const boxes = figure.boxes || [];
-    const id = (key) => `${host.id || host.dataset.live}-${key}`;
+    built += 1;
+    const place = built; /* a page may hold one figure several times, and a label names its control by id */
+    const id = (key) => `relif-live-${place}-${key}`;
     const panel = document.createElement("div");
     panel.className = "relif-live-panel";
     panel.innerHTML = `<div class="relif-live-controls">${controls

@@ -174,7 +174,8 @@ def test_a_results_page_opens_with_a_figure_or_table(visit: Visit, results_page:
 PRINTED = """() => [...document.querySelectorAll(
     "article :is(table, pre, img, svg.relif-drawing), mjx-container[display=true]"
   )].filter(part => part.getClientRects().length)
-    .filter(p => p.getBoundingClientRect().right > innerWidth + 1 || p.scrollWidth > p.clientWidth + 1)
+    .filter(part => part.getBoundingClientRect().right > innerWidth + 1 ||
+                    (part.tagName === "MJX-CONTAINER" && part.scrollWidth > part.clientWidth + 1))
     .map(part => part.outerHTML.slice(0, 90))"""
 
 

@@ -130,6 +130,18 @@ def test_every_slider_moves_its_figure_by_keyboard(page: Any, name: str) -> None
         assert "NaN" not in after
 
 
+def test_every_control_has_a_label_of_its_own_where_a_figure_stands_twice(page: Any, tmp_path: Path) -> None:
+    source = tmp_path / "twice.html"
+    script = f'<script src="{(ASSETS / "live.js").as_uri()}"></script>'
+    source.write_text(
+        f'<!doctype html><meta charset="utf-8">{script}{live_html("methods", DATA["methods"]) * 2}'
+    )
+    page.goto(source.as_uri())
+    labels = page.locator("input").evaluate_all("all => all.map(i => [i.id, i.labels.length])")
+    assert len({name for name, _ in labels}) == len(labels) == 4
+    assert {count for _, count in labels} == {1}
+
+
 def test_own_rulers_turn_the_order(page: Any) -> None:
     host = page.locator('.relif-live[data-live="methods"]')
     slider = host.locator('input[type="range"]')
