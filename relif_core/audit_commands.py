@@ -3,9 +3,13 @@
 The verbs end with status 0 for done or passed, 1 for failed (``check``), 3 for undecided, 2 for bad input.
 """
 
+import contextlib
 import json
+import math
+import signal
+import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +33,21 @@ class _VerbOrFile(TyperGroup):
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["file", *args]
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; status 141, as of other commands, where the reader of its output left."""
+        with _reader_may_leave():
+            return super().invoke(ctx)
+        raise typer.Exit(128 + signal.SIGPIPE)
+
+
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.close()  # or the interpreter would flush it at its end, and fail
 
 
 audit_app = typer.Typer(
@@ -97,6 +116,7 @@ def file(
 
     for path in card or []:
         checked_card_path(path)
+    _apart([scores, versus], card or [])
 
     def audited(path: Path) -> "AuditResult":
         table = read_score_table(path, task or (), subject, group, weight)
@@ -169,6 +189,7 @@ def calibrate(
     from relif_core.score_tables import no_column, read_table
 
     refuse_weights(weight)
+    _apart([reference], [output])
     rules: dict[str, Any] = dict.fromkeys(task or [], "identity")
     for text in score or []:
         name, equals, rule = text.partition("=")
@@ -251,6 +272,7 @@ def run(
         checked_card_path(path)
     if (merged is None) != (sums is None):
         raise InputError("--sums and --merged belong together: the sums are of the histogram of all sites")
+    _apart([outputs, ruler, meta, merged], [output, histogram, sums, *(card or [])])
     facts = _facts(meta)
     measure = _ruler(ruler)
     table = read_table(outputs)
@@ -271,15 +293,17 @@ def run(
     sketch = None if histogram is None else found.histogram(bins)
     if sketch is not None and hide is not None:
         sketch = sketch.hide(hide)
+    part = None if merged is None else found.influence_sums(_read(HistogramSketch, merged))
+    shown = found.card(utility=facts.get("utility"), controller=facts.get("controller")) if card else None
     if output is not None:
         found.save(output, include_influences=keep_influences)
     if histogram is not None and sketch is not None:
         write_file(histogram, sketch.to_json() + "\n")
-    if merged is not None and sums is not None:
-        part = found.influence_sums(_read(HistogramSketch, merged))
+    if sums is not None and part is not None:
         write_file(sums, part.to_json() + "\n")
     for path in card or []:
-        found.card(utility=facts.get("utility"), controller=facts.get("controller")).save(path)
+        if shown is not None:
+            shown.save(path)
     if as_json:
         _print_json(found.result.as_dict())
         return
@@ -336,6 +360,7 @@ def curve(
     """Draw or print Bias and violation rate over the tolerance."""
     from relif_core.audit.card import curve_svg
 
+    _apart([audit_file], [output])
     found = _audit_file(audit_file)
     line = {name: getattr(found.curve(), name).tolist() for name in ("tolerances", "bias", "violation_rate")}
     if output is not None:
@@ -367,11 +392,12 @@ def check(
         use=use,  # type: ignore[arg-type]
         worst_group=worst_group,
     )
-    if as_json:
-        _print_json({"verdict": state, "parts": lines})
-    else:
-        for line in [*lines, f"verdict: {state}"]:
-            typer.echo(line)
+    with _reader_may_leave():
+        if as_json:
+            _print_json({"verdict": state, "parts": lines})
+        else:
+            for line in [*lines, f"verdict: {state}"]:
+                typer.echo(line)
     raise typer.Exit({"pass": 0, "fail": 1, "undecided": 3}[state])
 
 
@@ -395,6 +421,7 @@ def merge(
 ) -> None:
     """Audit several sites from their histograms, without any score leaving a site."""
     from functools import reduce
+    from itertools import pairwise
     from operator import add
 
     from relif_core.audit import HistogramSketch, InfluenceSums
@@ -403,9 +430,16 @@ def merge(
         raise InputError("name either --ruler or --tolerance")
     if by_site and sums:
         raise InputError("name either --sums or --by-site")
+    _apart([*histograms, *(sums or []), ruler], [output])
+    for paths in (histograms, sums or []):
+        places = [path.resolve() for path in paths]
+        if twice := next((path for path in paths if places.count(path.resolve()) > 1), None):
+            raise InputError(f"{twice} is named twice; every site counts once")
     # Weights add up to the same bits in one order alone, whichever the files are named in.
     sketches = sorted((_read(HistogramSketch, path) for path in histograms), key=HistogramSketch.to_json)
     merged = reduce(add, sketches)
+    if any(one.to_json() == other.to_json() for one, other in pairwise(sketches)):
+        typer.echo("two of the histograms are equal in every cell: is one site there twice?", err=True)
     measure = _ruler(ruler) if ruler is not None else None
     if measure is not None and merged.score_definition != measure.score_definition:
         raise InputError(
@@ -420,9 +454,9 @@ def merge(
             raise InputError(f"{len(histograms)} sites, but sums of {len(sums)}; name those of every site")
         errors = reduce(add, [_read(InfluenceSums, path) for path in sums])
     found = merged.audit(held, errors)
+    (low, high), (rate_low, rate_high) = found.bias_interval(level), found.violation_rate_interval(level)
     if output is not None:
         write_file(output, merged.to_json() + "\n")
-    (low, high), (rate_low, rate_high) = found.bias_interval(level), found.violation_rate_interval(level)
     if as_json:
         _print_json(
             {"sites": len(histograms), "samples": found.samples, "hidden": found.hidden, "tolerance": held,
@@ -509,8 +543,31 @@ def _tell(path: Path, table: "ScoreTable") -> None:
         typer.echo(f"{path}: {note}", err=True)
 
 
+def _apart(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
+    """Refuse a folder as an output, and a file that is read or written as something else too."""
+    taken = {path.resolve() for path in inputs if path is not None}
+    for path in (path for path in outputs if path is not None):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file")
+        if path.resolve() in taken:
+            raise InputError(
+                f"{path} would be overwritten: this command reads or writes it as something else; name"
+                " another file"
+            )
+        taken.add(path.resolve())
+
+
 def _print_json(content: Any) -> None:
-    typer.echo(json.dumps(content, ensure_ascii=False, indent=1, default=str))
+    typer.echo(json.dumps(_without_nan(content), ensure_ascii=False, indent=1, default=str))
+
+
+def _without_nan(content: Any) -> Any:
+    """Return the content with null for NaN, which JSON lacks."""
+    if isinstance(content, dict):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def _result_lines(result: "AuditResult", level: float) -> list[str]:

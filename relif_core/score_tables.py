@@ -1,6 +1,8 @@
 """Audit scores from CSV, TSV, Parquet or JSON lines, wide (a column per task) or long (a row per score)."""
 
+import csv
 import io
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import polars
 
 Scores = dict[str, np.ndarray]
+BOM = b"\xef\xbb\xbf"
 #: Cells that hold no value.
 MISSING = ("", "NA", "N/A", "nan", "NaN", "null", "None")
 SEPARATORS = {".tsv": "\t", ".csv": ","}
@@ -147,6 +150,8 @@ def _numbers(path: Path | str, column: "polars.Series") -> "polars.Series":
             f"{path}: column {column.name!r} is {column.dtype}, not a score; name the score columns with"
             " --task, and ids with --subject or --group"
         )
+    if column.dtype.is_decimal():
+        column = column.cast(float)
     return column.fill_nan(None) if column.dtype.is_float() else column
 
 
@@ -178,7 +183,7 @@ def read_table(path: Path | str) -> "polars.DataFrame":
     import polars
 
     path = Path(path)
-    source: Any = io.BytesIO(sys.stdin.buffer.read()) if str(path) == "-" else path
+    source: Any = io.BytesIO(_standard_input()) if str(path) == "-" else path
     kind = ".csv" if str(path) == "-" else path.suffix.lower()
     if str(path) != "-" and not path.is_file():
         raise InputError(
@@ -192,28 +197,37 @@ def read_table(path: Path | str) -> "polars.DataFrame":
         if kind == ".parquet":
             table = polars.read_parquet(source, glob=False)
         elif kind in (".jsonl", ".ndjson"):
-            table = polars.read_ndjson(io.BytesIO(path.read_bytes()), infer_schema_length=None)
+            content = path.read_bytes().removeprefix(BOM)
+            table = polars.read_ndjson(io.BytesIO(content), infer_schema_length=None)
         else:
             table = _delimited(
                 path, source.read() if isinstance(source, io.BytesIO) else path.read_bytes(), kind
             )
-    except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+    except (polars.exceptions.PolarsError, csv.Error, OSError, UnicodeDecodeError) as error:
         # Other libraries' words may quote cells.
         reason = str(error) if isinstance(error, OSError) else "is it whole, and what its ending says?"
         raise InputError(f"{path} cannot be read as a table: {reason}") from error
     if table.height == 0:
         raise InputError(f"{path} has no rows")
-    return table
+    wide = [name for name, kind in table.schema.items() if str(kind) in ("Int128", "UInt128")]
+    return table.with_columns(polars.col(wide).cast(polars.String))  # ids: no array holds 128 bits
+
+
+def _standard_input() -> bytes:
+    content = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    if not content:
+        raise InputError("standard input holds nothing, or was read before; - is read once, as CSV")
+    return content
 
 
 def _delimited(path: Path, content: bytes, kind: str) -> "polars.DataFrame":
     """Read CSV or TSV; a header with more semicolons or tabs than commas says which character separates."""
     import polars
 
-    content = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    content = content.removeprefix(BOM).lstrip(b"\r\n")
     header = content.split(b"\n", 1)[0].decode().rstrip("\r")
-    separator = max((SEPARATORS[kind], ",", ";", "\t"), key=header.count)
-    names = [name.strip().strip('"') for name in header.split(separator)]
+    separator = max((SEPARATORS[kind], ",", ";", "\t"), key=re.sub('"[^"]*"', "", header).count)
+    names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
     table = polars.read_csv(io.BytesIO(content), separator=separator, infer_schema=False)
     refuse_cells_as_names(path, table.columns)
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -230,7 +244,8 @@ def _typed(column: "polars.Series") -> "polars.Series":
     import polars
 
     held = column.drop_nulls()
-    if held.len() == 0 or held.str.contains(r"^[+-]?0\d").any():
+    # Whole numbers that 64 bits do not hold are ids; as floats, neighbours would be one.
+    if held.len() == 0 or held.str.contains(r"^[+-]?(0\d|\d{19,}$)").any():
         return column
     for kind in (polars.Int64, polars.Float64):
         try:

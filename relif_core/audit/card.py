@@ -98,6 +98,8 @@ def audit_card(
     for name, value in (("induced", induced), ("utility", utility), ("controller", controller)):
         if value is not None and not isinstance(value, Mapping):
             raise InputError(f"{name} must be a mapping, not a {type(value).__name__}")
+        if value is not None and name != "induced" and not all(isinstance(key, str) for key in value):
+            raise InputError(f"{name} must have names of text, got {listed(value)}")
     card = Card(
         schema="relif-audit-card/2",
         made={"version": __version__, "date": date},

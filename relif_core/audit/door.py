@@ -7,6 +7,7 @@ import numbers
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,12 @@ def given(values: Any, name: str) -> Given:
             return Given(np.asarray(values.data), masked=np.ma.getmaskarray(values))
         index = None
         missing = None
-        if hasattr(values, "to_numpy") and (hasattr(values, "isna") or hasattr(values, "is_null")):
+        drop = getattr(values, "dropna", None) or getattr(values, "drop_nulls", None)
+        if drop and hasattr(values, "to_numpy") and (hasattr(values, "isna") or hasattr(values, "is_null")):
             index = getattr(values, "index", None) if hasattr(values, "isna") else None
             missing = np.asarray(values.isna() if hasattr(values, "isna") else values.is_null(), dtype=bool)
             if missing.any() and missing.ndim == 1:
-                whole = given(values.dropna() if index is not None else values.drop_nulls(), name).values
+                whole = given(drop(), name).values
                 filled = np.zeros(len(missing), dtype=whole.dtype)
                 filled[~missing] = whole
                 return Given(filled, missing, index=index)
@@ -105,7 +107,7 @@ def _of_one_kind(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
         (str, None),
         (bool | np.bool_, bool),
         (numbers.Integral, np.int64),
-        (numbers.Real, np.float64),
+        (numbers.Real | Decimal, np.float64),
     ):
         if kinds and all(issubclass(own, kind) for own in kinds):
             converted = held.astype(str if dtype is None else dtype)

@@ -6,13 +6,15 @@ two look at who got which score.
 
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from relif_core.audit.door import Given
 from relif_core.audit.neighbours import nearest_neighbours
 from relif_core.audit.pools import (
+    Scores,
     Tolerance,
     checked_fraction,
     checked_integer,
@@ -22,6 +24,7 @@ from relif_core.audit.pools import (
     checked_tolerances,
     checked_weights,
     drop_weightless,
+    row_index,
     task_pairs,
 )
 from relif_core.audit.subject_ids import subject_codes
@@ -217,10 +220,12 @@ class SimilarPairs:
     Attributes:
         pairs: Task → samples a, their neighbours b and the distances between them, each [n · k].
         codes: Task → [n], equal for samples of one subject.
+        indices: Task → the samples' pandas index, None where there is none.
     """
 
     pairs: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
     codes: dict[str, np.ndarray]
+    indices: dict[str, Any] = field(default_factory=dict)
 
 
 def similar_pairs(
@@ -243,7 +248,8 @@ def similar_pairs(
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs must map task names to arrays, not be a {type(inputs).__name__}")
     arrays = {task: _checked_inputs(task, values) for task, values in inputs.items()}
-    codes = _codes(arrays, subjects)
+    indices = {task: row_index(values) for task, values in inputs.items()}
+    codes = _codes(arrays, indices, subjects)
     pairs = {}
     for task, array in arrays.items():
         if len(array) - np.bincount(codes[task]).max(initial=0) < k:
@@ -252,7 +258,7 @@ def similar_pairs(
             )
         neighbours, distances = nearest_neighbours(array, codes[task], k)
         pairs[task] = np.repeat(np.arange(len(array)), k), neighbours.ravel(), distances.ravel()
-    return SimilarPairs(pairs, codes)
+    return SimilarPairs(pairs, codes, indices)
 
 
 def similar_pair_audit(
@@ -386,6 +392,12 @@ def _paired_scores(scores: Mapping[str, Any], pairs: SimilarPairs) -> dict[str, 
                 f"task {task!r}: {len(values)} scores, but the pairs are of {len(pairs.codes[task])} samples;"
                 " give one score per input, in the same order"
             )
+        own, index = checked.given[task].index, pairs.indices.get(task)
+        if own is not None and index is not None and not index.equals(own):
+            raise InputError(
+                f"task {task!r}: the scores have another index than the inputs that pairs were made of; sort"
+                " both alike"
+            )
     for task, values in checked.items():
         checked[task] = values.astype(np.float64)
     return checked
@@ -412,12 +424,16 @@ def _limits(lipschitz: float | Mapping[str, float], tasks: list[str]) -> dict[st
     return {task: float(given[task]) for task in tasks}
 
 
-def _codes(inputs: Mapping[str, np.ndarray], subjects: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+def _codes(
+    inputs: Mapping[str, np.ndarray], indices: Mapping[str, Any], subjects: Mapping[str, Any] | None
+) -> dict[str, np.ndarray]:
     """Return every sample's subject code; without ids, codes that no two samples share."""
     if subjects is not None:
-        return subject_codes(
-            checked_labels(subjects, {task: array[:, 0] for task, array in inputs.items()}, "subjects")
-        )[1]
+        samples = Scores()
+        for task, array in inputs.items():
+            samples[task], samples.kept[task] = array[:, 0], None
+            samples.given[task] = Given(array[:, 0], index=indices[task])
+        return subject_codes(checked_labels(subjects, samples, "subjects"))[1]
     ends = np.cumsum([len(values) for values in inputs.values()])
     return {task: np.arange(end - len(inputs[task]), end) for task, end in zip(inputs, ends, strict=True)}
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from relif_core.audit.pools import FEW_ULP, Tolerance, checked_tolerances
+from relif_core.audit.pools import FEW_ULP, Tolerance, checked_tasks, checked_tolerances
 from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
 from relif_core.errors import InputError, listed
 
@@ -111,14 +111,12 @@ class _Counting:
 
         super().__init__(**settings)
         checked_bins(bins)
-        if len(set(tasks)) < 2:
-            raise InputError(f"an audit compares tasks and needs at least two, got {listed(tasks)}")
-        self.tasks, self.tolerance, self.bins, self.weighted = tuple(tasks), tolerance, bins, weighted
+        self.tasks, self.tolerance, self.bins, self.weighted = checked_tasks(tasks), tolerance, bins, weighted
         checked_tolerances(tolerance, self.tasks)
-        state = torch.zeros(len(tasks), bins, dtype=torch.int64)
+        state = torch.zeros(len(self.tasks), bins, dtype=torch.int64)
         self.add_state("counts", state, dist_reduce_fx="sum")  # type: ignore[attr-defined]
         if weighted:
-            state = torch.zeros(len(tasks), 2, bins + 1, dtype=torch.float64)
+            state = torch.zeros(len(self.tasks), 2, bins + 1, dtype=torch.float64)
             self.add_state("masses", state, dist_reduce_fx="sum")  # type: ignore[attr-defined]
 
     def update(
@@ -143,12 +141,17 @@ class _Counting:
             raise InputError(
                 "weights go with weighted=True, in every update; make the metric with or without"
             )
+        for given in (scores, {} if weights is None else weights):
+            if not isinstance(given, Mapping) or not all(map(torch.is_tensor, given.values())):
+                raise InputError("scores and weights must map task names to tensors; use torch.as_tensor")
         batch = torch.zeros_like(self.counts)
         masses = torch.zeros_like(self.masses, dtype=torch.float64) if self.weighted else None
         for task, values in scores.items():
             if task not in self.tasks:
                 raise InputError(f"task {task!r} is none of the metric's tasks {listed(self.tasks)}")
             values = values.detach()
+            if values.is_complex():
+                raise InputError(f"task {task!r}: scores must be real numbers, got {values.dtype}")
             if values.ndim != 1:
                 raise InputError(
                     f"task {task!r}: scores must be one-dimensional, got shape {tuple(values.shape)}; pass"

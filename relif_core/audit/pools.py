@@ -3,8 +3,8 @@
 import itertools
 import math
 import numbers
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -112,6 +112,8 @@ def checked_scores(scores: Any, least: int = 2) -> Scores:
         if not isinstance(task, str):
             raise InputError(f"task names must be text, got {task!r}")
         found = given(values, f"task {task!r}: scores")
+        if task in (indices := getattr(scores, "indices", {})):
+            found = replace(found, index=indices[task])
         checked.given[task] = found
         checked.kept[task] = _kept(found, frame)
         checked[task] = _checked_pool(task, found, checked.kept[task], checked.notes)
@@ -265,19 +267,7 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
     """
     own = given(values, f"task {task!r}: {name}")
     there = scores.given[task] if isinstance(scores, Scores) else Given(scores[task])
-    if own.index is not None and there.index is not None and not there.index.equals(own.index):
-        if not (own.index.is_unique and there.index.is_unique):
-            raise InputError(
-                f"task {task!r}: {name} and scores have different indices with repeated entries; "
-                "reset both indices in the same order"
-            )
-        places = own.index.get_indexer(there.index)
-        if (places < 0).any():
-            raise InputError(
-                f"task {task!r}: {int((places < 0).sum())} of {len(places)} scores have an index entry that"
-                f" {name} lack; take both from one frame, or pass arrays in the same order"
-            )
-        own = own.taken(places)
+    own = in_order(own, there.index, name, "scores", f"task {task!r}: ")
     shape = there.values.shape
     if own.values.shape[:1] != shape:
         raise InputError(
@@ -297,6 +287,45 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
             f"{int(np.argmax(missing))}); fill them in, or leave those samples out"
         )
     return array
+
+
+def in_order(own: Given, index: Any, name: str, others: str, place: str = "") -> Given:
+    """Return ``own`` in the order of the pandas index that ``others`` have; as it is where one has none.
+
+    Raises:
+        InputError: Indices that do not match.
+    """
+    if own.index is None or index is None or index.equals(own.index):
+        return own
+    if not (own.index.is_unique and index.is_unique):
+        raise InputError(
+            f"{place}{name} and {others} have different indices with repeated entries; "
+            "reset both indices in the same order"
+        )
+    places = own.index.get_indexer(index)
+    if (places < 0).any():
+        raise InputError(
+            f"{place}{int((places < 0).sum())} of {len(places)} {others} have an index entry that"
+            f" {name} lack; take both from one frame, or pass arrays in the same order"
+        )
+    return own.taken(places)
+
+
+def row_index(values: Any) -> Any:
+    """Return the index of a pandas Series or frame, None of anything else."""
+    return getattr(values, "index", None) if hasattr(values, "isna") else None
+
+
+def checked_tasks(tasks: Any) -> tuple[str, ...]:
+    """Return the names of at least two tasks, each once, or refuse (``InputError``) anything else."""
+    names = () if isinstance(tasks, str) or not isinstance(tasks, Iterable) else tuple(tasks)
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < 2:
+        raise InputError(
+            f"an audit compares tasks and needs at least two, named by text, got {listed(names or [tasks])}"
+        )
+    if len(set(names)) < len(names):
+        raise InputError(f"the tasks {listed(names)} name one twice; name each once")
+    return names
 
 
 def checked_numbers(values: Any, name: str, dimensions: int) -> np.ndarray:

@@ -228,7 +228,7 @@ class AuditResult(_Estimates):
                     **{name: np.asarray(array) for name, array in shares.items()}
                 )
             return cls(**values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise RecordError(f"audit result is damaged ({error!r}); audit again") from error
 
     @classmethod
@@ -240,7 +240,7 @@ class AuditResult(_Estimates):
         """
         try:
             content = json.loads(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise RecordError(f"audit result is no JSON ({error}); audit again") from error
         return cls.from_dict(content)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit.door import columns, given, is_frame
-from relif_core.audit.pools import checked_fraction, checked_integer
+from relif_core.audit.pools import checked_fraction, checked_integer, in_order
 from relif_core.audit.tolerance import (
     conformal_tolerance,
     matched_distances,
@@ -25,9 +25,13 @@ KINDS = ("identity", "sigmoid", "max_sigmoid", "max_softmax", "quantile")
 
 
 class MappedScores(dict[str, np.ndarray]):
-    """Audit scores by task, and in ``rest`` the columns that are no outputs; NaN is masked: no label."""
+    """Audit scores by task, ``rest`` the columns that are no outputs, ``indices`` the tasks' pandas indices.
+
+    NaN is masked: no label.
+    """
 
     rest: dict[str, Any]
+    indices: dict[str, Any]
 
 
 class ScoreMap:
@@ -63,8 +67,11 @@ class ScoreMap:
         for task, rule in self.rules.items():
             fitted.rules[task] = dict(rule)
             if rule["kind"] == "quantile":
-                raw = _outputs(outputs, task, rule)
-                low, high = np.quantile(raw[np.isfinite(raw)], [rule["low"], rule["high"]]).tolist()
+                raw, _ = _outputs(outputs, task, rule)
+                raw = raw[np.isfinite(raw)]
+                if not len(raw):
+                    raise InputError(f"task {task!r}: the reference outputs hold no finite number")
+                low, high = np.quantile(raw, [rule["low"], rule["high"]]).tolist()
                 if not low < high:
                     raise InputError(
                         f"task {task!r}: the quantiles of the reference outputs coincide at {low:g}"
@@ -80,10 +87,11 @@ class ScoreMap:
         """
         found = columns(outputs) if is_frame(outputs) else outputs
         scores = MappedScores()
+        scores.indices = {}
         used: set[str] = set()
         for task, rule in self.rules.items():
             used.update(_names(found, task, rule))
-            raw = _outputs(found, task, rule)
+            raw, scores.indices[task] = _outputs(found, task, rule)
             mapped = _mapped(task, rule, raw)
             absent = np.isnan(mapped)
             scores[task] = np.ma.array(mapped, mask=absent) if absent.any() else mapped
@@ -97,7 +105,7 @@ class ScoreMap:
 
 
 def _rule(task: str, given_rule: Any) -> dict[str, Any]:
-    kind, *arguments = given_rule if isinstance(given_rule, tuple | list) else (given_rule,)
+    kind, *arguments = (given_rule or [None]) if isinstance(given_rule, tuple | list) else (given_rule,)
     if kind not in KINDS:
         raise InputError(f"task {task!r}: score rule {kind!r} is unknown; use {', '.join(KINDS)}")
     if kind == "quantile":
@@ -130,10 +138,19 @@ def _names(outputs: Any, task: str, rule: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _outputs(outputs: Any, task: str, rule: Mapping[str, Any]) -> np.ndarray:
-    parts = []
+def _outputs(outputs: Any, task: str, rule: Mapping[str, Any]) -> tuple[np.ndarray, Any]:
+    """Return a task's outputs, and the pandas index that their first column has."""
+    parts: list[np.ndarray] = []
+    index = None
     for name in _names(outputs, task, rule):
         found = given(outputs[name], f"outputs of {name!r}")
+        index = index if parts else found.index
+        found = in_order(found, index, f"outputs of {name!r}", "those before them", f"task {task!r}: ")
+        if parts and found.values.shape != parts[0].shape:
+            raise InputError(
+                f"task {task!r}: outputs of {name!r} have shape {found.values.shape}, those before them"
+                f" {parts[0].shape}; give every class as many"
+            )
         if found.values.dtype.kind not in "fiub":
             raise InputError(f"outputs of {name!r} must be numbers, got an array of {found.values.dtype}")
         values = found.values.astype(np.float64)
@@ -148,7 +165,7 @@ def _outputs(outputs: Any, task: str, rule: Mapping[str, Any]) -> np.ndarray:
             f"outputs of {task!r} have shape {array.shape}, {rule['kind']} needs"
             f" {'[n, K]' if wanted == 2 else '[n]'}"
         )
-    return array
+    return array, index
 
 
 def _mapped(task: str, rule: Mapping[str, Any], raw: np.ndarray) -> np.ndarray:
@@ -162,7 +179,9 @@ def _mapped(task: str, rule: Mapping[str, Any], raw: np.ndarray) -> np.ndarray:
         low, high = rule["range"]
         return np.clip((raw - low) / (high - low), 0, 1)
     if rule["kind"] == "max_softmax":
-        return 1 / np.exp(raw - raw.max(axis=1, keepdims=True)).sum(axis=1)
+        top = raw.max(axis=1, keepdims=True)
+        below = np.subtract(raw, top, out=np.zeros_like(raw), where=raw != top)  # infinite logits too
+        return 1 / np.exp(below).sum(axis=1)
     return 0.5 * (1 + np.tanh((raw.max(axis=1) if raw.ndim == 2 else raw) / 2))
 
 
@@ -235,9 +254,11 @@ class Ruler:
             stated, schema = content.pop("sha256"), content.pop("schema")
             score_map = ScoreMap()
             score_map.rules = content.pop("score_map")
+            if schema != SCHEMA:
+                raise ValueError(f"schema {schema!r}, this version reads {SCHEMA!r}")
             ruler = cls(**content, score_map=score_map)
-            matches = schema == SCHEMA and ruler.sha256 == stated
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            matches = ruler.sha256 == stated
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise RecordError(
                 f"this is no ruler ({error!r}); make one with `relif audit calibrate`"
             ) from error
@@ -286,11 +307,13 @@ def calibrate(
             raise InputError(
                 f"task {task!r}: the score map is not fitted; call fit with the reference model's outputs"
             )
+    if reference is not None and not isinstance(reference, str):
+        raise InputError(f"reference must be text that names model and data, got {reference!r}")
     checked_fraction(alpha, "alpha")
     checked_integer(matchings, "matchings", 1)
     checked_integer(seed, "seed", 0)
     units = unit_rows(embeddings)
-    ids = subject_ids(np.arange(len(units)) if subject is None else subject)
+    ids = subject_ids(np.arange(len(units)) if subject is None else subject, embeddings)
     if len(ids) != len(units):
         raise InputError(
             f"embeddings have {len(units)} rows, and there are {len(ids)} subjects; give one per row"

@@ -156,8 +156,8 @@ class HistogramSketch:
             InputError: ``least`` below 1, of a weighted sketch below 3, or a weighted task of fewer samples,
                 whose weight would show.
         """
-        if least < 1:
-            raise InputError(f"the smallest cell shown must hold at least 1 sample, got {least}")
+        if isinstance(least, bool) or not isinstance(least, int | np.integer) or least < 1:
+            raise InputError(f"the smallest cell shown must hold at least 1 sample, got {least!r}")
         if self.weights is not None and least < 3:
             raise InputError(
                 f"to hide cells of fewer than {least} samples leaves weights in the open: those of two"
@@ -465,7 +465,7 @@ class HistogramSketch:
                     raise ValueError("weights must be numbers")
                 weights[task] = own.astype(np.float64)
             return cls(counts, hidden, content["score_definition"], weights or None)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise RecordError(f"histogram is damaged ({error}); make it again at the site") from error
 
 

@@ -80,7 +80,7 @@ class InfluenceSums:
                 square, fourth = (math.nan if power is None else float(power) for power in content[kind])
                 content[kind] = (square, fourth)
             return cls(**content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise RecordError(f"influence sums are damaged ({error}); make them again at the site") from error
 
     def spread(self) -> Spread:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relif_core.audit.door import refuse_cells_as_names
-from relif_core.audit.pools import FEW_ULP
+from relif_core.audit.pools import FEW_ULP, checked_tasks
 from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
 from relif_core.errors import DataError, InputError, listed
 
 if TYPE_CHECKING:
     import polars
 
+KINDS = (".parquet", ".csv", ".csv.gz", ".csv.zst")
 _ATTEMPTS = 3
 _UNDER_WAY = 64
 
@@ -45,15 +46,14 @@ def sketch_file(
 
     checked_bins(bins)
     path = Path(path)
-    if len(set(tasks)) < 2:
-        raise InputError(
-            f"an audit compares tasks and needs at least two, got {listed(tasks)}; name the score columns"
-        )
+    tasks = checked_tasks(tasks)
     try:
         named = [*tasks] if weight is None else [*tasks, weight]
         table = _scan(path, named)
         schema = table.collect_schema()
         for name in named:
+            if f"{name}_duplicated_0" in schema:  # what Polars makes of a second column of the name
+                raise InputError(f"{path} has two columns {name!r}; rename one")
             if name not in schema:
                 raise InputError(f"{path} has no column {name!r}; it has {listed(schema)}")
             if not schema[name].is_numeric():
@@ -91,7 +91,9 @@ def _scan(path: Path, named: Sequence[str]) -> "polars.LazyFrame":
 
     if not path.is_file():
         raise InputError(f"{path} is no file; name a Parquet or CSV table of scores")
-    if path.suffix == ".parquet":
+    if not path.name.lower().endswith(KINDS):
+        raise InputError(f"{path}: a table of this kind is not read; use {', '.join(KINDS)}")
+    if path.suffix.lower() == ".parquet":
         return polars.scan_parquet(path, glob=False)
     names = polars.scan_csv(path, glob=False, infer_schema=False).collect_schema()
     refuse_cells_as_names(path, list(names))

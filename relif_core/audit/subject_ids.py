@@ -32,11 +32,12 @@ def fingerprint(sizes: Mapping[str, int], ids: np.ndarray | None, members: Itera
 
     Without subject ids only the sizes and the weights are known.
     """
-    digest = hashlib.sha256("".join(f"{task}\0{size}\0" for task, size in sizes.items()).encode())
-    if ids is not None:
-        digest.update(
-            "\0".join(ids.tolist()).encode() if ids.dtype.kind == "U" else ids.astype(np.int64).tobytes()
-        )
+    text = "".join(f"{task}\0{size}\0" for task, size in sizes.items())
+    digest = hashlib.sha256(text.encode(errors="surrogatepass"))
+    if ids is not None and ids.dtype.kind == "U":
+        digest.update("\0".join(ids.tolist()).encode(errors="surrogatepass"))
+    elif ids is not None:
+        digest.update(ids.astype(np.int64).tobytes())
     for own in members:
         digest.update((np.round(own, 12) if own.dtype.kind == "f" else own.astype(np.int64)).tobytes())
     return digest.hexdigest()[:32]

@@ -17,6 +17,8 @@ from relif_core.audit.pools import (
     checked_scores,
     checked_weights,
     drop_weightless,
+    in_order,
+    row_index,
     task_pairs,
 )
 from relif_core.errors import InputError, listed
@@ -120,9 +122,13 @@ def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
     return chosen[: len(chosen) - len(chosen) % 2].reshape(-1, 2)
 
 
-def subject_ids(subjects: Any) -> np.ndarray:
-    """Return subject ids [n], integers or text; ``InputError`` for missing ones and other kinds."""
-    found = given(subjects, "subjects")
+def subject_ids(subjects: Any, beside: Any = None) -> np.ndarray:
+    """Return subject ids [n], integers or text, in the order of the embeddings that they stand beside.
+
+    Raises:
+        InputError: Missing ids, another kind, or an index that does not match.
+    """
+    found = in_order(given(subjects, "subjects"), row_index(beside), "subjects", "embeddings")
     ids = found.values
     if ids.ndim != 1:
         raise InputError(f"subjects must be one-dimensional, got shape {ids.shape}")
@@ -150,7 +156,7 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
     Raises:
         InputError: Misaligned arrays, embeddings not finite or of length 0, fewer than two subjects.
     """
-    units, ids = unit_rows(embeddings), subject_ids(subjects)
+    units, ids = unit_rows(embeddings), subject_ids(subjects, embeddings)
     if len(units) != len(ids):
         raise InputError(f"embeddings have shape {units.shape}, expected [{len(ids)}, D], one row per id")
     return matched_distances(units, ids, seed)

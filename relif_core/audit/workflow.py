@@ -2,6 +2,7 @@
 
 import json
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from relif_core.audit.pools import Pair, aligned, checked_labels, checked_scores
 from relif_core.audit.protocol import audit
 from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import AuditContext, AuditResult
-from relif_core.audit.ruler import Ruler
+from relif_core.audit.ruler import MappedScores, Ruler
 from relif_core.audit.sketch import BINS, HistogramSketch
 from relif_core.audit.sketch_result import InfluenceSums
 from relif_core.audit.tolerance import induced_tolerances
@@ -191,7 +192,7 @@ class Audit:
             InputError: A group that was not audited, or an audit without subjects in memory.
         """
         parts = []
-        for label in (first, second):
+        for label in (str(first), str(second)):
             if label not in self.result.groups:
                 why = self.result.groups_left_out.get(label)
                 known = listed(self.result.groups) or "none: name the groups when auditing"
@@ -227,6 +228,10 @@ class Audit:
             InputError: Induced tolerances that are missing.
         """
         self._same_ruler(other)
+        if induced is not None and self.name == other.name and self is not other:
+            raise InputError(
+                f"both audits are named {self.name!r}, and induced tolerances go by name; name them apart"
+            )
         budgets = []
         for one in (self, other):
             own = (
@@ -366,7 +371,7 @@ class Audit:
                 **{name: np.array(values) for name, values in content["curve"].items()}, per_pair={}
             )
             found._scores = found._subjects = found._weights = None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise RecordError(
@@ -420,7 +425,7 @@ class Audit:
         """
         limits = {"bias": bias_below, "violation_rate": rate_below}
         limits = {kind: limit for kind, limit in limits.items() if limit is not None}
-        if not limits or not all(0 <= limit <= 1 for limit in limits.values() if limit is not None):
+        if not limits or not all(_is_limit(limit) for limit in limits.values()):
             raise InputError("a check needs a limit between 0 and 1 for Bias or violation rate")
         if use not in ("upper", "estimate"):
             raise InputError(f"use {use!r} is unknown; use 'upper' or 'estimate'")
@@ -451,6 +456,8 @@ class Audit:
         return worst, lines
 
     def _same_ruler(self, other: "Audit") -> None:
+        if not isinstance(other, Audit):
+            raise InputError(f"another audit is needed, not a {type(other).__name__}")
         if self.ruler.sha256 != other.ruler.sha256:
             raise ComparabilityError(
                 f"{self.name} and {other.name} were measured with different rulers ({self.ruler.sha256[:12]}"
@@ -487,7 +494,8 @@ def _split(scores: Any, ruler: Ruler) -> tuple[Any, Mapping[str, Any]]:
     elif isinstance(scores, Mapping):
         everything = {**scores, **getattr(scores, "rest", {})}
         names = [task for task in scores if task in ruler.score_map.rules]
-        tasks = {task: scores[task] for task in names}
+        tasks = MappedScores({task: scores[task] for task in names})
+        tasks.indices = getattr(scores, "indices", {})
     else:
         raise InputError(f"scores must be a mapping or a data frame, not a {type(scores).__name__}")
     absent = [task for task in ruler.score_map.rules if task not in names]
@@ -496,6 +504,10 @@ def _split(scores: Any, ruler: Ruler) -> tuple[Any, Mapping[str, Any]]:
             f"scores lack the ruler's tasks {listed(absent)}; map outputs with ruler.scores first"
         )
     return tasks, {name: values for name, values in everything.items() if name not in names}
+
+
+def _is_limit(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value <= 1  # type: ignore[operator]
 
 
 def _of_tasks(labels: Any, tasks: Any, rest: Mapping[str, Any], what: str) -> Any:

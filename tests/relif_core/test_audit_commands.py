@@ -1,6 +1,7 @@
 """``relif audit`` from a reference model's table to a verdict: what each verb prints and writes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -241,6 +242,21 @@ def test_weighted_sites_merge_in_any_order_to_the_weighted_audit(
         (["compare", "erm.audit.json", "ruler.json"], "this is no audit file"),
         (["compare", "erm.audit.json", "relif.audit.json", "--adjust", "no"], "adjust 'no' is unknown"),
         (["merge", "ruler.json", "--tolerance", "0.2"], "ruler.json: histogram is damaged"),
+        (["merge", "erm.hist.json", "./erm.hist.json", "--tolerance", "0.2"],
+         "is named twice; every site counts"),
+        (["merge", "erm.hist.json", "relif.hist.json", "--tolerance", "0.2", "-o", "erm.hist.json"],
+         "erm.hist.json would be overwritten"),
+        (["calibrate", "reference.parquet", "--embedding", "z*", "--task", "depth", "--task", "mortality",
+          "-o", "./reference.parquet"],
+         "reference.parquet would be overwritten"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "-o", "erm.parquet"],
+         "erm.parquet would be overwritten"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "-o", "ruler.json"],
+         "ruler.json would be overwritten"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "-o", "x.json", "--card", "x.json"],
+         "x.json would be overwritten"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "-o", "."], ". is a folder; name a file"),
+        (["curve", "erm.audit.json", "-o", "erm.audit.json"], "erm.audit.json would be overwritten"),
     ],
 )  # fmt: skip
 def test_mistakes_end_with_status_2(
@@ -248,6 +264,46 @@ def test_mistakes_end_with_status_2(
 ) -> None:
     monkeypatch.chdir(folder)
     assert message in shell("audit", *arguments, code=2)
+
+
+def test_one_site_under_two_names_is_asked_about(folder: Path, shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "again.json").write_text((folder / "erm.hist.json").read_text())
+    hists = [str(folder / "erm.hist.json"), str(tmp_path / "again.json")]
+    told = shell("audit", "merge", *hists, "--tolerance", "0.2")
+    assert "two of the histograms are equal in every cell" in told
+
+
+def test_json_has_null_where_there_is_no_number(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("a,b\n0.125,0.875\n")
+    one = str(tmp_path / "one.csv")
+    words = ["audit", one, "--tolerance", "0.25", "--task", "a", "--task", "b", "--versus", one, "--json"]
+    found = json.loads(shell(*words), parse_constant=pytest.fail)
+    assert found["result"]["bias"] == 0.5
+    assert found["difference"]["interval"] == [None, None]
+
+
+def test_nothing_is_written_where_something_is_refused(folder: Path, shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "meta.toml").write_text("[utility]\nWorst = 'high'\n")
+    run = ["audit", "run", str(folder / "erm.parquet"), "--ruler", str(folder / "ruler.json")]
+    output = tmp_path / "own.json"
+    words = ["--meta", str(tmp_path / "meta.toml"), "--card", str(tmp_path / "card.md"), "-o", str(output)]
+    assert "utility 'Worst' must be a number" in shell(*run, *words, code=2)
+    merge = ["audit", "merge", str(folder / "erm.hist.json"), "--tolerance", "0.2", "--level", "95"]
+    assert "level must lie between 0 and 1" in shell(*merge, "-o", str(output), code=2)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(["check", "--bias-below", "1"], 0), (["check", "--bias-below", "0"], 1), (["curve"], 141)],
+)
+def test_a_reader_that_leaves_changes_no_verdict(folder: Path, words: list[str], status: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "relif_core.cli", "audit", words[0], "erm.audit.json", *words[1:]]
+    done = subprocess.run(command, cwd=folder, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (status, b"")
 
 
 def test_a_first_word_that_is_a_verb_is_the_verb(

@@ -58,6 +58,7 @@ WRITERS = {
     "long.csv": lambda path: long().write_csv(path),
     "long.parquet": lambda path: long().write_parquet(path),
     "index.csv": lambda path: FRAME.with_row_index("").write_csv(path),
+    "bom.jsonl": lambda path: path.write_bytes(b"\xef\xbb\xbf" + FRAME.write_ndjson().encode()),
     "label.csv": lambda path: FRAME.with_columns(label=pl.Series([k % 2 for k in range(60)])).write_csv(path),
     "scores[1].csv": lambda path: FRAME.write_csv(path),
     "scores*.parquet": lambda path: FRAME.write_parquet(path),
@@ -145,6 +146,7 @@ def test_ids_with_leading_zeros_stay_text(tmp_path: Path) -> None:
         ("s.xlsx", "a,b\n0.1,0.2\n", {}, "a table of kind .xlsx is not read; use .csv, .tsv, .parquet"),
         ("s", "a,b\n0.1,0.2\n", {}, "a table of kind without an ending is not read"),
         ("s.parquet", "a,b\n0.1,0.2\n", {}, "s.parquet cannot be read as a table"),
+        ("s.csv", "a,b\r0.1,0.2\r", {}, "s.csv"),
         ("s.jsonl", "{", {}, "s.jsonl cannot be read as a table"),
         ("s.csv", b"a,b\xff\n0.1,0.2\n", {}, "s.csv cannot be read as a table"),
     ],
@@ -156,6 +158,41 @@ def test_what_cannot_be_read_is_named(
     with pytest.raises(InputError) as caught:
         read_score_table(tmp_path / name, **options)
     assert message in str(caught.value)
+
+
+def test_names_in_quotes_may_hold_separators(tmp_path: Path) -> None:
+    path = tmp_path / "quoted.csv"
+    path.write_text('id,"risk, death","risk; stay; all; of; it"\n7,0.5,0.25\n8,0.125,1\n')
+    table = read_score_table(path, subject="id")
+    assert list(table.scores) == ["risk, death", "risk; stay; all; of; it"]
+    assert table.scores["risk, death"].tolist() == [0.5, 0.125]
+
+
+def test_whole_numbers_beyond_64_bits_are_ids_that_differ(tmp_path: Path) -> None:
+    ids = [str(10**24 + k) for k in (0, 0, 1)]
+    rows = [f"{one},0.{k}5,0.5" for k, one in enumerate(ids)]
+    (tmp_path / "ids.csv").write_text("\n".join(["id,a,b", *rows]))
+    lines = [f'{{"id":{one},"a":0.5,"b":0.25}}' for one in ids]
+    (tmp_path / "ids.jsonl").write_text("\n".join(lines))
+    for name in ("ids.csv", "ids.jsonl"):
+        table = read_score_table(tmp_path / name, ["a", "b"], "id")
+        assert table.subjects is not None
+        assert table.subjects["a"].tolist() == ids
+
+
+def test_decimals_are_scores(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [0.5, 0.25, None], "b": [0.125, 1.0, 0.5]}).cast(pl.Decimal(8, 6)).write_parquet(
+        tmp_path / "decimals.parquet"
+    )
+    found = read_score_table(tmp_path / "decimals.parquet").scores
+    assert [own.tolist() for own in found.values()] == [[0.5, 0.25], [0.125, 1.0, 0.5]]
+
+
+def test_standard_input_that_is_closed_or_used_up_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (None, io.TextIOWrapper(io.BytesIO(b""))):
+        monkeypatch.setattr("sys.stdin", stream)
+        with pytest.raises(InputError, match="standard input holds nothing, or was read before"):
+            read_table("-")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

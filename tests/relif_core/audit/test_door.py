@@ -2,16 +2,28 @@
 
 import contextlib
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 
 from relif_core import audit as public
-from relif_core.audit import audit, bias_curve, compare, induced_tolerances, reference_distances
+from relif_core.audit import (
+    Audit,
+    ScoreMap,
+    audit,
+    bias_curve,
+    calibrate,
+    compare,
+    induced_tolerances,
+    reference_distances,
+)
 from relif_core.errors import ReliFError
 
 GENERATOR = np.random.default_rng(0)
@@ -31,6 +43,17 @@ KINDS: dict[str, tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray], Any]]
         lambda x: pd.Series(x, dtype="string[pyarrow]"),
     ),
     "pandas categories": (lambda x: pd.Series(x, dtype=object), lambda x: pd.Series(x, dtype="category")),
+    "pandas arrays": (lambda x: pd.array(x, dtype="Float64"), pd.Categorical),
+    "pandas sparse": (lambda x: pd.Series(x, dtype=pd.SparseDtype(float)), pd.Index),
+    "pyarrow": (pa.array, pa.array),
+    "decimals": (lambda x: [Decimal(str(value)) for value in x], np.ndarray.tolist),
+    "fractions": (lambda x: [Fraction(value) for value in x], np.ndarray.tolist),
+    "polars decimals": (
+        lambda x: pl.Series(x).cast(pl.Decimal(8, 6)),
+        lambda x: pl.Series(x, dtype=pl.Enum(np.unique(x).tolist())),
+    ),
+    "big-endian": (lambda x: x.astype(">f4"), lambda x: x.astype(">U3")),
+    "every other entry": (lambda x: np.repeat(x, 2)[::2], lambda x: np.repeat(x, 3)[::3]),
     "polars": (pl.Series, pl.Series),
     "polars categories": (pl.Series, lambda x: pl.Series(x, dtype=pl.Categorical)),
     "torch": (lambda x: torch.tensor(x, requires_grad=True), lambda x: x),
@@ -106,11 +129,42 @@ def test_series_align_by_index_or_are_refused() -> None:
         audit(scores, 0.25, subjects=dict.fromkeys(SCORES, pd.Series(IDS, index=[0] * 40)))
 
 
+def test_rows_of_one_index_belong_together_in_every_function() -> None:
+    order = np.random.default_rng(2).permutation(40)
+    frame, ids = pd.DataFrame(EMBEDDINGS["stay"]), pd.Series(IDS).iloc[order]
+    assert (reference_distances(frame, ids, 3) == reference_distances(frame, IDS, 3)).all()
+    score_map = ScoreMap(**dict.fromkeys(SCORES, "identity"))
+    ruler = calibrate(frame, score_map, subject=ids, alpha=0.6, matchings=3)
+    assert ruler == calibrate(frame, score_map, subject=IDS, alpha=0.6, matchings=3)
+    table = pd.DataFrame({**SCORES, "patient": IDS})
+    plain, found = (Audit(ruler.scores(table), ruler, subject=own) for own in ("patient", ids))
+    assert found.result == plain.result
+    assert found.induce(frame.iloc[order]) == induced_tolerances(EMBEDDINGS | {"mortality": frame}, SCORES)
+    assert audit(ruler.scores(table), 0.25, subjects=dict.fromkeys(SCORES, ids)).bias_se == PLAIN.bias_se
+    pairs = public.similar_pairs({"stay": frame}, subjects={"stay": ids}, k=2)
+    same = public.similar_pairs({"stay": frame}, subjects={"stay": IDS}, k=2)
+    assert (pairs.pairs["stay"][1] == same.pairs["stay"][1]).all()
+    with pytest.raises(ReliFError, match="task 'stay': the scores have another index than the inputs"):
+        public.similar_pair_audit({"stay": pd.Series(SCORES["stay"]).iloc[order]}, pairs, 0.1)
+    with pytest.raises(ReliFError, match="1 of 40 embeddings have an index entry that subjects lack"):
+        reference_distances(frame, pd.Series(IDS, index=range(1, 41)), 3)
+    logits = {"l0": pd.Series([0.0, 9.0]), "l1": pd.Series([9.0, 0.0], index=[1, 0])}
+    assert ScoreMap(l=("max_softmax", "l*")).scores(logits)["l"].tolist() == [0.5, 0.5]
+
+
+def test_ids_that_no_encoding_holds_are_ids() -> None:
+    names = [f"scan\udce9{k // 2}" for k in range(40)]
+    assert audit(SCORES, 0.25, subjects=dict.fromkeys(SCORES, names)).bias_se == PLAIN.bias_se
+
+
 @pytest.mark.parametrize(
     "labels",
     [
         pd.Series([*IDS[:-1], None]),
         pd.Series([*range(39), None], dtype="Int64"),
+        pd.array([*range(39), None], dtype="Int64"),
+        pd.Categorical([*IDS[:-1], None]),
+        pd.Index([*IDS[:-1], None]),
         pl.Series([*IDS[:-1].tolist(), None]),
         [*IDS[:-1].tolist(), float("nan")],
         np.array([*IDS[:-1], "nan"]),

@@ -73,6 +73,9 @@ def test_softmax_a_hair_over_one_counts_as_one() -> None:
     [
         ({"c": torch.ones(1)}, "task 'c' is none of the metric's tasks"),
         ({"a": torch.ones(2, 2)}, r"must be one-dimensional, got shape \(2, 2\)"),
+        ({"a": [0.5]}, "must map task names to tensors; use torch.as_tensor"),
+        ({"a": np.array([0.5])}, "must map task names to tensors"),
+        ({"a": torch.tensor([0.5j])}, "scores must be real numbers, got torch.complex64"),
         ({"a": torch.tensor([0.5, float("nan"), 1.01])}, r"2 of 3 scores are NaN or outside \[0, 1\]"),
     ],
 )
@@ -90,6 +93,11 @@ def test_a_task_without_scores_is_named() -> None:
         metric.compute()
     with pytest.raises(InputError, match="needs at least two"):
         AuditMetric(["a", "a"], 0.1)
+    with pytest.raises(InputError, match="the tasks a, b, a name one twice"):
+        AuditMetric(["a", "b", "a"], 0.1)
+    for names in ("ab", [1, 2], None):
+        with pytest.raises(InputError, match="needs at least two, named by text"):
+            AuditMetric(names, 0.1)
 
 
 PROCESS = """

@@ -80,6 +80,15 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         sketch_file(table, ["a", "c"], 16)
     with pytest.raises(InputError, match="needs at least two"):
         sketch_file(table, ["a"], 16)
+    with pytest.raises(InputError, match="the tasks a, b, a name one twice"):
+        sketch_file(table, ["a", "b", "a"], 16)
+    (tmp_path / "twice.csv").write_text("a,b,a\n0.1,0.2,0.3\n")
+    with pytest.raises(InputError, match="has two columns 'a'; rename one"):
+        sketch_file(tmp_path / "twice.csv", ["a", "b"], 16)
+    (tmp_path / "x.jsonl").write_text('{"a":0.1,"b":0.2,"id":"Zoe-7391"}\n')
+    with pytest.raises(InputError, match=r"this kind is not read; use \.parquet, \.csv") as refused:
+        sketch_file(tmp_path / "x.jsonl", ["a", "b"], 16)
+    assert "Zoe" not in str(refused.value)
     with pytest.raises(InputError, match="is no file"):
         sketch_file(tmp_path / "absent.csv", ["a", "b"], 16)
     (tmp_path / "broken.parquet").write_text("no table")

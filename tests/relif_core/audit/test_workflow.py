@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from relif_core.audit import (
     CARD_SCHEMA,
     Audit,
+    AuditResult,
+    HistogramSketch,
+    InfluenceSums,
     MappedScores,
     Ruler,
     ScoreMap,
@@ -94,6 +97,25 @@ def test_the_map_is_fitted_on_the_reference_and_applied_to_others() -> None:
     )
     with pytest.raises(InputError, match="task 'depth': the score map is not fitted"):
         ScoreMap(depth=("quantile", 0.1, 0.9)).scores(other)
+
+
+def test_an_infinite_logit_is_certain_and_in_the_pool() -> None:
+    logits = [[np.inf, 0.0], [-np.inf, 0.0], [np.inf, np.inf], [0.0, 0.0], [np.nan, 0.0]]
+    found = ScoreMap(a="max_softmax").scores({"a": logits})["a"]
+    assert found.tolist() == [1.0, 1.0, 0.5, 0.5, None]
+
+
+def test_groups_of_integers_are_named_by_integers() -> None:
+    found = Audit(RULER.scores(REFERENCE), RULER, subject="patient", group=IDS % 2)
+    assert found.group_difference(0, 1) == found.group_difference("0", "1")
+
+
+def test_nested_json_without_end_is_no_file_of_ours() -> None:
+    for kind in (Ruler, Audit, AuditResult, HistogramSketch, InfluenceSums):
+        with pytest.raises(RecordError):
+            kind.from_json("[" * 200_000)
+    with pytest.raises(RecordError, match="schema 'relif-ruler/2', this version reads 'relif-ruler/1'"):
+        Ruler.from_json(RULER.to_json().replace("relif-ruler/1", "relif-ruler/2"))
 
 
 @pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
@@ -273,6 +295,24 @@ def test_holm_controls_as_bonferroni_does_and_is_no_weaker(values: list[float]) 
         (lambda: Audit(RULER.scores(REFERENCE), RULER, subject="person"), "subject 'person' is no column"),
         (lambda: FIRST.compare(), "compare needs other audits"),
         (lambda: FIRST.check(), "needs a limit"),
+        *(
+            (lambda limit=limit: FIRST.check(bias_below=limit), "needs a limit")
+            for limit in (True, "0.1", [1])
+        ),
+        (lambda: FIRST.certificate("b"), "another audit is needed, not a str"),
+        (
+            lambda: FIRST.certificate(measured("a", 0.5), {"a": {("mortality", "stay"): 0.2}}),
+            "both audits are named 'a'.* name them apart",
+        ),
+        (lambda: FIRST.group_difference(["F"], "M"), "was not audited; there are F, M"),
+        (lambda: FIRST.card(utility={1: 0.5}), "utility must have names of text, got 1"),
+        (lambda: ScoreMap(a=()), "score rule None is unknown"),
+        (lambda: ScoreMap(a=("quantile", 0.1, 0.9)).fit({"a": [np.nan, np.inf]}), "hold no finite number"),
+        (
+            lambda: ScoreMap(a=("max_softmax", "a*")).scores({"a0": [0.1, 0.2], "a1": [0.1]}),
+            r"outputs of 'a1' have shape \(1,\), those before them \(2,\)",
+        ),
+        (lambda: calibrate(EMBEDDINGS, SCORES, reference=object()), "reference must be text"),
         (
             lambda: Audit(RULER.scores(REFERENCE), RULER).check(bias_below=0.1, worst_group=True),
             "no groups were audited",
