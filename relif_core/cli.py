@@ -4,7 +4,9 @@ Every subcommand imports what it needs when it is called, so that each starts as
 """
 
 import contextlib
+import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -40,9 +42,14 @@ EXTRAS = {
     ),
 }
 
+#: What the system says of a path that cannot be used, whoever comes upon it.
+PATH_FAULTS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+
 Data = Annotated[Path, typer.Option(help="Tensor folder made by `relif data`.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
-Threads = Annotated[int, typer.Option(help="CPU threads per run; part of exact reproducibility.")]
+Threads = Annotated[
+    int, typer.Option(min=1, max=1024, help="CPU threads per run; part of exact reproducibility.")
+]
 Change = Annotated[
     list[str] | None, typer.Option("--set", help="A setting, e.g. --set training.epochs=20 (repeatable).")
 ]
@@ -112,6 +119,11 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in PATH_FAULTS or error.filename is None:
+            _crash()
+        print(f"relif: {str(error.filename)[:500]}: {error.strerror}; name another path", file=sys.stderr)
+        sys.exit(2)
     except Exception:
         _crash()
 
@@ -145,17 +157,23 @@ def run(
     """Train one configuration and leave a record."""
     import torch
 
-    from relif_core.files import refuse_inside
+    from relif_core.files import LOCK, refuse_inside
     from relif_core.methods import add_balancer
     from relif_core.problems import changes_for, open_problem
     from relif_core.settings import method_settings
     from relif_core.studies.display import StudyDisplay
+    from relif_core.training import CHECKPOINT
     from relif_core.training import run as train
 
     where = _device(device)
     own = [add_balancer(reference).key for reference in balancer or []]
     method = method or (own[-1] if own else "relif")
     refuse_inside(target, data)
+    present = {path.name for path in target.iterdir()} if target.is_dir() else set()
+    if (target.exists() and not target.is_dir()) or (
+        present and not present & {LOCK, "record.json", CHECKPOINT}
+    ):
+        raise InputError(f"{target} holds something else; name a new folder for the record")
     settings = method_settings(method, seed=seed, **changes_for(data, _changes(change), weights))
     settings = _fit_precision(settings, where, change)
     torch.set_num_threads(threads)
@@ -262,13 +280,19 @@ def study(
 
 
 def _changes(pairs: list[str] | None) -> dict[str, Any]:
-    """Read ``--set`` pairs; what has an option of its own is refused."""
+    """Read ``--set`` pairs; what has an option of its own, or makes a method what it is, is refused."""
     from relif_core.settings import read_changes
 
     changes = read_changes(pairs or [])
-    for name, mend in (("seed", "--seed, and --seeds of a study,"), ("method", "the method's own argument")):
+    argument = "the method's own argument"
+    for name, mend in (
+        ("seed", "--seed, and --seeds of a study,"),
+        *((name, argument) for name in ("method", "balancer", "penalty")),
+    ):
         if name in changes:
             raise InputError(f"--set {name}: {mend} gives it")
+    if changes.get("model", {}).get("task") is not None:
+        raise InputError(f"--set model.task: {argument}, such as single_depth, gives it")
     return changes
 
 
@@ -298,8 +322,11 @@ def _device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {name!r}: this machine has no CUDA device; use --device cpu")
+    found = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", name, re.ASCII)
+    if found is None:
+        raise InputError(f"device {name!r} is none that trains; use --device cpu, cuda, cuda:N or auto")
+    if name != "cpu" and int(found[1] or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name!r}: this machine has no such CUDA device; use --device cpu")
     return name
 
 
@@ -309,8 +336,11 @@ def _fit_precision(settings: "RunSettings", device: str, changes: list[str] | No
     from relif_core.settings import changed
 
     stated = any(item.startswith("training.precision=") for item in changes or [])
-    if not stated and (device.startswith("cuda") or has_bfloat16()):
+    able = device.startswith("cuda") or has_bfloat16()
+    if not stated and able:
         return changed(settings, {"training": {"precision": "bfloat16"}})
+    if settings.training.precision == "bfloat16" and not able:
+        raise InputError("--set training.precision=bfloat16: this processor has no bfloat16; leave it out")
     return settings
 
 

@@ -16,8 +16,8 @@ _TABLE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "be finite and not negative",
         lambda value: 0 <= value < math.inf,
-        "weight_decay gradient_clip minimum_improvement distance_floor slope step_size initial warmup"
-        " proportional_gain integral_gain pair_seed seed",
+        "weight_decay gradient_clip minimum_improvement slope step_size initial warmup proportional_gain"
+        " integral_gain pair_seed",
     ),
     (
         "be at least 1",
@@ -26,7 +26,8 @@ _TABLE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         " pool_size pairs",
     ),
     ("be at least 2", lambda value: value >= 2, "batch_size"),
-    ("lie in [0, 1]", lambda value: 0 <= value <= 1, "tolerance target"),
+    ("lie in [0, 1]", lambda value: 0 <= value <= 1, "tolerance target distance_floor"),
+    ("lie in [0, 2^32)", lambda value: 0 <= value < 2**32, "seed"),
     ("lie in [0, 1)", lambda value: 0 <= value < 1, "dropout"),
     ("lie in (0, 1]", lambda value: 0 < value <= 1, "ema"),
 )

@@ -38,7 +38,11 @@ def run_key(settings: RunSettings, data_fingerprint: str, device: str) -> str:
         data_fingerprint: Of its tensors.
         device: Kind of device, "cpu" or "cuda".
     """
-    content = {"format": FORMAT, "settings": as_json(settings), "data": data_fingerprint, "device": device}
+    return _key(as_json(settings), data_fingerprint, device)
+
+
+def _key(settings: Mapping[str, Any], data_fingerprint: str, device: str) -> str:
+    content = {"format": FORMAT, "settings": settings, "data": data_fingerprint, "device": device}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -217,6 +221,12 @@ class Record:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         if found != FORMAT:
             raise RecordError(f"{folder} has format {found!r}, this version reads {FORMAT!r}; {mend}")
+        parts = ("settings", "dataset", "result", "made")
+        if not all(isinstance(content.get(name), dict) for name in parts) or content.get("key") not in (
+            _key(content["settings"], content["dataset"].get("fingerprint"), device)
+            for device in ("cpu", "cuda")
+        ):
+            raise RecordError(f"{folder / 'record.json'} was changed after it was written; {mend}")
         try:
             packed = packed_file.read_bytes()
             if hashlib.sha256(packed).hexdigest() != content.pop("arrays_sha256", None):

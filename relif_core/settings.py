@@ -229,12 +229,20 @@ def method_settings(method: str, **changes: Any) -> RunSettings:
     0.2
     >>> method_settings("pcgrad+relif").balancer
     'pcgrad'
+
+    Raises:
+        InputError: No such method or setting, or a change of what makes the method.
     """
     entry = method_of(method)
     base = RunSettings(method=method, balancer=entry.balancer, penalty=entry.penalty)
     # What makes a method of dense prediction is part of the model, which ``changes`` bring.
     parts = (changes, entry.changes) if entry.dense else (entry.changes, changes)
-    return changed(changed(base, parts[0]), parts[1])
+    settings = changed(changed(base, parts[0]), parts[1])
+    if changed(settings, entry.changes) != settings:
+        raise InputError(
+            f"method {method!r} is made of the settings {entry.changes}; leave these as they are"
+        )
+    return settings
 
 
 def dense_changes(**changes: Any) -> dict[str, Any]:

@@ -67,11 +67,28 @@ def test_run_leaves_a_record_and_names_mistakes(shell: Shell, icu_folder: Path, 
     for pair, message in (
         ("seed=100", "--seeds"),
         ("method=erm", "argument"),
+        ("balancer=gradnorm", "argument"),
+        ("penalty=no", "argument"),
         ("training.epochs=x", "whole number"),
     ):
         assert message in shell(
             "run", "--data", icu_folder, "--target", tmp_path / "x", "--set", pair, code=2
         )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.safetensors").write_text("of another")
+    for option, value, message in (
+        ("--target", tmp_path / "mine", "holds something else; name a new folder"),
+        ("--target", tmp_path / "mine" / "model.safetensors", "holds something else"),
+        ("--device", "meta", "none that trains"),
+        ("--device", "", "none that trains"),
+        ("--device", "cuda:99", "no such CUDA device"),
+        ("--threads", 0, "--threads"),
+        ("--target", "x" * 300, "name another path"),
+        ("--data", "x" * 10_000, "name another path"),
+    ):
+        found = shell("run", "--data", icu_folder, "--target", tmp_path / "x", option, value, *SMALL, code=2)
+        assert message in found
+        assert len(found) < 2000
     assert "no method is called 'adam'" in shell(
         "run", "--data", icu_folder, "--target", tmp_path / "x", "--method", "adam", code=2
     )

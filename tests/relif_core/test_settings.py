@@ -68,6 +68,8 @@ def test_everything_that_matters_is_in_the_key() -> None:
         ("relif", {"training": {"precision": "half"}}, "does not fit"),
         ("relif", {"training": 3}, "does not fit"),
         ("erm+static", {}, "only '\\+relif'"),
+        ("relif_static_1", {"controller": {"initial": 0.2}}, "made of the settings .*leave these"),
+        ("relif_no_alignment", {"surrogate": {"align": True}}, "made of the settings"),
     ],
 )
 def test_mistakes_are_named(method: str, changes: dict[str, object], message: str) -> None:
@@ -99,7 +101,9 @@ def test_mistakes_are_named(method: str, changes: dict[str, object], message: st
         ({"controller": {"minimum": 0.5}}, "minimum <= initial <= maximum must hold, got 0.5, 0.1, 1.0"),
         ({"controller": {"warmup": -1}}, "warmup must be finite and not negative"),
         ({"audit": {"pairs": 0}}, "pairs must be at least 1"),
-        ({"seed": -1}, "seed must be finite and not negative"),
+        ({"seed": -1}, r"seed must lie in \[0, 2\^32\)"),
+        ({"seed": 2**32}, r"seed must lie in \[0, 2\^32\)"),
+        ({"surrogate": {"distance_floor": 1e300}}, r"distance_floor must lie in \[0, 1\]"),
     ],
 )
 def test_values_outside_their_range_are_refused(changes: dict[str, object], message: str) -> None:

@@ -298,6 +298,12 @@ def test_records_name_their_damage(icu_folder: Path, tmp_path: Path, small: Smal
 
     run_study([small()], icu_folder, tmp_path)
     folder = next(path.parent for path in tmp_path.rglob("record.json"))
+    text = (folder / "record.json").read_text()
+    for old, new in (('"seed": 0', '"seed": 7'), ('"result"', '"results"'), ('"key"', '"old"')):
+        (folder / "record.json").write_text(text.replace(old, new, 1))
+        with pytest.raises(RecordError, match="was changed after it was written"):
+            Record.load(folder)
+    (folder / "record.json").write_text(text)
     whole = (folder / "arrays.npz").read_bytes()
     (folder / "arrays.npz").write_bytes(whole[:-10])
     with pytest.raises(RecordError, match="differs from its checksum"):
