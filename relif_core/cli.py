@@ -43,7 +43,10 @@ EXTRAS = {
 }
 
 #: What the system says of a path that cannot be used, whoever comes upon it.
-PATH_FAULTS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+PATH_FAULTS = (
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+)
 
 Data = Annotated[Path, typer.Option(help="Tensor folder made by `relif data`.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
@@ -120,9 +123,10 @@ def main() -> None:
         )
         sys.exit(2)
     except OSError as error:
-        if error.errno not in PATH_FAULTS or error.filename is None:
+        if error.errno not in PATH_FAULTS:
             _crash()
-        print(f"relif: {str(error.filename)[:500]}: {error.strerror}; name another path", file=sys.stderr)
+        place = str(error.filename or "the output")[:500]
+        print(f"relif: {place}: {error.strerror}; name another path", file=sys.stderr)
         sys.exit(2)
     except Exception:
         _crash()

@@ -199,3 +199,13 @@ def test_the_shell_completes_commands_methods_sources_and_pages() -> None:
     assert completed("relif run --method fairg") == ["fairgrad", "fairgrad_as_released"]
     assert "physionet2012" in completed("relif data phy")
     assert completed("relif pages execute table_5") == ["table_5_settings"]
+
+
+def test_a_full_disk_behind_the_output_is_named() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "relif_core.cli", "data", "list"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "relif: the output: No space left on device" in done.stderr
