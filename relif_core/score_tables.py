@@ -233,6 +233,11 @@ def _delimited(path: Path, content: bytes, kind: str) -> "polars.DataFrame":
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path} has two columns {twice!r}; rename one")
+    last = content.rstrip(b"\r\n").rsplit(b"\n", 1)[-1].decode()
+    if last.strip() and '"' not in last and last.count(separator) < len(names) - 1:
+        raise InputError(
+            f"{path}: its last row has {last.count(separator) + 1} of {len(names)} cells; is the file whole?"
+        )
     table.columns = [name.strip() for name in table.columns]
     cells = polars.all().str.strip_chars()
     table = table.select(polars.when(cells.is_in(MISSING)).then(None).otherwise(cells).name.keep())

@@ -147,6 +147,12 @@ def test_ids_with_leading_zeros_stay_text(tmp_path: Path) -> None:
         ("s", "a,b\n0.1,0.2\n", {}, "a table of kind without an ending is not read"),
         ("s.parquet", "a,b\n0.1,0.2\n", {}, "s.parquet cannot be read as a table"),
         ("s.csv", "a,b\r0.1,0.2\r", {}, "s.csv"),
+        (
+            "s.csv",
+            "id,a,b\n7,0.5,0.25\n8,0.12",
+            {},
+            "s.csv: its last row has 2 of 3 cells; is the file whole?",
+        ),
         ("s.jsonl", "{", {}, "s.jsonl cannot be read as a table"),
         ("s.csv", b"a,b\xff\n0.1,0.2\n", {}, "s.csv cannot be read as a table"),
     ],
