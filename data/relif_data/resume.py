@@ -87,7 +87,8 @@ class Work:
             shape: Shape; zeros at first.
             old: Open the one that an interrupted reading left, if any.
         """
-        path = self.folder / f"{name}.npy"
+        # What nobody resumes belongs to this process and goes with it: two makers of a target share none.
+        path = self.folder / (f"{name}.npy" if old else f"{name}.{os.getpid()}.npy")
         try:
             if old and path.is_file():
                 array = np.lib.format.open_memmap(path, mode="r+")
@@ -97,6 +98,8 @@ class Work:
             array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             with open(path, "r+b") as stream:
                 os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+            if not old:
+                path.unlink()
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from relif_core.errors import DataError
@@ -118,3 +119,13 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, source: Path, tmp
             prepare(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert check_tensors(prepare(source, tmp_path / "out")).folder.is_dir(), "and the next call goes on"
+
+
+def test_two_makers_of_one_target_do_not_share_their_arrays(tmp_path: Path) -> None:
+    """The second to begin neither empties nor fills what the first writes, and no file stays."""
+    first, second = (resume.Work(tmp_path / "out", {}, {}) for _ in range(2))
+    mine = first.array("values", np.float32, (3,))
+    mine[:] = 1
+    assert second.array("values", np.float32, (3,)).tolist() == [0, 0, 0]
+    assert mine.tolist() == [1, 1, 1]
+    assert not list(resume.work_folder(tmp_path / "out").iterdir())
