@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from relif_core.errors import DataError, InputError, ReliFError
 from relif_core.settings import DenseModelSettings, ModelSettings, RunSettings, dense_changes
-from relif_core.tensors.folder import MANIFEST, read_manifest
+from relif_core.tensors.folder import MANIFEST, fingerprint_of, read_manifest
 
 if TYPE_CHECKING:
     from relif_core.problems.base import Problem
@@ -92,10 +92,19 @@ KINDS = (
 
 
 def kind_of(data: Path | str) -> ProblemKind:
-    """Return the kind of a tensor folder; ``DataError`` for a folder of no known format."""
-    found = read_manifest(Path(data)).get("format")
+    """Return the kind of a tensor folder.
+
+    Raises:
+        DataError: It is of no known format, or its manifest is no longer what was written.
+    """
+    manifest = read_manifest(Path(data))
+    found = manifest.get("format")
     for kind in KINDS:
         if kind.format == found:
+            if manifest.get("fingerprint") != fingerprint_of(manifest):
+                raise DataError(
+                    f"{data}: {MANIFEST} was changed after it was written; make the tensors again"
+                )
             return kind
     raise DataError(f"{data} has format {found!r}, which no problem reads; make the tensors again")
 

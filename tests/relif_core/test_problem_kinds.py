@@ -43,6 +43,11 @@ def test_what_no_kind_reads_is_named(folders: dict[str, Path], tmp_path: Path) -
     (tmp_path / "manifest.json").write_text(json.dumps({"format": "relif-sound-1"}), encoding="utf-8")
     with pytest.raises(DataError, match="has format 'relif-sound-1', which no problem reads"):
         open_problem(tmp_path, "cpu", method_settings("erm"))
+    manifest = json.loads((folders["clinical"] / "manifest.json").read_text(encoding="utf-8"))
+    for changed in ({"output_policy": "aggregate"}, {"fingerprint": None}):
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest | changed), encoding="utf-8")
+        with pytest.raises(DataError, match=r"manifest\.json was changed after it was written"):
+            changes_for(tmp_path, {})
     with pytest.raises(InputError, match=r"--weights is for dense models, and .* is clinical"):
         changes_for(folders["clinical"], {}, tmp_path / "manifest.json")
 
