@@ -119,6 +119,7 @@ PARAMETERS: Mapping[str, Domain] = {
     ),
     "published_records": RECORDS,
     "released_records": RECORDS,
+    "short_records": RECORDS,
     "dense_records": RECORDS,
     "class_records": RECORDS,
     "data": _text("be a folder that exists", os.path.isdir, several=True),

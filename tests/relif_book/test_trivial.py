@@ -9,9 +9,16 @@ import pytest
 
 from relif_book.evidence.publishing import read_published
 from relif_book.evidence.results import ResultSet, method_rows, result_set, tolerance_rows
-from relif_book.evidence.trivial import below_constant, shrinkage, trivial_rows, with_trivial
+from relif_book.evidence.trivial import (
+    below_constant,
+    heated_scores,
+    shrinkage,
+    trivial_rows,
+    with_trivial,
+)
 from relif_core.audit import audit
 from relif_core.audit.marginals import shrunk
+from relif_core.problems.dense import TEMPERATURES
 from relif_core.record import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,3 +104,29 @@ def test_dense_erm_takes_the_temperature_that_validation_prefers() -> None:
     assert row.bias(DELTA) == expected.bias
     assert row.rate(DELTA) == expected.violation_rate
     assert row.metrics["mIoU"] == erm.result["utility"]["test"]["tasks"]["segmentation"]["metrics"]["miou"]
+    delta = 0.2996  # which a title rounds to 0.300
+    exact = f"{row.bias(delta):.4f}"
+    assert exact != f"{row.bias(0.3):.4f}"
+    columns = ["Bias", "Bias, δ = 0.300"]
+    assert row.cells(columns, delta, [delta]) == dict.fromkeys(columns, exact)
+    assert row.cells(columns, delta)["Bias, δ = 0.300"] == f"{row.bias(0.3):.4f}"
+
+
+def test_the_kept_dense_runs_have_the_row_of_their_temperatures() -> None:
+    """At temperature 1 heated scores are the audited ones; the row takes what validation prefers."""
+    kept = result_set("kept", *read_published(ROOT / "data" / "records" / "nyuv2"))
+    runs = [record for record in kept.records if record.method == "erm"]
+    for record in runs:
+        column = TEMPERATURES.index(1.0)
+        heated = record.arrays["raw/test/segmentation"][:, column]
+        np.testing.assert_allclose(heated, record.scores("test")["segmentation"], atol=1e-6)
+        losses = record.arrays["raw/validation/segmentation_nll"].mean(axis=0)
+        scores = heated_scores(record)
+        assert scores is not None
+        chosen = record.arrays["raw/test/segmentation"][:, int(np.flatnonzero(losses == losses.min())[0])]
+        np.testing.assert_array_equal(scores["segmentation"], chosen)
+    row = next(row for row in trivial_rows(kept) if row.title == "ERM, temperature-scaled")
+    delta = kept.reference.tolerance
+    biases = [audit(heated_scores(record), delta).bias for record in runs]  # type: ignore[arg-type]
+    assert row.bias is not None
+    assert row.bias(delta) == pytest.approx(np.mean(biases), abs=1e-12)

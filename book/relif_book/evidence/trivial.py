@@ -6,7 +6,7 @@ binary scores are the labels, its top labels have probability 1. Both need only 
 (1 − ε)p + εc, takes Bias to (1 − ε)·B(δ/(1 − ε)) and leaves every rank and argmax (theorem T2).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -44,8 +44,12 @@ class TrivialRow:
     rate: Callable[[float], float] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
-    def cells(self, columns: list[str], tolerance: float) -> dict[str, Cell]:
-        """Return the row for a table with these columns; what it does not have is a dash."""
+    def cells(self, columns: list[str], tolerance: float, titled: Sequence[float] = ()) -> dict[str, Cell]:
+        """Return the row for a table with these columns; what it does not have is a dash.
+
+        A column "… δ = 0.421" is of the one of ``titled`` that rounds to it, else of just this tolerance.
+        """
+        rounded = {f"{delta:.3f}": delta for delta in titled}
         known = {"Method": self.title, "Worst": f"{self.worst:.3f}", "Macro": f"{self.macro:.3f}"}
         known |= {
             name: f"{value:.1f}" if "°" in name else f"{value:.3f}" for name, value in self.metrics.items()
@@ -54,11 +58,10 @@ class TrivialRow:
             known["Violation rate"] = f"{self.rate(tolerance):.3f}"
         if self.bias is not None:
             known["Bias"] = f"{self.bias(tolerance):.4f}"
-            known |= {
-                column: f"{self.bias(float(column.partition('δ = ')[2])):.4f}"
-                for column in columns
-                if "δ = " in column
-            }
+            for column in columns:
+                text = column.partition("δ = ")[2]
+                if text:
+                    known[column] = f"{self.bias(rounded.get(text) or float(text)):.4f}"
         return {column: known.get(column, MISSING) for column in columns}
 
 
@@ -79,9 +82,11 @@ def trivial_rows(results: ResultSet) -> list[TrivialRow]:
     return rows
 
 
-def with_trivial(results: ResultSet, rows: Rows) -> Rows:
-    """Return a table's rows with the trivial ones beneath them."""
-    return rows + [row.cells(list(rows[0]), results.reference.tolerance) for row in trivial_rows(results)]
+def with_trivial(results: ResultSet, rows: Rows, titled: Sequence[float] = ()) -> Rows:
+    """Return a table's rows with the trivial ones beneath them (:meth:`TrivialRow.cells`)."""
+    return rows + [
+        row.cells(list(rows[0]), results.reference.tolerance, titled) for row in trivial_rows(results)
+    ]
 
 
 def untrained_points(results: ResultSet) -> list[tuple[float, float, str]]:
