@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ def make_runs(
 ) -> StudySummary:
     """Bring every run to a record with :func:`~relif_core.studies.grid.run_study`, on the page's device.
 
-    The full profile first prints how many runs there are and how long those that are not made yet take at
+    The full profile first prints how many runs there are, then how long those that are not made yet take at
     most, by one epoch of each method timed here, and then a line per ended run.
 
     Raises:
@@ -28,7 +28,8 @@ def make_runs(
     """
     options = {"device": page.device, "workers": workers, **options}
     if page.profile == "full":
-        print(plan_of(runs, data, target, **options), flush=True)
+        for line in plan_of(runs, data, target, **options):
+            print(line, flush=True)
         with StudyDisplay(len(runs), sys.stdout) as display:
             summary = run_study(runs, data, target, watch=display.show, **options)
     else:
@@ -38,8 +39,10 @@ def make_runs(
     return summary
 
 
-def plan_of(runs: Sequence[RunSettings], data: Path, target: Path, *, workers: int, **options: Any) -> str:
-    """Return, in a sentence, what has to be made and the hours that it takes at most."""
+def plan_of(
+    runs: Sequence[RunSettings], data: Path, target: Path, *, workers: int, **options: Any
+) -> Iterator[str]:
+    """Yield what has to be made, then, when one epoch of each method is timed, the hours at most."""
     found = run_study(runs, data, target, minutes=0, **options).records
     made = {(record.method, record.seed) for record in found}
     missing = [settings for settings in runs if (settings.method, settings.seed) not in made]
@@ -47,18 +50,20 @@ def plan_of(runs: Sequence[RunSettings], data: Path, target: Path, *, workers: i
         f"{len(runs)} runs of {len({settings.method for settings in runs})} methods, {len(found)} made before"
     )
     if not missing:
-        return plan
+        yield plan
+        return
     # ERM goes along: on dense data the others are calibrated by it.
     tried = {"erm", *(settings.method for settings in missing)}
     first = [one for one in runs if one.method in tried and one.seed == missing[0].seed]
+    yield f"{plan}; an epoch of each of {len(first)} methods is timed first"
     with tempfile.TemporaryDirectory() as scratch:
         trial = [changed(settings, {"training": {"epochs": 1}}) for settings in first]
         records = run_study(trial, data, Path(scratch), **options).records
     seconds = {record.method: record.content["made"]["training_seconds"] for record in records}
     longest = max(seconds.values(), default=0.0)
     total = sum(seconds.get(settings.method, longest) * settings.training.epochs for settings in missing)
-    return (
-        f"{plan}. The other {len(missing)} take at most {total / workers / 3600:.1f} hours on"
+    yield (
+        f"{len(missing)} runs take at most {total / workers / 3600:.1f} hours on"
         f" {options['device']}, {workers} at a time; records stay in {Path(target).name}, and a stopped page"
         " goes on from them."
     )
