@@ -35,6 +35,8 @@ class Method:
     Attributes:
         balancer: Key of the balancer that a run of it uses.
         changes: Settings that differ from ``RunSettings``.
+        of_data: Names among them whose value belongs to one data set: another one does not make the run
+            another method.
         source: Where it *is* a balancer: "module:Class" in relif_core.balancers, or "path/to/file.py:Class".
         hollow: Figures draw a hollow mark: another version of the method whose colour it has.
         dense: A method of dense prediction only.
@@ -47,6 +49,7 @@ class Method:
     balancer: str = "erm"
     penalty: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
+    of_data: tuple[str, ...] = ()
     source: str = ""
     hollow: bool = False
     dense: bool = False
@@ -91,6 +94,7 @@ AUDIT_PENALTY = {
 #: L: about the median |Δp| ÷ d over the neighbours of an exploratory ERM run on PhysioNet 2012, validation
 #: (0.17 after 12 epochs, 0.19 after 16).
 SIMILAR_PAIRS = {"surrogate": {"kind": "similar_pairs", "slope": 0.2}}
+_OF_DATA = {"audit_penalty": ("tolerance", "target"), "similar_pairs_penalty": ("slope",)}
 
 
 def _steered(**controller: Any) -> dict[str, Any]:
@@ -136,6 +140,7 @@ def _table() -> Iterable[Method]:
         yield entry
     for key, title, changes in _PENALTIES:
         entry = Method(key, title, penalty=True, changes=changes)
+        entry = replace(entry, of_data=_OF_DATA.get(key, ()))
         yield replace(entry, colour="#0072B2", marker="*") if key == "relif" else entry
     for task in ("segmentation", "depth", "normals"):
         # No method, but what Δm compares methods with.

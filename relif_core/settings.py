@@ -238,10 +238,12 @@ def method_settings(method: str, **changes: Any) -> RunSettings:
     # What makes a method of dense prediction is part of the model, which ``changes`` bring.
     parts = (changes, entry.changes) if entry.dense else (entry.changes, changes)
     settings = changed(changed(base, parts[0]), parts[1])
-    if changed(settings, entry.changes) != settings:
-        raise InputError(
-            f"method {method!r} is made of the settings {entry.changes}; leave these as they are"
-        )
+    made_of = {
+        part: {name: value for name, value in own.items() if name not in entry.of_data}
+        for part, own in entry.changes.items()
+    }
+    if changed(settings, made_of) != settings:
+        raise InputError(f"method {method!r} is made of the settings {made_of}; leave these as they are")
     return settings
 
 

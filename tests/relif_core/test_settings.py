@@ -70,6 +70,7 @@ def test_everything_that_matters_is_in_the_key() -> None:
         ("erm+static", {}, "only '\\+relif'"),
         ("relif_static_1", {"controller": {"initial": 0.2}}, "made of the settings .*leave these"),
         ("relif_no_alignment", {"surrogate": {"align": True}}, "made of the settings"),
+        ("audit_penalty", {"surrogate": {"kind": "similar_pairs", "slope": 1.0}}, "made of the settings"),
     ],
 )
 def test_mistakes_are_named(method: str, changes: dict[str, object], message: str) -> None:

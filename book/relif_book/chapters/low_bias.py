@@ -1,11 +1,13 @@
 """What a low Bias proves: the theorems' quantities, read from the pools of kept runs."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from relif_book.evidence.result_set import ResultSet
 from relif_core.audit import (
     SimilarPairs,
     audit,
@@ -208,6 +210,14 @@ def own_calibrated(record: Record, split: str = "test") -> dict[str, np.ndarray]
         low, high = np.quantile(raw_scores(record, task, "validation"), [0.1, 0.9])
         scores[task] = np.clip((raw_scores(record, task, split) - low) / (high - low), 0, 1)
     return scores
+
+
+def own_bias(results: ResultSet, method: str) -> float:
+    """Return a method's mean Bias, each run's scores by its own quantiles; NaN where clipping hid one."""
+    own = [own_calibrated(record) for record in results.records if record.method == method]
+    known = [scores for scores in own if scores is not None]
+    biases = [audit(scores, results.reference.tolerance).bias for scores in known]
+    return float(np.mean(biases)) if own and len(known) == len(own) else math.nan
 
 
 def rank_normalised(scores: Scores) -> dict[str, np.ndarray]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROW_INCHES = 0.95
+#: Shades of depth and of each axis of the normals: more cost bytes and show nothing more.
+LEVELS = 64
 COLUMNS = ("image", "classes", "depth", "normals")
 
 
@@ -42,6 +44,7 @@ def draw_panels(panels: DensePanels, class_names: Sequence[str]) -> "Figure":
     figure, axes = new_figure(rows=block * len(CHOICES), columns=len(COLUMNS), height=ROW_INCHES)
     colours = ListedColormap([*matplotlib.colormaps["tab20"].colors[: len(class_names)]])  # type: ignore[attr-defined]
     colours.set_bad("white")
+    depths = matplotlib.colormaps["viridis"].resampled(LEVELS)
     for index, name in enumerate(CHOICES):
         rows = axes[index * block : (index + 1) * block]
         far = float(panels.depth[index].max())
@@ -55,8 +58,11 @@ def draw_panels(panels: DensePanels, class_names: Sequence[str]) -> "Figure":
         ):
             labels = np.ma.masked_equal(maps["labels"][index], IGNORE)
             row[1].imshow(labels, cmap=colours, vmin=0, vmax=len(class_names) - 1, interpolation="nearest")
-            row[2].imshow(maps["depth"][index], cmap="viridis", vmin=0, vmax=far)
-            row[3].imshow(((maps["normals"][index] + 1) / 2).clip(0, 1))
+            row[2].imshow(maps["depth"][index], cmap=depths, vmin=0, vmax=far, interpolation="nearest")
+            row[3].imshow(
+                np.round((maps["normals"][index] + 1) * LEVELS / 2).clip(0, LEVELS) / LEVELS,
+                interpolation="nearest",
+            )
             row[0].set_ylabel(title, fontsize=9)
         for row, method in zip(rows[1:], methods, strict=True):
             row[0].text(
