@@ -148,7 +148,8 @@ def told_cells(content: bytes) -> dict[str, int] | None:
     if not rows or '"' in text or "\r" in text or any(len(row) != len(rows[0]) for row in rows):
         return None
     return {
-        name: sum(row[place].strip() not in MISSING for row in rows[1:]) for place, name in enumerate(rows[0])
+        name.strip(): sum(row[place].strip() not in MISSING for row in rows[1:])
+        for place, name in enumerate(rows[0])
     }
 
 
