@@ -173,14 +173,14 @@ def method_of(key: str) -> Method:
     if key in METHODS:
         return METHODS[key]
     if plus and penalty != "relif":
-        raise InputError(f"method {key!r}: only '+relif' can follow a balancer's name")
+        raise InputError(f"method {listed([repr(key)])}: only '+relif' can follow a balancer's name")
     if plus and balancer in METHODS and METHODS[balancer].source:
         own = METHODS[balancer]
         return replace(own, key=key, title=f"{own.title} + ReLiF", penalty=True, source="", hollow=True)
+    others = [name for name, method in METHODS.items() if not method.source]
     raise InputError(
-        f"no method is called {key!r}; there are the balancers {', '.join(balancer_keys())} (each also with"
-        f" +relif), {', '.join(name for name, method in METHODS.items() if not method.source)}; add your own"
-        " with --balancer path/to/file.py:Class"
+        f"no method is called {listed([repr(key)])}; there are the balancers {', '.join(balancer_keys())}"
+        f" (each also with +relif), {', '.join(others)}; add your own with --balancer path/to/file.py:Class"
     )
 
 

@@ -259,8 +259,10 @@ def refuse_other_study(runs: Sequence[RunSettings], data: Path, target: Path) ->
         target: Folder of the records.
 
     Raises:
-        InputError: ``target`` holds records that do not belong with ``runs``.
+        InputError: ``target`` is a file, or holds records that do not belong with ``runs``.
     """
+    if Path(target).exists() and not Path(target).is_dir():
+        raise InputError(f"{target} is a file; name a folder for the records")
     fingerprint = read_manifest(Path(data))["fingerprint"]
     own = [_shared(as_json(settings), fingerprint) for settings in runs]
     for path in sorted(Path(target).glob("*/record.json")):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +151,12 @@ def refused_by_name_or_taken(page: str, name: str, value: Any) -> None:
         message = str(error)
     assert message.startswith(f"page '{page}': ")
     assert len(message) < 2500
+
+
+@pytest.mark.parametrize("page", DECLARED)
+def test_odd_values_of_every_parameter_are_taken_or_refused_in_a_bounded_message(page: str) -> None:
+    for name, value in itertools.product(DECLARED[page], ODD):
+        refused_by_name_or_taken(page, name, value)
 
 
 NAMES = st.sampled_from([(page, name) for page, declared in DECLARED.items() for name in declared])

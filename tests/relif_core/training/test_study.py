@@ -206,6 +206,9 @@ def test_other_studies_and_data_folders_are_no_target(icu_folder: Path, tmp_path
     longer = [changed(settings, {"training": {"epochs": 4}}) for settings in small_grid()]
     with pytest.raises(InputError, match=r"another study \(erm-seed0-.*training.epochs 3 there, 4 here"):
         refuse_other_study(longer, icu_folder, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file; name a folder for the records"):
+        refuse_other_study(small_grid(), icu_folder, tmp_path / "file")
     with pytest.raises(InputError, match="lies inside the data folder"):
         run_study(small_grid(), icu_folder, icu_folder / "runs")
 
