@@ -1,5 +1,9 @@
 """Execution of pages: whole or not at all, the same file every time, nothing of this machine in it."""
 
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,3 +213,44 @@ def test_a_change_of_prose_is_carried_over_without_executing(project: Path, writ
     assert lines == ["tiny: prose updated, code cells unchanged"]
     assert "Better prose" in after.cells[0].source
     assert after.cells[4].outputs == before.cells[3].outputs
+
+
+POOL = """
+import sys
+from pathlib import Path
+from relif_book.build.execute import execute_pages
+if __name__ == "__main__":
+    execute_pages(["tiny"], Path(sys.argv[1]) / "notebooks", root=Path(sys.argv[1]))
+"""
+
+
+def test_workers_and_kernels_end_with_the_command_that_is_killed(
+    project: Path, write_page: WritePage, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    write_page(
+        "import os, pathlib, time",
+        f"pathlib.Path({str(started)!r}).write_text(f'{{os.getpid()}} {{os.getppid()}}'); time.sleep(600)",
+    )
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    command = subprocess.Popen([sys.executable, script, project])
+    deadline = time.monotonic() + 120
+    while not (started.is_file() and started.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    kernel, worker = map(int, started.read_text().split())
+    command.send_signal(signal.SIGKILL)
+    command.wait()
+    left = [kernel, worker]
+    while left and time.monotonic() < deadline:
+        left = [process for process in left if _lives(process)]
+        time.sleep(0.1)
+    assert left == []
+
+
+def _lives(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"

@@ -1,7 +1,9 @@
 """Execution of pages with papermill: whole or not at all, several at a time, with one thread each."""
 
+import ctypes
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -150,7 +152,12 @@ def execute_pages(
             key=lambda name: -_expected_seconds(name, root)
         )  # the longest first keeps all workers busy to the end
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(stale)), mp_context=context) as pool:
+        with ProcessPoolExecutor(
+            min(workers, len(stale)),
+            mp_context=context,
+            initializer=end_with_parent,
+            initargs=(os.getpid(),),
+        ) as pool:
             jobs = {
                 pool.submit(_execute_in_worker, name, folder / f"{name}.ipynb", root): name for name in stale
             }
@@ -163,6 +170,15 @@ def execute_pages(
     if failures:
         raise PageError(f"{len(failures)} of {len(stale)} pages failed:\n" + "\n".join(failures))
     return stale
+
+
+def end_with_parent(parent: int) -> None:
+    """Make this worker end when its parent does, however that ends; its kernel follows."""
+    from relif_core.studies.processes import PR_SET_PDEATHSIG
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _expected_seconds(name: str, root: Path) -> float:
