@@ -177,10 +177,10 @@ def method_of(key: str) -> Method:
     if plus and balancer in METHODS and METHODS[balancer].source:
         own = METHODS[balancer]
         return replace(own, key=key, title=f"{own.title} + ReLiF", penalty=True, source="", hollow=True)
-    others = [name for name, method in METHODS.items() if not method.source]
+    others = ", ".join(name for name, method in METHODS.items() if not method.source)
     raise InputError(
         f"no method is called {listed([repr(key)])}; there are the balancers {', '.join(balancer_keys())}"
-        f" (each also with +relif), {', '.join(others)}; add your own with --balancer path/to/file.py:Class"
+        f" (each also with +relif), {others}; add your own with --balancer path/to/file.py:Class"
     )
 
 
