@@ -3,9 +3,11 @@
 The plain loop is what this project ran before: ``nn.LSTM`` over the padded batch with its own dropout,
 Bernoulli dropout on every state, AdamW one parameter at a time, validation in float32. Both make the steps of
 one epoch in turn, batch by batch, and evaluate the validation split; model of Table 5 (two layers of width
-256, batch 64), one thread, processor time, medians over the batches.
+256, batch 64), one thread, processor time, medians over the batches. Where the processor multiplies in
+bfloat16 the project's loop runs once more in it, which is what `relif run` and the studies take there.
 """
 
+import os
 import statistics
 import sys
 import time
@@ -18,8 +20,8 @@ from torch import Tensor, nn
 from benchmarks.machine import machine
 from relif_core.models.clinical import ClinicalModel, ClinicalOutputs, Dropout
 from relif_core.problems.clinical import ClinicalProblem
-from relif_core.provenance import processor_instructions
-from relif_core.settings import ModelSettings, method_settings
+from relif_core.provenance import has_bfloat16, processor_instructions
+from relif_core.settings import ModelSettings, changed, method_settings
 from relif_core.tensors.clinical import ClinicalTensors
 from relif_core.training import TrainingLoop
 
@@ -56,6 +58,11 @@ class PlainProblem(ClinicalProblem):
         return model
 
 
+def precisions() -> list[str]:
+    """Float32, and bfloat16 where the processor multiplies in it."""
+    return ["float32", "bfloat16"] if has_bfloat16() else ["float32"]
+
+
 def seconds(call: Callable[[], object]) -> float:
     """Processor time of a call."""
     before = time.process_time()
@@ -82,9 +89,10 @@ def measure(folder: Path) -> list[str]:
     """Return the table rows of one data set."""
     tensors = ClinicalTensors.open(folder)
     settings = method_settings("erm")
-    loops = {}
-    for name, problem in (("plain", PlainProblem(tensors)), ("ours", ClinicalProblem(tensors))):
-        loops[name] = TrainingLoop(settings, problem)
+    loops = {"plain": TrainingLoop(settings, PlainProblem(tensors))}
+    for precision in precisions():
+        ours = changed(settings, {"training": {"precision": precision}})
+        loops[precision] = TrainingLoop(ours, ClinicalProblem(tensors))
     groups = [dict(group) for group in loops["plain"].optimizer.param_groups]
     loops["plain"].optimizer = torch.optim.AdamW(
         [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in groups],
@@ -93,7 +101,7 @@ def measure(folder: Path) -> list[str]:
     )
     steps: dict[str, list[float]] = {name: [] for name in loops}
     checks: dict[str, list[float]] = {name: [] for name in loops}
-    batches = list(loops["ours"].problem.training_batches(64, 0, 0))
+    batches = list(loops["float32"].problem.training_batches(64, 0, 0))
     for turn, batch in enumerate(batches[: BATCHES + 1]):
         for name, loop in loops.items():
             loop.model.train()
@@ -102,7 +110,7 @@ def measure(folder: Path) -> list[str]:
                 steps[name].append(spent)
     for _ in range(3):
         for name, loop in loops.items():
-            checks[name].append(seconds(lambda loop=loop: loop.problem.evaluate(loop.model, "validation")))
+            checks[name].append(seconds(lambda loop=loop: loop._evaluate("validation")))
     valid = sum(int(batch["lengths"].sum()) for batch in batches)
     padded = sum(batch["inputs"].shape[0] * batch["inputs"].shape[1] for batch in batches)
     rows = []
@@ -114,11 +122,12 @@ def measure(folder: Path) -> list[str]:
         ("validation", check, "ms", 1e3),
         ("epoch", epoch, "s", 1),
     ):
-        rows.append(
+        rows += [
             f"| {tensors.manifest['dataset']} | {padded / valid:.2f} | {what}, {unit} |"
-            f" {cost['plain'] * scale:.1f} | {cost['ours'] * scale:.1f} |"
-            f" {cost['plain'] / cost['ours']:.2f} |"
-        )
+            f" {cost['plain'] * scale:.1f} | {precision} | {cost[precision] * scale:.1f} |"
+            f" {cost['plain'] / cost[precision]:.2f} |"
+            for precision in precisions()
+        ]
     return rows
 
 
@@ -129,12 +138,13 @@ def main() -> None:
         "# An ERM epoch against the plain loop",
         "",
         (
-            f"{machine()}; instructions {processor_instructions()}; PyTorch {torch.__version__}; float32 on"
-            f" both sides; other programs ran on the machine. Medians of {BATCHES} steps."
+            f"{machine()}; instructions {processor_instructions()}; PyTorch {torch.__version__}; the plain"
+            f" loop in float32; load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores. Medians of"
+            f" {BATCHES} steps."
         ),
         "",
-        "| data | padded ÷ true hours | what | plain loop | this project | ratio |",
-        "| --- | ---: | --- | ---: | ---: | ---: |",
+        "| data | padded ÷ true hours | what | plain loop | this project's precision | this project | ratio |",
+        "| --- | ---: | --- | ---: | --- | ---: | ---: |",
     ]
     for folder in sys.argv[1:]:
         lines += measure(Path(folder))

@@ -1,6 +1,7 @@
 """Bias and violation rate batch by batch: a metric for torchmetrics that needs torch alone, loaded late."""
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,20 @@ def __getattr__(name: str) -> Any:
     if name != "AuditMetric":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     bases: tuple[type, ...]
-    try:
+    if importlib.util.find_spec("torchmetrics"):
+        from relif_core.torchvision_import import import_torchvision
+
+        with contextlib.suppress(ImportError):  # torchmetrics imports it where it is installed
+            import_torchvision()
         from torchmetrics import Metric
 
         bases = (_Counting, Metric)
-    except ImportError:
+    else:
         from torch.nn import Module
 
         bases = (_Counting, _Plain, Module)
-    made = type(bases[-1])(name, bases, {"__doc__": _Counting.__doc__, "__module__": __name__})
+    metaclass: Any = type(bases[-1])
+    made = metaclass(name, bases, {"__doc__": _Counting.__doc__, "__module__": __name__})
     return globals().setdefault(name, made)
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from relif_core.errors import DataError, InputError, listed
 from relif_core.models import TaskLosses
-from relif_core.models.torchvision_import import import_torchvision
 from relif_core.tensors.dense import IGNORE
+from relif_core.torchvision_import import import_torchvision
 
 TASKS = ("segmentation", "depth", "normals")
 ENCODERS: dict[str, int] = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}

@@ -5,7 +5,7 @@ import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,12 +104,13 @@ def live_runs(
         tensors = page.checked(data, simulated) if data else folder / simulated
         if not data and not (tensors / "manifest.json").is_file():
             prepare(simulated, None, tensors, **SIMULATED[simulated])
-        kind = kind_of(tensors).name
-        precision = "bfloat16" if device.startswith("cuda") else "float32"
-        changes = page.choose(quick=QUICK[kind], full={"training": {"precision": precision}})
-        if epochs:
-            changes = {**changes, "training": {**changes["training"], "epochs": epochs}}
-        target = folder / ("records" if kind == "clinical" else f"{kind}_records")
+    kind = kind_of(tensors).name
+    precision = "bfloat16" if device.startswith("cuda") else "float32"
+    changes = page.choose(quick=QUICK[kind], full={"training": {"precision": precision}})
+    if epochs:
+        changes = {**changes, "training": {**changes["training"], "epochs": epochs}}
+    target = folder / ("records" if kind == "clinical" else f"{kind}_records")
+    with _alone(target) if kind == "dense" else nullcontext():  # dense runs wait for ERM's in one study alone
         summary = make_runs(
             page,
             grid(

@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,16 @@ from relif_core.studies.grid import StudySummary, run_study
 if TYPE_CHECKING:
     from relif_book import Page
 
+#: Seconds between two looks at runs that another page makes.
+LOOK = 0.5
+
 
 def make_runs(
     page: "Page", runs: Sequence[RunSettings], data: Path, target: Path, *, workers: int = 1, **options: Any
 ) -> StudySummary:
     """Bring every run to a record with :func:`~relif_core.studies.grid.run_study`, on the page's device.
 
-    The full profile first prints how many runs there are, then how long those that are not made yet take at
+    A run that another page makes at this moment is waited for. The full profile first prints how many runs there are, then how long those that are not made yet take at
     most, by one epoch of each method timed here, and then a line per ended run.
 
     Raises:
@@ -31,11 +35,21 @@ def make_runs(
         for line in plan_of(runs, data, target, **options):
             print(line, flush=True)
         with StudyDisplay(len(runs), sys.stdout) as display:
-            summary = run_study(runs, data, target, watch=display.show, **options)
+            summary = _made(runs, data, target, watch=display.show, **options)
     else:
-        summary = run_study(runs, data, target, **options)
+        summary = _made(runs, data, target, **options)
     if summary.failed:
         raise RecordError(listed((f"{job}: {problem}" for job, problem in summary.failed.items()), "; "))
+    return summary
+
+
+def _made(runs: Sequence[RunSettings], data: Path, target: Path, **options: Any) -> StudySummary:
+    made = 0
+    while (summary := run_study(runs, data, target, **options)).busy and not summary.failed:
+        made += summary.made
+        time.sleep(LOOK)
+    summary.made += made
+    summary.found -= made
     return summary
 
 

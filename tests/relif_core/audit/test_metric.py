@@ -1,11 +1,16 @@
-"""The metric over batches is the histogram of all of them, in every process of distributed training."""
+"""The metric over batches is the histogram of all of them, in every process of distributed training.
+
+Every test runs with torchmetrics and without.
+"""
 
 import copy
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,18 +19,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relif_core.audit import HistogramSketch, audit
-from relif_core.audit.metric import AuditMetric
+from relif_core.audit import metric as module
 from relif_core.errors import InputError
 from tests.relif_core.audit.brute_force import pools
+
+
+@pytest.fixture(scope="module", params=["with torchmetrics", "without"])
+def metric_class(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(vars(module), "AuditMetric", raising=False)
+        if request.param == "without":
+            patch.setitem(sys.modules, "torchmetrics", None)
+        made = module.AuditMetric
+        assert any(base.__module__ == "torchmetrics.metric" for base in made.__mro__) == (
+            request.param != "without"
+        )
+        yield made
+        del module.AuditMetric
 
 
 @settings(max_examples=50, deadline=None)
 @given(first=pools(), second=pools(), batches=st.integers(1, 5))
 def test_batches_add_up_to_the_histogram_of_all_scores(
-    first: np.ndarray, second: np.ndarray, batches: int
+    metric_class: Any, first: np.ndarray, second: np.ndarray, batches: int
 ) -> None:
     scores = {"a": np.abs(first), "b": np.abs(second)}
-    metric = AuditMetric(["a", "b"], 0.275, bins=256)
+    metric = metric_class(["a", "b"], 0.275, bins=256)
     for k in range(batches):
         metric.update({task: torch.from_numpy(values[k::batches].copy()) for task, values in scores.items()})
     expected = HistogramSketch.of(scores, 256)
@@ -38,8 +57,8 @@ def test_batches_add_up_to_the_histogram_of_all_scores(
     assert exact.violation_rate <= found["violation_rate_high"].item() + 1e-6
 
 
-def test_gradients_end_at_the_metric_and_memory_is_constant() -> None:
-    metric = AuditMetric(["a", "b"], 0.1, bins=64)
+def test_gradients_end_at_the_metric_and_memory_is_constant(metric_class: Any) -> None:
+    metric = metric_class(["a", "b"], 0.1, bins=64)
     scores = torch.rand(1000, requires_grad=True)
     for _ in range(3):
         metric.update({"a": scores.sigmoid(), "b": scores.bfloat16()})
@@ -54,16 +73,16 @@ def test_gradients_end_at_the_metric_and_memory_is_constant() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_every_floating_kind_is_counted_as_its_value(dtype: torch.dtype) -> None:
+def test_every_floating_kind_is_counted_as_its_value(metric_class: Any, dtype: torch.dtype) -> None:
     values = torch.tensor([0.0, 0.1, 0.5, 0.99, 1.0]).to(dtype)
-    metric = AuditMetric(["a", "b"], 0.1, bins=1024)
+    metric = metric_class(["a", "b"], 0.1, bins=1024)
     metric.update({"a": values, "b": torch.ones(1)})
     expected = HistogramSketch.of({"a": values.double().numpy(), "b": [1.0]}, 1024)
     assert metric.sketch().to_json() == expected.to_json()
 
 
-def test_softmax_a_hair_over_one_counts_as_one() -> None:
-    metric = AuditMetric(["a", "b"], 0.1, bins=4)
+def test_softmax_a_hair_over_one_counts_as_one(metric_class: Any) -> None:
+    metric = metric_class(["a", "b"], 0.1, bins=4)
     metric.update({"a": torch.tensor([1 + 1.2e-7]), "b": torch.tensor([0.5])})
     assert metric.counts.tolist() == [[0, 0, 0, 1], [0, 0, 1, 0]]
 
@@ -79,29 +98,43 @@ def test_softmax_a_hair_over_one_counts_as_one() -> None:
         ({"a": torch.tensor([0.5, float("nan"), 1.01])}, r"2 of 3 scores are NaN or outside \[0, 1\]"),
     ],
 )
-def test_a_refused_batch_changes_nothing(scores: dict[str, torch.Tensor], message: str) -> None:
-    metric = AuditMetric(["a", "b"], 0.1)
+def test_a_refused_batch_changes_nothing(
+    metric_class: Any, scores: dict[str, torch.Tensor], message: str
+) -> None:
+    metric = metric_class(["a", "b"], 0.1)
     with pytest.raises(InputError, match=message):
         metric.update({"b": torch.ones(3), **scores})
     assert metric.counts.sum() == 0
 
 
-def test_a_task_without_scores_is_named() -> None:
-    metric = AuditMetric(["a", "b"], 0.1)
+def test_a_task_without_scores_is_named(metric_class: Any) -> None:
+    metric = metric_class(["a", "b"], 0.1)
     metric.update({"a": torch.ones(3)})
     with pytest.raises(InputError, match="task 'b': no cell of the histogram shows a sample"):
         metric.compute()
     with pytest.raises(InputError, match="needs at least two"):
-        AuditMetric(["a", "a"], 0.1)
+        metric_class(["a", "a"], 0.1)
     with pytest.raises(InputError, match="the tasks a, b, a name one twice"):
-        AuditMetric(["a", "b", "a"], 0.1)
+        metric_class(["a", "b", "a"], 0.1)
     for names in ("ab", [1, 2], None):
         with pytest.raises(InputError, match="needs at least two, named by text"):
-            AuditMetric(names, 0.1)
+            metric_class(names, 0.1)
+
+
+@pytest.mark.parametrize("metric_class", ["with torchmetrics"], indirect=True)
+def test_it_joins_a_collection_of_torchmetrics(metric_class: Any) -> None:
+    from torchmetrics import MetricCollection
+
+    both = MetricCollection({f"{bins}": metric_class(["a", "b"], 0.1, bins=bins) for bins in (4, 1024)})
+    shown = both({"a": torch.rand(100), "b": torch.rand(100)})
+    assert shown == both.compute()
+    assert {"4_bias", "1024_bias_low", "1024_violation_rate"} < shown.keys()
 
 
 PROCESS = """
 import json, sys, torch
+if sys.argv[3] == "without":
+    sys.modules["torchmetrics"] = None
 from relif_core.audit.metric import AuditMetric
 rank, meeting = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
@@ -122,11 +155,14 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_every_process_computes_the_audit_of_all_and_keeps_its_own_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torchmetrics", ["with", "without"])
+def test_every_process_computes_the_audit_of_all_and_keeps_its_own_counts(
+    torchmetrics: str, tmp_path: Path
+) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path / "meeting")],
+            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path / "meeting"), torchmetrics],
             stdout=subprocess.PIPE,
             env=environment,
         )

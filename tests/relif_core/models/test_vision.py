@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from relif_core.errors import DataError, InputError
-from relif_core.models.torchvision_import import import_torchvision
 from relif_core.models.vision import (
     TASKS,
     DenseModel,
@@ -19,6 +18,7 @@ from relif_core.models.vision import (
     load_encoder_weights,
     valid_pixels,
 )
+from relif_core.torchvision_import import import_torchvision
 
 HEIGHT, WIDTH = 64, 96
 
