@@ -4,7 +4,8 @@ Both are timed in turn in one process, best of five, in processor time (neither 
 the reference is ``np.sort`` of both pools in the dtype given. Every audit returns Bias, violation rate and
 both standard errors of all n² pairs. Memory is the peak that NumPy allocates during the audit beyond its
 inputs, as a multiple of the size of the two pools. Where numba is installed, everything is measured once more
-with the compiled passes, already loaded.
+with the compiled passes, already loaded. The table's name tells the processor's vectors, for sorting depends
+on them more than the audit does.
 """
 
 import importlib.util
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, vector_width
 from relif_core.audit import audit, bias_curve, compiled
 
 TOLERANCE = 0.275
@@ -130,7 +131,8 @@ def main() -> None:
             f"\n{machine()}; load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.\n",
         ]
     )
-    (Path(__file__).parent / "results" / "audit_speed.md").write_text(text)
+    name = f"audit_speed_{vector_width().lower().replace('-', '')}.md"
+    (Path(__file__).parent / "results" / name).write_text(text)
 
 
 if __name__ == "__main__":

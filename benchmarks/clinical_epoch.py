@@ -143,7 +143,7 @@ def main() -> None:
             f" {BATCHES} steps."
         ),
         "",
-        "| data | padded ÷ true hours | what | plain loop | this project's precision | this project | ratio |",
+        "| data | padded ÷ true hours | what | plain loop | precision here | this project | ratio |",
         "| --- | ---: | --- | ---: | --- | ---: | ---: |",
     ]
     for folder in sys.argv[1:]:

@@ -17,8 +17,13 @@ def machine() -> str:
             if "model name" in line
         ]
         name = named[0] if named else name
-    found = np._core._multiarray_umath.__cpu_features__
-    width = "AVX-512" if found.get("AVX512_SKX") else "AVX2" if found.get("AVX2") else "no AVX2"
     return (
-        f"{name} ({platform.machine()}, {width}), NumPy {np.__version__}, Python {platform.python_version()}"
+        f"{name} ({platform.machine()}, {vector_width()}), NumPy {np.__version__},"
+        f" Python {platform.python_version()}"
     )
+
+
+def vector_width() -> str:
+    """Return the widest vectors of the processor that NumPy knows of."""
+    found = np._core._multiarray_umath.__cpu_features__
+    return "AVX-512" if found.get("AVX512_SKX") else "AVX2" if found.get("AVX2") else "no AVX2"

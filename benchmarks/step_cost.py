@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.machine import machine
 from relif_book.evidence.results import title_of
 from relif_core.methods import balancer_keys
 from relif_core.problems.clinical import ClinicalProblem
@@ -47,8 +48,8 @@ def main() -> None:
         "# What a training step costs",
         "",
         (
-            "Made by `python -m benchmarks.step_cost` on one thread of a shared two-core machine (processor"
-            f" time, {ROUNDS} turns)."
+            "Made by `python -m benchmarks.step_cost` on one thread (processor time, "
+            f"{ROUNDS} turns; float32). {machine()}."
         ),
         "",
         f"ERM step: {1000 * medians['erm']:.0f} ms",
