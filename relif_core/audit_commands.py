@@ -406,8 +406,10 @@ def merge(
     histograms: Annotated[
         list[Path], typer.Argument(help="Histogram files of `run --histogram`, one per site.")
     ],
-    ruler: Annotated[Path | None, typer.Option(help="Ruler whose tolerance holds.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="The tolerance, if there is no ruler.")] = None,
+    ruler: Annotated[Path | None, typer.Option(help="Refuse histograms made with another ruler.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Another tolerance than that of the ruler that made them.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Merged histogram to write.")] = None,
     sums: Annotated[
         list[Path] | None,
@@ -426,7 +428,7 @@ def merge(
 
     from relif_core.audit import HistogramSketch, InfluenceSums
 
-    if (ruler is None) == (tolerance is None):
+    if ruler is not None and tolerance is not None:
         raise InputError("name either --ruler or --tolerance")
     if by_site and sums:
         raise InputError("name either --sums or --by-site")
@@ -440,12 +442,12 @@ def merge(
     merged = reduce(add, sketches)
     if any(one.to_json() == other.to_json() for one, other in pairwise(sketches)):
         typer.echo("two of the histograms are equal in every cell: is one site there twice?", err=True)
-    measure = _ruler(ruler) if ruler is not None else None
-    if measure is not None and merged.score_definition != measure.score_definition:
-        raise InputError(
-            f"{ruler}: the histograms were made with another score map; use the ruler that made them"
-        )
-    held = measure.tolerance if measure is not None else tolerance
+    held = merged.tolerance if tolerance is None else tolerance
+    if ruler is not None:
+        measure = _ruler(ruler)
+        held = measure.tolerance
+        if (merged.score_definition, merged.tolerance or held) != (measure.score_definition, held):
+            raise InputError(f"{ruler}: the histograms were made with another ruler; use that one")
     errors = None
     if by_site:
         errors = merged.site_sums(sketches, held)

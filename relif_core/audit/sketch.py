@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class HistogramSketch:
         score_definition: How outputs became scores; sketches that state different ones are not merged.
         weights: Where samples are weighted, task → sums of weights and of their squares [2, bins + 1], the
             last the hidden samples' (of squares 0). A sample of weight 0 is in no pool and not counted.
+        tolerance: δ of the ruler that they were made for, which :meth:`audit` takes if it is given none;
+            sketches that state different ones are not merged.
 
     Raises:
         InputError: Weights that do not fit the counts.
@@ -56,6 +58,7 @@ class HistogramSketch:
     hidden: dict[str, int]
     score_definition: str | None = None
     weights: dict[str, np.ndarray] | None = None
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         for task, own in (self.weights or {}).items():
@@ -75,6 +78,7 @@ class HistogramSketch:
         *,
         score_definition: str | None = None,
         weights: Mapping[str, Any] | None = None,
+        tolerance: float | None = None,
     ) -> "HistogramSketch":
         """Count the scores of one site or of one batch of a stream.
 
@@ -84,6 +88,7 @@ class HistogramSketch:
             score_definition: How outputs became scores (the digest of a ruler, say).
             weights: Task name to weights aligned with the scores, as for :func:`audit`; on one scale at all
                 sites.
+            tolerance: δ of the ruler that they are made for.
 
         Raises:
             InputError: Scores or weights that :func:`audit` refuses, or a number of bins that is no power of
@@ -99,7 +104,7 @@ class HistogramSketch:
                 masses[task] = np.array([np.bincount(places[task], own**k, bins + 1) for k in (1, 2)])
             places[task] = places[task][own > 0]
         counts = {task: np.bincount(own, minlength=bins) for task, own in places.items()}
-        return cls(counts, dict.fromkeys(counts, 0), score_definition, masses if held else None)
+        return cls(counts, dict.fromkeys(counts, 0), score_definition, masses if held else None, tolerance)
 
     @property
     def bins(self) -> int:
@@ -120,7 +125,8 @@ class HistogramSketch:
         """Return the sketch of both: equal to that of the pooled scores where nothing is hidden.
 
         Raises:
-            ComparabilityError: Bins, tasks or score definition differ, or one has weights and one has none.
+            ComparabilityError: Bins, tasks, score definition or tolerance differ, or one has weights and one
+                has none.
         """
         if (self.weights is None) != (other.weights is None):
             raise ComparabilityError(
@@ -131,17 +137,18 @@ class HistogramSketch:
             ("number of bins", self.bins, other.bins),
             ("tasks", list(self.counts), list(other.counts)),
             ("score definition", self.score_definition, other.score_definition),
+            ("tolerance", self.tolerance, other.tolerance),
         ):
             if own != its:
                 raise ComparabilityError(
                     f"these histograms cannot be merged, their {name} differs: {own!r} against {its!r}; "
                     "make both with the same settings"
                 )
-        return HistogramSketch(
-            {task: cells + other.counts[task] for task, cells in self.counts.items()},
-            {task: number + other.hidden[task] for task, number in self.hidden.items()},
-            self.score_definition,
-            {task: own + (other.weights or {})[task] for task, own in (self.weights or {}).items()} or None,
+        return replace(
+            self,
+            counts={task: cells + other.counts[task] for task, cells in self.counts.items()},
+            hidden={task: number + other.hidden[task] for task, number in self.hidden.items()},
+            weights={t: own + (other.weights or {})[t] for t, own in (self.weights or {}).items()} or None,
         )
 
     def hide(self, least: int) -> "HistogramSketch":
@@ -183,21 +190,21 @@ class HistogramSketch:
                     )
                 weights[task] = self.weights[task] * np.append(shown > 0, False)
                 weights[task][0, -1] = self.weights[task][0, np.append(shown == 0, True)].sum()
-        return HistogramSketch(counts, hidden, self.score_definition, weights or None)
+        return replace(self, counts=counts, hidden=hidden, weights=weights or None)
 
-    def audit(self, tolerance: Tolerance, errors: InfluenceSums | None = None) -> SketchAudit:
+    def audit(self, tolerance: Tolerance | None = None, errors: InfluenceSums | None = None) -> SketchAudit:
         """Read Bias and violation rate, with their proven ranges, from the counts alone.
 
         O(tasks² · bins) time, whatever the number of samples.
 
         Args:
-            tolerance: δ, one number or one per task pair, as for :func:`audit`.
+            tolerance: δ, one number or one per task pair, as for :func:`audit`; None for the sketch's own.
             errors: Sums from :meth:`subject_sums` of every site, or :meth:`site_sums`; without them the
                 standard errors take every sample as independent.
 
         Raises:
-            InputError: A tolerance that :func:`audit` refuses, a task of which nothing is seen, or sums that
-                belong to other histograms or tolerances.
+            InputError: A tolerance that :func:`audit` refuses, or none where the sketch states none, a task
+                of which nothing is seen, or sums that belong to other histograms or tolerances.
         """
         tolerances = self._tolerances(tolerance)
         samples = self.samples
@@ -298,7 +305,9 @@ class HistogramSketch:
 
         return self._sums("subject", tolerance, numbers, summed)
 
-    def site_sums(self, sites: "Sequence[HistogramSketch]", tolerance: Tolerance) -> InfluenceSums:
+    def site_sums(
+        self, sites: "Sequence[HistogramSketch]", tolerance: Tolerance | None = None
+    ) -> InfluenceSums:
         """Return the sums that make whole sites the independent units, from their histograms alone.
 
         Honest where people of one site resemble each other, at the price of as few degrees of freedom as
@@ -306,10 +315,10 @@ class HistogramSketch:
 
         Args:
             sites: The histograms that were merged into this one.
-            tolerance: δ of the audit.
+            tolerance: As for :meth:`audit`.
 
         Raises:
-            InputError: The sites' histograms do not add up to this one.
+            InputError: A tolerance as for :meth:`audit`, or the sites' histograms do not add up to this one.
         """
         if any(
             not np.array_equal(sum(site.counts[task] for site in sites), cells)
@@ -329,7 +338,7 @@ class HistogramSketch:
     def _sums(
         self,
         unit: str,
-        tolerance: Tolerance,
+        tolerance: Tolerance | None,
         numbers: dict[str, np.ndarray],
         summed: Callable[[str, np.ndarray], np.ndarray],
     ) -> InfluenceSums:
@@ -355,7 +364,10 @@ class HistogramSketch:
             effective={task: float(np.square(own).sum()) for task, own in shares.items()},
         )
 
-    def _tolerances(self, tolerance: Tolerance) -> dict[Pair, float]:
+    def _tolerances(self, tolerance: Tolerance | None) -> dict[Pair, float]:
+        tolerance = self.tolerance if tolerance is None else tolerance
+        if tolerance is None:
+            raise InputError("the histogram states no tolerance; name one, or the ruler that holds it")
         for task, cells in self.counts.items():
             if not cells.any():
                 raise InputError(
@@ -435,7 +447,13 @@ class HistogramSketch:
         for task, own in (self.weights or {}).items():
             tasks[task]["weights"] = own.tolist()
         schema = SCHEMA if self.weights is None else WEIGHTED_SCHEMA
-        content = {"schema": schema, "score_definition": self.score_definition, "tasks": tasks}
+        content: dict[str, Any] = {
+            "schema": schema,
+            "score_definition": self.score_definition,
+            "tasks": tasks,
+        }
+        if self.tolerance is not None:
+            content["tolerance"] = self.tolerance
         return json.dumps(content, ensure_ascii=False)
 
     @classmethod
@@ -464,7 +482,10 @@ class HistogramSketch:
                 if own.dtype.kind not in "if":
                     raise ValueError("weights must be numbers")
                 weights[task] = own.astype(np.float64)
-            return cls(counts, hidden, content["score_definition"], weights or None)
+            tolerance = content.get("tolerance")
+            if tolerance is not None:
+                checked_tolerances(tolerance, list(counts))
+            return cls(counts, hidden, content["score_definition"], weights or None, tolerance)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise RecordError(f"histogram is damaged ({error}); make it again at the site") from error
 

@@ -290,7 +290,11 @@ class Audit:
         """
         scores = self._held("a histogram")
         return HistogramSketch.of(
-            scores, bins, score_definition=self.ruler.score_definition, weights=self._weights
+            scores,
+            bins,
+            score_definition=self.ruler.score_definition,
+            weights=self._weights,
+            tolerance=self.ruler.tolerance,
         )
 
     def influence_sums(self, merged: HistogramSketch) -> InfluenceSums:

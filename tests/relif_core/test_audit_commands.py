@@ -147,10 +147,31 @@ def test_sites_merge_to_the_pooled_audit(folder: Path, shell: Shell) -> None:
     both = pl.concat([outputs(2), outputs(2, 0.6)])
     low, high = found["bias_range"]
     assert low <= Audit(ruler.scores(both), ruler).result.bias <= high
-    other = Ruler(**{**vars(ruler), "score_map": ScoreMap(mortality="sigmoid")})
-    (folder / "other.json").write_text(other.to_json())
-    assert "another score map" in shell("audit", "merge", *sites, "--ruler", folder / "other.json", code=2)
-    assert "name either --ruler or --tolerance" in shell("audit", "merge", *sites, code=2)
+    for change in ({"score_map": ScoreMap(mortality="sigmoid")}, {"tolerance": ruler.tolerance / 2}):
+        (folder / "other.json").write_text(Ruler(**{**vars(ruler), **change}).to_json())
+        assert "another ruler" in shell("audit", "merge", *sites, "--ruler", folder / "other.json", code=2)
+
+
+def test_histograms_bring_the_tolerance_of_their_ruler(folder: Path, shell: Shell, tmp_path: Path) -> None:
+    sites = [folder / f"{name}.hist.json" for name in ("erm", "relif")]
+    ruler = folder / "ruler.json"
+    named = shell("audit", "merge", *sites, "--ruler", ruler, "--json")
+    assert shell("audit", "merge", *sites, "--json") == named
+    assert json.loads(shell("audit", "merge", *sites, "--tolerance", "0.5", "--json"))["tolerance"] == 0.5
+    both = ["--ruler", ruler, "--tolerance", "0.5"]
+    assert "name either --ruler or --tolerance" in shell("audit", "merge", *sites, *both, code=2)
+    first = json.loads(sites[0].read_text())
+    (tmp_path / "other.json").write_text(json.dumps({**first, "tolerance": 0.5}))
+    assert "their tolerance differs" in shell("audit", "merge", sites[1], tmp_path / "other.json", code=2)
+    for wrong in ("0.5", 27.5, True, -1):
+        (tmp_path / "wrong.json").write_text(json.dumps({**first, "tolerance": wrong}))
+        assert "histogram is damaged (tolerance" in shell("audit", "merge", tmp_path / "wrong.json", code=2)
+    del first["tolerance"]
+    (tmp_path / "none.json").write_text(json.dumps(first))
+    assert "states no tolerance" in shell("audit", "merge", tmp_path / "none.json", code=2)
+    assert "states no tolerance" in shell("audit", "merge", tmp_path / "none.json", "--by-site", code=2)
+    kept = json.loads(shell("audit", "merge", tmp_path / "none.json", "--ruler", ruler, "--json"))
+    assert kept["tolerance"] == json.loads(named)["tolerance"]
 
 
 def test_sites_send_sums_and_the_interval_knows_their_subjects(
