@@ -128,7 +128,9 @@ def _require_comparable(a: AuditResult, b: AuditResult) -> None:
         ("tolerance", a.tolerances, b.tolerances),
     ):
         if of_a != of_b:
+            mend = "audit both on the same samples with the same ruler"
+            if None in (of_a, of_b):
+                mend = "state it for both (the shell reads it from --meta)"
             raise ComparabilityError(
-                f"these audits cannot be compared, their {field} differs: {of_a!r} against {of_b!r}; "
-                "audit both with the same ruler"
+                f"these audits cannot be compared, their {field} differs: {of_a!r} against {of_b!r}; {mend}"
             )

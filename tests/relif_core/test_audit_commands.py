@@ -152,6 +152,19 @@ def test_sites_merge_to_the_pooled_audit(folder: Path, shell: Shell) -> None:
         assert "another ruler" in shell("audit", "merge", *sites, "--ruler", folder / "other.json", code=2)
 
 
+def test_audits_of_which_one_names_its_data_are_not_compared(
+    folder: Path, shell: Shell, tmp_path: Path
+) -> None:
+    (tmp_path / "meta.toml").write_text('dataset = "mine 1.0"')
+    run = ["audit", "run", folder / "erm.parquet", "--ruler", folder / "ruler.json", "--subject", "patient"]
+    shell(*run, "--meta", tmp_path / "meta.toml", "-o", tmp_path / "named.json")
+    message = shell("audit", "compare", folder / "erm.audit.json", tmp_path / "named.json", code=2)
+    assert (
+        "their dataset differs: None against 'mine 1.0'; state it for both (the shell reads it from --meta)"
+        in message
+    )
+
+
 def test_histograms_bring_the_tolerance_of_their_ruler(folder: Path, shell: Shell, tmp_path: Path) -> None:
     sites = [folder / f"{name}.hist.json" for name in ("erm", "relif")]
     ruler = folder / "ruler.json"
