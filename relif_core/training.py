@@ -93,12 +93,13 @@ def run(
         RecordError: The folder belongs to another run or is in use by another process.
         DivergenceError: The losses leave the finite numbers.
         RunPaused: The deadline has passed or ``STOP`` is set; start the run again to go on.
-        InputError: The settings are of another revision than this code computes.
+        InputError: The settings are of another revision than this code computes, or the run does not fit in
+            memory.
         DataError: Before the first step: an empty split, a task without labels or classes, too few batches.
     """
     folder = Path(folder)
     key = run_key(settings, problem.data_fingerprint, problem.device.type)
-    with _held(folder):
+    with _held(folder), _memory_named(settings):
         if Record.finished(folder):
             record = Record.load(folder)
             if record.key != key:
@@ -501,6 +502,21 @@ def _failure_noted(settings: RunSettings, folder: Path) -> Iterator[None]:
         content = {"method": settings.method, "seed": settings.seed, "error": str(error)}
         write_json(folder / FAILED, content)
         raise
+
+
+@contextlib.contextmanager
+def _memory_named(settings: RunSettings) -> Iterator[None]:
+    """Say of a failed allocation, on a processor or a GPU, which run asked for it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not short:
+            raise
+        raise InputError(
+            f"{settings.method}, seed {settings.seed}: memory is too small for this model and batch"
+            f" ({str(error)[:300].partition(chr(10))[0]}); lower training.batch_size, or take a smaller model"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from relif_core.errors import DataError, DivergenceError
+from relif_core.errors import DataError, DivergenceError, InputError
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.problems.dense import DenseProblem
 from relif_core.settings import RunSettings, dense_settings
@@ -38,6 +38,23 @@ def refusal(problem: ClinicalProblem, settings: RunSettings, folder: Path) -> st
     with pytest.raises(DataError) as error:
         run(settings, problem, folder)
     return str(error.value)
+
+
+def test_a_run_that_does_not_fit_in_memory_says_so(
+    icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        InputError, match=r"relif, seed 0: memory is too small .* allocate memory.*; lower train"
+    ):
+        run(small(model={"hidden": 10**8}), icu, tmp_path / "too wide")
+    for raised in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")):
+
+        def fail(loop: TrainingLoop, batch: Mapping[str, torch.Tensor], error: Exception = raised) -> None:
+            raise error
+
+        monkeypatch.setattr(TrainingLoop, "step", fail)
+        with pytest.raises(InputError, match="memory is too small"):
+            run(small(), icu, tmp_path / type(raised).__name__)
 
 
 def test_what_data_cannot_carry_is_named_before_the_first_step(
