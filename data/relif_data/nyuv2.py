@@ -57,6 +57,8 @@ TRAVEL = "travel.json"
 MAT_FILE, SPLIT_FILE, MAPPING_FILE = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
 #: Consecutive frames show one room: where the source names no scenes, blocks of this many stay together.
 BLOCK = 16
+#: Metres between which a frame's median depth lies (0.92 to 6.84 in the labelled set).
+ROOM = (0.5, 10.0)
 AXIS_FRAMES = 8
 
 
@@ -219,7 +221,8 @@ def convert_frame(
     """Return a raw frame at ``size`` (height, width); normals in camera axes, fitted where it has none.
 
     Raises:
-        DataError: Shapes that disagree, or depth that is negative or not finite.
+        DataError: Shapes that disagree, or depth that is negative, not finite, zero everywhere or in another
+            unit.
     """
     shape = raw.image.shape[:2]
     if raw.image.ndim != 3 or raw.image.shape[2] != 3:
@@ -231,6 +234,14 @@ def convert_frame(
         raise DataError(f"{place}: depth holds NaN or infinity; write 0 where none was measured")
     if (raw.depth < 0).any():
         raise DataError(f"{place}: depth is negative; write 0 where none was measured")
+    if not raw.depth.any():
+        raise DataError(f"{place}: depth is 0 at every pixel, so none was measured; leave the frame out")
+    middle = float(np.median(raw.depth[raw.depth > 0]))
+    if not ROOM[0] <= middle <= ROOM[1]:
+        raise DataError(
+            f"{place}: the median depth is {middle:.3g} m, and the sensor sees 0.7 to 10 m; folders of images"
+            " hold depth in millimetres, arrays and the .mat file in metres"
+        )
     depth = nearest(raw.depth, size)
     if raw.normals is None or axes is None:
         normals = normals_from_depth(depth, camera)
@@ -478,10 +489,17 @@ def _paired(folder: Path, kinds: Sequence[str], suffixes: Sequence[str]) -> dict
     for kind in kinds:
         if not (folder / kind).is_dir():
             raise DataError(f"{folder / kind} is missing")
-        files = [path for path in (folder / kind).iterdir() if path.suffix.lower() in suffixes]
-        strangers = [path.name for path in files if not path.stem.isdigit()]
+        files = [
+            path
+            for path in (folder / kind).iterdir()
+            if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+        ]
+        strangers = [path.name for path in files if not (path.stem.isascii() and path.stem.isdigit())]
         if strangers:
-            raise DataError(f"{folder / kind}: names are not frame numbers: {listed(sorted(strangers))}")
+            raise DataError(
+                f"{folder / kind}: names are not frame numbers: {listed(sorted(strangers))}; rename or remove"
+                " them"
+            )
         found[kind] = {int(path.stem): path for path in files}
         if len(found[kind]) != len(files):
             raise DataError(f"{folder / kind}: a frame number occurs twice")

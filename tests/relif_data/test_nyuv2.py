@@ -243,7 +243,23 @@ def image_fault(folder, fault):
             return "in train and test: 7"
         case "odd name":
             shutil.copy(part / "image" / "0007.png", part / "image" / "copy.png")
-            return "not frame numbers: copy.png"
+            return "not frame numbers: copy.png; rename"
+        case "no digit of ours":
+            shutil.copy(part / "image" / "0007.png", part / "image" / "²³.png")
+            return "not frame numbers: ²³.png"
+        case "folder in a file's place":
+            (part / "image" / "0007.png").unlink()
+            (part / "image" / "0007.png").mkdir()
+            return "1 of 8 frames have no image: 7"
+        case "nothing measured":
+            Image.new("I;16", SIZE[::-1]).save(part / "depth" / "0007.png")
+            return "frame 7: depth is 0 at every pixel"
+        case "centimetres" | "a tenth of a millimetre":
+            for path in sorted((part / "depth").iterdir()):
+                depth = np.asarray(Image.open(path)).astype(np.float64)
+                depth *= 0.1 if fault == "centimetres" else 10
+                Image.fromarray(np.minimum(depth, 65535).astype(np.uint16)).save(path)
+            return "the median depth is .* m, and the sensor sees 0.7 to 10 m; folders"
     raise AssertionError(fault)
 
 
@@ -260,6 +276,11 @@ def image_fault(folder, fault):
         "label 13",
         "in both parts",
         "odd name",
+        "no digit of ours",
+        "folder in a file's place",
+        "nothing measured",
+        "centimetres",
+        "a tenth of a millimetre",
     ],
 )
 def test_broken_image_folders(images, tmp_path, fault) -> None:
@@ -274,6 +295,8 @@ def test_broken_image_folders(images, tmp_path, fault) -> None:
     [
         ("depth", lambda a: np.full_like(a, np.nan), "depth holds NaN"),
         ("depth", lambda a: -a, "depth is negative"),
+        ("depth", lambda a: 0 * a, "depth is 0 at every pixel"),
+        ("depth", lambda a: 1000 * a, "the median depth is .* metres"),
         ("normal", lambda a: 0 * a, "every normal is zero"),
         ("normal", lambda a: np.full_like(a, np.nan), "normals hold NaN"),
         ("normal", lambda a: a[:5], "normals have shape"),
@@ -288,6 +311,14 @@ def test_broken_arrays(arrays, tmp_path, kind, change, message) -> None:
     np.save(path, change(np.load(path)))
     with pytest.raises(DataError, match=message):
         prepared(arrays, tmp_path, validation_fraction=0.0)
+
+
+def test_what_systems_leave_in_folders_is_no_frame(images, tmp_path) -> None:
+    before = prepared(images, tmp_path / "before")
+    for name in ("._0007.png", ".DS_Store", "Thumbs.db"):
+        (images / "train" / "image" / name).write_bytes(b"left behind")
+    after = prepared(images, tmp_path / "after")
+    assert after.manifest["fingerprint"] == before.manifest["fingerprint"]
 
 
 def test_unknown_layouts_and_sizes(tmp_path, images) -> None:
