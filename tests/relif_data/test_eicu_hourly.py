@@ -159,6 +159,10 @@ def rewrite(path: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
     change(pl.read_parquet(path)).write_parquet(path)
 
 
+def changed(**columns: pl.Expr) -> Callable[[Path], None]:
+    return lambda path: rewrite(path, lambda frame: frame.with_columns(**columns))
+
+
 FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "truncated": (
         "los/dyn",
@@ -171,6 +175,30 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "los/dyn",
         lambda path: rewrite(path, lambda frame: frame.with_columns(pl.col("hr").cast(pl.String))),
         "column 'hr' holds text",
+    ),
+    "date": ("los/dyn", changed(hr=pl.lit(None).cast(pl.Date)), "column 'hr' holds Date, not numbers"),
+    "list": ("los/dyn", changed(hr=pl.concat_list("hr")), r"column 'hr' holds List\(Float64\), not numbers"),
+    "category": (
+        "los/dyn",
+        changed(hr=pl.col("hr").cast(pl.String).cast(pl.Categorical)),
+        "column 'hr' holds Categorical, not numbers",
+    ),
+    "infinite": (
+        "los/dyn",
+        changed(hr=pl.lit(math.inf)),
+        r"\d+ values of column 'hr' are infinite; leave them empty",
+    ),
+    "no rows": ("los/dyn", lambda path: rewrite(path, lambda frame: frame[:0]), "dyn.parquet holds no rows"),
+    "no stay": (
+        "los/dyn",
+        changed(stay_id=pl.when(pl.col("stay_id") == 11).then(None).otherwise("stay_id")),
+        "7 rows have no whole number as stay_id",
+    ),
+    "half a stay": ("los/dyn", changed(stay_id=pl.col("stay_id") + 0.5), "rows have no whole number as stay"),
+    "lengths of others": (
+        "los/outc",
+        changed(label=pl.col("label") + 30),
+        r"(\d+) of \1 labels are not the hours left",
     ),
     "hour twice": (
         "los/dyn",
@@ -215,6 +243,29 @@ def test_faults_are_named(tmp_path: Path, fault: str) -> None:
     with pytest.raises(DataError, match=message):
         prepare(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_stays_of_another_release_are_named(data_folder: Path, tmp_path: Path) -> None:
+    for name in ("hourly", "tables"):
+        shutil.copytree(data_folder / "eicu_demo" / name, tmp_path / "source" / name)
+    for path in (tmp_path / "source" / "hourly").rglob("*.parquet"):
+        path.chmod(0o644)
+        rewrite(path, lambda frame: frame.with_columns(pl.col("stay_id") + 10**7))
+    with pytest.raises(
+        DataError, match=r"2267 of 2267 stays of the hourly files are not in table patient; take"
+    ):
+        prepare(tmp_path / "source", tmp_path / "out")
+
+
+def test_labels_as_truth_values_are_labels(tmp_path: Path) -> None:
+    source = write_layout(tmp_path / "source")
+    before = check_tensors(prepare(source, tmp_path / "before"))
+    rewrite(
+        source / "hourly" / "mortality24" / "outc.parquet",
+        lambda frame: frame.with_columns(pl.col("label").cast(pl.Boolean)),
+    )
+    after = check_tensors(prepare(source, tmp_path / "after"))
+    np.testing.assert_array_equal(after.arrays["labels/mortality"], before.arrays["labels/mortality"])
 
 
 def test_options_of_the_raw_tables_are_refused(tmp_path: Path) -> None:

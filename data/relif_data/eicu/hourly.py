@@ -30,7 +30,7 @@ from relif_data.eicu.cohort import (
 from relif_data.imputation import forward_fill
 from relif_data.labels import split_by_subject
 from relif_data.sources import own_table
-from relif_data.tables import READ_ERRORS, find_tables, unreadable
+from relif_data.tables import FEW, LOST_SHARE, READ_ERRORS, VALUE_SHARE, find_tables, unreadable
 
 TASKS = ("los", "mortality24")
 CAPPED_HOURS = 168
@@ -65,8 +65,8 @@ def hourly_tensors(
     """Return what the folder holds, from ``hourly/los``, ``hourly/mortality24`` and `patient`.
 
     Raises:
-        DataError: Missing files or columns, repeated or missing hours, labels of another kind than stated, or
-            a damaged file.
+        DataError: Missing files or columns, repeated or missing hours, values or labels of another kind than
+            stated, stays or lengths that are not those of `patient`, or a damaged file.
     """
     tables = find_tables(
         source, {"patient": PATIENT_COLUMNS, "hospital": HOSPITAL_COLUMNS}, "eICU", needed={"patient"}
@@ -82,6 +82,11 @@ def hourly_tensors(
     flow = CohortFlow(patients.frame, "unit stays in table patient")
     present = values["stay_id"].unique()
     strangers = int((~present.is_in(patients.frame["stay"].implode())).sum())
+    if strangers > max(LOST_SHARE * len(present), FEW):
+        raise DataError(
+            f"{source}: {strangers} of {len(present)} stays of the hourly files are not in table patient;"
+            " take both from one release"
+        )
     flow.keep(
         "on the hourly grid (long enough, measured enough: chosen by its makers)",
         pl.col("stay").is_in(present.implode()),
@@ -156,8 +161,8 @@ def _read_task(folder: Path) -> _Task:
             raise unreadable(path, error) from error
         files.append(described(path) | {"name": f"{folder.name}/{path.name}", "rows": frames[name].height})
     dyn, outc = frames["dyn"], frames["outc"]
-    _require(dyn, ("stay_id", "time", *VARIABLES), folder / "dyn.parquet")
-    _require(outc, ("stay_id", "label"), folder / "outc.parquet")
+    for name, columns in (("dyn", ("stay_id", "time", *VARIABLES)), ("outc", ("stay_id", "label"))):
+        _require(frames[name], columns, folder / f"{name}.parquet")
     timed = outc.with_columns(hour=_hour(outc, folder / "outc.parquet")) if "time" in outc.columns else outc
     values = dyn.select(
         pl.col("stay_id").cast(pl.Int64),
@@ -172,9 +177,18 @@ def _require(frame: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise DataError(f"{path} lacks column {listed(map(repr, missing))}")
-    texts = [column for column in columns if frame.schema[column] == pl.String]
-    if texts:
-        raise DataError(f"{path}: column {texts[0]!r} holds text, not numbers")
+    if not frame.height:
+        raise DataError(f"{path} holds no rows; fetch the file again")
+    for column in columns:
+        kind = frame.schema[column]
+        if column != "time" and not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
+            held = "text" if kind == pl.String else f"{kind}"
+            raise DataError(f"{path}: column {column!r} holds {held}, not numbers")
+        if kind.is_float() and (endless := int(frame[column].is_infinite().sum())):
+            raise DataError(f"{path}: {endless} values of column {column!r} are infinite; leave them empty")
+    stays = frame["stay_id"]
+    if lost := int((stays.is_null() | (stays.cast(pl.Float64) % 1 != 0)).fill_null(True).sum()):
+        raise DataError(f"{path}: {lost} rows have no whole number as stay_id; fetch the file again")
 
 
 def _hour(frame: pl.DataFrame, path: Path) -> pl.Series:
@@ -209,7 +223,7 @@ def _mortality(frame: pl.DataFrame, labels: pl.DataFrame, rows: np.ndarray) -> t
     """The stay labels of mortality24, and how many of the dead are marked alive at hospital discharge."""
     if labels["stay_id"].n_unique() != labels.height:
         raise DataError("mortality24/outc.parquet has more than one label for a stay; fetch the file again")
-    if not labels["label"].is_in([0, 1]).all():
+    if not labels["label"].cast(pl.Float64).is_in([0.0, 1.0]).all():
         raise DataError("mortality24/outc.parquet has labels other than 0 and 1; fetch the file again")
     joined = frame.join(
         labels.select("stay_id", "label"),
@@ -237,6 +251,11 @@ def _length_notes(rows: pl.DataFrame, labels: pl.DataFrame, frame: pl.DataFrame)
     )
     capped = joined.filter(pl.col("exact") > CAPPED_HOURS)
     same = joined.filter(pl.col("exact").clip(upper_bound=CAPPED_HOURS) == pl.col("label")).height
+    if joined.height - same > max(VALUE_SHARE * joined.height, FEW):
+        raise DataError(
+            f"los/outc.parquet: {joined.height - same} of {joined.height} labels are not the hours left until"
+            " the discharge minute in table patient; take both from one release"
+        )
     return [
         (
             "Remaining length of stay comes from the discharge minute in table patient, which has no cap: of"
