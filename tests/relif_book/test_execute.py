@@ -64,6 +64,16 @@ def test_parameters_reach_the_page_and_such_a_notebook_never_counts_as_fresh(
     assert "other parameters" in reasons_stale("tiny", project / "notebooks" / "tiny.ipynb", root=project)[0]
 
 
+def test_a_page_needs_no_home(project: Path, write_page: WritePage, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_page(FIGURE_CELL)
+    for name in ("MPLCONFIGDIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/proc")
+    assert run(project).cells[3].metadata.mystnb.image.alt == "A line from 0 to 0."
+    assert {path.name for path in (project / "_build").iterdir()} >= {"mplconfigdir", "ipythondir"}
+
+
 def test_a_failing_cell_leaves_the_good_notebook_alone(project: Path, write_page: WritePage) -> None:
     write_page("print(seed)")
     run(project)

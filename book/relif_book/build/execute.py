@@ -74,6 +74,11 @@ def execute_page(
     check_parameters(name, typed, declared)
     if threads is not None:
         os.environ.update(dict.fromkeys(_ONE_THREAD, str(threads)))
+    try:
+        tempfile.TemporaryDirectory(dir=os.path.expanduser("~")).cleanup()
+    except OSError:  # a home that cannot be written, as in many containers
+        for library in ("MPLCONFIGDIR", "IPYTHONDIR"):
+            os.environ.setdefault(library, str(root / "_build" / library.lower()))
     failed = root / "_build" / "failed" / f"{name}.ipynb"
     failed.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -125,9 +125,7 @@ def live_runs(
         )
     manifest = read_manifest(tensors)
     page.uses_data(manifest)
-    print(
-        f"{len(summary.records)} runs on {manifest['title']}: {summary.found} found, {summary.made} made here"
-    )
+    print(f"{len(summary.records)} runs on {manifest['title']}")
     return LiveRuns(summary.records, tensors, target)
 
 

@@ -24,8 +24,9 @@ def make_runs(
 ) -> StudySummary:
     """Bring every run to a record with :func:`~relif_core.studies.grid.run_study`, on the page's device.
 
-    A run that another page makes at this moment is waited for. The full profile first prints how many runs there are, then how long those that are not made yet take at
-    most, by one epoch of each method timed here, and then a line per ended run.
+    A run that another page makes at this moment is waited for. The full profile first prints how many runs
+    there are, then how long those that are not made yet take at most, by one epoch of each method timed here,
+    and then a line per ended run.
 
     Raises:
         RecordError: A run failed.
@@ -44,12 +45,8 @@ def make_runs(
 
 
 def _made(runs: Sequence[RunSettings], data: Path, target: Path, **options: Any) -> StudySummary:
-    made = 0
     while (summary := run_study(runs, data, target, **options)).busy and not summary.failed:
-        made += summary.made
         time.sleep(LOOK)
-    summary.made += made
-    summary.found -= made
     return summary
 
 
