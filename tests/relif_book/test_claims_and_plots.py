@@ -109,7 +109,7 @@ def test_every_endpoint_is_read_from_a_published_study(
         assert after.error == pytest.approx(before.error, rel=1e-3)
         assert Evidence(again, endpoint).worst_above("relif", "erm").difference.known  # type: ignore[union-attr]
     # Tiny models of two epochs are seldom within 0.01, and the epochs' grid holds no calibrated tolerance.
-    monkeypatch.setattr(measured, "APART", 1.0)
+    monkeypatch.setattr(measured, "MATCHED_WORST", 1.0)
     coarse = [replace(found, reference=replace(found.reference, tolerance=0.3)) for found in (results, again)]
     read = [Evidence(found, ENDPOINTS[3]).bias_below("relif", "erm").difference for found in coarse]
     assert read[0].estimate == pytest.approx(read[1].estimate, abs=1e-3)  # type: ignore[union-attr]

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from relif_book.evidence.audit_table import audit_table
-from relif_book.evidence.frame import COLUMNS, epoch_frame, final_frame
+from relif_book.evidence.frame import COLUMNS, final_frame
 from relif_book.evidence.publishing import read_published
 from relif_core.record import Record
 from relif_core.studies.grid import grid, run_study
@@ -51,24 +50,9 @@ def test_final_numbers_are_those_of_record_and_table(records: list[Record]) -> N
         assert one(of, quantity="temperature", task="los") == record.result["temperatures"]["los"]
 
 
-def test_epochs_are_those_of_history_and_readings(records: list[Record]) -> None:
-    frame = epoch_frame(records)
-    assert not frame.duplicated([name for name in COLUMNS if name != "value"]).any()
-    record = records[1]
-    of = frame[frame["method"] == record.method]
-    history = record.result["history"]
-    assert one(of, quantity="worst", split="validation", epoch=2) == history["worst"][1]
-    assert one(of, quantity="loss", task=record.tasks[2], epoch=1) == history["losses"][0][2]
-    column = int(np.flatnonzero(record.arrays["epoch/tolerances"] == 0.275)[0])
-    expected = float(record.arrays["epoch/test/calibrated_bias"][-1, column])
-    assert one(of, quantity="calibrated_bias", split="test", epoch=2, tolerance=0.275) == expected
-    assert set(epoch_frame(records, ["loss"])["quantity"]) == {"loss"}
-
-
 def test_records_of_the_first_revision_have_frames_too() -> None:
     found, _, table = read_published(PUBLISHED / "physionet2012_erm_relif")
-    final, epochs = final_frame(found, table), epoch_frame(found)
+    final = final_frame(found, table)
     seeds = final[(final["quantity"] == "bias")].groupby("method")["value"].mean()
     own = table.bias[[table.keys.index(record.key) for record in found if record.method == "erm"]]
     assert seeds["erm"] == pytest.approx(own.mean())
-    assert set(epochs["split"]) == {"train", "validation"}

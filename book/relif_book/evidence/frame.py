@@ -7,7 +7,7 @@ missing for what belongs to no task), ``epoch`` (missing for the whole run), ``t
 is part of it), ``quantity``, ``value``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,6 @@ from relif_core.audit import drift_budget
 from relif_core.record import Record
 
 COLUMNS = ("method", "seed", "split", "task", "epoch", "tolerance", "quantity", "value")
-#: What the history of a run holds, with the split that it belongs to; lists of lists have one entry per task.
-_HISTORY = {
-    "losses": ("train", "loss"),
-    "penalty": ("train", "penalty"),
-    "weight": ("train", "weight"),
-    "smoothed_rate": ("train", "smoothed_rate"),
-    "worst": ("validation", "worst"),
-    "macro": ("validation", "macro"),
-    "scores": ("validation", "score"),
-}
-#: The same in the readings of every epoch, which hold test as well.
-_READINGS = {"worst": "worst", "macro": "macro", "scores": "score"}
 
 
 def final_frame(records: Sequence[Record], table: AuditTable | None = None) -> pd.DataFrame:
@@ -128,49 +116,6 @@ def _audits(record: Record, table: AuditTable) -> list[dict[str, Any]]:
         at = {"split": table.split, "epoch": record.result.get("best_epoch"), "tolerance": table.tolerance}
         rows.append({**at, "task": " – ".join(pair), "quantity": "pair_bias", "value": value})
     return rows
-
-
-def epoch_frame(records: Sequence[Record], quantities: Sequence[str] = ()) -> pd.DataFrame:
-    """Return what runs did epoch by epoch: losses, λ, utilities and, where records have them, audits.
-
-    Audited quantities (``bias``, ``violation_rate``, ``calibrated_…``) have a row per tolerance of the
-    records' grid; ``mean``, ``spread`` (raw and ``calibrated_…``) and ``temperature`` have one per task.
-    ``quantities`` keeps these alone.
-    """
-    frames = []
-    for record in records:
-        base = {"method": record.method, "seed": record.seed}
-        history = record.result["history"]
-        for name, (split, quantity) in _HISTORY.items():
-            if _wanted(quantity, quantities) and name in history:
-                values = np.array(history[name], dtype=float)
-                epochs = np.arange(1, len(values) + 1)
-                frames.append(_blocks({**base, "split": split, "quantity": quantity}, values, epochs, record))
-        for name, values in record.arrays.items():
-            parts = name.split("/")
-            if parts[0] != "epoch" or len(parts) != 3 or parts[2] == "epoch":
-                continue
-            split, quantity = parts[1], _READINGS.get(parts[2], parts[2])
-            if _wanted(quantity, quantities) and not (split == "validation" and parts[2] in _READINGS):
-                epochs = record.arrays[f"epoch/{split}/epoch"]
-                frames.append(_blocks({**base, "split": split, "quantity": quantity}, values, epochs, record))
-    return pd.concat(frames, ignore_index=True) if frames else _framed([])
-
-
-def _wanted(quantity: str, quantities: Sequence[str]) -> bool:
-    return not quantities or quantity in quantities
-
-
-def _blocks(base: Mapping[str, Any], values: np.ndarray, epochs: np.ndarray, record: Record) -> pd.DataFrame:
-    """Return one quantity [epochs], [epochs, tasks] or [epochs, tolerances] as rows."""
-    values = np.asarray(values, dtype=float)
-    width = values.shape[1] if values.ndim > 1 else 1
-    column: dict[str, Any] = {}
-    if values.ndim > 1 and width == len(record.tasks):
-        column["task"] = np.tile(np.array(record.tasks, dtype=object), len(values))
-    elif values.ndim > 1:
-        column["tolerance"] = np.tile(record.arrays["epoch/tolerances"], len(values))
-    return _framed({**base, "epoch": np.repeat(epochs, width), "value": values.reshape(-1), **column})
 
 
 def _framed(rows: Any) -> pd.DataFrame:

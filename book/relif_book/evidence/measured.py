@@ -14,7 +14,7 @@ import numpy as np
 from relif_book.evidence.audit_table import audit_record
 from relif_book.evidence.contrasts import influences
 from relif_book.evidence.judging import Difference, paired, unpaired
-from relif_book.evidence.plan import MACRO_SUBJECTS, WORST_SUBJECTS
+from relif_book.evidence.plan import MACRO_SUBJECTS, MATCHED_WORST, WORST_SUBJECTS
 from relif_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _audited: dict[tuple[str, str], np.ndarray] = {}
 
-#: How far below the common validation Worst a run may be read, and how far the two readings may lie apart.
-BELOW_COMMON, APART = 0.005, 0.01
+#: How far below the common validation Worst a run may be read.
+BELOW_COMMON = 0.005
 
 
 def seed_values(results: "ResultSet", method: str, kind: str) -> dict[int, float]:
@@ -115,7 +115,7 @@ def matched(
         readings = [
             _first_reaching(record, common - BELOW_COMMON, results.reference.tolerance) for record in pair
         ]
-        if abs(readings[0][0] - readings[1][0]) <= APART:
+        if abs(readings[0][0] - readings[1][0]) <= MATCHED_WORST:
             rows.append(readings[0][1] - share * readings[1][1])
             kept.append(seed)
     error = _subject_error(
