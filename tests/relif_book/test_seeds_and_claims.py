@@ -249,7 +249,7 @@ def test_claims_on_dense_prediction_are_judged_by_their_records() -> None:
     for claim in DENSE:
         found = judged(results, claim.number)
         assert found.verdict == "supported", part_rows(found.parts)
-        assert found.cell == "supported (3 seeds, nyuv2)"
+        assert found.cell == "supported (3 seeds, planned)"
     half = results.reference.tolerance / 2
     assert sum(f"{half:.3f}" in part.text for part in judged(results).parts) == 6
     # Clinical claims are not asked of images.
@@ -306,7 +306,7 @@ def test_the_plans_study_stands_in_the_matrix_and_the_sentences_turn_with_it() -
     older, planned = nyuv2([0, 1, 2], {"fairgrad": 0.0, "relif": 0.3}), nyuv2([3, 4, 5])
     both = judge_all([Study("exploratory", older), Study("nyuv2", planned)])
     assert verdict_counts(both, "NYUv2") == {"supported": ["1", "8"]}
-    assert matrix_rows(both)[0]["The paper's data"] == "supported (3 seeds, nyuv2)"
+    assert matrix_rows(both)[0]["The paper's data"] == "supported (3 seeds, planned)"
     assert verdict_counts(judge_all([Study("exploratory", older)]), "NYUv2") == {"contradicted": ["1", "8"]}
 
 

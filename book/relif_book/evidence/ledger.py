@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from relif_book.evidence.claims import CLAIMS, PRIMARY, Claim, Evidence, beside_primary, can_decide
 from relif_book.evidence.judging import LEVEL, Part, failing, judge, part_power
+from relif_book.evidence.result_set import standing
 from relif_book.evidence.results import PLANNED, ResultSet, planned, published
 from relif_book.figures.tables import MISSING, Table, signed
 from relif_core.errors import InputError, RecordError
@@ -40,7 +41,7 @@ class Study:
     @property
     def standing(self) -> str:
         """The study's name, and whether this look at it is an interim one."""
-        return f"{self.name}, interim" if self.results.interim else self.name
+        return standing(self.name, self.results)
 
     @property
     def title(self) -> str:

@@ -135,7 +135,7 @@ class ResultSet:
     @property
     def standing(self) -> str:
         """What evidence these runs are: the plan's study, interim where it is not whole, or exploratory."""
-        return f"{self.study}, interim" if self.interim else self.study
+        return standing(self.study, self)
 
     @property
     def data(self) -> str:
@@ -242,3 +242,9 @@ def result_set(
         reference = choose_reference_tolerance(first)
     table = table or audit_table(records, reference.tolerance)
     return ResultSet(label, reference, summarise(records, table), study or label)
+
+
+def standing(study: str, results: ResultSet) -> str:
+    """Return a study in words: interim where it is not whole, "planned" where it is called as its data."""
+    name = "planned" if study.lower() == results.data.lower() else study
+    return f"{name}, interim" if results.interim else name

@@ -106,7 +106,7 @@ def published_sets(
     Args:
         page: The page.
         methods: To which exploratory studies are narrowed.
-        studies: Of the plan, read whole.
+        studies: Of the plan, read whole; where a data set is itself a study of the plan, that one.
         needs: Methods (empty: all) of which one study must hold all, else the older, exploratory
             ``<dataset>_methods`` follows.
 
@@ -118,9 +118,11 @@ def published_sets(
     else:
         found = []
         for name in map(str.strip, page.parameters["dataset"].split(",")):
-            own = [planned(page, f"{name}_{study}") for study in studies if f"{name}_{study}" in PLANNED]
-            kept = [results for results in own if results is not None]
-            asked = set(needs or methods)
+            folders = [
+                folder for folder in (name, *(f"{name}_{one}" for one in studies)) if folder in PLANNED
+            ]
+            kept = [results for folder in folders if (results := planned(page, folder)) is not None]
+            asked = set() if name in PLANNED else set(needs or methods)
             if not any(asked <= set(results.summaries) for results in kept):
                 older = published(page, f"data/records/{_published_name(name)}_methods")
                 kept.append(older.narrowed(methods))
