@@ -4,7 +4,7 @@ The plain loop is what this project ran before: ``nn.LSTM`` over the padded batc
 Bernoulli dropout on every state, AdamW one parameter at a time, validation in float32. Both make the steps of
 one epoch in turn, batch by batch, and evaluate the validation split; model of Table 5 (two layers of width
 256, batch 64), one thread, processor time, medians over the batches. Where the processor multiplies in
-bfloat16 the project's loop runs once more in it, which is what `relif run` and the studies take there.
+bfloat16 the project's loop runs once more in it, which `relif run` takes there.
 """
 
 import os

@@ -446,7 +446,7 @@ def merge(
     if ruler is not None:
         measure = _ruler(ruler)
         held = measure.tolerance
-        if (merged.score_definition, merged.tolerance or held) != (measure.score_definition, held):
+        if merged.score_definition != measure.score_definition or merged.tolerance not in (None, held):
             raise InputError(f"{ruler}: the histograms were made with another ruler; use that one")
     errors = None
     if by_site:

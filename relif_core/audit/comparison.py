@@ -129,7 +129,7 @@ def _require_comparable(a: AuditResult, b: AuditResult) -> None:
     ):
         if of_a != of_b:
             mend = "audit both on the same samples with the same ruler"
-            if None in (of_a, of_b):
+            if field in ("dataset", "split") and None in (of_a, of_b):
                 mend = "state it for both (the shell reads it from --meta)"
             raise ComparabilityError(
                 f"these audits cannot be compared, their {field} differs: {of_a!r} against {of_b!r}; {mend}"

@@ -2,7 +2,6 @@
 
 import gzip
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from playwright.sync_api import TimeoutError
+from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 PHONE = {"width": 390, "height": 844}
@@ -148,20 +147,27 @@ CLIPPED = """() => {
 }"""
 
 
+def at_rest(page: Page, faults: str) -> list[Any]:
+    """Return what a script finds once two looks in a row find nothing, or after a minute.
+
+    The page fits tables and formulas when its layout has come to rest; on the way all may fit for a moment.
+    """
+    found, empty = [], 0
+    for _ in range(300):
+        page.wait_for_timeout(200)
+        found = page.evaluate(faults)
+        empty = 0 if found else empty + 1
+        if empty == 2:
+            break
+    return found
+
+
 @pytest.mark.parametrize("width", [1400, PHONE["width"]])
 def test_no_column_and_no_formula_is_clipped(visit: Visit, page_name: str, width: int) -> None:
     page = visit(page_name).page
     page.set_viewport_size({"width": width, "height": 900})
     page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
-    # Tables and formulas are fitted when the layout has come to rest; on the way all may fit for a moment.
-    clipped, rest = [], 0
-    for _ in range(300):
-        page.wait_for_timeout(200)
-        clipped = page.evaluate(CLIPPED)
-        rest = 0 if clipped else rest + 1
-        if rest == 2:
-            break
-    assert clipped == []
+    assert at_rest(page, CLIPPED) == []
     page.set_viewport_size(PHONE)
 
 
@@ -189,9 +195,7 @@ def test_paper_shows_every_fold_and_every_column(visit: Visit, page_name: str) -
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 720, "height": 1000})
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    with suppress(TimeoutError):
-        page.wait_for_function(f"({PRINTED})().length === 0", timeout=10_000)
-    assert page.evaluate(PRINTED) == []
+    assert at_rest(page, PRINTED) == []
     assert page.locator("details:not([open])").count() == 0
     answers = page.locator(".admonition.dropdown > :not(.admonition-title)")
     assert all(answer.is_visible() for answer in answers.all())

@@ -176,6 +176,8 @@ def test_histograms_bring_the_tolerance_of_their_ruler(folder: Path, shell: Shel
     first = json.loads(sites[0].read_text())
     (tmp_path / "other.json").write_text(json.dumps({**first, "tolerance": 0.5}))
     assert "their tolerance differs" in shell("audit", "merge", sites[1], tmp_path / "other.json", code=2)
+    (tmp_path / "zero.json").write_text(json.dumps({**first, "tolerance": 0.0}))
+    assert "another ruler" in shell("audit", "merge", tmp_path / "zero.json", "--ruler", ruler, code=2)
     for wrong in ("0.5", 27.5, True, -1):
         (tmp_path / "wrong.json").write_text(json.dumps({**first, "tolerance": wrong}))
         assert "histogram is damaged (tolerance" in shell("audit", "merge", tmp_path / "wrong.json", code=2)

@@ -220,6 +220,15 @@ def own_bias(results: ResultSet, method: str) -> float:
     return float(np.mean(biases)) if own and len(known) == len(own) else math.nan
 
 
+def both_calibrations(results: ResultSet) -> dict[str, dict[str, float]]:
+    """Return every method's mean Bias at the shared quantiles (key "") and at its own ("-own")."""
+    methods = list(results.summaries)
+    return {
+        "": {method: results.mean(method, "bias") for method in methods},
+        "-own": {method: own_bias(results, method) for method in methods},
+    }
+
+
 def rank_normalised(scores: Scores) -> dict[str, np.ndarray]:
     """Replace every score by its mid-rank in (0, 1): (rank − ½) / n, ties sharing the mean."""
     ranked = {}

@@ -1,6 +1,7 @@
 """What results pages share: kept runs beside the page's own, and rows whose cells are numbers until shown."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,12 @@ def look_of(results: ResultSet, study: str, looks: Sequence[range]) -> range | N
     present = {(record.method, record.seed) for record in results.records} | failed
     whole = [seeds for seeds in looks if {*itertools.product(STUDIES[study].blocks[0], seeds)} <= present]
     return whole[-1] if whole else None
+
+
+def and_the_others(values: Mapping[str, float], method: str = "relif") -> tuple[str, str]:
+    """Return a method's value (NaN where it is missing) and the range of all others', with three digits."""
+    others = [value for name, value in values.items() if name != method]
+    return f"{values.get(method, math.nan):.3f}", f"{min(others):.3f} to {max(others):.3f}"
 
 
 def published_sets(
