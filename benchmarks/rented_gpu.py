@@ -89,7 +89,7 @@ def blocks_of(weights: str | None, rehearsal: bool, every: int = 1) -> tuple[Blo
         plan = tuple((name, data, methods[:2], range(400, 401)) for name, data, methods, _ in plan)
         model = {"encoder": "resnet18"}
         training = {"epochs": 1, "batch_size": 2, "precision": "float32"}
-        clinical = {"model": {"hidden": 8}, "training": {"epochs": 1}, "seeds": [200]}
+        clinical = {"model": {"hidden": 8}, "training": {"epochs": 1, "precision": "float32"}, "seeds": [200]}
     dense = [
         Block(
             name,

@@ -179,7 +179,7 @@ def run(
     ):
         raise InputError(f"{target} holds something else; name a new folder for the record")
     settings = method_settings(method, seed=seed, **changes_for(data, _changes(change), weights))
-    settings = _fit_precision(settings, where, change)
+    settings = _fit_precision(settings, where, _sets_precision(change))
     torch.set_num_threads(threads)
     problem = open_problem(data, where, settings, weights)
     name = f"{method} seed {seed}"
@@ -243,8 +243,8 @@ def study(
     listed = None if seeds is None else read_seeds(seeds)
     runs = named_study(name, listed, block, **changes_for(data, _changes(change), weights))
     # A study of the plan states its precision; a named one keeps the CPU's of its earlier records.
-    if name not in STUDIES or (where.startswith("cuda") and not STUDIES[name].changes):
-        runs = [_fit_precision(settings, where, change) for settings in runs]
+    own = name in STUDIES and (where == "cpu" or bool(STUDIES[name].changes))
+    runs = [_fit_precision(settings, where, own or _sets_precision(change)) for settings in runs]
     refuse_other_study(runs, data, target)
     numbers = sorted({settings.seed for settings in runs})
     span = (
@@ -334,17 +334,20 @@ def _device(name: str) -> str:
     return name
 
 
-def _fit_precision(settings: "RunSettings", device: str, changes: list[str] | None) -> "RunSettings":
-    """bfloat16 is the default where the device has it, float32 elsewhere; what the user set stands."""
+def _sets_precision(changes: list[str] | None) -> bool:
+    return any(item.startswith("training.precision=") for item in changes or [])
+
+
+def _fit_precision(settings: "RunSettings", device: str, stated: bool) -> "RunSettings":
+    """bfloat16 is the default where the device has it, float32 elsewhere; what is stated stands."""
     from relif_core.provenance import has_bfloat16
     from relif_core.settings import changed
 
-    stated = any(item.startswith("training.precision=") for item in changes or [])
     able = device.startswith("cuda") or has_bfloat16()
     if not stated and able:
         return changed(settings, {"training": {"precision": "bfloat16"}})
     if settings.training.precision == "bfloat16" and not able:
-        raise InputError("--set training.precision=bfloat16: this processor has no bfloat16; leave it out")
+        raise InputError("training.precision is bfloat16, which this processor has not; --set it to float32")
     return settings
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from relif_core import provenance
 from relif_core.cli import _fit_precision
+from relif_core.errors import InputError
 from relif_core.settings import RunSettings
+from relif_core.studies.grid import named_study
 from relif_core.studies.jobs import COSTS, Job, Schedule
 
 
@@ -58,5 +60,11 @@ def test_a_run_takes_the_precision_that_the_processor_has_unless_it_is_stated(
     small: Callable[..., RunSettings], monkeypatch: pytest.MonkeyPatch, flags: str, expected: str
 ) -> None:
     monkeypatch.setattr(provenance, "processor_instructions", lambda: flags)
-    assert _fit_precision(small(), "cpu", None).training.precision == expected
-    assert _fit_precision(small(), "cpu", ["training.precision=float32"]).training.precision == "float32"
+    assert _fit_precision(small(), "cpu", stated=False).training.precision == expected
+    assert _fit_precision(small(), "cpu", stated=True).training.precision == "float32"
+    planned = named_study("table3")[0]
+    if expected == "bfloat16":
+        assert _fit_precision(planned, "cpu", stated=True) == planned
+    else:
+        with pytest.raises(InputError, match="bfloat16, which this processor has not; --set it to float32"):
+            _fit_precision(planned, "cpu", stated=True)

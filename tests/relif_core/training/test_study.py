@@ -263,7 +263,8 @@ def test_the_settings_of_the_planned_studies() -> None:
     assert {(run.model.hidden, run.training.epochs, run.training.patience) for run in power} == {
         (128, 40, 40)
     }
-    assert {run.training.precision for run in table + power} == {"float32"}
+    assert {run.training.precision for run in table} == {"bfloat16"}
+    assert {run.training.precision for run in power} == {"float32"}
     assert sorted({run.seed for run in power}) == list(range(100, 130))
     assert {run.training for run in named_study("b3")} == {run.training for run in power}
     assert named_study("power", [7], 1, training={"epochs": 2})[0].training.patience == 40
