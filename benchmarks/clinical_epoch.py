@@ -2,16 +2,19 @@
 
 The plain loop is what this project ran before: ``nn.LSTM`` over the padded batch with its own dropout,
 Bernoulli dropout on every state, AdamW one parameter at a time, validation in float32. Both make the steps of
-one epoch in turn, batch by batch, and evaluate the validation split; model of Table 5 (two layers of width
-256, batch 64), one thread, processor time, medians over the batches. Where the processor multiplies in
-bfloat16 the project's loop runs once more in it, which `relif run` takes there.
+one epoch in turn, batch by batch, each in its own process, and evaluate the validation split; model of
+Table 5 (two layers of width 256, batch 64), one thread, processor time, medians over the batches. Where the
+processor multiplies in bfloat16 the project's loop runs once more in it, which `relif run` takes there.
 """
 
+import contextlib
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -23,7 +26,7 @@ from relif_core.problems.clinical import ClinicalProblem
 from relif_core.provenance import has_bfloat16, processor_instructions
 from relif_core.settings import ModelSettings, changed, method_settings
 from relif_core.tensors.clinical import ClinicalTensors
-from relif_core.training import TrainingLoop
+from relif_core.training import TrainingLoop, keep_freed_memory
 
 BATCHES = 10
 RESULT = Path(__file__).parent / "results" / "clinical_epoch.md"
@@ -85,32 +88,66 @@ def floor(inputs: int, model: ModelSettings, rows: int) -> str:
     )
 
 
+class Runner:
+    """One loop in a process of its own, as a run is: each with its own memory allocator."""
+
+    loop: TrainingLoop
+    batches: list[Mapping[str, Tensor]]
+
+    @classmethod
+    def start(cls, name: str, folder: Path) -> None:
+        """Build the loop called ``name`` ("plain", or a precision) in this process."""
+        torch.set_num_threads(1)
+        tensors, settings = ClinicalTensors.open(folder), method_settings("erm")
+        if name == "plain":
+            cls.loop = TrainingLoop(settings, PlainProblem(tensors))
+            groups = [dict(group) for group in cls.loop.optimizer.param_groups]
+            cls.loop.optimizer = torch.optim.AdamW(
+                [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in groups],
+                lr=settings.training.learning_rate,
+                foreach=False,
+            )
+        else:
+            keep_freed_memory()
+            ours = changed(settings, {"training": {"precision": name}})
+            cls.loop = TrainingLoop(ours, ClinicalProblem(tensors))
+        cls.batches = list(cls.loop.problem.training_batches(64, 0, 0))
+
+    @classmethod
+    def step(cls, turn: int) -> float:
+        """Return the seconds of a step on batch ``turn``."""
+        cls.loop.model.train()
+        return seconds(lambda: cls.loop.step(cls.batches[turn]))
+
+    @classmethod
+    def check(cls, turn: int) -> float:
+        """Return the seconds of a validation."""
+        return seconds(lambda: cls.loop._evaluate("validation"))
+
+
 def measure(folder: Path) -> list[str]:
     """Return the table rows of one data set."""
     tensors = ClinicalTensors.open(folder)
-    settings = method_settings("erm")
-    loops = {"plain": TrainingLoop(settings, PlainProblem(tensors))}
-    for precision in precisions():
-        ours = changed(settings, {"training": {"precision": precision}})
-        loops[precision] = TrainingLoop(ours, ClinicalProblem(tensors))
-    groups = [dict(group) for group in loops["plain"].optimizer.param_groups]
-    loops["plain"].optimizer = torch.optim.AdamW(
-        [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in groups],
-        lr=settings.training.learning_rate,
-        foreach=False,
-    )
-    steps: dict[str, list[float]] = {name: [] for name in loops}
-    checks: dict[str, list[float]] = {name: [] for name in loops}
-    batches = list(loops["float32"].problem.training_batches(64, 0, 0))
-    for turn, batch in enumerate(batches[: BATCHES + 1]):
-        for name, loop in loops.items():
-            loop.model.train()
-            spent = seconds(lambda loop=loop, batch=batch: loop.step(batch))
-            if turn:  # the first turn warms up
-                steps[name].append(spent)
-    for _ in range(3):
-        for name, loop in loops.items():
-            checks[name].append(seconds(lambda loop=loop: loop._evaluate("validation")))
+    batches = list(ClinicalProblem(tensors).training_batches(64, 0, 0))
+    with contextlib.ExitStack() as stack:
+        loops = {
+            name: stack.enter_context(
+                ProcessPoolExecutor(
+                    1, get_context("spawn"), initializer=Runner.start, initargs=(name, folder)
+                )
+            )
+            for name in ("plain", *precisions())
+        }
+
+        def in_turn(what: Callable[[int], float], turns: int) -> dict[str, list[float]]:
+            """Times of every loop, one after the other; the first turn warms up."""
+            times: dict[str, list[float]] = {name: [] for name in loops}
+            for turn in range(turns + 1):
+                for name, process in loops.items():
+                    times[name].append(process.submit(what, turn).result())
+            return {name: each[1:] for name, each in times.items()}
+
+        steps, checks = in_turn(Runner.step, BATCHES), in_turn(Runner.check, 3)
     valid = sum(int(batch["lengths"].sum()) for batch in batches)
     padded = sum(batch["inputs"].shape[0] * batch["inputs"].shape[1] for batch in batches)
     rows = []
