@@ -36,7 +36,7 @@ class LabelledLogits:
             values -= values.max(1, keepdims=True)
             confidence = 1 / np.exp(values).sum(1)
         else:
-            confidence = 1 / (1 + np.exp(-values.max(1)))
+            confidence = _sigmoid(values.max(1))
         if len(confidence) and len(confidence) != len(self.rows):
             starts = np.concatenate([[0], np.cumsum(self.rows)[:-1]])
             confidence = np.add.reduceat(confidence, starts) / self.rows
@@ -46,15 +46,21 @@ class LabelledLogits:
         """Return probabilities [n, classes]: softmax over the classes of a binned task, else sigmoid."""
         values = self.logits.astype(np.float64)
         if self.kind != "binned":
-            return 1 / (1 + np.exp(-values))
+            return _sigmoid(values)
         weights = np.exp(values - values.max(1, keepdims=True))
         return weights / weights.sum(1, keepdims=True)
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # 1 / (1 + ∞) is the 0 that is meant
+        return 1 / (1 + np.exp(-values))
 
 
 def fit_temperature(found: LabelledLogits) -> float:
     """Return the temperature in [``LOWEST``, ``HIGHEST``] of least mean NLL of the labels; 1 without rows.
 
-    Newton steps in log β inside a bracket that every step narrows, or halves where Newton leaves it.
+    At most a hundred Newton steps in log β inside a bracket that every step narrows, or halves where Newton
+    leaves it; the few rows that a classifier separates without an error need more and stay above ``LOWEST``.
     """
     logits = found.logits.astype(np.float64)
     if not logits.size or not logits.any():

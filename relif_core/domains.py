@@ -20,12 +20,12 @@ _TABLE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         " integral_gain pair_seed",
     ),
     (
-        "be at least 1",
-        lambda value: value >= 1,
+        "be at least 1 and below 2^31",
+        lambda value: 1 <= value < 2**31,
         "hidden layers head_width epochs patience evaluate_every maximum_hours prototypes neighbours"
         " pool_size pairs",
     ),
-    ("be at least 2", lambda value: value >= 2, "batch_size"),
+    ("be at least 2 and below 2^31", lambda value: 2 <= value < 2**31, "batch_size"),
     ("lie in [0, 1]", lambda value: 0 <= value <= 1, "tolerance target distance_floor"),
     ("lie in [0, 2^32)", lambda value: 0 <= value < 2**32, "seed"),
     ("lie in [0, 1)", lambda value: 0 <= value < 1, "dropout"),

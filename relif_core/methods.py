@@ -236,6 +236,10 @@ def add_balancer(reference: str) -> Method:
     path = Path(place).absolute()
     if not path.is_file():
         raise InputError(f"{reference}: no such file; name a balancer as path/to/file.py:Class")
+    if ";" in str(path):
+        raise InputError(
+            f"{path}: a balancer's path holds ';', which separates two of them; rename the folder"
+        )
     content = path.read_bytes()
     try:
         classes = {node.name: node for node in ast.parse(content).body if isinstance(node, ast.ClassDef)}

@@ -137,7 +137,7 @@ def typed_value(what: str, hint: Any, value: Any, least: int | None = None) -> A
     for kind in kinds:
         try:
             return _as(kind, value, least)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             continue
     wanted = listed(dict.fromkeys(_in_words(kind, least) for kind in kinds))
     shown = repr(value)

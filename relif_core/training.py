@@ -149,7 +149,8 @@ def run(
                     f"{folder}: trained; the run that calibrates it is under way; run again to go on"
                 )
             time.sleep(WAIT)
-        record = record_of(loop, key, began, resumed)
+        with _failure_noted(settings, folder):
+            record = record_of(loop, key, began, resumed)
         weights = {name: value.contiguous() for name, value in loop.model.state_dict().items()}
         write_file(folder / WEIGHTS, save(weights))
         record.save(folder)
@@ -490,11 +491,15 @@ def _restore(loop: TrainingLoop, path: Path, key: str) -> bool:
         return False
     try:
         saved = torch.load(path, map_location=loop.problem.device, weights_only=True)
+        if (own := saved["key"]) == key:
+            loop.load_state_dict(saved["state"])
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
-        raise RecordError(f"{path} cannot be read ({error}); remove it and the run starts over") from error
-    if saved["key"] != key:
-        raise RecordError(f"{path} belongs to another run ({saved['key'][:12]}); choose another folder")
-    loop.load_state_dict(saved["state"])
+        shown = str(error)[:200].partition("\n")[0]
+        raise RecordError(f"{path} cannot be read ({shown}); remove it and the run starts over") from error
+    if own != key:
+        raise RecordError(f"{path} belongs to another run ({own[:12]}); choose another folder")
     return True
 
 

@@ -113,9 +113,14 @@ class DenseProblem:
             problem._awaited = settings, Path(records)
             if not scores_follow(settings):
                 problem.calibration = problem._take_calibration()
-            elif not any(Path(records).glob(f"erm-seed{settings.seed}-*/{LOCK}")):
+            elif not problem._under_way():
                 problem._take_calibration()
         return problem
+
+    def _under_way(self) -> bool:
+        """Tell whether somebody makes an ERM run of the awaited one's seed."""
+        settings, records = self._awaited  # type: ignore[misc]
+        return any(map(is_held, records.glob(f"erm-seed{settings.seed}-*/{LOCK}")))
 
     def _take_calibration(self) -> dict[str, tuple[float, float]]:
         """Take the quantiles of the awaited ERM record; ``RecordError`` where there is none."""
@@ -134,8 +139,7 @@ class DenseProblem:
         """
         if self._awaited is None or self.calibrated_by is not None:
             return False
-        settings, records = self._awaited
-        held = any(map(is_held, records.glob(f"erm-seed{settings.seed}-*/{LOCK}")))
+        held = self._under_way()
         try:
             self._take_calibration()
         except RecordError:
@@ -184,8 +188,13 @@ class DenseProblem:
         """Refuse data on which a run cannot be trained, selected and reported.
 
         Raises:
-            DataError: An empty split, fewer than two training batches, or no labelled frame of a task in one.
+            DataError: An empty split, one validation frame (its scores have no quantiles), fewer than two
+                training batches, or no labelled frame of a task in one.
         """
+        if len(self.task_names) > 1 and len(self._frames("validation")) < 2:
+            raise DataError(
+                f"{self.tensors.folder}: one validation frame calibrates no scores; give two or more"
+            )
         valid = {"segmentation": ("labels", IGNORE), "depth": ("depth", 0), "normals": ("normals", 0)}
         for split in SPLITS:
             frames = self._frames(split)
@@ -388,7 +397,10 @@ def find_reference(settings: RunSettings, data_fingerprint: str, records: Path) 
         RecordError: There is no such record.
     """
     for path in sorted(Path(records).glob("*/record.json")):
-        record = Record.load(path.parent)
+        try:
+            record = Record.load(path.parent)
+        except RecordError:
+            continue  # Whoever made it hears of the damage; here it is no reference.
         own = record.settings
         if (
             is_reference(own)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relif_core.errors import InputError
+from relif_core.errors import DivergenceError, InputError
 from relif_core.problems.utility import TaskUtility, Utility
 from relif_core.tensors.dense import IGNORE
 
@@ -167,11 +167,11 @@ class DenseMeter:
         """Return the utility of the tasks; its ``worst`` and ``macro`` are over the defined scores.
 
         Raises:
-            InputError: Predictions were not finite.
+            DivergenceError: Predictions were not finite.
         """
         for task, finite in self.finite.items():
             if not finite:
-                raise InputError(f"predictions for {task} are not finite; the model has diverged")
+                raise DivergenceError(f"predictions for {task} are not finite; the model has diverged")
         return Utility({task: meter.utility() for task, meter in self.meters.items()})
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relif_core.errors import InputError
+from relif_core.errors import DivergenceError, InputError
 from relif_core.tensors.clinical import Task
 
 
@@ -73,7 +73,8 @@ def task_utility(task: Task, labels: np.ndarray, predictions: np.ndarray) -> Tas
         predictions: [n, classes]: probabilities, for binned tasks any class scores.
 
     Raises:
-        InputError: Labels and predictions differ in number, or a prediction is not finite.
+        InputError: Labels and predictions differ in number.
+        DivergenceError: A prediction is not finite.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if len(labels) != len(predictions):
@@ -81,7 +82,7 @@ def task_utility(task: Task, labels: np.ndarray, predictions: np.ndarray) -> Tas
     if not len(labels):
         return TaskUtility(None, {}, "no labelled sample")
     if not np.isfinite(predictions).all():
-        raise InputError(f"task {task.name!r}: predictions hold NaN or infinity; the model has diverged")
+        raise DivergenceError(f"task {task.name!r}: predictions hold NaN or infinity; the model has diverged")
     if task.kind == "binary":
         return _binary(labels, predictions.reshape(len(labels)))
     if task.kind == "multilabel":

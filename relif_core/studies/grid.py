@@ -6,6 +6,7 @@ where it was when it is started again. ``ENGINES`` maps names to ways to work of
 
 import math
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -220,9 +221,10 @@ def read_seeds(text: str) -> list[int]:
     for part in parts:
         first, dash, last = part.partition("-")
         ends = (first, last) if dash else (first, first)
-        if not all(end.strip().isascii() and end.strip().isdigit() for end in ends):
+        if not all(re.fullmatch(r"\s*[0-9]{1,99}\s*", end) for end in ends):
             raise InputError(
-                f"--seeds: {part!r} is no seed and no range of seeds, which are whole numbers >= 0; {usage}"
+                f"--seeds: {part[:40]!r} is no seed and no range of seeds, which are whole numbers >= 0;"
+                f" {usage}"
             )
         spans.append((int(ends[0]), int(ends[1])))
     if len(parts) == 1 and "-" not in parts[0]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from relif_core.errors import RecordError, RunBusy, RunPaused, StorageError
-from relif_core.files import LOCK
+from relif_core.files import LOCK, is_held
 from relif_core.problems import kind_of_settings
 from relif_core.record import Record
 from relif_core.settings import RunSettings, as_json
@@ -143,7 +143,7 @@ class Schedule:
             return False
         at_end = kind.at_end is not None and kind.at_end(job.settings)
         return all(
-            at_end and (other.folder / LOCK).is_file()
+            at_end and is_held(other.folder / LOCK)
             for other in self._under_way
             if kind.waits_for(job.settings, other.settings)
         )

@@ -39,6 +39,7 @@ from relif_core.tensors.folder import (
     open_arrays,
     read_manifest_of,
     release,
+    whole_numbers,
     write_array_folder,
 )
 
@@ -143,24 +144,28 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
     """
     arrays: dict[str, np.ndarray] = {
         "values": np.ascontiguousarray(contents.values, dtype=np.float32),
-        "observed": np.ascontiguousarray(contents.observed, dtype=np.uint8),
-        "offsets": np.asarray(contents.offsets, dtype=np.int64),
-        "stays": np.asarray(contents.stays, dtype=np.int64),
-        "subjects": np.asarray(contents.subjects, dtype=np.int64),
-        "split": np.asarray(contents.split, dtype=np.uint8),
+        "observed": whole_numbers("observed", contents.observed, np.uint8),
+        "offsets": whole_numbers("offsets", contents.offsets, np.int64),
+        "stays": whole_numbers("stays", contents.stays, np.int64),
+        "subjects": whole_numbers("subjects", contents.subjects, np.int64),
+        "split": whole_numbers("split", contents.split, np.uint8),
     }
     for task in contents.tasks:
         if task.name not in contents.labels or task.name not in contents.label_masks:
             raise DataError(
                 f"task {task.name!r} has no labels or no label mask; pass both under the task's name"
             )
-        kind = np.float32 if task.kind == "multilabel" else np.int16
-        arrays[f"labels/{task.name}"] = np.asarray(contents.labels[task.name], dtype=kind)
-        arrays[f"masks/{task.name}"] = np.asarray(contents.label_masks[task.name], dtype=np.uint8)
+        label, mask = f"labels/{task.name}", f"masks/{task.name}"
+        if task.kind == "multilabel":
+            arrays[label] = np.asarray(contents.labels[task.name], dtype=np.float32)
+        else:
+            arrays[label] = whole_numbers(label, contents.labels[task.name], np.int16)
+        arrays[mask] = whole_numbers(mask, contents.label_masks[task.name], np.uint8)
     for group in contents.groups:
         if group.name not in contents.group_codes:
             raise DataError(f"group {group.name!r} has no codes; pass group_codes with one code per stay")
-        arrays[f"groups/{group.name}"] = np.asarray(contents.group_codes[group.name], dtype=np.uint8)
+        codes = f"groups/{group.name}"
+        arrays[codes] = whole_numbers(codes, contents.group_codes[group.name], np.uint8)
 
     rows = np.repeat(arrays["split"] == SPLITS.index("train"), np.diff(arrays["offsets"]))
     if len(rows) != len(arrays["values"]) or not rows.any():

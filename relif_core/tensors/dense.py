@@ -33,6 +33,7 @@ from relif_core.tensors.folder import (
     open_arrays,
     read_manifest_of,
     refuse_to_overwrite,
+    whole_numbers,
     write_array_folder,
 )
 
@@ -182,9 +183,9 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
     }
     refuse_to_overwrite(target, manifest)
     arrays: dict[str, np.ndarray] = {
-        "split": np.asarray(contents.split, dtype=np.uint8),
-        "ids": np.asarray(contents.ids, dtype=np.int64),
-        "scenes": np.full(count, -1, np.int32) if scenes is None else np.asarray(scenes, dtype=np.int32),
+        "split": whole_numbers("split", contents.split, np.uint8),
+        "ids": whole_numbers("ids", contents.ids, np.int64),
+        "scenes": whole_numbers("scenes", np.full(count, -1) if scenes is None else scenes, np.int32),
     }
     _check_index(arrays, manifest, count, str(target))
     with scratch_folder(target.with_name(f"{target.name}.frames")) as scratch:

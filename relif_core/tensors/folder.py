@@ -134,6 +134,34 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
     return target
 
 
+def whole_numbers(name: str, values: Any, kind: type[np.integer]) -> np.ndarray:
+    """Return values as whole numbers of a type.
+
+    Args:
+        name: What they are, for the message.
+        values: Of any type that holds them exactly.
+        kind: The type.
+
+    Raises:
+        DataError: Some value is none of the type: a fraction, NaN, or outside its range.
+    """
+    given = np.asarray(values)
+    if given.dtype == kind:
+        return np.ascontiguousarray(given)
+    wrong, whole = given.size, given
+    if given.dtype.kind in "biuf":
+        with np.errstate(invalid="ignore"):
+            whole = given.astype(kind)
+        wrong = int(np.count_nonzero(whole != given))
+    if wrong:
+        limits = np.iinfo(kind)
+        raise DataError(
+            f"{name}: {wrong} of {given.size} entries are no whole number from {limits.min} to {limits.max};"
+            " code them so (0 where there is none and the mask is 0)"
+        )
+    return whole
+
+
 def _save(path: Path, array: np.ndarray) -> None:
     """Write an array as ``np.save`` does, a block at a time, so that a mapped one need not fit in memory."""
     array = np.ascontiguousarray(array)

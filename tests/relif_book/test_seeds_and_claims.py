@@ -172,7 +172,9 @@ def test_one_seed_shows_no_spread(uneven: ResultSet) -> None:
         "95 % interval over seeds": "–",
     }
     with pytest.raises(InputError, match="one seed shows no spread"):
-        Evidence(uneven).bias_below("erm", "pcgrad")
+        measured.contrast(uneven, {"erm": 1.0, "pcgrad": -1.0}, "bias")
+    part = Evidence(uneven).bias_below("erm", "pcgrad")
+    assert (part.text, part.state) == ("Bias of ERM below PCGrad (one seed)", "inconclusive")
     alone = uneven.narrowed(("pcgrad",))
     assert "1 seed" in alone.head
     assert alone.spread == "one seed, so no spread between seeds is known"
@@ -277,19 +279,25 @@ def test_an_unknown_error_over_subjects_decides_nothing() -> None:
 
 
 def test_one_seed_is_not_testable_and_says_so() -> None:
-    for results in (nyuv2([0]), _one_of_pcgrad()):
-        found = judged(results)
-        assert found.verdict == "not testable here"
-        assert "one seed" in found.cell
-        (row, *_) = matrix_rows([found])
-        assert row["The paper's data"] == found.cell or "Made up" in row
+    found = judged(nyuv2([0]))
+    assert found.verdict == "not testable here"
+    assert "one seed" in found.cell
+    (row, *_) = matrix_rows([found])
+    assert row["The paper's data"] == found.cell or "Made up" in row
 
 
-def _one_of_pcgrad() -> ResultSet:
-    whole = nyuv2([0, 1, 2])
-    return result_set(
-        "uneven", [record for record in whole.records if record.method != "pcgrad" or record.seed == 0]
-    )
+@pytest.mark.usefixtures("known_errors")
+@pytest.mark.parametrize(("bias", "verdict"), [(0.0, "inconclusive"), (0.3, "contradicted")])
+def test_parts_about_one_seed_neither_hold_nor_fail(bias: float, verdict: str) -> None:
+    """What ERM's three seeds show decides; what one seed of PCGrad shows does not, whatever it is."""
+    whole = nyuv2([0, 1, 2], {"relif": bias, "pcgrad": 0.0})
+    kept = [record for record in whole.records if record.method != "pcgrad" or record.seed == 0]
+    found = judged(result_set("uneven", kept))
+    alone = [part for part in found.parts if part.text.endswith("(one seed)")]
+    assert found.verdict == verdict, part_rows(found.parts)
+    assert len(alone) == 4
+    assert {part.state for part in alone} == {"inconclusive"}
+    assert found.cell == f"{verdict} (3 seeds, planned)"
 
 
 def test_without_seven_methods_dense_claims_say_what_is_missing() -> None:

@@ -60,6 +60,12 @@ def test_limits_by_hand() -> None:
     assert fit_temperature(four) == pytest.approx(1 / np.log(3))
 
 
+def test_a_confident_no_scores_0_without_a_warning() -> None:
+    no = LabelledLogits("binary", np.array([[-8.0]]), np.zeros(1), np.ones(1, dtype=int))
+    assert no.scores(0.01) == 0
+    assert LabelledLogits("binary", np.array([[-800.0]]), np.zeros(1), np.ones(1)).predictions() == 0
+
+
 def test_scores_by_hand() -> None:
     log3 = float(np.log(3))
     binned = LabelledLogits("binned", np.array([[2 * log3, 0.0, 0.0]]), np.array([0]), np.array([1]))

@@ -1,5 +1,7 @@
 """Dense data as a training problem: batches, true geometry under augmentation, evaluation, calibration."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -176,3 +178,9 @@ def test_bad_requests_are_named(tensors, tmp_path) -> None:
     empty = DenseProblem(DenseTensors.open(folder))
     with pytest.raises(DataError, match="split 'validation' is empty"):
         empty.evaluate(empty.build_model(SMALL), "validation")
+    lone = copy.copy(tensors)
+    split = np.array(tensors.arrays["split"])
+    split[np.flatnonzero(split == 1)[1:]] = 0
+    object.__setattr__(lone, "arrays", {**tensors.arrays, "split": split})
+    with pytest.raises(DataError, match="one validation frame calibrates no scores; give two or more"):
+        DenseProblem(lone).check(2)

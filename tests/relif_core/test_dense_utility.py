@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from relif_core.errors import InputError
+from relif_core.errors import DivergenceError, InputError
 from relif_core.problems.dense_utility import (
     DenseMeter,
     DepthMeter,
@@ -117,7 +117,7 @@ def test_diverged_predictions_are_refused() -> None:
     predictions["depth"][0, 0, 0] = float("nan")
     meter = DenseMeter(13)
     meter.add(predictions, batch)
-    with pytest.raises(InputError, match="predictions for depth are not finite"):
+    with pytest.raises(DivergenceError, match="predictions for depth are not finite"):
         meter.utility()
 
 

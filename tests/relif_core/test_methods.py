@@ -136,10 +136,13 @@ def test_other_processes_know_it_too(own: Path) -> None:
         (OWN, "own.py:Nobody", "has no class 'Nobody'; it has LossShare"),
         ("class (", "own.py:LossShare", "is no Python file"),
         (OWN.replace("LossShare", "Upgrad"), "own.py:Upgrad", "a method is already called 'upgrad'"),
+        (OWN, "a;b/own.py:LossShare", "holds ';', which separates two of them; rename the folder"),
     ],
 )
 def test_what_is_no_balancer_is_named(own: Path, content: str, reference: str, message: str) -> None:
     own.write_text(content, encoding="utf-8")
+    (own.parent / "a;b").mkdir()
+    (own.parent / "a;b" / own.name).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         add_balancer(f"{own.parent}/{reference}")
 

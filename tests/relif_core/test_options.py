@@ -124,6 +124,7 @@ def test_settings_are_read_by_their_types() -> None:
     [
         ("training.epochs=few", r"setting training\.epochs='few' does not fit; give a whole number"),
         ("training.epochs=1.5", "give a whole number"),
+        ("training.epochs=" + "9" * 5000, "give a whole number"),
         ("training.learning_rate=nan", "give a number"),
         ("surrogate.align=maybe", "one of true"),
         ("controller.kind=pid", "one of feedback, constant"),

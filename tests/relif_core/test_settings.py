@@ -92,6 +92,7 @@ def test_mistakes_are_named(method: str, changes: dict[str, object], message: st
         ({"training": {"maximum_hours": 0}}, "maximum_hours must be at least 1"),
         ({"training": {"minimum_improvement": -1.0}}, "minimum_improvement must be"),
         ({"model": {"hidden": 0}}, "hidden must be at least 1"),
+        ({"model": {"hidden": 10**30}}, "hidden must be at least 1 and below 2"),
         ({"model": {"layers": 0}}, "layers must be at least 1"),
         ({"model": {"dropout": 1.0}}, r"dropout must lie in \[0, 1\)"),
         ({"surrogate": {"prototypes": 0}}, "prototypes must be at least 1"),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from relif_core.errors import InputError
+from relif_core.errors import DivergenceError, InputError
 from relif_core.problems.utility import Utility, linear_weighted_kappa, task_utility
 from relif_core.tensors.clinical import Task
 
@@ -59,5 +59,5 @@ def test_worst_and_macro_run_over_defined_scores() -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match="'death': 2 labels for 3"):
         task_utility(BINARY, np.array([0, 1]), np.zeros(3))
-    with pytest.raises(InputError, match="diverged"):
+    with pytest.raises(DivergenceError, match="diverged"):
         task_utility(BINARY, np.array([0, 1]), np.array([0.2, np.nan]))

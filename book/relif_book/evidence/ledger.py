@@ -90,9 +90,10 @@ def judge_claim(claim: Claim, study: Study) -> Judged | None:
     try:
         parts = claim.parts(Evidence(study.results))
     except InputError as error:
-        fewest = min(len(study.results.summaries[method].seeds) for method in claim.needs)
-        why = "one seed, which shows no spread" if fewest == 1 else str(error)
-        return Judged(claim, study, "not testable here", why=f"{study.title}: {why}")
+        return Judged(claim, study, "not testable here", why=f"{study.title}: {error}")
+    if not any(leaf.difference for part in parts for leaf in _leaves(part)):
+        why = f"{study.title}: one seed, which shows no spread"
+        return Judged(claim, study, "not testable here", why=why)
     beside: dict[str, Verdict] = {}
     for endpoint in claim.endpoints[1:]:
         try:

@@ -93,6 +93,13 @@ def test_statistics_come_from_training_rows_only(tmp_path: Path) -> None:
         ({"label_masks": small_set()["label_masks"] | {"death": np.ones(3)}}, "end before hour 2"),
         ({"labels": small_set()["labels"] | {"stay": np.array([0, 1, 2, 3, 0, 0])}}, "outside 0..2"),
         ({"labels": {"death": np.zeros(3)}}, "no labels"),
+        *[
+            ({"labels": small_set()["labels"] | {"death": np.array(bad)}}, f"labels/death: {count} of 3")
+            for bad, count in (([0.7, 1.9, 0], 2), ([65537, 0, 1], 1), ([np.nan, 0, 1], 1), (["a"] * 3, 3))
+        ],
+        ({"split": np.array([256, 257, 258])}, "split: 3 of 3 entries are no whole number from 0 to 255"),
+        ({"group_codes": {"sex": np.array([0, 257, 1])}}, "groups/sex: 1 of 3"),
+        ({"subjects": np.array([1.5, 2, 3])}, "subjects: 1 of 3"),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -32,7 +32,7 @@ from relif_core.settings import (
 from relif_core.studies.grid import run_study
 from relif_core.studies.jobs import Ending, Job, Schedule
 from relif_core.tensors.dense import DenseTensors
-from relif_core.training import EpochReport, TrainingLoop, run
+from relif_core.training import CHECKPOINT, EpochReport, TrainingLoop, run
 from relif_data.synthetic_rooms import prepare
 
 SMALL: dict[str, Any] = {
@@ -218,12 +218,17 @@ def test_what_needs_its_scale_only_at_the_end_does_not_wait(
     assert len(looks) == 1
     assert found.digest() == of(records, "pcgrad").digest()
 
-    # Nobody is making the ERM run: what is trained stays, and ends when the record is there.
+    # An ERM run that nobody makes any more begins nothing; one that is given up leaves what is trained.
     other = tmp_path / "other"
     (other / reference.name).mkdir(parents=True)
     (other / reference.name / LOCK).touch()
     with pytest.raises(RecordError, match="run method erm with seed 0 there first"):
         run(small("pcgrad"), problem, other / "pcgrad")
+    assert not (other / "pcgrad" / CHECKPOINT).exists()
+    with open(other / reference.name / LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RecordError, match="run method erm with seed 0 there first"):
+            run(small("pcgrad"), problem, other / "pcgrad", progress=lambda report: lock.close())
     of(records, "erm").save(other / reference.name)
     again = run(small("pcgrad"), problem, other / "pcgrad")
     assert again.content["made"]["resumed"]
@@ -236,9 +241,12 @@ def test_a_schedule_begins_what_needs_no_scale_beside_the_erm_run(tmp_path: Path
     assert schedule.next() is jobs[2]
     assert schedule.next() is None
     jobs[2].folder.mkdir()
-    (jobs[2].folder / LOCK).touch()
-    assert schedule.next() is jobs[1]
+    (jobs[2].folder / LOCK).touch()  # Left by an earlier attempt.
     assert schedule.next() is None
+    with open(jobs[2].folder / LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert schedule.next() is jobs[1]
+        assert schedule.next() is None
     schedule.ended(jobs[2], Ending("failed"))
     assert schedule.next() is jobs[0]
 
@@ -254,6 +262,14 @@ def test_a_run_without_its_erm_run_is_refused(problem: DenseProblem, records: Pa
         find_reference(small("relif"), "other data", records)
     changed_penalty = small("relif", controller={"target": 0.3})
     assert find_reference(changed_penalty, problem.data_fingerprint, records).method == "erm"
+    damaged = tmp_path / "with a damaged one"
+    for name, content in (("a", "{}"), ("b", of(records, "erm"))):
+        if isinstance(content, Record):
+            content.save(damaged / name)
+        else:
+            (damaged / name).mkdir(parents=True)
+            (damaged / name / "record.json").write_text(content)
+    assert find_reference(small("relif"), problem.data_fingerprint, damaged).method == "erm"
 
 
 @pytest.mark.parametrize("balancer", ["uncertainty", "gradnorm", "fairgrad", "cats_as_released"])

@@ -285,6 +285,7 @@ def test_names_that_there_are_not_list_those_that_there_are() -> None:
         ("1.5", "no seed"), ("²", "no seed"), ("0", "there is none"), ("9-5", "runs backwards"),
         ("100-110,105", "seed 105 is listed twice"), ("0-99999", "more than 10,000"),
         ("99999999999-99999999999", "above the largest seed"), ("400", "400-400 for this seed"),
+        ("9" * 5000, "'9{40}' is no seed"),
     ],
 )  # fmt: skip
 def test_bad_seeds_are_named(text: str, message: str) -> None:

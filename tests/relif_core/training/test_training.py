@@ -129,9 +129,15 @@ def test_foreign_and_broken_checkpoints_are_named(icu: ClinicalProblem, small: S
         run(small(), icu, tmp_path, deadline=0)
     with pytest.raises(RecordError, match="belongs to another run"):
         run(small(seed=3), icu, tmp_path)
+    whole = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:100])
     with pytest.raises(RecordError, match="cannot be read"):
         run(small(), icu, tmp_path)
+    del whole["state"]["history"]
+    for other in ({}, whole):
+        torch.save(other, tmp_path / CHECKPOINT)
+        with pytest.raises(RecordError, match=r"cannot be read .*remove it and the run starts over"):
+            run(small(), icu, tmp_path)
 
 
 def test_a_folder_in_use_is_refused(icu: ClinicalProblem, small: Small, tmp_path: Path) -> None:
@@ -188,6 +194,23 @@ def test_divergence_is_an_error(icu: ClinicalProblem, small: Small, tmp_path: Pa
     noted = json.loads((tmp_path / "failed.json").read_text())
     assert (noted["method"], noted["seed"]) == ("erm", 0)
     assert "not finite" in noted["error"]
+
+
+def test_divergence_that_evaluation_sees_counts_against_the_method(
+    icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = TrainingLoop.train_epoch
+
+    def spoiled(loop: TrainingLoop) -> bool:
+        whole = train(loop)
+        with torch.no_grad():
+            next(loop.model.parameters()).fill_(math.nan)
+        return whole
+
+    monkeypatch.setattr(TrainingLoop, "train_epoch", spoiled)
+    with pytest.raises(DivergenceError, match="diverged"):
+        run(small("erm"), icu, tmp_path)
+    assert "diverged" in json.loads((tmp_path / "failed.json").read_text())["error"]
 
 
 def gradients(loop: TrainingLoop) -> dict[str, torch.Tensor]:
