@@ -20,7 +20,7 @@ from relif_core.methods import balancer_keys
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.settings import method_settings
 from relif_core.tensors.clinical import ClinicalTensors
-from relif_core.training import TrainingLoop
+from relif_core.training import TrainingLoop, keep_freed_memory
 from relif_data import prepare
 
 ROUNDS = 9
@@ -43,6 +43,7 @@ def floor(model: nn.Module, tasks: int) -> str:
 def main() -> None:
     """Measure and keep the table."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     methods = ["erm", "relif", *(name for name in balancer_keys() if name != "erm"), "pcgrad+relif"]
     times: dict[str, list[float]] = {method: [] for method in methods}
     with tempfile.TemporaryDirectory() as scratch:

@@ -19,6 +19,7 @@ Silberman, Hoiem, Kohli, Fergus, ECCV 2012.
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,11 +56,14 @@ OFFICIAL_SIZE = (480, 640)
 #: Beside a travelling form (``relif_data.nyuv2_travel``): what was changed, and the sources' checksums.
 TRAVEL = "travel.json"
 MAT_FILE, SPLIT_FILE, MAPPING_FILE = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
+#: Arrays of the .mat file, and the kinds of number that each may hold.
+FRAME_KINDS = {"images": "iu", "labels": "iu", "depths": "f"}
 #: Consecutive frames show one room: where the source names no scenes, blocks of this many stay together.
 BLOCK = 16
 #: Metres between which a frame's median depth lies (0.92 to 6.84 in the labelled set).
 ROOM = (0.5, 10.0)
 AXIS_FRAMES = 8
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -314,7 +318,6 @@ def _axes_of(listing: Listing, camera: Intrinsics, size: tuple[int, int]) -> Axi
 
 def _list_official(path: Path) -> Listing:
     import h5py
-    from scipy.io import loadmat
 
     def beside(name: str, why: str) -> Path:
         found = path.parent / name
@@ -330,13 +333,8 @@ def _list_official(path: Path) -> Listing:
         "it maps the 894 classes to 40; take it from the data of Gupta, Arbelaez and Malik (CVPR 2013) or A."
         " Handa's nyuv2-meta-data",
     )
-    try:
-        splits = loadmat(split_path)
-        training = np.asarray(splits["trainNdxs"]).ravel().astype(np.int64)
-        testing = np.asarray(splits["testNdxs"]).ravel().astype(np.int64)
-        to_40 = np.asarray(loadmat(mapping_path)["mapClass"]).ravel().astype(np.int64)
-    except (KeyError, ValueError, NotImplementedError) as error:
-        raise DataError(f"{split_path.name} or {mapping_path.name} cannot be read: {error}") from error
+    training, testing = _mat_numbers(split_path, "trainNdxs", "testNdxs")
+    (to_40,) = _mat_numbers(mapping_path, "mapClass")
     if to_40.min(initial=0) < 0 or to_40.max(initial=0) > 40:
         raise DataError(f"{mapping_path} maps to classes outside 0..40")
     to_13 = map_40_to_13()[np.concatenate([[0], to_40])]
@@ -344,31 +342,32 @@ def _list_official(path: Path) -> Listing:
         content = h5py.File(path, "r")
     except OSError as error:
         raise DataError(f"{path} cannot be opened as HDF5 ({error}); download it again") from error
-    missing = {"images", "depths", "labels"} - set(content)
+    missing = FRAME_KINDS.keys() - set(content)
     if missing:
         raise DataError(f"{path} holds no {listed(sorted(missing))}")
-    count = len(content["images"])
+    count = _count_frames(path, content)
     ids = np.sort(np.concatenate([training, testing]))
     if len(np.unique(ids)) != len(ids) or len(ids) == 0 or ids[0] < 1 or ids[-1] > count:
         raise DataError(f"{split_path} names frames twice or outside 1..{count}")
     groups, scene_names, scenes = _blocks(ids, np.isin(ids, testing)), (), None
     rule = "whole runs of consecutive official frame numbers"
     if "scenes" in content:
-        names = [_text(content, reference) for reference in np.asarray(content["scenes"]).ravel()]
+        names = _scene_names(path, content, count)
         unique, codes = np.unique(np.asarray(names)[ids - 1], return_inverse=True)
         scene_names, scenes, groups = tuple(unique.tolist()), codes, codes
         rule = "whole scenes, as the source names them"
 
     def read(index: int) -> RawFrame:
         row = int(ids[index]) - 1
-        labels = np.asarray(content["labels"][row]).T
-        if labels.max(initial=0) >= len(to_13):
-            raise DataError(f"NYUv2 frame {row + 1}: class {labels.max()} is beyond {mapping_path.name}")
-        return RawFrame(
-            image=np.ascontiguousarray(np.asarray(content["images"][row]).transpose(2, 1, 0)),
-            labels=to_13[labels],
-            depth=np.asarray(content["depths"][row]).T,
-        )
+        try:
+            image, labels, depth = (np.asarray(content[name][row]).T for name in FRAME_KINDS)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"{path}: frame {row + 1} cannot be read ({error}); damaged? Download the file again"
+            ) from error
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(to_13):
+            raise DataError(f"NYUv2 frame {row + 1}: a class is below 0 or beyond {mapping_path.name}")
+        return RawFrame(image=np.ascontiguousarray(image), labels=to_13[labels], depth=depth)
 
     return Listing(
         layout="official",
@@ -383,9 +382,53 @@ def _list_official(path: Path) -> Listing:
     )
 
 
+def _mat_numbers(path: Path, *names: str) -> list[np.ndarray]:
+    """Return whole numbers of a MATLAB file by name; ``DataError`` where it is damaged or lacks one."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, variable_names=names)
+        return [np.asarray(content[name]).ravel().astype(np.int64) for name in names]
+    except Exception as error:  # The parser raises whatever a damaged byte leads to.
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); damaged, or another file? Fetch it"
+            " again"
+        ) from error
+
+
+def _count_frames(path: Path, content: Any) -> int:
+    """Return the number of frames; ``DataError`` where images, depths and labels are no arrays of as many."""
+    shapes: dict[str, tuple[int, ...]]
+    shapes = {name: getattr(content.get(name), "shape", ()) for name in FRAME_KINDS}
+    count, sizes = shapes["images"][:1], shapes["images"][2:]
+    wanted = {"images": (*count, 3, *sizes), "labels": count + sizes, "depths": count + sizes}
+    if (
+        len(sizes) != 2
+        or shapes != wanted
+        or any(content[name].dtype.kind not in kinds for name, kinds in FRAME_KINDS.items())
+    ):
+        raise DataError(
+            f"{path}: images, depths and labels are no numbers of as many frames of one size"
+            f" ({listed(f'{name} {shape}' for name, shape in shapes.items())}); download the file again"
+        )
+    return int(count[0])
+
+
 def _text(content: Any, reference: Any) -> str:
     """Return the MATLAB string behind an HDF5 object reference."""
     return "".join(map(chr, np.asarray(content[reference]).ravel()))
+
+
+def _scene_names(path: Path, content: Any, count: int) -> list[str]:
+    """Return the MATLAB strings behind the HDF5 references ``scenes``."""
+    try:
+        references = np.asarray(content["scenes"]).ravel()
+        names = [_text(content, reference) for reference in references]
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}: its scene names cannot be read ({error}); download it again") from error
+    if len(names) != count:
+        raise DataError(f"{path} names {len(names)} scenes for {count} frames; download it again")
+    return names
 
 
 # --- arrays as published with MTAN --------------------------------------------------------------------------
@@ -406,7 +449,7 @@ def _list_arrays(source: Path) -> Listing:
             read_array(paths[part][number][kind], "copy it again") for kind in kinds
         )
         place = f"{part}/image/{number}.npy"
-        if not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+        if not np.isfinite(image).all() or image.min(initial=0) < 0 or image.max(initial=0) > 1:
             raise DataError(f"{place}: colours outside 0..1")
         if not (np.isfinite(labels).all() and (labels == np.rint(labels)).all()):
             raise DataError(f"{part}/label/{number}.npy: labels are not whole numbers")
@@ -476,7 +519,7 @@ def _load_image(path: Path, modes: Sequence[str]) -> np.ndarray:
             if image.mode not in modes:
                 raise DataError(f"{path} has pixel mode {image.mode}, expected {listed(modes, ' or ')}")
             return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); copy it again") from error
 
 
@@ -494,7 +537,7 @@ def _paired(folder: Path, kinds: Sequence[str], suffixes: Sequence[str]) -> dict
             for path in (folder / kind).iterdir()
             if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
         ]
-        strangers = [path.name for path in files if not (path.stem.isascii() and path.stem.isdigit())]
+        strangers = [path.name for path in files if not _NUMBER.fullmatch(path.stem)]
         if strangers:
             raise DataError(
                 f"{folder / kind}: names are not frame numbers: {listed(sorted(strangers))}; rename or remove"

@@ -22,6 +22,7 @@ Source: Silva et al., Computing in Cardiology 39:245-248, 2012.
 
 import hashlib
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,7 @@ _OUTCOME_RANGES = {
 }
 _HEADER = b"Time,Parameter,Value\n"
 _LAST_MINUTE = HOURS * 60
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _CODES = {variable.name: code for code, variable in enumerate(VARIABLES)}
 _CODES |= {name: len(VARIABLES) + code for code, name in enumerate(DESCRIPTORS)}
 _EMPTY_PARAMETER = len(_CODES)
@@ -209,7 +211,7 @@ def _read_records(path: Path) -> tuple[np.ndarray, list[bytes], dict[str, Any]]:
     size = 0
     for member, content in read_members(path):
         stem, _, suffix = member.rpartition("/")[2].rpartition(".")
-        if suffix != "txt" or not (stem.isascii() and stem.isdigit()):
+        if suffix != "txt" or not _NUMBER.fullmatch(stem):
             raise DataError(f"{path}: {member!r} is no record; expected files named <RecordID>.txt only")
         if int(stem) in found:
             raise DataError(f"{path}: record {int(stem)} is there twice (second time as {member!r})")
@@ -294,7 +296,7 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
 def _minute(text: str) -> int:
     """Return minutes of a time HH:MM from admission, -1 where it is none within the 48 hours."""
     hours, colon, minutes = text.partition(":")
-    if not (colon and text.isascii() and hours.isdigit() and minutes.isdigit() and len(minutes) == 2):
+    if not (colon and _NUMBER.fullmatch(hours) and _NUMBER.fullmatch(minutes) and len(minutes) == 2):
         return -1
     total = 60 * int(hours) + int(minutes)
     return total if int(minutes) < 60 and total <= _LAST_MINUTE else -1

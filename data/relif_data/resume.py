@@ -7,6 +7,7 @@ begun and those that are finished. It counts only while the code, ``key`` and a 
 import contextlib
 import os
 import shutil
+import tokenize
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -85,15 +86,22 @@ class Work:
             name: The file without suffix.
             dtype: Type of the numbers.
             shape: Shape; zeros at first.
-            old: Open the one that an interrupted reading left, if any.
+            old: Open the one that an interrupted reading left. Where there is none, or one of another size,
+                no table counts as read any more.
+
+        Raises:
+            DataError: The disk is full, or what was left cannot be opened; it stays where it is.
         """
         # What nobody resumes belongs to this process and goes with it: two makers of a target share none.
         path = self.folder / (f"{name}.npy" if old else f"{name}.{os.getpid()}.npy")
+        if old:
+            found = _left_array(path, dtype, shape)
+            if found is not None:
+                return found
+            if self.state["begun"]:  # On disk too, before an empty array lies where the tables' values were.
+                self.state = {"begun": {}, "finished": {}}
+                self._write()
         try:
-            if old and path.is_file():
-                array = np.lib.format.open_memmap(path, mode="r+")
-                if array.shape == shape:
-                    return array
             self.folder.mkdir(parents=True, exist_ok=True)
             array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             with open(path, "r+b") as stream:
@@ -133,6 +141,22 @@ class Work:
             write_json(self.folder / STATE, {"key": self.key, **self.state})
         except (OSError, StorageError) as error:
             raise full_disk(self.folder, error) from error
+
+
+def _left_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Open the array of an interrupted reading; None where there is none, or it is damaged or another one."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+        if (array.dtype, array.shape) != (np.dtype(dtype), shape):
+            return None
+        return np.lib.format.open_memmap(path, mode="r+")
+    except (FileNotFoundError, ValueError, SyntaxError, tokenize.TokenError):
+        return None
+    except OSError as error:
+        raise DataError(
+            f"{path}, which an interrupted run left, cannot be opened ({error}); free memory and run the same"
+            f" command again, or remove {path.parent} to begin anew"
+        ) from error
 
 
 def refuse_other_sources(target: Path, dataset: str, tables: Mapping[str, Table]) -> None:

@@ -19,10 +19,10 @@ SMALL_CELL = 10
 GUARDED = ("mimic3", "eicu")
 MOST_LEVELS = 12
 
-# A small number in a note that counts people or cells; hours, versions and row numbers stay readable.
-_SMALL_NUMBER = re.compile(
-    r"(?<![\w.,-])[1-9](?= (?:of them|stays?|deaths?|patients?|subjects?|cells|rows|out of"
-    r" range|unknown|recorded|with)\b)"
+# A whole number in a note counts people or cells, but for hours, days, bounds, versions and volumes.
+_COUNT = re.compile(
+    r"(?<![\w.,:-])(?<!hour )(?<!from )(?<!above )(?<!to )(?<!= )(?<!Data )\d+"
+    r"(?![\w:-]|[.,]\d| (?:to|days)\b)"
 )
 
 Count = int | None
@@ -53,7 +53,6 @@ def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dic
         raise InputError(f"least={least}: a count to show is at least 1")
     manifest, arrays = tensors.manifest, tensors.arrays
     subjects, split = arrays["subjects"], arrays["split"]
-    notes = manifest["notes"]
     return {
         "format": FORMAT,
         "dataset": tensors.dataset,
@@ -73,10 +72,12 @@ def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dic
         "channels": _channels(tensors, least),
         "tasks": [_task(tensors, task, least) for task in tensors.tasks],
         "groups": [_group(group, arrays[f"groups/{group.name}"], least) for group in tensors.groups],
-        "notes": [_SMALL_NUMBER.sub(f"fewer than {least}", note) for note in notes]
-        if least > 1
-        else list(notes),
+        "notes": [_COUNT.sub(lambda found: _said(found[0], least), note) for note in manifest["notes"]],
     }
+
+
+def _said(count: str, least: int) -> str:
+    return f"fewer than {least}" if 0 < int(count) < least else count
 
 
 def merged_steps(steps: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ fitted to patients: figures made with it say "synthetic".
 and baseline, the best that any model of the observations could reach.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from relif_data.labels import (
     require_integer,
     split_by_subject,
 )
-from relif_data.sources import REGISTRY
+from relif_data.sources import REGISTRY, own_table
 
 MORTALITY_HOUR = 48
 FIRST_LABEL_HOUR = 5
@@ -63,7 +64,7 @@ class SimulatedChannel:
     unit: str
     centre: float
     severity: float
-    effects: tuple[float, float, float, float, float]
+    effects: tuple[float, ...]
     person_spread: float
     noise: float
     low: float
@@ -73,101 +74,25 @@ class SimulatedChannel:
     categories: tuple[int, ...] = ()
 
 
-CHANNELS = (
-    SimulatedChannel(
-        "Capillary refill rate", "0 normal, 1 delayed", 0, 0, (0, 0, 0, 0, 0), 0, 0, 0, 1, 0, 0.15, (0, 1)
-    ),
-    SimulatedChannel("Diastolic blood pressure", "mmHg", 63, -3.5, (-2, 0, 2, 0, 0), 6, 6, 15, 160, 0, 0.85),
-    SimulatedChannel(
-        "Fraction inspired oxygen", "fraction", 0.4, 0.07, (0, 0.07, 0, 0, 0), 0.03, 0.04, 0.21, 1, 2, 0.2
-    ),
-    SimulatedChannel(
-        "Glasgow coma scale eye opening", "score", 4, 0, (0, 0, 0, 0, 0), 0, 0, 1, 4, 0, 0.25, (1, 2, 3, 4)
-    ),
-    SimulatedChannel(
-        "Glasgow coma scale motor response",
-        "score",
-        6,
-        0,
-        (0, 0, 0, 0, 0),
-        0,
-        0,
-        1,
-        6,
-        0,
-        0.25,
-        (1, 2, 3, 4, 5, 6),
-    ),
-    SimulatedChannel(
-        "Glasgow coma scale total",
-        "score",
-        15,
-        0,
-        (0, 0, 0, 0, 0),
-        0,
-        0,
-        3,
-        15,
-        0,
-        0.25,
-        tuple(range(3, 16)),
-    ),
-    SimulatedChannel(
-        "Glasgow coma scale verbal response",
-        "score",
-        5,
-        0,
-        (0, 0, 0, 0, 0),
-        0,
-        0,
-        1,
-        5,
-        0,
-        0.25,
-        (1, 2, 3, 4, 5),
-    ),
-    SimulatedChannel("Glucose", "mg/dL", 132, 8, (0, 0, 4, 0, 28), 15, 20, 30, 700, 0, 0.2),
-    SimulatedChannel("Heart Rate", "beats/min", 84, 7, (6, 2, 0, 0, 0), 7, 5, 25, 230, 0, 0.9),
-    SimulatedChannel("Height", "cm", 168, 0, (0, 0, 0, 0, 0), 9, 0, 130, 210, 0, 0),
-    SimulatedChannel("Mean blood pressure", "mmHg", 80, -5, (0, 0, 0, 0, 0), 0, 3, 20, 190, 0, 0.85),
-    SimulatedChannel("Oxygen saturation", "%", 97, -0.9, (0, -1.1, 0, 0, 0), 0.8, 1.2, 50, 100, 0, 0.85),
-    SimulatedChannel("Respiratory rate", "breaths/min", 18, 2.2, (0, 2.4, 0, 0, 0.5), 2, 2.2, 4, 60, 0, 0.85),
-    SimulatedChannel("Systolic blood pressure", "mmHg", 122, -8, (-6, 0, 5, 3, 0), 10, 9, 40, 250, 0, 0.85),
-    SimulatedChannel("Temperature", "°C", 37.0, 0.15, (0, 0.1, 0, 0, 0.3), 0.3, 0.25, 31, 42, 1, 0.3),
-    SimulatedChannel("Weight", "kg", 80, 0, (0, 0, 0, 0, 3), 15, 0.6, 35, 220, 1, 0.05),
-    SimulatedChannel(
-        "pH", "pH", 7.38, -0.035, (0, -0.015, -0.025, 0, -0.01), 0.015, 0.025, 6.8, 7.8, 2, 0.15
-    ),
-)
+def _channel(row: dict[str, str]) -> SimulatedChannel:
+    numbers = {name: json.loads(row[name]) for name in row if name not in ("name", "unit", "categories")}
+    effects = tuple(numbers.pop(factor) for factor in FACTORS)
+    categories = tuple(int(code) for code in row["categories"].split())
+    return SimulatedChannel(row["name"], row["unit"], effects=effects, categories=categories, **numbers)
+
+
+CHANNELS = tuple(_channel(row) for row in own_table("tables/synthetic_channels.csv"))
 COLUMN = {channel.name: index for index, channel in enumerate(CHANNELS)}
 
 # Name, log-odds at factors 0, then change per unit of each organ factor and of baseline severity.
-PHENOTYPES: tuple[tuple[str, float, tuple[float, float, float, float, float], float], ...] = (
-    ("Acute and unspecified renal failure", -1.8, (0.2, 0, 1.6, 0, 0), 0.5),
-    ("Acute cerebrovascular disease", -3.4, (0, 0, 0, 1.9, 0), 0.2),
-    ("Acute myocardial infarction", -2.9, (1.5, 0, 0, 0, 0), 0.2),
-    ("Cardiac dysrhythmias", -1.1, (1.2, 0, 0, 0, 0), 0.2),
-    ("Chronic kidney disease", -2.5, (0.2, 0, 1.6, 0, 0.2), 0.0),
-    ("Chronic obstructive pulmonary disease", -2.6, (0, 1.5, 0, 0, 0), 0.0),
-    ("Complications of surgical procedures or medical care", -1.5, (0.2, 0.2, 0.2, 0, 0.3), 0.2),
-    ("Conduction disorders", -3.0, (1.3, 0, 0, 0, 0), 0.0),
-    ("Congestive heart failure; nonhypertensive", -1.5, (1.4, 0.3, 0.2, 0, 0), 0.3),
-    ("Coronary atherosclerosis and other heart disease", -1.1, (1.2, 0, 0, 0, 0.3), 0.0),
-    ("Diabetes mellitus with complications", -3.0, (0, 0, 0.6, 0, 1.7), 0.0),
-    ("Diabetes mellitus without complication", -1.9, (0, 0, 0, 0, 1.4), 0.0),
-    ("Disorders of lipid metabolism", -1.1, (0.5, 0, 0, 0, 0.7), 0.0),
-    ("Essential hypertension", -0.5, (-0.5, 0, 0.5, 0.3, 0.3), 0.0),
-    ("Fluid and electrolyte disorders", -1.3, (0, 0, 0.9, 0, 0.6), 0.4),
-    ("Gastrointestinal hemorrhage", -3.2, (0, 0, 0, 0, 0.5), 0.5),
-    ("Hypertension with complications and secondary hypertension", -2.5, (0.4, 0, 1.3, 0, 0), 0.0),
-    ("Other liver diseases", -3.0, (0, 0, 0.4, 0, 0.9), 0.4),
-    ("Other lower respiratory disease", -3.2, (0, 1.3, 0, 0, 0), 0.0),
-    ("Other upper respiratory disease", -3.3, (0, 1.1, 0, 0.4, 0), 0.0),
-    ("Pleurisy; pneumothorax; pulmonary collapse", -2.8, (0, 1.3, 0, 0, 0), 0.2),
-    ("Pneumonia", -2.3, (0, 1.6, 0, 0, 0.3), 0.4),
-    ("Respiratory failure; insufficiency; arrest (adult)", -2.0, (0, 1.6, 0, 0.2, 0), 0.7),
-    ("Septicemia (except in labor)", -2.3, (0, 0.5, 0.5, 0, 0.8), 0.9),
-    ("Shock", -3.0, (0.5, 0.2, 0.3, 0, 0.4), 1.2),
+PHENOTYPES: tuple[tuple[str, float, tuple[float, ...], float], ...] = tuple(
+    (
+        row["name"],
+        json.loads(row["log_odds"]),
+        tuple(json.loads(row[factor]) for factor in FACTORS),
+        json.loads(row["baseline"]),
+    )
+    for row in own_table("tables/synthetic_phenotypes.csv")
 )
 
 

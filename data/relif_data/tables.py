@@ -291,11 +291,11 @@ def _chosen(stem: str, parts: Mapping[str, Mapping[str, Path]]) -> tuple[Path, .
             _refuse_twice(stem, files[""], next(path for part, path in files.items() if part))
         return (files[""],)
     numbers = sorted(files, key=int)
-    absent = set(range(1, int(numbers[-1]) + 1)) - {int(number) for number in numbers}
-    if absent:
+    absent = next((place for place in range(1, int(numbers[-1])) if place not in map(int, numbers)), None)
+    if absent is not None:
         raise DataError(
             f"{files[numbers[0]].parent}: table {stem} lies there in parts up to {numbers[-1]}, but part"
-            f" {min(absent)} is missing; add it"
+            f" {absent} is missing; add it"
         )
     return tuple(files[number] for number in numbers)
 
@@ -306,15 +306,27 @@ def _preferred(stem: str, kinds: Mapping[str, Path]) -> Path:
     if set(kinds) != {".csv", ".csv.gz"}:
         _refuse_twice(stem, *list(kinds.values())[:2])
     plain, packed = kinds[".csv"], kinds[".csv.gz"]
-    with open(packed, "rb") as stream:
-        stream.seek(max(0, stream.seek(0, 2) - 4))
-        stated = int.from_bytes(stream.read(4), "little")
-    if stated != plain.stat().st_size % 2**32:
+    if not _as_long(packed, plain.stat().st_size):
         raise DataError(
             f"{plain} is not the content of {packed.name} beside it: one of the two is not whole; remove"
             " that one"
         )
     return plain
+
+
+def _as_long(packed: Path, size: int) -> bool:
+    """Say whether a gzip file unpacks to ``size`` bytes: by its last bytes, else by unpacking that many."""
+    with open(packed, "rb") as stream:
+        stream.seek(max(0, stream.seek(0, 2) - 4))
+        if int.from_bytes(stream.read(4), "little") == size % 2**32:
+            return True
+    unpacked = 0
+    # A file of several members states the size of the last one only.
+    with contextlib.suppress(*READ_ERRORS), gzip.open(packed) as content:
+        while unpacked <= size and (block := content.read(BLOCK_BYTES)):
+            unpacked += len(block)
+        return unpacked == size
+    return False
 
 
 def _refuse_twice(stem: str, one: Path, other: Path) -> NoReturn:

@@ -1,9 +1,11 @@
 """A reading of eICU tables that was killed goes on where it was, and never mixes old files with new ones."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,55 @@ def test_a_damaged_state_starts_over(monkeypatch: pytest.MonkeyPatch, source: Pa
     said: list[str] = []
     check_tensors(prepare(source, target, progress=said.append))
     assert not any("kept" in line for line in said)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut, lambda path: path.write_bytes(b"")])
+def test_a_lost_grid_starts_over(
+    monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path, damage: Callable[[Path], Any]
+) -> None:
+    """Where the values of finished tables are gone, or cut off, the tables are read again."""
+    whole = check_tensors(prepare(source, tmp_path / "whole")).fingerprint
+    target = tmp_path / "out"
+    interrupt(monkeypatch, source, target, "nurseCharting")
+    damage(resume.work_folder(target) / "keys.npy")
+    said: list[str] = []
+
+    def died(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # Death between the new grid and the first table changes nothing.
+        patch.setattr(resume.Work, "kept", died)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, target)
+    assert check_tensors(prepare(source, target, progress=said.append)).fingerprint == whole
+    assert not any("kept" in line for line in said)
+
+
+def test_a_grid_that_cannot_be_opened_stays(
+    monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path
+) -> None:
+    """Memory that fails once is an error with the file's name; the next call goes on with what was read."""
+    whole = check_tensors(prepare(source, tmp_path / "whole")).fingerprint
+    target = tmp_path / "out"
+    interrupt(monkeypatch, source, target, "nurseCharting")
+    keys = resume.work_folder(target) / "keys.npy"
+    before = keys.read_bytes()
+
+    def exhausted(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np.lib.format, "open_memmap", exhausted)
+        with pytest.raises(DataError, match=r"keys\.npy, which an interrupted run left, cannot be opened"):
+            prepare(source, target)
+    assert keys.read_bytes() == before
+    said: list[str] = []
+    assert check_tensors(prepare(source, target, progress=said.append)).fingerprint == whole
+    assert any("kept from the interrupted run" in line for line in said)
 
 
 def test_a_killed_process_leaves_nothing_that_reads_as_whole(source: Path, tmp_path: Path) -> None:

@@ -769,10 +769,43 @@ def test_more_hospitals_than_codes_are_left_out_by_name(tmp_path: Path) -> None:
     tensors = made(tmp_path, tables)
     names = [group.name for group in tensors.groups]
     assert "hospital" not in names
-    assert any("300 hospitals exceed 255 levels" in note for note in tensors.manifest["notes"])
+    assert "Hospital: 300 levels, over 255, and so no group here." in tensors.manifest["notes"]
     region = next(group for group in tensors.groups if group.name == "hospital_region")
     assert region.levels == ("South", "unknown")
     assert tensors.arrays["groups/hospital_region"][:2].tolist() == [1, 0]
+    for name, column in (("unit_type", "unittype"), ("hospital_region", "region")):
+        for stay, row in enumerate(tables["patient" if name == "unit_type" else "hospital"]):
+            row[column] = f"level {stay}"
+        assert name not in [group.name for group in made(tmp_path, tables, name).groups]
+
+
+def test_a_level_called_unknown_is_the_unknown_one(tmp_path: Path) -> None:
+    tables = small_tables()
+    for row, unit in zip(tables["patient"], ["unknown", "MICU", "", *["zzz"] * 5], strict=True):
+        row["unittype"] = unit
+    tensors = made(tmp_path, tables)
+    group = next(group for group in tensors.groups if group.name == "unit_type")
+    assert group.levels == ("MICU", "zzz", "unknown")
+    assert tensors.arrays["groups/unit_type"].tolist() == [2, 0, 2, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("minutes", ["inf", "nan", "1e15", "-inf"])
+def test_a_stay_without_end_is_left_out(tmp_path: Path, minutes: str) -> None:
+    """A discharge that is endless or ten years away counts as unknown; many of them are an error."""
+    tables = small_tables()
+    tables["patient"] = [patient(stay, uniquepid=f"002-{stay}") for stay in range(1, 21)]
+    tables["patient"][4]["unitdischargeoffset"] = minutes
+    tables["vitalAperiodic"] = [pressure(stay, 30, 110) for stay in range(1, 21)]
+    tensors = made(tmp_path, tables)
+    assert 5 not in tensors.arrays["stays"]
+    assert len(tensors.arrays["stays"]) == 19
+    assert any(
+        "1 cells of unitdischargeoffset are over 3,660 days" in note for note in tensors.manifest["notes"]
+    )
+    for row in tables["patient"][:11]:
+        row["unitdischargeoffset"] = minutes
+    with pytest.raises(DataError, match="11 of 20 cells of unitdischargeoffset are over 3,660 days"):
+        made(tmp_path, tables, "many")
 
 
 @pytest.mark.parametrize(

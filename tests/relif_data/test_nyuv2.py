@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -201,6 +203,80 @@ def test_damaged_official_files(official, tmp_path) -> None:
         prepared(official, tmp_path)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", [SPLIT_FILE, MAPPING_FILE])
+@pytest.mark.parametrize("left", [0.0, 0.3, 0.8, 0.95])
+def test_cut_off_mat_files(official, tmp_path, name, left, packed) -> None:
+    from scipy.io import savemat
+
+    names = {"trainNdxs": TRAINING, "testNdxs": TESTING} if name == SPLIT_FILE else {"mapClass": range(1, 41)}
+    savemat(
+        official / name,
+        {key: np.tile(np.array(value), 40) for key, value in names.items()},
+        do_compression=packed,
+    )
+    content = (official / name).read_bytes()
+    (official / name).write_bytes(content[: int(left * len(content))])
+    with pytest.raises(DataError, match=f"{name} cannot be read .*Fetch it again"):
+        prepared(official, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("depths", lambda a: a[:13]),
+        ("labels", lambda a: a[:13]),
+        ("depths", lambda a: a[0]),
+        ("images", lambda a: a[:, :2]),
+        ("labels", lambda a: a.astype(np.float32)),
+        ("labels", None),
+    ],
+)
+def test_arrays_of_the_official_file_that_disagree(official, tmp_path, kind, change) -> None:
+    import h5py
+
+    with h5py.File(official / MAT_FILE, "r+") as file:
+        array = file.pop(kind)[()] if change is None else change(file.pop(kind)[()])
+        if change is None:
+            file.create_group(kind)
+        else:
+            file[kind] = array
+    with pytest.raises(DataError, match="are no numbers of as many frames of one size"):
+        prepared(official, tmp_path)
+
+
+def test_scene_names_of_the_official_file_that_are_none(official, tmp_path) -> None:
+    import h5py
+
+    with h5py.File(official / MAT_FILE, "r+") as file:
+        references = file.pop("scenes")[()]
+        file["scenes"] = references[:, :9]
+    with pytest.raises(DataError, match="names 9 scenes for 15 frames"):
+        prepared(official, tmp_path)
+    with h5py.File(official / MAT_FILE, "r+") as file:
+        del file["scenes"]
+        file.create_dataset("scenes", (1, 15), h5py.ref_dtype)
+    with pytest.raises(DataError, match="scene names cannot be read"):
+        prepared(official, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["images", "depths", "labels"])
+def test_a_damaged_piece_of_the_official_file(official, tmp_path, kind) -> None:
+    import h5py
+
+    path = official / MAT_FILE
+    with h5py.File(path, "r+") as file:
+        array = file.pop(kind)[()]
+        file.create_dataset(kind, data=array, compression="gzip", chunks=(1, *array.shape[1:]))
+    with h5py.File(path, "r") as file:
+        piece = file[kind].id.get_chunk_info(6)
+    with open(path, "r+b") as stream:
+        stream.seek(piece.byte_offset)
+        stream.write(b"\xff" * min(piece.size, 40))
+    with pytest.raises(DataError, match=r"labeled\.mat: frame 7 cannot be read .*Download the file again"):
+        prepared(official, tmp_path)
+
+
 def test_truncated_hdf5(official, tmp_path) -> None:
     path = official / MAT_FILE
     path.write_bytes(path.read_bytes()[:3000])
@@ -225,6 +301,16 @@ def image_fault(folder, fault):
             path = part / "image" / "0007.png"
             path.write_bytes(path.read_bytes()[:400])
             return "0007.png cannot be read as an image"
+        case "endless image":
+            path = part / "image" / "0007.png"
+            content = bytearray(path.read_bytes())
+            content[16:24] = struct.pack(">II", 30_000, 30_000)
+            content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+            path.write_bytes(content)
+            return "0007.png cannot be read as an image .*copy it again"
+        case "endless number":
+            shutil.copy(part / "image" / "0007.png", part / "image" / f"{'9' * 25}.png")
+            return f"not frame numbers: {'9' * 25}.png"
         case "colour label":
             Image.new("RGB", SIZE[::-1]).save(part / "label" / "0007.png")
             return "pixel mode RGB"
@@ -270,6 +356,8 @@ def image_fault(folder, fault):
         "no image",
         "no folder",
         "truncated",
+        "endless image",
+        "endless number",
         "colour label",
         "8-bit depth",
         "other size",
@@ -304,6 +392,7 @@ def test_broken_image_folders(images, tmp_path, fault) -> None:
         ("label", lambda a: a + 20, "labels outside 0..12"),
         ("image", lambda a: a * 255, "colours outside 0..1"),
         ("image", lambda a: a[..., :2], "image has shape"),
+        ("image", lambda a: a[:0], "label has shape .* its image"),
     ],
 )
 def test_broken_arrays(arrays, tmp_path, kind, change, message) -> None:

@@ -298,6 +298,7 @@ FAULTS = {
     "late time": (spoil_line("48:01,HR,80"), "its time is not between"),
     "impossible minute": (spoil_line("01:60,HR,80"), "its time is not between"),
     "negative time": (spoil_line("-1:00,HR,80"), "its time is not between"),
+    "endless time": (spoil_line(f"{'9' * 5000}:00,HR,80"), "its time is not between"),
     "no time": (spoil_line(",HR,80"), "its time is not between"),
     "too few fields": (spoil_line("01:00,HR"), "record 2003, line .*is not of the form"),
     "too many fields": (spoil_line("01:00,HR,80,1"), "record 2003, line .*is not of the form"),
@@ -344,6 +345,14 @@ def test_a_record_in_two_sets_or_twice_in_one_is_refused(small, tmp_path, pack):
     pack(tmp_path / "source/set-b.tar.gz", files | {"again/2001.txt": files["set-b/2001.txt"]})
     with pytest.raises(DataError, match="record 2001 is there twice"):
         prepare(tmp_path / "source", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["9" * 25, "9" * 19, "²³", "x"])
+def test_a_file_that_is_no_record_is_named(small, tmp_path, pack, name):
+    source = small.write(tmp_path / "source", pack)
+    pack(source / "set-b.tar.gz", as_files(small.records["b"], "b") | {f"set-b/{name}.txt": b"Time\n"})
+    with pytest.raises(DataError, match=rf"{name}\.txt' is no record; expected files named"):
+        prepare(source, tmp_path / "out")
 
 
 def test_missing_files_are_named(small, tmp_path, pack):

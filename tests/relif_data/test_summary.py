@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from relif_data.summary import (
     merged_steps,
     summarise_tensors,
 )
+from tests.relif_data.handmade import lab, small_tables, write_tables
 
 RECORDS = Path(__file__).parents[2] / "data" / "records" / "clinical_data"
 
@@ -82,6 +84,49 @@ def test_rules_that_removed_few_join_a_neighbour() -> None:
     only_small = merged_steps([step("all", 0, 20), step("a", 4, 16)], 10)
     assert only_small[0]["stays"] is None
     assert only_small[1]["removed"] is None
+
+
+@pytest.mark.parametrize(
+    ("note", "shown"),
+    [
+        (
+            "lab: 12 rows; 7 values used; 3 values that are no number; 1 in an unknown unit: 'x' (1).",
+            "lab: 12 rows; ? values used; ? values that are no number; ? in an unknown unit: 'x' (?).",
+        ),
+        (
+            "patient: 3 admission heights used as measured at minute 0, 0 out of range, 2 unknown.",
+            "patient: ? admission heights used as measured at minute 0, 0 out of range, ? unknown.",
+        ),
+        ("of the published labels 5 of 9 equal", "of the published labels ? of ? equal"),
+        ("Set: 4 stays, 1 deaths.", "Set: ? stays, ? deaths."),
+        *(
+            (same, same)
+            for same in (
+                "Death, predicted at hour 5 from rows 0 to 4; whole hours from 5 on; the classes from 7 days",
+                "Scientific Data 6:96, 2019; ICD-9; License 1.5.0; ERROR = 1; 11,647 mmHg; 0.5 becomes 0.005",
+                "oxygen above 1 is a percentage; ranges: Oxygen 0.2 to 1; Refill 0 to 1; Coma scale 3 to 15",
+            )
+        ),
+    ],
+)
+def test_small_counts_in_notes_are_hidden(tensors: ClinicalTensors, note: str, shown: str) -> None:
+    """Whatever a note counts, a count below the least one is not told; hours, bounds and versions are."""
+    noted = dataclasses.replace(tensors, manifest={**tensors.manifest, "notes": [note]})
+    for least in (SMALL_CELL, 1):
+        hidden = shown.replace("?", f"fewer than {least}") if least > 1 else note
+        assert summarise_tensors(noted, least=least)["notes"] == [hidden]
+    assert summarise_tensors(noted, least=15)["notes"][0].count("12 rows") == 0
+
+
+def test_every_count_in_the_notes_of_a_small_cohort_is_hidden(tmp_path: Path) -> None:
+    """Notes that the readers write for a handful of real stays tell none of its counts."""
+    tables = small_tables()
+    tables["lab"] = [lab(1, 60, "glucose", 90, "stone"), lab(2, 60, "glucose", "x", "mg/dL")]
+    folder = prepare("eicu", write_tables(tmp_path / "raw", tables), tmp_path / "out", diagnosis_groups="no")
+    notes = summarise_tensors(ClinicalTensors.open(folder))["notes"]
+    told = [note for note in notes if note.startswith(("lab:", "vitalAperiodic:", "patient:"))]
+    assert len(told) == 4
+    assert not [note for note in told if re.search(r"\b[1-9]\b", note.replace("fewer than 10", ""))]
 
 
 def test_guarded_data_have_a_least_count(tensors: ClinicalTensors) -> None:

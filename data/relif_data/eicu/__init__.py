@@ -64,15 +64,24 @@ def prepare(
     """
     source, target = Path(source), Path(target)
     report = progress or (lambda message: None)
-    _check_options(
-        layout,
-        mortality,
-        mortality_hours,
-        first_label_hour,
-        maximum_hours,
-        validation_fraction,
-        test_fraction,
-    )
+    if layout not in ("auto", "tables", "hourly"):
+        raise InputError(f"layout={layout!r}: choose auto, tables or hourly")
+    if mortality not in ("hospital", "unit"):
+        raise InputError(f"mortality={mortality!r}: choose hospital or unit")
+    if mortality_hours < 1 or first_label_hour < 1:
+        raise InputError(
+            f"mortality_hours={mortality_hours}, first_label_hour={first_label_hour}: both must be at least 1"
+        )
+    if maximum_hours is not None and maximum_hours < max(mortality_hours, first_label_hour):
+        raise InputError(
+            f"maximum_hours={maximum_hours}: must reach mortality_hours and first_label_hour, or be None"
+        )
+    fractions = (validation_fraction, test_fraction)
+    if min(fractions) <= 0 or sum(fractions) >= 1:
+        raise InputError(
+            f"validation_fraction={validation_fraction}, test_fraction={test_fraction}: both must be positive"
+            " and leave some patients for training"
+        )
     if not source.is_dir():
         raise DataError(f"{source} is not a folder; name the folder that holds the eICU tables")
     chosen = layout if layout != "auto" else "hourly" if (source / "hourly").is_dir() else "tables"
@@ -101,32 +110,3 @@ def prepare(
         written = write_tensors(target, dataclasses.replace(contents, options=options))
     report(f"wrote {written}")
     return written
-
-
-def _check_options(
-    layout: str,
-    mortality: str,
-    mortality_hours: int,
-    first_label_hour: int,
-    maximum_hours: int | None,
-    validation_fraction: float,
-    test_fraction: float,
-) -> None:
-    if layout not in ("auto", "tables", "hourly"):
-        raise InputError(f"layout={layout!r}: choose auto, tables or hourly")
-    if mortality not in ("hospital", "unit"):
-        raise InputError(f"mortality={mortality!r}: choose hospital or unit")
-    if mortality_hours < 1 or first_label_hour < 1:
-        raise InputError(
-            f"mortality_hours={mortality_hours}, first_label_hour={first_label_hour}: both must be at least 1"
-        )
-    if maximum_hours is not None and maximum_hours < max(mortality_hours, first_label_hour):
-        raise InputError(
-            f"maximum_hours={maximum_hours}: must reach mortality_hours and first_label_hour, or be None"
-        )
-    fractions = (validation_fraction, test_fraction)
-    if min(fractions) <= 0 or sum(fractions) >= 1:
-        raise InputError(
-            f"validation_fraction={validation_fraction}, test_fraction={test_fraction}: both must be positive"
-            " and leave some patients for training"
-        )

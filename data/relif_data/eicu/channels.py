@@ -7,9 +7,10 @@ because eICU charts scores and not the category texts of MIMIC-III.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
 
 from relif_core.tensors.clinical import Channel
+from relif_data.sources import own_table
 
 STAY = "patientunitstayid"
 Conversion = Literal["number", "fahrenheit", "percent", "pounds", "score", "refill"]
@@ -51,11 +52,6 @@ CHANNELS: tuple[Measured, ...] = (
     Measured("pH", "pH", 7.4, 6.3, 8.5),
 )
 INDEX = {channel.name: index for index, channel in enumerate(CHANNELS)}
-
-DIASTOLIC, SYSTOLIC, MEAN = "Diastolic blood pressure", "Systolic blood pressure", "Mean blood pressure"
-EYE, MOTOR = "Glascow coma scale eye opening", "Glascow coma scale motor response"
-VERBAL, TOTAL = "Glascow coma scale verbal response", "Glascow coma scale total"
-OXYGEN, SATURATION, RESPIRATION = "Fraction inspired oxygen", "Oxygen saturation", "Respiratory rate"
 
 
 @dataclass(frozen=True)
@@ -100,120 +96,46 @@ class EventTable:
         return tuple(sorted({item.channel for item in self.items.values()}, key=INDEX.__getitem__))
 
 
-_PERCENT = {"%": 1.0, "": 1.0}
-_GLUCOSE = {"mg/dl": 1.0, "": 1.0, "mmol/l": 18.0156}
-_GCS = "notes/progress notes/physical exam/physical exam/neurologic/gcs/"
+#: Unit texts with their factors, by the name of a set of them.
+UNITS: dict[str, dict[str, float] | None] = {
+    "": None,
+    "percent": {"%": 1.0, "": 1.0},
+    "glucose": {"mg/dl": 1.0, "": 1.0, "mmol/l": 18.0156},
+}
+_ITEMS = own_table("tables/eicu_items.csv")
+
+
+def _table(name: str, time: str, **columns: Any) -> EventTable:
+    """Return a table with its items, by label (and second label, or part, where the table has both)."""
+    items = {
+        (row["label"], *([row["part"]] if row["part"] else [])): Item(
+            row["channel"], cast(Conversion, row["conversion"]), UNITS[row["units"]]
+        )
+        for row in _ITEMS
+        if row["table"] == name
+    }
+    return EventTable(name, time, items, **columns)
+
 
 # In order of trust: where two tables give a channel's value at the same minute, the later table wins.
 TABLES: tuple[EventTable, ...] = (
-    EventTable(
-        "vitalPeriodic",
-        "observationoffset",
-        {
-            ("heartrate",): Item("Heart Rate"),
-            ("sao2",): Item(SATURATION),
-            ("respiration",): Item(RESPIRATION),
-            ("temperature",): Item("Temperature", "fahrenheit"),
-            ("systemicsystolic",): Item(SYSTOLIC),
-            ("systemicdiastolic",): Item(DIASTOLIC),
-            ("systemicmean",): Item(MEAN),
-        },
-    ),
-    EventTable(
-        "vitalAperiodic",
-        "observationoffset",
-        {
-            ("noninvasivesystolic",): Item(SYSTOLIC),
-            ("noninvasivediastolic",): Item(DIASTOLIC),
-            ("noninvasivemean",): Item(MEAN),
-        },
-    ),
-    EventTable(
-        "physicalExam",
-        "physicalexamoffset",
-        {
-            **{(f"{_GCS}eyes score/{score}",): Item(EYE, "score") for score in range(1, 5)},
-            **{(f"{_GCS}motor score/{score}",): Item(MOTOR, "score") for score in range(1, 7)},
-            **{(f"{_GCS}verbal score/{score}",): Item(VERBAL, "score") for score in range(1, 6)},
-            **{(f"{_GCS}{score}",): Item(TOTAL, "score") for score in range(3, 16)},
-        },
-        labels=("physicalexampath",),
-        value="physicalexamvalue",
-    ),
-    EventTable(
-        "intakeOutput",
-        "intakeoutputoffset",
-        {
-            ("bodyweight (kg)",): Item("Weight"),
-            ("bodyweight (lb)",): Item("Weight", "pounds"),
-        },
-        labels=("celllabel",),
-        value="cellvaluenumeric",
-    ),
-    EventTable(
+    _table("vitalPeriodic", "observationoffset"),
+    _table("vitalAperiodic", "observationoffset"),
+    _table("physicalExam", "physicalexamoffset", labels=("physicalexampath",), value="physicalexamvalue"),
+    _table("intakeOutput", "intakeoutputoffset", labels=("celllabel",), value="cellvaluenumeric"),
+    _table(
         "nurseAssessment",
         "nurseassessoffset",
-        {("capillary refill", "capillary refill"): Item("Capillary refill rate", "refill")},
         labels=("celllabel", "cellattribute"),
         value="cellattributevalue",
         # The same cell also says on which limb the refill was judged.
         ignored=frozenset({"hands", "feet"}),
     ),
-    EventTable(
-        "respiratoryCharting",
-        "respchartoffset",
-        {
-            ("fio2",): Item(OXYGEN, "percent"),
-            ("fio2 (%)",): Item(OXYGEN, "percent"),
-            ("o2 percentage",): Item(OXYGEN, "percent"),
-            ("set fraction of inspired oxygen (fio2)",): Item(OXYGEN, "percent"),
-            ("rr (patient)",): Item(RESPIRATION),
-            ("total rr",): Item(RESPIRATION),
-            ("sao2",): Item(SATURATION),
-            ("adult con pt/vent spo2",): Item(SATURATION),
-            ("niv pt/vent spo2_5",): Item(SATURATION),
-        },
-        labels=("respchartvaluelabel",),
-        value="respchartvalue",
-    ),
-    EventTable(
-        "lab",
-        "labresultoffset",
-        {
-            ("glucose",): Item("Glucose", units=_GLUCOSE),
-            ("bedside glucose",): Item("Glucose", units=_GLUCOSE),
-            ("ph",): Item("pH"),
-            ("fio2",): Item(OXYGEN, "percent", units=_PERCENT),
-            ("o2 sat (%)",): Item(SATURATION, units=_PERCENT),
-        },
-        labels=("labname",),
-        value="labresult",
-        unit="labmeasurenamesystem",
-    ),
-    EventTable(
+    _table("respiratoryCharting", "respchartoffset", labels=("respchartvaluelabel",), value="respchartvalue"),
+    _table("lab", "labresultoffset", labels=("labname",), value="labresult", unit="labmeasurenamesystem"),
+    _table(
         "nurseCharting",
         "nursingchartoffset",
-        {
-            ("heart rate", "heart rate"): Item("Heart Rate"),
-            ("respiratory rate", "respiratory rate"): Item(RESPIRATION),
-            ("o2 saturation", "o2 saturation"): Item(SATURATION),
-            ("non-invasive bp", "non-invasive bp systolic"): Item(SYSTOLIC),
-            ("non-invasive bp", "non-invasive bp diastolic"): Item(DIASTOLIC),
-            ("non-invasive bp", "non-invasive bp mean"): Item(MEAN),
-            ("invasive bp", "invasive bp systolic"): Item(SYSTOLIC),
-            ("invasive bp", "invasive bp diastolic"): Item(DIASTOLIC),
-            ("invasive bp", "invasive bp mean"): Item(MEAN),
-            ("map (mmhg)", "value"): Item(MEAN),
-            ("arterial line map (mmhg)", "value"): Item(MEAN),
-            ("temperature", "temperature (c)"): Item("Temperature", "fahrenheit"),
-            ("temperature", "temperature (f)"): Item("Temperature", "fahrenheit"),
-            ("bedside glucose", "bedside glucose"): Item("Glucose"),
-            ("glasgow coma score", "eyes"): Item(EYE, "score"),
-            ("glasgow coma score", "motor"): Item(MOTOR, "score"),
-            ("glasgow coma score", "verbal"): Item(VERBAL, "score"),
-            ("glasgow coma score", "gcs total"): Item(TOTAL, "score"),
-            ("score (glasgow coma scale)", "value"): Item(TOTAL, "score"),
-        },
         labels=("nursingchartcelltypevallabel", "nursingchartcelltypevalname"),
         value="nursingchartvalue",
     ),

@@ -27,6 +27,8 @@ AGE_BANDS = (*ADULT_AGE_BANDS, "unknown")
 SEXES = ("female", "male", "other or unknown")
 ETHNICITIES = ("African American", "Asian", "Caucasian", "Hispanic", "Native American", "other or unknown")
 MOST_LEVELS = 255
+#: No unit stay lasts ten years; each hour of one takes space.
+LONGEST_DAYS = 3_660
 
 # sha256 of the sorted stay ids (little-endian int64) of the openly licensed demo, version 2.0.
 DEMO_STAYS = "ba26ba002694edce6de5e24a2e5940bbd458e7ea5a671d396bc73103508ec936"
@@ -86,6 +88,15 @@ def read_patients(table: Table) -> Patients:
         _refuse_lost(table, column, unreadable, "no number")
         if unreadable:
             notes.append(f"patient: {unreadable} cells of {column} are no numbers and count as unknown.")
+    column, most = "unitdischargeoffset", 1440 * LONGEST_DAYS
+    endless = int((~numbers[column].is_between(-most, most)).sum())
+    _refuse_lost(table, column, endless, f"over {LONGEST_DAYS:,} days or no finite number")
+    if endless:
+        numbers[column] = numbers[column].set(~numbers[column].is_between(-most, most), None)
+        notes.append(
+            f"patient: {endless} cells of {column} are over {LONGEST_DAYS:,} days or no finite number, and"
+            " count as unknown."
+        )
     death = {"alive": False, "expired": True}
     outcomes = []
     for column in ("unitdischargestatus", "hospitaldischargestatus"):
@@ -190,8 +201,8 @@ def groups_of(
     """Return the audit groups of a cohort, their codes per stay, and notes.
 
     Sex, age band, ethnicity, unit type and hospital come from `patient`; region, size and teaching status
-    from the `hospital` table where it exists. Codes are 8 bits wide: with more than 255 hospitals the single
-    hospitals are left out.
+    from the `hospital` table where it exists. Codes are 8 bits wide: a group of more than 255 levels is left
+    out, and a note says so.
 
     Raises:
         DataError: A hospital stands twice in its table, or the table lacks those of many stays.
@@ -201,6 +212,9 @@ def groups_of(
     codes: dict[str, np.ndarray] = {}
 
     def add(name: str, title: str, levels: tuple[str, ...], code: np.ndarray) -> None:
+        if len(levels) > MOST_LEVELS:
+            notes.append(f"{title}: {len(levels)} levels, over {MOST_LEVELS}, and so no group here.")
+            return
         groups.append(Group(name, title, levels))
         codes[name] = code.astype(np.uint8)
 
@@ -218,13 +232,7 @@ def groups_of(
     ethnicity = frame["ethnicity"].str.to_lowercase().replace_strict(known, default=len(ETHNICITIES) - 1)
     add("ethnicity", "Ethnicity", ETHNICITIES, ethnicity.to_numpy())
     add("unit_type", "Type of intensive care unit", *_levels(frame["unit_type"]))
-    levels, code = _levels(frame["hospital"])
-    if len(levels) <= MOST_LEVELS:
-        add("hospital", "Hospital", levels, code)
-    else:
-        notes.append(
-            f"The {len(levels)} hospitals exceed {MOST_LEVELS} levels: single hospitals are no group here."
-        )
+    add("hospital", "Hospital", *_levels(frame["hospital"]))
     if hospital_table is None:
         notes.append(
             "Table hospital is missing: the groups hospital region, hospital beds and teaching status are"
@@ -257,7 +265,7 @@ def _levels(column: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
     """Return a text column's sorted levels ("unknown" last, where needed) and the code of each row."""
     present = column.drop_nulls().unique().to_list()
     levels = sorted(present, key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0, text))
-    if column.null_count():
-        levels.append("unknown")
+    if column.null_count():  # What a source calls unknown is no second level.
+        levels = [*(level for level in levels if level != "unknown"), "unknown"]
     code = {level: index for index, level in enumerate(levels)}
     return tuple(levels), column.fill_null("unknown").replace_strict(code, return_dtype=pl.Int64).to_numpy()

@@ -72,6 +72,7 @@ def hourly_tensors(
         source, {"patient": PATIENT_COLUMNS, "hospital": HOSPITAL_COLUMNS}, "eICU", needed={"patient"}
     )
     patients = read_patients(tables["patient"])
+    terms = terms_of(source, patients)
     progress(f"patient: {patients.frame.height:,} unit stays")
     los, deaths = (_read_task(source / "hourly" / name) for name in TASKS)
     # mortality24 adds the hour before admission to its hour 0; the rows of los hold that hour's values alone.
@@ -113,7 +114,7 @@ def hourly_tensors(
     groups, codes, group_notes = groups_of(frame, tables.get("hospital"))
     subjects = frame["subject"].to_numpy()
     return ClinicalContents(
-        **terms_of(source, patients),
+        **terms,
         sources=[*los.files, *deaths.files, *(file for table in tables.values() for file in table.files)],
         channels=[Channel(name, unit, (key,), start) for key, (name, unit, start) in VARIABLES.items()],
         tasks=[mortality.task, length.task],

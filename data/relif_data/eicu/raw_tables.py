@@ -70,6 +70,7 @@ def table_tensors(
         progress(note)
 
     patients = read_patients(tables["patient"])
+    terms = terms_of(source, patients)
     progress(f"patient: {patients.frame.height:,} unit stays")
     flow = _cohort(patients.frame, first_label_hour)
     frame = flow.frame.sort("stay")
@@ -127,7 +128,7 @@ def table_tensors(
     groups, codes, group_notes = groups_of(frame, tables.get("hospital"))
     subjects = frame["subject"].to_numpy()
     contents = ClinicalContents(
-        **terms_of(source, patients),
+        **terms,
         sources=[file for table in tables.values() for file in table.files],
         channels=[CHANNELS[index].channel() for index in available],
         tasks=[target.task for target in found],

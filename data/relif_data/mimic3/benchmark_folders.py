@@ -18,10 +18,12 @@ from relif_core.files import described
 from relif_core.tensors.clinical import ClinicalContents, CohortStep, write_tensors
 from relif_data.labels import length_of_stay_class, split_by_subject
 from relif_data.mimic3.channels import channels, phenotypes, tensor_channels, value_columns
+from relif_data.mimic3.cohort import LONGEST_DAYS
 from relif_data.mimic3.series import EPSILON_HOURS, bins_of, hourly_grid
 from relif_data.mimic3.tasks import MORTALITY_HOUR, tensor_tasks
 from relif_data.tables import READ_ERRORS, unreadable
 
+_SERIES = r"^(\d{1,15})_episode(\d{1,15})_timeseries\.csv$"
 FOLDERS = {
     "phenotypes": "phenotyping",
     "los": "length-of-stay",
@@ -157,8 +159,8 @@ def _read_lists(folder: Path) -> pl.DataFrame:
             )
         )
     return pl.concat(frames).with_columns(
-        subject=pl.col("file").str.extract(r"^(\d+)_episode(\d+)_timeseries\.csv$", 1).cast(pl.Int64),
-        episode=pl.col("file").str.extract(r"^(\d+)_episode(\d+)_timeseries\.csv$", 2).cast(pl.Int64),
+        subject=pl.col("file").str.extract(_SERIES, 1).cast(pl.Int64),
+        episode=pl.col("file").str.extract(_SERIES, 2).cast(pl.Int64),
     )
 
 
@@ -268,6 +270,13 @@ def _stays(lists: dict[str, pl.DataFrame], samples: dict[str, pl.DataFrame], roo
         lengths.append(samples["mortality"].select("file", hours=pl.lit(float(MORTALITY_HOUR))))
     longest = pl.concat(lengths).group_by("file").agg(pl.col("hours").max().alias("los_hours"))
     stays = stays.join(longest, on="file", how="left", maintain_order="left")
+    endless = ~stays["los_hours"].is_between(0, 24 * LONGEST_DAYS).fill_null(False)
+    if endless.any():
+        raise DataError(
+            f"{root}: the lists state no length, or one over {LONGEST_DAYS} days, for"
+            f" {int(endless.sum()):,} of {stays.height:,} stays; make the folders again, or take"
+            " these stays out of the lists"
+        )
     # L is stated to 6 decimals in the lists; the tolerance of the bins absorbs the rounding.
     return stays.with_columns(bins=bins_of(stays["los_hours"].to_numpy())).with_row_index("stay")
 

@@ -30,6 +30,8 @@ OTHER_ETHNICITIES = (
     *("AMERICAN INDIAN", "NATIVE HAWAIIAN", "CARIBBEAN ISLAND"),
 )
 OTHER_LENGTH_SHARE = 0.1
+#: No hospital admission lasts longer; a LOS above, or without end, is no length.
+LONGEST_DAYS = 366
 CARE_UNITS = ("MICU", "SICU", "CCU", "CSRU", "TSICU", "other")
 OTHER_UNITS = ("NICU", "NWARD", "")
 GENDER_CODES = {"F": 1, "FEMALE": 1, "M": 2, "MALE": 2, "": 0}
@@ -145,7 +147,13 @@ def _read_stays(tables: Mapping[str, Table]) -> pl.DataFrame:
     _refuse_repeats(frame, "icustay_id", table)
     frame = parse_times(frame, ("intime", "outtime"), table).rename({"los": "los_days"})
     _refuse_other_lengths(frame, table)
-    return frame
+    endless = (~frame["los_days"].is_between(-LONGEST_DAYS, LONGEST_DAYS)).fill_null(False)
+    if endless.sum() > max(LOST_SHARE * frame.height, FEW):
+        raise DataError(
+            f"{table.path}: LOS of {endless.sum():,} of {frame.height:,} stays is over {LONGEST_DAYS} days or"
+            f" no finite number (first: data row {int(endless.arg_max() or 0) + 1}); export the column again"
+        )
+    return frame.with_columns(los_days=pl.when(~endless).then("los_days"))
 
 
 def _refuse_other_lengths(stays: pl.DataFrame, table: Table) -> None:

@@ -8,7 +8,7 @@ import polars as pl
 from relif_core.errors import DataError
 from relif_data.mimic3.channels import channels, items
 from relif_data.mimic3.cleaning import meanings
-from relif_data.mimic3.cohort import Cohort
+from relif_data.mimic3.cohort import LONGEST_DAYS, Cohort
 from relif_data.mimic3.events import EVENT_TABLES, MappedEvents
 from relif_data.tables import FEW, LOST_SHARE, VALUE_SHARE, Table, Types, time_of
 
@@ -23,7 +23,7 @@ CAUSES = {
 
 
 #: Seconds from a stay: most of a chart lies less than a day away, and no hospital admission lasts a year.
-DAY, YEAR = 86_400, 366 * 86_400
+DAY, YEAR = 86_400, LONGEST_DAYS * 86_400
 
 
 def refuse_losses(

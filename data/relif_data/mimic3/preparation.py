@@ -1,11 +1,11 @@
-"""Raw MIMIC-III tables to clinical tensors: the whole road, in bounded memory."""
+"""The way in, and raw MIMIC-III tables to clinical tensors: the whole road, in bounded memory."""
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,8 @@ from relif_core.errors import DataError, InputError
 from relif_core.files import read_text
 from relif_core.tensors.clinical import ClinicalContents, CohortStep, Group, write_tensors
 from relif_core.tensors.folder import release
-from relif_data.labels import ADULT_AGE_BANDS, age_band, split_by_subject
+from relif_data.labels import ADULT_AGE_BANDS, age_band, refuse_changed, split_by_subject
+from relif_data.mimic3.benchmark_folders import is_benchmark_folder, prepare_benchmark_folder
 from relif_data.mimic3.channels import channels, tensor_channels, value_columns
 from relif_data.mimic3.cleaning import clean
 from relif_data.mimic3.cohort import CARE_UNITS, Cohort, select_cohort
@@ -51,11 +52,11 @@ class Extraction:
     work: Work
 
 
-def prepare_raw(
-    source: Path,
-    target: Path,
+def prepare(
+    source: Path | str,
+    target: Path | str,
     *,
-    compatibility: str = "repaired",
+    compatibility: Literal["repaired", "benchmark"] = "repaired",
     repairs: Iterable[str] | str | None = None,
     train_subjects: Path | None = None,
     validation_subjects: Path | None = None,
@@ -63,14 +64,17 @@ def prepare_raw(
     validation_share: float = 0.15,
     test_share: float = 0.15,
     seed: int = 0,
+    output_policy: Literal["person", "aggregate"] = "aggregate",
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Turn MIMIC-III tables (v1.4 or the demo) into clinical tensors of the four tasks; return ``target``.
+    """Turn MIMIC-III tables or the benchmark's task folders into clinical tensors at ``target``; return it.
 
-    An interrupted run is resumed: finished event tables wait in a hidden folder beside ``target``.
+    An interrupted run over tables is resumed: finished event tables wait in a hidden folder beside
+    ``target``. The benchmark's folders come with values, labels and test subjects as they are: they take
+    ``validation_share``, ``seed`` and ``output_policy`` only (``benchmark_folders``).
 
     Args:
-        source: Folder of the tables.
+        source: Folder of the tables (v1.4 or the demo), or of the task folders.
         target: Folder of the tensors.
         compatibility: "benchmark" reproduces the benchmark's values, "repaired" what ``REPAIRS`` lists.
         repairs: Names single repairs instead.
@@ -80,14 +84,35 @@ def prepare_raw(
         validation_share: Share of subjects.
         test_share: Share of subjects.
         seed: Of the split.
+        output_policy: Of task folders; beside tables the licence file decides it.
         progress: Called with a line of text per step.
 
     Raises:
-        DataError: Damaged or missing tables, or a target that holds something else.
-        InputError: Unknown options.
+        DataError: Damaged or missing tables or lists, or a target that holds something else.
+        InputError: Unknown options, or one that the source does not take.
     """
     report = progress or (lambda message: None)
-    target = Path(target)
+    source, target = Path(source), Path(target)
+    if is_benchmark_folder(source):
+        of_tables: dict[str, Any] = {
+            "compatibility": compatibility,
+            "repairs": repairs,
+            "train_subjects": train_subjects,
+            "validation_subjects": validation_subjects,
+            "test_subjects": test_subjects,
+            "test_share": test_share,
+        }
+        refuse_changed(prepare, of_tables, f"{source} holds the benchmark's task folders, which fix this")
+        return prepare_benchmark_folder(
+            source,
+            target,
+            validation_share=validation_share,
+            seed=seed,
+            output_policy=output_policy,
+            progress=progress,
+        )
+    of_folders = {"output_policy": output_policy}
+    refuse_changed(prepare, of_folders, "the licence file beside raw tables decides this")
     chosen = chosen_repairs(compatibility, repairs)
     if not (validation_share >= 0 and test_share >= 0 and validation_share + test_share < 1):
         raise InputError(
@@ -98,8 +123,9 @@ def prepare_raw(
     for path in (train_subjects, validation_subjects, test_subjects):
         if path is not None:
             read_subject_list(Path(path))
-    tables = find_tables(Path(source), chosen)
+    tables = find_tables(source, chosen)
     refuse_other_sources(target, "mimic3", tables)
+    licence = _licence(tables["icustays"].path.parent)
     extraction = extract(tables, chosen, target, report)
     counts = Counter({"short_row": n} if (n := sum(table.ragged for table in tables.values())) else {})
     unread = sum(sum(tables[name].unreadable.values()) for name in EVENT_TABLES if name in tables)
@@ -113,7 +139,6 @@ def prepare_raw(
         shares=(validation_share, test_share),
         seed=seed,
     )
-    licence = _licence(tables["icustays"].path.parent)
     contents = ClinicalContents(
         dataset="mimic3",
         title="MIMIC-III" + licence["suffix"],
@@ -359,7 +384,10 @@ def _notes(repairs: frozenset[str]) -> list[str]:
 
 
 def _licence(source: Path) -> dict[str, Any]:
-    """Tell the open demo and simulated tables, by the files beside them, from the credentialed data."""
+    """Tell the open demo and simulated tables, by the files beside them, from the credentialed data.
+
+    Of several licence files all must be the open one.
+    """
     if (source / "SYNTHETIC.md").is_file():
         return {
             "name": "Apache-2.0 (simulated tables; no patient data)",
@@ -367,8 +395,9 @@ def _licence(source: Path) -> dict[str, Any]:
             "synthetic": True,
             "suffix": " (simulated tables)",
         }
-    licence = next((path for path in source.iterdir() if path.name.lower().startswith("license")), None)
-    if licence is not None and "open database license" in read_text(licence, "replace").lower():
+    files = [path for path in source.iterdir() if path.is_file() and path.name.lower().startswith("license")]
+    texts = [read_text(path, "replace").lower() for path in sorted(files)]
+    if texts and all("open database license" in text for text in texts):
         return {"name": "ODbL-1.0", "policy": "person", "synthetic": False, "suffix": " demo"}
     return {
         "name": "PhysioNet Credentialed Health Data License 1.5.0",

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from relif_core.errors import InputError, listed
+from relif_data.sources import own_table
 
 
 @dataclass(frozen=True)
@@ -13,79 +14,13 @@ class Repair:
     name: str
     quirk: str
     repair: str
-    default: bool = True
+    default: bool
 
 
-_ALL = (
-    Repair(
-        "numeric_maximum",
-        "of several heart rates, respiratory rates, mean pressures or coma scores at one chart time the"
-        " greatest text wins: '95' beats '105'",
-        "the greatest number (for coma scales the highest score) wins",
-    ),
-    Repair(
-        "fio2_scale",
-        "the fraction of inspired oxygen is divided by 100 whatever its size (unless the unit is torr): 0.5"
-        " becomes 0.005",
-        "only numbers above 1 are divided by 100",
-    ),
-    Repair(
-        "blood_only",
-        "urine glucose, and pH of urine and other body fluids, enter the blood channels",
-        "only blood specimens are read",
-    ),
-    Repair(
-        "fahrenheit",
-        "a Fahrenheit reading below 79 is taken for Celsius",
-        "a reading above 45 whose unit or item says Fahrenheit is converted",
-    ),
-    Repair(
-        "impossible_values",
-        "no range is applied: a systolic pressure of 11,647 mmHg is an input",
-        "physically impossible values are left out",
-    ),
-    Repair(
-        "flagged_errors",
-        "chart rows that the staff marked as errors are inputs",
-        "rows with ERROR = 1 are left out",
-    ),
-    Repair(
-        "unknown_units",
-        "a unit text that no rule knows is ignored",
-        "values with an unknown unit are left out where the unit decides the value",
-    ),
-    Repair(
-        "admission_from_stay",
-        "an event without admission id is lost even where its stay id is given",
-        "the stay id decides",
-    ),
-    Repair(
-        "all_diagnosis_codes",
-        "diagnosis rows whose code is missing in the ICD-9 dictionary table are lost before phenotypes are"
-        " assigned",
-        "every diagnosis row counts",
-    ),
-    Repair(
-        "hospital_death",
-        "death in hospital is read from the date of death (a midnight) or a death time up to discharge;"
-        " deaths on the day of discharge but outside the hospital count, deaths recorded minutes after"
-        " discharge do not",
-        "the admission's own death flag decides",
-    ),
-    Repair(
-        "los_after_death",
-        "hours after the death but before the stay's recorded end carry labels of length of stay",
-        "labels of length of stay end with the life of the patient",
-        default=False,
-    ),
-    Repair(
-        "fio2_set_item",
-        "Carevue's main item for inspired oxygen (190, FiO2 Set) is not read: a gap, no error",
-        "item 190 is read too",
-        default=False,
-    ),
-)
-REPAIRS = {repair.name: repair for repair in _ALL}
+REPAIRS = {
+    row["name"]: Repair(**row | {"default": row["default"] == "yes"})  # type: ignore[arg-type]
+    for row in own_table("mimic3/tables/repairs.csv")
+}
 """Every repair by name."""
 
 

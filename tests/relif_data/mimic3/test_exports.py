@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relif_core.errors import DataError
+from relif_core.errors import DataError, InputError
 from relif_core.tensors.clinical import ClinicalTensors, check_tensors
 from relif_data.mimic3 import prepare
 from relif_data.mimic3.preparation import read_subject_list
@@ -212,6 +212,64 @@ def test_lengths_in_another_unit_are_refused(raw_tables: Any, tmp_path: Path) ->
         prepare(tables.write(tmp_path / "b"), tmp_path / "tensors")
 
 
+@pytest.mark.parametrize("days", ["inf", "-inf", "nan", 1e8, 367])
+def test_lengths_without_end_are_no_lengths(raw_tables: Any, tmp_path: Path, days: Any) -> None:
+    """A LOS that is endless or over a year counts as unknown; more than ten, and 1 % of all, are an error."""
+    tables = raw_tables()
+    for stay in range(1, 121):
+        tables.stay(stay)
+    rows = tables.rows["icustays"]
+    rows[6]["los"] = days
+    found = tensors(tables, tmp_path / "a")
+    assert len(found.arrays["stays"]) == 119
+    steps = {step["rule"]: step["removed"] for step in found.manifest["cohort"]}
+    assert steps["the length of stay is known and above 0"] == 1
+    for row in rows[6:17]:
+        row["los"] = days
+    with pytest.raises(
+        DataError, match=r"ICUSTAYS\.csv: LOS of 11 of 120 stays is over 366 days .* \(first: data row 7\)"
+    ):
+        prepare(tables.write(tmp_path / "b"), tmp_path / "tensors")
+
+
+OPEN, CLOSED = "# Open Database License (ODbL)\n", "The PhysioNet Credentialed Health Data License\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "policy"),
+    [
+        ({"LICENSE.md": OPEN}, "person"),
+        ({"LICENSE.md": OPEN, "licenses/other.txt": CLOSED}, "person"),
+        ({"LICENSE.md": OPEN, "LICENSE.txt": CLOSED}, "aggregate"),
+        ({"LICENSE.md": CLOSED, "LICENSE.txt": OPEN}, "aggregate"),
+        ({"licenses/LICENSE.md": OPEN}, "aggregate"),
+        ({}, "aggregate"),
+    ],
+)
+def test_every_licence_file_must_be_open(
+    two_stays: Any, tmp_path: Path, files: dict[str, str], policy: str
+) -> None:
+    """The output policy follows the licence files beside the tables, the stricter one where they differ."""
+    raw = two_stays.write(tmp_path / "raw")
+    for name, text in files.items():
+        (raw / name).parent.mkdir(exist_ok=True)
+        (raw / name).write_text(text)
+    assert check_tensors(prepare(raw, tmp_path / "tensors")).manifest["output_policy"] == policy
+
+
+def test_a_licence_that_cannot_be_read_is_named_before_the_tables_are(
+    monkeypatch: pytest.MonkeyPatch, two_stays: Any, tmp_path: Path
+) -> None:
+    """Hours of reading do not come first."""
+    raw = two_stays.write(tmp_path / "raw")
+    (raw / "LICENSE").write_text(OPEN)
+    monkeypatch.setattr("relif_core.files.MOST_JSON", 9)
+    said: list[str] = []
+    with pytest.raises(InputError, match=r"LICENSE cannot be read"):
+        prepare(raw, tmp_path / "tensors", progress=said.append)
+    assert said == []
+
+
 def test_tables_below_the_named_folder_are_found(two_stays: Any, tmp_path: Path) -> None:
     """A download's top folder is enough if one folder below holds the tables; two such are named."""
     expected = tensors(two_stays, tmp_path / "expected")
@@ -254,6 +312,22 @@ def test_a_half_unpacked_table_beside_the_whole_one(two_stays: Any, tmp_path: Pa
     plain.write_bytes(b"".join(lines[: 1 + int(share * len(lines))]))
     with pytest.raises(DataError, match=r"CHARTEVENTS\.csv is not the content of CHARTEVENTS\.csv\.gz"):
         prepare(raw, tmp_path / "tensors")
+
+
+@pytest.mark.parametrize("end", [b"", gzip.compress(b"")])
+def test_a_packed_file_of_several_members_beside_its_content(
+    two_stays: Any, tmp_path: Path, end: bytes
+) -> None:
+    """Members behind one another, also the empty last one of bgzip, are one file; a part is not whole."""
+    raw = with_events(two_stays).write(tmp_path / "raw")
+    content = (raw / "CHARTEVENTS.csv").read_bytes()
+    packed = raw / "CHARTEVENTS.csv.gz"
+    packed.write_bytes(gzip.compress(content[:300]) + gzip.compress(content[300:]) + end)
+    check_tensors(prepare(raw, tmp_path / "whole"))
+    for damaged in (packed.read_bytes()[:-9], gzip.compress(content) + gzip.compress(b"9")):
+        packed.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"CHARTEVENTS\.csv is not the content of CHARTEVENTS\.csv\.gz"):
+            prepare(raw, tmp_path / "tensors")
 
 
 def test_parquet_tables_are_read(two_stays: Any, tmp_path: Path) -> None:

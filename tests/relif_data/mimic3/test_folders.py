@@ -1,5 +1,6 @@
 """The benchmark's output folders and simulated raw tables, both taken down the whole road."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -201,9 +202,22 @@ def test_faulty_folders_are_named(folders: Path, tmp_path: Path) -> None:
     (task / "train" / "listfile.csv").write_text("stay,y_true\n10003_episode9_timeseries.csv,0\n")
     with pytest.raises(DataError, match="1 subjects stand in more than one split"):
         prepare(root, tmp_path / "tensors")
-    (task / "train" / "listfile.csv").write_text("stay,y_true\nnobody.csv,0\n")
-    with pytest.raises(DataError, match="1 rows of the lists name no"):
-        prepare(root, tmp_path / "tensors")
+    for name in ("nobody.csv", f"{'9' * 25}_episode1_timeseries.csv", f"1_episode{'9' * 17}_timeseries.csv"):
+        (task / "train" / "listfile.csv").write_text(f"stay,y_true\n{name},0\n")
+        with pytest.raises(DataError, match="1 rows of the lists name no"):
+            prepare(root, tmp_path / "tensors")
+
+
+@pytest.mark.parametrize("length", ["inf", "NaN", "1e12", "-1"])
+def test_a_stay_without_end_is_refused(folders: Path, tmp_path: Path, length: str) -> None:
+    """A list that states no length of a stay, or one over a year, asks for no memory."""
+    shutil.copytree(folders / "phenotyping", tmp_path / "folders" / "phenotyping")
+    path = tmp_path / "folders" / "phenotyping" / "train" / "listfile.csv"
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    lines[1][lines[0].index("period_length")] = length
+    path.write_text("".join(",".join(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"no length, or one over 366 days, for 1 of \d+ stays"):
+        prepare(tmp_path / "folders", tmp_path / "tensors")
 
 
 @pytest.mark.parametrize("label", ["", "NaN", "2"])
