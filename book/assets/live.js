@@ -585,11 +585,12 @@
       .join("")}${boxes.map((item) => `<label><input type="checkbox" id="${id(item.key)}"> ${escaped(item.label)}</label>`).join("")}</div><div class="relif-live-figure"></div><p class="relif-live-text" role="status"></p><div class="relif-live-below"></div>`;
     host.append(panel);
     const input = (key) => panel.querySelector(`#${CSS.escape(id(key))}`);
+    const starts = new Map(controls.map(({ key }) => [key, input(key).value])); /* what the steps make of a start */
     const update = () => {
       const values = {};
-      for (const { key } of controls) {
+      for (const { key, value } of controls) {
         const own = input(key);
-        values[key] = Number(own.value);
+        values[key] = own.value === starts.get(key) ? value : Number(own.value);
         own.previousElementSibling.querySelector("output").textContent = shown(values[key], Number(own.step) >= 1 ? 0 : 3);
       }
       for (const { key } of boxes) values[key] = input(key).checked;

@@ -51,10 +51,14 @@ def _text(must: str, each: Callable[[str], bool], *others: str, several: bool = 
     def holds(value: Any) -> bool:
         if not isinstance(value, str) or "\0" in value:
             return False
-        parts = value.split(",") if several and not os.path.isdir(value) else [value]
-        return all(each(part.strip()) for part in parts) and len(set(parts)) == len(parts)
+        parts = value.split(",") if several else [value]
+        return all(map(each, parts)) and len(set(parts)) == len(parts)
 
-    return Domain(must + (", or several separated by commas, each once" if several else ""), holds, others)
+    return Domain(
+        must + (", or several separated by commas without blanks, each once" if several else ""),
+        holds,
+        others,
+    )
 
 
 def _device(value: str) -> bool:
@@ -88,7 +92,7 @@ def _kept(value: str) -> bool:
 
 SEED = _whole(0, 2**32 - 1, 4, 7, 1000)
 SHARE = _number(0, 1, 0.05, 0.5, 1.0, 0.0)
-RECORDS = _text("be a folder of the checkout", _kept, several=True)
+RECORDS = _text("be a folder of the checkout", _kept)
 #: Every parameter of the book, by its name; a page's own meaning of a name stands as "page.name".
 PARAMETERS: Mapping[str, Domain] = {
     "profile": Domain("be 'quick' or 'full'", lambda value: value in ("quick", "full")),
@@ -118,11 +122,13 @@ PARAMETERS: Mapping[str, Domain] = {
         "physionet2012_methods", "eicu_demo_methods", "synthetic_methods", several=True,
     ),
     "published_records": RECORDS,
+    "theorem_b2_ranking_under_drift.published_records": _text(RECORDS.must, _kept, several=True),
     "released_records": RECORDS,
-    "short_records": RECORDS,
+    "planned_records": RECORDS,
     "dense_records": RECORDS,
     "class_records": RECORDS,
-    "data": _text("be a folder that exists", os.path.isdir, several=True),
+    "data": _text("be a folder that exists", os.path.isdir),
+    "clinical_data.data": _text("be a folder that exists", os.path.isdir, several=True),
     "weights": _text("be a file that exists", os.path.isfile),
     "runs": _text("be a folder, or a name for a new one", lambda value: not os.path.isfile(value)),
 }  # fmt: skip

@@ -75,8 +75,6 @@ def test_ranks_and_tables(results: ResultSet) -> None:
     assert sorted(fixed.values()) == [1, 2, 3, 4, 5]
     rows = method_rows(results, "worst", "ranks")
     assert [int(str(row["Rank, own → fixed δ"])[-1]) for row in rows] == [fixed[name] for name in METHODS]
-    sweep = results.narrowed(STEP_SIZE_SWEEP)
-    assert [row["η"] for row in method_rows(sweep, "setting/step_size", "weight_end")] == ["0.001", "1"]
     assert list(tolerance_rows(results, (0.1, 0.275))[0]) == ["Method", "δ = 0.1", "δ = 0.275"]
     with pytest.raises(InputError, match=r"multiples of 0\.005"):
         tolerance_rows(results, (0.1234,))

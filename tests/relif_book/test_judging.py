@@ -102,6 +102,14 @@ def test_seeds_of_the_equivalence_test_are_those_of_the_textbook() -> None:
     assert seeds_needed(lambda n: power("equal", 0, 0.010, n, margin=0.006)) == 26
 
 
+@pytest.mark.parametrize(("margin", "seeds"), [(0.01, 1380), (0.02, 152), (0.02, 10_000)])
+def test_an_equality_far_inside_its_margin_has_all_power(margin: float, seeds: int) -> None:
+    assert power("equal", 0, 0.006, seeds, 0.0002, margin) == pytest.approx(1)
+    assert power("lower", -margin, 0.006, seeds, 0.0002) == pytest.approx(1)
+    for effect in (3 * margin, -3 * margin):
+        assert power("equal", effect, 0.006, seeds, 0.0002, margin) == pytest.approx(0)
+
+
 def test_too_few_subjects_are_not_mended_by_seeds() -> None:
     part = lower("a < b", paired([-0.01, 0.0, -0.005], subject_error=0.02, subjects=150))
     assert part_power(part)[1] is None

@@ -35,7 +35,7 @@ def clinical():
 
 @pytest.fixture(scope="module")
 def dense():
-    return read_published(RECORDS / "nyuv2_small")
+    return read_published(Path(__file__).with_name("nyuv2_revision_1"))
 
 
 def recomputed(scores, tolerance: float) -> float:

@@ -22,6 +22,7 @@ from relif_core.tensors.folder import read_manifest
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 DECLARED = {path.stem: declared_parameters(path.stem) for path in sorted(NOTEBOOKS.glob("*.md"))}
+TWO = "data/records/nyuv2,data/records/physionet2012_methods"
 #: Names whose other values ask for records that a data set may not have: a named error is an answer too.
 ASKING = ("dataset", "studies")
 #: Cases of one commit in the ordinary suite; `-m slow` runs all.
@@ -122,6 +123,13 @@ def test_every_number_of_a_page_has_three_other_values_inside_its_domain(page: s
         ("table_5_settings", {"method": "nosuch"}, "method is 'nosuch': no method is called 'nosuch'"),
         ("table_5_settings", {"methods": "erm"}, "unknown parameter methods; it takes method, profile"),
         ("table_1_nyuv2", {"methods": "erm,erm"}, "it must be a method, or several .* each once"),
+        ("table_1_nyuv2", {"methods": "erm, erm"}, "no method is called ' erm'"),
+        ("table_1_nyuv2", {"methods": "erm, relif"}, "no method is called ' relif'"),
+        ("claims", {"studies": "eicu_demo_methods, x"}, "several separated by commas without blanks"),
+        ("table_1_nyuv2", {"published_records": TWO}, "it must be a folder of the checkout$"),
+        ("in_three_minutes", {"dense_records": TWO}, "it must be a folder of the checkout$"),
+        ("theorem_b2_ranking_under_drift", {"published_records": f"{TWO} "}, "several separated by commas"),
+        ("table_3_trade_off", {"data": f"{ROOT},{NOTEBOOKS}"}, "it must be a folder that exists$"),
         ("table_3_trade_off", {"data": 2012}, "data is 2012; it must be a folder that exists"),
         ("table_3_trade_off", {"device": "auto"}, "device is 'auto'; it must be cpu, cuda or cuda:N"),
         ("table_3_trade_off", {"seeds": True}, "seeds is True; it must be a whole number from 1"),
@@ -134,6 +142,18 @@ def test_every_number_of_a_page_has_three_other_values_inside_its_domain(page: s
 def test_what_a_parameter_does_not_take_is_named(page: str, given_: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"page '{page}': .*{message}"):
         check_parameters(page, given_, DECLARED[page])
+
+
+@pytest.mark.parametrize(
+    ("page", "given_"),
+    [
+        ("table_1_nyuv2", {"methods": "erm,relif"}),
+        ("theorem_b2_ranking_under_drift", {"published_records": TWO}),
+        ("clinical_data", {"data": f"{ROOT},{NOTEBOOKS}"}),
+    ],
+)
+def test_several_are_taken_where_a_page_reads_several(page: str, given_: dict[str, Any]) -> None:
+    check_parameters(page, given_, DECLARED[page])
 
 
 ODD = ("", "/", "a" * 5000, ".", "erm,relif", "cuda:9", "~", "\0", "physionet2012,", "erm+relif+relif")

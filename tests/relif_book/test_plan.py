@@ -1,5 +1,6 @@
 """The analysis plan says what the code of its rules says."""
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -7,29 +8,55 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relif_book.evidence import plan
+from relif_book.evidence.judging import power
+from relif_book.evidence.plan import MACRO_SUBJECTS, WORST_SUBJECTS, power_table
 from relif_book.evidence.publishing import read_published, read_reference
-from relif_book.evidence.reporting import summarise
+from relif_book.evidence.reporting import common_seeds, summarise
 from relif_core.studies.grid import STUDIES, named_study
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "data" / "records"
 TEXT = (ROOT / "data" / "analysis_plan.md").read_text(encoding="utf-8")
-
-
-def test_the_tables_of_the_plan_are_those_of_the_code() -> None:
-    assert plan.power_table() in TEXT
-    assert plan.detectable_table() in TEXT
-
-
-@pytest.mark.parametrize(
-    ("kind", "spread"),
-    [("bias", plan.BIAS_SPREAD), ("worst", plan.WORST_SPREAD), ("macro", plan.MACRO_SPREAD)],
+#: Methods whose paired spread against ReLiF as released stands for that of a planned contrast.
+SPREAD_FROM = (
+    "erm",
+    "gradnorm",
+    "fairgrad",
+    "cats_as_released",
+    "relif_static_1",
+    "relif_no_alignment",
+    "relif_step_size_1",
 )
-def test_the_spreads_are_those_of_the_exploratory_records(kind: str, spread: tuple[float, float]) -> None:
+
+
+def test_the_powers_of_the_plan_are_those_of_its_rows() -> None:
+    printed = TEXT[TEXT.index("\n| primary 1 |") : TEXT.index("\n\nThe smallest true difference")]
+    assert power_table(TEXT) == printed.strip()
+
+
+def test_powers_that_do_not_follow_from_their_row_are_mended() -> None:
+    right = "| 0.0060–0.0110 | 0.99–0.68 | 4–10 |"
+    assert power_table(TEXT.replace(right, "| 0.0060–0.0110 | 1.00 | 3 |")) == power_table(TEXT)
+    assert power_table(TEXT).count(right) == 2
+
+
+def stated_spreads() -> dict[str, tuple[float, float]]:
+    """The paired deviations between seeds that the plan states, by endpoint."""
+    stated = re.findall(r"(0\.\d{3})–(0\.\d{3}) for (Bias|Worst|Macro)", TEXT)
+    return {endpoint.lower(): (float(least), float(most)) for least, most, endpoint in stated}
+
+
+@pytest.mark.parametrize("endpoint", ["bias", "worst", "macro"])
+def test_the_spreads_are_those_of_the_exploratory_records(endpoint: str) -> None:
+    """Of the difference to ReLiF as released, over the seeds that a method shares with it."""
     records, _, table = read_published(RECORDS / "physionet2012_methods")
-    seen = plan.seen_spreads(summarise(records, table), kind)  # type: ignore[arg-type]
-    assert np.round(seen, 3) == pytest.approx(spread)
+    summaries = summarise(records, table)
+    found = []
+    for method in SPREAD_FROM:
+        seeds = common_seeds(summaries["relif"], summaries[method])
+        a, b = (getattr(summaries[name].of_seeds(seeds), endpoint) for name in ("relif", method))
+        found.append(np.std(np.subtract(b, a), ddof=1))
+    assert np.round([min(found), max(found)], 3) == pytest.approx(stated_spreads()[endpoint])
 
 
 def planned_rows() -> list[list[str]]:
@@ -67,12 +94,20 @@ def test_one_tolerance_per_data_set_stands_in_the_plan(name: str, study: str) ->
 
 def test_a_margin_that_is_out_of_reach_is_named() -> None:
     """Differences of Worst below the detectable ones need more test subjects, not more seeds."""
-    unreachable = [item for item in plan.PLANNED if None in item.needed]
-    assert unreachable
-    assert all("Worst" in item.text for item in unreachable)
-    assert all(item.powers[1] < 0.8 for item in unreachable)
+    unreachable = [line for line in power_table(TEXT).splitlines() if "out of reach" in line]
+    assert len(unreachable) == 4
+    assert all("in Worst" in line for line in unreachable)
 
 
-def test_the_detectable_difference_has_the_power_it_is_named_for() -> None:
-    found = plan.detectable(0.010, 15, 0.0002)
-    assert plan.power("lower", -found, 0.010, 15, 0.0002) == pytest.approx(0.8, abs=0.01)
+def test_a_detectable_difference_has_the_power_it_is_named_for() -> None:
+    errors = {"bias": 0.0002, "worst": WORST_SUBJECTS, "macro": MACRO_SUBJECTS}
+    rows = re.findall(r"^\| (\d+) ((?:\| 0\.\d{4}–0\.\d{4} ){3})\|$", TEXT, re.MULTILINE)
+    assert [int(seeds) for seeds, _ in rows] == [3, 7, 10, 15, 30]
+    for (seeds, cells), (endpoint, subjects) in itertools.product(rows, errors.items()):
+        cell = cells.strip("| ").split(" | ")[list(errors).index(endpoint)]
+        for smallest, spread in zip(map(float, cell.split("–")), stated_spreads()[endpoint], strict=True):
+            below, there = (
+                power("lower", -effect, spread, int(seeds), subjects)
+                for effect in (smallest - 1e-4, smallest + 5e-5)
+            )
+            assert below < 0.8 <= there

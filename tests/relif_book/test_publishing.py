@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
+from relif_book.build import records as records_of_pages
+from relif_book.build.records import runs_of
 from relif_book.evidence.audit_table import AuditTable, audit_record, audit_table
 from relif_book.evidence.packing import RUNS, load_packed, save_packed
 from relif_book.evidence.publishing import BINS, LEAST, merged, publish, read_published, read_single_task
@@ -22,9 +24,18 @@ from relif_book.evidence.utility_errors import (
 )
 from relif_core.errors import RecordError
 from relif_core.record import VIEWS, Record, run_key
-from relif_core.settings import as_json
+from relif_core.settings import (
+    REVISION,
+    RunSettings,
+    as_json,
+    dense_settings,
+    method_settings,
+    read_changes,
+)
 from relif_core.studies.grid import grid, run_study
 
+#: The encoder weights that NYUv2's records name.
+RESNET50 = "6ef49dd7bd0163b26282010447861aa3d0d6cc0f72484813df87c8e50b9376ad"
 PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "records"
 #: What the published records may weigh together.
 MOST_BYTES = 30 * 2**20
@@ -42,6 +53,43 @@ def test_published_records_keep_their_keys() -> None:
                 assert record.settings.revision == 1
                 first += 1
     assert first > 100
+
+
+@pytest.mark.parametrize("folder", ["nyuv2", "synthetic_methods"])
+def test_the_command_of_a_record_has_the_settings_of_its_run(folder: str) -> None:
+    made = {record.key: record.settings for record in read_published(PUBLISHED / folder)[0]}
+    rows = runs_of(folder)
+    assert {row.key for row in rows} == set(made)
+    for row in rows:
+        assert settings_of(row.command) == replace(made[row.key], revision=REVISION)
+
+
+def settings_of(command: str) -> RunSettings:
+    """The settings of the run that ``relif run`` makes; the file of weights is that of NYUv2's records."""
+    words = command.split()
+    options = list(zip(words[2::2], words[3::2], strict=True))
+    given = dict(options)
+    changes = read_changes(value for name, value in options if name == "--set")
+    if "--weights" not in given:
+        return method_settings(given["--method"], seed=int(given["--seed"]), **changes)
+    changes["model"] = {"weights": RESNET50, **changes.get("model", {})}
+    return dense_settings(given["--method"], seed=int(given["--seed"]), **changes)
+
+
+def test_the_command_of_a_dense_run_changes_its_own_defaults_alone() -> None:
+    run = dense_settings(
+        "single_depth", seed=3, model={"encoder": "resnet18"}, training={"evaluate_every": 2}
+    )
+    content = {
+        "settings": as_json(run),
+        "key": "",
+        "made": {"began": "2026-11-28", "device": "cpu"},
+        "dataset": {"title": "Rooms", "dataset": "rooms"},
+    }
+    assert records_of_pages._row(content, "rooms").command == (
+        "relif run --data TENSORS --target RUN --method single_depth --seed 3"
+        " --set model.encoder=resnet18 --set training.precision=float32 --set training.evaluate_every=2"
+    )
 
 
 def test_published_records_stay_small() -> None:
@@ -109,15 +157,16 @@ def test_the_table_has_every_view(records: list[Record], published: Path) -> Non
             found = audit_record(record, table.tolerance, "test", view)
             assert getattr(table, f"{view}_bias")[row] == pytest.approx(found.bias)
             weights = np.eye(len(records))[row]
-            np.testing.assert_allclose(table.view(view).interval(weights), found.bias_interval(), atol=1e-6)
+            interval = table.interval(weights, f"{view}_bias")
+            np.testing.assert_allclose(interval, found.bias_interval(), atol=1e-6)
     np.testing.assert_allclose(table.calibration_effect, table.calibrated_bias - table.bias)
     own = np.array([record.result["last"]["utility"]["test"]["worst"] for record in records], dtype=float)
     np.testing.assert_array_equal(table.last_worst, own)
     with pytest.raises(RecordError, match="no errors of 'speed'"):
         table.covariance("speed")
     old = audit_table([without_views(record) for record in records], table.tolerance)
-    with pytest.raises(RecordError, match="no view 'calibrated'"):
-        old.view("calibrated")
+    with pytest.raises(RecordError, match="no errors of 'calibrated_bias'"):
+        old.interval(np.eye(len(records))[0], "calibrated_bias")
 
 
 def without_views(record: Record) -> Record:

@@ -30,14 +30,11 @@ def test_orders_by_hand() -> None:
     found = level_orders(study([(0.10, 0.15, 0.05), (0.20, 0.14, 0.06), (0.40, 0.38, 0.02)]))
     assert found == LevelOrders(pairs=3, flipped=1, certified=2)
     assert level_orders(study([(0.1, 0.1, 0.0)])) == LevelOrders()
-    assert level_orders(study([(0.1, 0.2, 0.1), (0.2, 0.1, 0.1)]), "relif") == LevelOrders()
 
 
 def test_published_orders_obey_theorem_b2() -> None:
     content = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     total = level_orders(content)
-    each = [level_orders(content, method) for method in ("erm", "relif")]
-    assert each[0] + each[1] == total
     assert total.flipped + total.certified <= total.pairs
     assert total.pairs == 6 * (1 + 6 + 6)
 

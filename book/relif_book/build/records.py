@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,20 +50,37 @@ def _row(content: dict[str, Any], folder: str) -> RunRow:
         content["key"],
         made.get("source", ""),
         f"{made['began'][:10]}, {made['device']}",
-        command + "".join(f" --set {name}={value}" for name, value in _changes(settings)),
+        command + "".join(map(_option, _changes(settings))),
         content["dataset"]["title"],
         SHORT_NAMES.get(content["dataset"]["dataset"], content["dataset"]["title"]),
     )
 
 
-def _changes(settings: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Settings of a run that differ from those its method has by itself."""
-    from relif_core.settings import as_json, method_settings
+def _option(change: tuple[str, Any]) -> str:
+    name, value = change
+    of_a_file = name == "model.weights" and value != "download"
+    return " --weights FILE" if of_a_file else f" --set {name}={value}"
 
-    own = as_json(method_settings(settings["method"], seed=settings["seed"]))
+
+def _changes(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Settings of a run that differ from those its method has by itself on the run's kind of data.
+
+    The precision is always among them, for `relif run` chooses it by the device.
+    """
+    from relif_core.settings import (
+        DenseModelSettings,
+        RunSettings,
+        dense_settings,
+        method_settings,
+        settings_from,
+    )
+
+    made = settings_from(RunSettings, settings)
+    by_itself = dense_settings if isinstance(made.model, DenseModelSettings) else method_settings
+    run, own = (asdict(each) for each in (made, by_itself(made.method, seed=made.seed)))
     return [
         (f"{group}.{name}", value)
-        for group in ("model", "training", "surrogate", "controller")
-        for name, value in settings.get(group, {}).items()
-        if isinstance(settings.get(group), dict) and value != own.get(group, {}).get(name, value)
+        for group in ("model", "training", "surrogate", "controller", "audit")
+        for name, value in run[group].items()
+        if value != own[group][name] or name == "precision"
     ]

@@ -19,6 +19,7 @@ from sphinx.search.en import SearchEnglish
 
 from relif_book.build.notebook import read_notebook
 from relif_book.build.records import RunRow, runs_of
+from relif_book.evidence.results import EXPLORATORY, PLANNED
 from relif_book.figures.drawing import DATA, themed
 from relif_book.figures.tables import Table
 from relif_core.methods import title_of
@@ -164,13 +165,15 @@ def _linked(table: re.Match[str], folders: tuple[str, ...], up: str) -> str:
     if caption.startswith("This run"):
         return table[0]
     named = [name for name in folders if runs_of(name)[0].short in caption]
+    if len(named) > 1:  # several studies of one data set: the caption names the one
+        named = [name for name in named if f" · {_standing(name)}" in caption]
     sure = named if len(named) == 1 else folders if len(folders) == 1 else ()
     if not sure:
         return table[0]
     methods = {title_of(row.method): row.method for row in runs_of(sure[0])}
 
     def row(match: re.Match[str]) -> str:
-        method = methods.get(html.unescape(match[1]))
+        method = methods.get(html.unescape(match[1]).partition(" − ")[0])
         if method is None:
             return match[0]
         address = f'href="{up}records/{sure[0]}.html#{method}"'
@@ -178,6 +181,12 @@ def _linked(table: re.Match[str], folders: tuple[str, ...], up: str) -> str:
         return f'<tr><th scope="row"><a class="relif-record" {address}>{match[1]}</a></th>{cells}</tr>'
 
     return _ROW.sub(row, table[0])
+
+
+def _standing(folder: str) -> str:
+    """Return what captions call the study of a folder, as ``ResultSet.standing`` does."""
+    study = PLANNED.get(folder, (EXPLORATORY,))[0]
+    return "planned" if study == runs_of(folder)[0].short.lower() else study
 
 
 def record_pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -188,7 +197,8 @@ def record_pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
         title = f"Record: {folder}"
         body = (
             f"<h1>{title}</h1><p>{html.escape(rows[0].dataset)}. The runs lie in <code>data/records/{folder}"
-            "</code>; a command makes its run again, up to rounding on another processor.</p>"
+            "</code>; a command makes its run again, up to rounding on another processor."
+            " FILE is the file of encoder weights, TENSORS the folder that <code>relif data</code> makes.</p>"
             f"{_runs_table(rows)}"
         )
         yield f"records/{folder}", {"title": title, "body": body}, "page.html"

@@ -229,6 +229,13 @@ def both_calibrations(results: ResultSet) -> dict[str, dict[str, float]]:
     }
 
 
+def lead_lost(results: ResultSet) -> float:
+    """Return the share of ReLiF's lead over ERM in Bias that own quantiles take away, over shared seeds."""
+    seeds = [record.seed for record in results.records if record.method == "relif"]
+    shared, own = both_calibrations(results.narrowed(("erm", "relif")).of_seeds(seeds)).values()
+    return 1 - (own["erm"] - own["relif"]) / (shared["erm"] - shared["relif"])
+
+
 def rank_normalised(scores: Scores) -> dict[str, np.ndarray]:
     """Replace every score by its mid-rank in (0, 1): (rank − ½) / n, ties sharing the mean."""
     ranked = {}

@@ -132,23 +132,6 @@ class AuditTable:
         known = name in _FREEDOM or name in self.more
         return getattr(self, name) if known else np.full(len(self.keys), self.subjects - 1.0)
 
-    def view(self, name: str) -> "AuditTable":
-        """Return the table in one of the record's views: its Bias, violation rate, errors and curves.
-
-        Raises:
-            RecordError: The records do not have that view.
-        """
-        if not name:
-            return self
-        if f"{name}_bias" not in self.more:
-            raise RecordError(
-                f"these records have no view {name!r}; records of revision 2 on do, on tasks with logits"
-            )
-        names = ("bias", "violation_rate", "bias_covariance", *_FREEDOM)
-        of_view: dict[str, Any] = {own: self.more[f"{name}_{own}"] for own in names}
-        unknown = np.full_like(self.violation_rate_covariance, np.nan)
-        return replace(self, **of_view, violation_rate_covariance=unknown)
-
     def save(self, folder: Path) -> None:
         """Write ``audits.npz``, then ``audits.json``."""
         numbers: dict[str, np.ndarray] = {}

@@ -200,9 +200,14 @@ def _highest_worst(evidence: Evidence) -> list[Part]:
     parts = [evidence.worst_above("relif", other) for other in OTHERS]
     below = [evidence.bias_below(other, "relif") for other in OTHERS]
     parts.append(at_least(1, "some other method has lower Bias than ReLiF", below))
-    changes = [_change_of_order(evidence, a, b) for a, b in itertools.combinations(SEVEN_METHODS, 2)]
+    changes = changes_of_order(evidence)
     text = f"at least {SEVERAL} of {len(changes)} pairs change their order between raw and fixed audit"
     return [*parts, at_least(SEVERAL, text, changes)]
+
+
+def changes_of_order(evidence: Evidence) -> list[Part]:
+    """State of every pair of the seven methods that its order changes between own and fixed tolerances."""
+    return [_change_of_order(evidence, a, b) for a, b in itertools.combinations(SEVEN_METHODS, 2)]
 
 
 def _change_of_order(evidence: Evidence, a: str, b: str) -> Part:
@@ -356,8 +361,8 @@ def beside_primary(results: ResultSet) -> dict[str, list[Part]]:
     for method in ("relif_step_size_0.05_target_0.09", "relif_step_size_0.05"):
         if not {method, "relif_static_1"} <= set(results.summaries):
             continue
-        found[f"{title_of(method)}: higher Bias than static λ = 1, raw and calibrated"] = _full_weight(
-            evidence, method
+        found[f"{title_of(method)}: higher Bias than static λ = 1, uncalibrated and calibrated"] = (
+            _full_weight(evidence, method)
         )
         if method == "relif_step_size_0.05":
             shares = [record.trace("weight")[-1] for record in results.records if record.method == method]

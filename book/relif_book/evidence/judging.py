@@ -243,10 +243,10 @@ def power(
     if error == 0:
         return float(effect < margin if kind == "lower" else abs(effect) < margin)
     t = float(special.stdtrit(freedom, 1 - level))
-    upper = float(stats.nct.cdf(-t, freedom, (effect - margin) / error))
+    upper = _below(-t, freedom, (effect - margin) / error)
     if kind == "lower":
         return upper
-    return max(0.0, upper - float(stats.nct.cdf(t, freedom, (effect + margin) / error)))
+    return max(0.0, upper - _below(t, freedom, (effect + margin) / error))
 
 
 def seeds_needed(powered: Callable[[int], float], target: float = POWER) -> int | None:
@@ -279,6 +279,12 @@ def part_power(part: Part, subjects: int = 4000) -> tuple[float, int | None]:
         return power("lower", -distance, found.spread, seeds, found.subject_error, 0.0, subjects)
 
     return powered(found.seeds), seeds_needed(powered)
+
+
+def _below(value: float, freedom: float, shift: float) -> float:
+    """Return the noncentral t distribution at a value; its limit where scipy has none (far shifts: NaN)."""
+    found = float(stats.nct.cdf(value, freedom, shift))
+    return float(shift < value) if math.isnan(found) else found
 
 
 def _state(part: Part, level: float = LEVEL) -> Verdict:

@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from relif_book.evidence.claims import CLAIMS, PRIMARY, Claim, Evidence, beside_primary, can_decide
+from relif_book.evidence.claims import (
+    CLAIMS,
+    HEADLINE,
+    LAST,
+    PRIMARY,
+    Claim,
+    Evidence,
+    beside_primary,
+    can_decide,
+)
 from relif_book.evidence.judging import LEVEL, Part, failing, judge, part_power
 from relif_book.evidence.result_set import standing
 from relif_book.evidence.results import PLANNED, ResultSet, planned, published
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not testable here"]
 #: The folders that stand in where the plan's studies are not published.
-EXPLORATORY_FOLDERS = ("physionet2012_methods", "eicu_demo_methods", "nyuv2_small")
+EXPLORATORY_FOLDERS = ("physionet2012_methods", "eicu_demo_methods")
 COLUMNS = ("Effect", "95 % interval", "Seeds", "Power", "Seeds for 80 %")
 
 
@@ -110,21 +119,43 @@ def judge_all(studies: Sequence[Study], claims: Sequence[Claim] = CLAIMS) -> lis
 
 
 def judge_primary(study: Study) -> list[Judged]:
-    """Return the primary contrasts on a study; what Holm over the four does not support is inconclusive."""
+    """Return the primary contrasts on a study; what Holm over the four does not support is inconclusive.
+
+    The four are corrected together at the selected epoch, and together at the last.
+    """
     found = judge_all([study], PRIMARY)
     largest = {item.claim.number: max((part.p_for for part in item.parts), default=1.0) for item in found}
+    last: dict[str, float] = {}
+    for item in found:
+        if LAST.title in item.beside:
+            parts = item.claim.parts(Evidence(study.results, LAST))
+            last[item.claim.number] = max(part.p_for for part in parts)
+    surviving, surviving_last = _holm(largest), _holm(last)
+
+    def corrected(item: Judged) -> Judged:
+        at = {HEADLINE.title: item.verdict, **item.beside}
+        lost = [
+            title
+            for title, kept in ((HEADLINE.title, surviving), (LAST.title, surviving_last))
+            if at.get(title) == "supported" and item.claim.number not in kept
+        ]
+        if not lost:
+            return item
+        at |= dict.fromkeys(lost, "inconclusive")
+        why = f"{enumerated(lost)}: supported before Holm over the four"
+        return replace(item, verdict=at.pop(HEADLINE.title), beside=at, why=why)
+
+    return [corrected(item) for item in found]
+
+
+def _holm(values: Mapping[str, float]) -> set[str]:
+    """Return the names whose p-values survive Holm over the primary contrasts."""
     surviving: set[str] = set()
-    for number, name in enumerate(sorted(largest, key=lambda name: largest[name])):
-        if largest[name] * (len(PRIMARY) - number) > LEVEL:
+    for number, name in enumerate(sorted(values, key=lambda name: values[name])):
+        if values[name] * (len(PRIMARY) - number) > LEVEL:
             break
         surviving.add(name)
-    why = "does not survive Holm over the four"
-    return [
-        item
-        if item.verdict != "supported" or item.claim.number in surviving
-        else replace(item, verdict="inconclusive", why=why)
-        for item in found
-    ]
+    return surviving
 
 
 def primary_rows(study: Study) -> list[dict[str, str]]:
@@ -134,7 +165,7 @@ def primary_rows(study: Study) -> list[dict[str, str]]:
     for claim in PRIMARY:
         item, absent = found.get(claim.number), [m for m in claim.needs if m not in study.results.summaries]
         last = "last epoch"
-        missing = f"not testable here (no runs of {', '.join(map(title_of, absent))} yet)"
+        missing = f"not run yet ({', '.join(map(title_of, absent))})"
         rows.append(
             {
                 "Contrast": f"{claim.number} · {claim.text}",
@@ -159,7 +190,10 @@ def primary_rows(study: Study) -> list[dict[str, str]]:
 def primary_tables(study: Study) -> list[Table]:
     """Return the primary contrasts as tables: their verdicts, then every part of each."""
     tables = [
-        Table(primary_rows(study), caption=f"{study.results.head}. Raw and calibrated Bias must agree.")
+        Table(
+            primary_rows(study),
+            caption=f"{study.results.head}. Supported where it holds uncalibrated and calibrated.",
+        )
     ]
     named = [(f"{item.claim.number}. {item.beside_in_words}", item.parts) for item in judge_primary(study)]
     named += [(f"Beside: {text}", tuple(own)) for text, own in beside_primary(study.results).items()]

@@ -21,6 +21,7 @@ from relif_book.evidence.reporting import (
 from relif_book.project import project_root
 from relif_core.errors import RecordError
 from relif_core.files import read_json
+from relif_core.problems import kind_of_settings
 from relif_core.record import Record
 
 #: Fewer deaths than this among the test stays leave the order of methods open.
@@ -164,8 +165,10 @@ class ResultSet:
     @property
     def head(self) -> str:
         """How captions begin: whose runs, on what, how many, and what evidence they are."""
-        deaths = f", {self.deaths} deaths decide nothing" if (self.deaths or FEW) < FEW else ""
-        subjects = f"{self.table.subjects:,} test subjects{deaths}"
+        deaths = f", {self.deaths} deaths: too few to decide" if (self.deaths or FEW) < FEW else ""
+        dense = kind_of_settings(self.records[0].settings).name == "dense"
+        unit = "rooms of test images" if dense else "test subjects"
+        subjects = f"{self.table.subjects:,} {unit}{deaths}"
         parts = [self.label, self.data, subjects, self.seeds_in_words]
         return " · ".join(filter(None, [*parts, "" if self.study == self.label else self.standing]))
 

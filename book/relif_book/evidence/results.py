@@ -182,9 +182,9 @@ def _captioned(
 def method_rows(results: ResultSet, *columns: str) -> Rows:
     """Return one row per method: its seeds where they differ between rows, then the columns.
 
-    A column is a quantity of :data:`COLUMNS`, a task's "score/…", a "setting/…" of the controller, an
-    "interval" or "rate_interval" over the draw of test subjects, or "ranks" in Bias: at own tolerances → at
-    the fixed one. Quantities that no record has are left out.
+    A column is a quantity of :data:`COLUMNS`, a task's "score/…", an "interval" or "rate_interval" over the
+    draw of test subjects, or "ranks" in Bias: at own tolerances → at the fixed one. Quantities that no record
+    has are left out.
     """
     fewest, most = results.seed_counts
     rows: Rows = []
@@ -200,21 +200,11 @@ def method_rows(results: ResultSet, *columns: str) -> Rows:
             elif column == "ranks":
                 before, after = (ranks(results, kind)[method] for kind in ("raw_bias", "bias"))
                 row["Rank, own → fixed δ"] = f"{before} → {after}"
-            elif column.startswith("setting/"):
-                row[_SETTINGS[column]] = f"{_setting(results, method, column):g}"
             elif column in results.wide:
                 title, digits = _title(results, column)
                 row[title] = Seeds(tuple(results.values(method, column)), digits)
         rows.append(row)
     return rows
-
-
-_SETTINGS = {"setting/step_size": "η", "setting/target": "ρ*"}
-
-
-def _setting(results: ResultSet, method: str, column: str) -> float:
-    record = next(record for record in results.records if record.method == method)
-    return float(getattr(record.settings.controller, column.removeprefix("setting/")))
 
 
 def _title(results: ResultSet, column: str) -> tuple[str, int]:

@@ -88,12 +88,10 @@ def _means(study: Study, method: str) -> list[dict[str, Any]]:
     return [row for row in study["group_means"] if row["method"] == method]
 
 
-def level_orders(study: Study, method: str | None = None) -> LevelOrders:
-    """Count the level pairs within groups, over all runs or one method's, that a ruler per level turns."""
+def level_orders(study: Study) -> LevelOrders:
+    """Count the level pairs within groups, over all runs, that a ruler per level turns."""
     total = LevelOrders()
     for run, group in itertools.product(study["runs"], study["groups"]):
-        if method not in (None, run["method"]):
-            continue
         rows = [
             row
             for row in study["group_audits"]
@@ -175,13 +173,13 @@ def hour_audits(study: Study, method: str, hour: int) -> list[dict[str, Any]]:
     return [row for row in study["hour_audits"] if (row["method"], row["hour"]) == (method, hour)]
 
 
-def contrast_rows(study: Study, method: str = "relif") -> list[dict[str, Cell]]:
-    """Return the method minus ERM at every hour under both shared rulers, with intervals over subjects."""
+def contrast_rows(study: Study) -> list[dict[str, Cell]]:
+    """Return ReLiF minus ERM at every hour under both shared rulers, with intervals over subjects."""
     rows: list[dict[str, Cell]] = []
     for hour in study["hours"]:
         row: dict[str, Cell] = {"Hour": hour}
         for ruler, title in (("fixed", "fixed δ*"), ("schedule", "schedule δ(t)")):
-            item = contrast(study, method, ruler, hour)
+            item = contrast(study, "relif", ruler, hour)
             row[f"Bias, {title}"] = Seeds(tuple(item["bias"]), 4, signed=True)
             row[f"95 % interval, {title}"] = Interval(*item["interval"])
         rows.append(row)
