@@ -22,7 +22,7 @@ from relif_core.files import read_text, write_file
 if TYPE_CHECKING:
     import polars
 
-    from relif_core.audit import Audit, AuditResult, Ruler
+    from relif_core.audit import Audit, AuditResult
     from relif_core.score_tables import ScoreTable
 
 
@@ -111,7 +111,7 @@ def file(
     """Audit a table of scores at a fixed tolerance."""
     from relif_core.audit import audit as audit_scores
     from relif_core.audit import audit_card, compare
-    from relif_core.audit.card import checked_card_path
+    from relif_core.audit.card import checked_card_path, interval_text
     from relif_core.score_tables import read_score_table
 
     for path in card or []:
@@ -145,7 +145,6 @@ def file(
     for line in _result_lines(result, level):
         typer.echo(line)
     if found is not None and versus is not None:
-        low, high = found.interval
         kind = (
             "not paired"
             if not found.paired
@@ -153,7 +152,8 @@ def file(
             if subject
             else "paired by row, in file order"
         )
-        typer.echo(f"Bias minus {versus.name}: {found.difference:+.4f} ({low:+.4f} to {high:+.4f}; {kind})")
+        ends = interval_text(found.interval, "+.4f")
+        typer.echo(f"Bias minus {versus.name}: {found.difference:+.4f} ({ends}; {kind})")
 
 
 @audit_app.command()
@@ -246,7 +246,9 @@ def run(
     histogram: Annotated[
         Path | None, typer.Option(help="Write counts (and weights) per bin and task, which `merge` adds up.")
     ] = None,
-    bins: Annotated[int, typer.Option(help="Bins of the histogram, a power of two.")] = 4096,
+    bins: Annotated[
+        int | None, typer.Option(help="Bins of the histogram, a power of two.", show_default="4096")
+    ] = None,
     hide: Annotated[
         int | None,
         typer.Option(help="Hide histogram cells of fewer samples; with --weight at least 3."),
@@ -264,17 +266,25 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Audit a model's outputs with a ruler; write the audit file and the card."""
-    from relif_core.audit import Audit, HistogramSketch
+    from relif_core.audit import Audit, HistogramSketch, Ruler
     from relif_core.audit.card import checked_card_path
+    from relif_core.audit.sketch import BINS
     from relif_core.score_tables import read_table
 
     for path in card or []:
         checked_card_path(path)
     if (merged is None) != (sums is None):
         raise InputError("--sums and --merged belong together: the sums are of the histogram of all sites")
+    for option, idle, place in (
+        ("--bins", bins is not None and histogram is None, "--histogram"),
+        ("--hide", hide is not None and histogram is None, "--histogram"),
+        ("--keep-influences", keep_influences and output is None, "--output"),
+    ):
+        if idle:
+            raise InputError(f"{option} is about the file of {place}; name it, or leave {option} out")
     _apart([outputs, ruler, meta, merged], [output, histogram, sums, *(card or [])])
     facts = _facts(meta)
-    measure = _ruler(ruler)
+    measure = _read(Ruler, ruler)
     table = read_table(outputs)
     scores = measure.scores(table)
     found = Audit(
@@ -290,7 +300,7 @@ def run(
     )
     if embedding:
         found.induce(dict.fromkeys(scores, _embeddings(outputs, table, embedding)))
-    sketch = None if histogram is None else found.histogram(bins)
+    sketch = None if histogram is None else found.histogram(BINS if bins is None else bins)
     if sketch is not None and hide is not None:
         sketch = sketch.hide(hide)
     part = None if merged is None else found.influence_sums(_read(HistogramSketch, merged))
@@ -324,6 +334,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare models that were audited with one ruler."""
+    from relif_core.audit.card import interval_text
+
     if len(audits) < 2:
         raise InputError("name two audit files or more")
     first, *others = (_audit_file(path) for path in audits)
@@ -339,10 +351,11 @@ def compare(
         )  # fmt: skip
         return
     for one, order in zip(found, orders, strict=True):
-        (low, high), kind = one.comparison.interval, "paired" if one.comparison.paired else "not paired"
+        kind = "paired" if one.comparison.paired else "not paired"
         typer.echo(
-            f"{one.a} minus {one.b}: Bias {one.comparison.difference:+.4f} ({low:+.4f} to {high:+.4f};"
-            f" {kind}), adjusted p {one.adjusted_p_value:.3g}"
+            f"{one.a} minus {one.b}: Bias {one.comparison.difference:+.4f}"
+            f" ({interval_text(one.comparison.interval, '+.4f')}; {kind}), adjusted p"
+            f" {one.adjusted_p_value:.3g}"
         )
         if order is not None:
             word = "certified" if order.certified else "not certified (which does not mean that it flips)"
@@ -426,7 +439,8 @@ def merge(
     from itertools import pairwise
     from operator import add
 
-    from relif_core.audit import HistogramSketch, InfluenceSums
+    from relif_core.audit import HistogramSketch, InfluenceSums, Ruler
+    from relif_core.audit.card import interval_text
 
     if ruler is not None and tolerance is not None:
         raise InputError("name either --ruler or --tolerance")
@@ -444,7 +458,7 @@ def merge(
         typer.echo("two of the histograms are equal in every cell: is one site there twice?", err=True)
     held = merged.tolerance if tolerance is None else tolerance
     if ruler is not None:
-        measure = _ruler(ruler)
+        measure = _read(Ruler, ruler)
         held = measure.tolerance
         if merged.score_definition != measure.score_definition or merged.tolerance not in (None, held):
             raise InputError(f"{ruler}: the histograms were made with another ruler; use that one")
@@ -456,27 +470,25 @@ def merge(
             raise InputError(f"{len(histograms)} sites, but sums of {len(sums)}; name those of every site")
         errors = reduce(add, [_read(InfluenceSums, path) for path in sums])
     found = merged.audit(held, errors)
-    (low, high), (rate_low, rate_high) = found.bias_interval(level), found.violation_rate_interval(level)
+    ends, rate_ends = found.bias_interval(level), found.violation_rate_interval(level)
     if output is not None:
         write_file(output, merged.to_json() + "\n")
     if as_json:
         _print_json(
             {"sites": len(histograms), "samples": found.samples, "hidden": found.hidden, "tolerance": held,
-             "bias": found.bias, "bias_range": found.bias_range, "bias_interval": (low, high),
+             "bias": found.bias, "bias_range": found.bias_range, "bias_interval": ends,
              "violation_rate": found.violation_rate, "violation_rate_range": found.violation_rate_range,
-             "violation_rate_interval": (rate_low, rate_high), "level": level,
+             "violation_rate_interval": rate_ends, "level": level,
              "clustered_by": found.clustered_by, "clusters": found.clusters}
         )  # fmt: skip
         return
     typer.echo(f"{len(histograms)} sites, {sum(found.samples.values()):,} scores, δ = {held:.4f}")
-    for title, value, (least, most), ends in (
-        ("Bias          ", found.bias, found.bias_range, (low, high)),
-        ("Violation rate", found.violation_rate, found.violation_rate_range, (rate_low, rate_high)),
+    for title, value, (least, most), own in (
+        ("Bias          ", found.bias, found.bias_range, ends),
+        ("Violation rate", found.violation_rate, found.violation_rate_range, rate_ends),
     ):
-        typer.echo(
-            f"{title} {value:.4f}, proven {least:.4f} to {most:.4f}; {100 * level:g} % interval {ends[0]:.4f}"
-            f" to {ends[1]:.4f}"
-        )
+        told = "" if math.isnan(own[0]) else f"{100 * level:g} % interval "
+        typer.echo(f"{title} {value:.4f}, proven {least:.4f} to {most:.4f}; {told}{interval_text(own)}")
     if errors is None:
         typer.echo(
             "Intervals take every score as independent; subjects with several scores make them too narrow."
@@ -491,12 +503,6 @@ def _read(kind: Any, path: Path) -> Any:
         return kind.from_json(read_text(path))
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from error
-
-
-def _ruler(path: Path) -> "Ruler":
-    from relif_core.audit import Ruler
-
-    return _read(Ruler, path)
 
 
 def _audit_file(path: Path) -> "Audit":
@@ -560,16 +566,9 @@ def _apart(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> Non
 
 
 def _print_json(content: Any) -> None:
-    typer.echo(json.dumps(_without_nan(content), ensure_ascii=False, indent=1, default=str))
+    from relif_core.audit.plain import plain
 
-
-def _without_nan(content: Any) -> Any:
-    """Return the content with null for NaN, which JSON lacks."""
-    if isinstance(content, dict):
-        return {name: _without_nan(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
+    typer.echo(json.dumps(plain(content), ensure_ascii=False, indent=1, default=str))
 
 
 def _result_lines(result: "AuditResult", level: float) -> list[str]:
@@ -582,19 +581,19 @@ def _result_lines(result: "AuditResult", level: float) -> list[str]:
 
 
 def _audit_lines(result: "AuditResult", level: float) -> list[str]:
-    (low, high), (rate_low, rate_high) = result.bias_interval(level), result.violation_rate_interval(level)
+    from relif_core.audit.card import interval_text
+
     width = max(len(" – ".join(row.tasks)) for row in result.per_pair)
+    ends, rate_ends = result.bias_interval(level), result.violation_rate_interval(level)
     lines = [
-        f"Bias           {result.bias:.4f} ({low:.4f} to {high:.4f})",
-        f"Violation rate {result.violation_rate:.4f} ({rate_low:.4f} to {rate_high:.4f})",
+        f"Bias           {result.bias:.4f} ({interval_text(ends)})",
+        f"Violation rate {result.violation_rate:.4f} ({interval_text(rate_ends)})",
         (
             f"{100 * level:g}% intervals from {result.clusters:,} independent {result.clustered_by}s;"
             f" {result.protocol} protocol"
         ),
     ]
     for row in result.per_pair:
-        pair = " – ".join(row.tasks).ljust(width)
-        lines.append(
-            f"{pair}  δ {row.tolerance:.4f}  Bias {row.bias:.4f}  violation rate {row.violation_rate:.4f}"
-        )
+        pair, found = " – ".join(row.tasks).ljust(width), f"violation rate {row.violation_rate:.4f}"
+        lines.append(f"{pair}  δ {row.tolerance:.4f}  Bias {row.bias:.4f}  {found}")
     return lines

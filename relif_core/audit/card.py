@@ -12,8 +12,8 @@ from typing import Any
 
 from relif_core import __version__
 from relif_core.audit.exact import BiasCurve
-from relif_core.audit.pools import Pair, checked_tolerance
-from relif_core.audit.result import AuditResult, PairAudit
+from relif_core.audit.pools import Pair, pair_tolerances
+from relif_core.audit.result import KINDS, AuditResult, Estimates
 from relif_core.audit.ruler import Ruler
 from relif_core.errors import InputError, listed
 
@@ -95,11 +95,21 @@ def audit_card(
         raise InputError(f"a card shows an audit result, not a {type(result).__name__}")
     if not isinstance(model, str):
         raise InputError(f"model must be text that names the checkpoint, got {model!r}")
-    for name, value in (("induced", induced), ("utility", utility), ("controller", controller)):
-        if value is not None and not isinstance(value, Mapping):
-            raise InputError(f"{name} must be a mapping, not a {type(value).__name__}")
-        if value is not None and name != "induced" and not all(isinstance(key, str) for key in value):
-            raise InputError(f"{name} must have names of text, got {listed(value)}")
+    wanted: list[tuple[str, Any, type, str]] = [
+        ("curve", curve, BiasCurve, "a BiasCurve"),
+        ("ruler", ruler, Ruler, "a Ruler"),
+        ("calibration", calibration, str, "text"),
+        ("date", date, str, "text"),
+        ("induced", induced, Mapping, "a mapping"),
+        ("utility", utility, Mapping, "a mapping"),
+        ("controller", controller, Mapping, "a mapping"),
+    ]
+    for name, value, kind, words in wanted:
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{name} must be {words}, not a {type(value).__name__}")
+    for name, names in (("utility", utility), ("controller", controller)):
+        if names is not None and not all(isinstance(key, str) for key in names):
+            raise InputError(f"{name} must have names of text, got {listed(names)}")
     card = Card(
         schema="relif-audit-card/2",
         made={"version": __version__, "date": date},
@@ -153,13 +163,8 @@ def audit_card(
 
 
 def _pair_rows(tolerances: Mapping[Pair, float]) -> list[dict[str, Any]]:
-    for pair in tolerances:
-        if not (isinstance(pair, tuple) and len(pair) == 2):
-            raise InputError(f"tolerances map task pairs to numbers, and {pair!r} is no pair")
-    return [
-        {"tasks": list(pair), "tolerance": checked_tolerance(value, f"tolerance of pair {pair}")}
-        for pair, value in tolerances.items()
-    ]
+    checked = pair_tolerances(tolerances, "tolerance")
+    return [{"tasks": list(pair), "tolerance": value} for pair, value in checked.items()]
 
 
 def _ruler_row(ruler: Ruler) -> dict[str, Any]:
@@ -174,22 +179,17 @@ def _numbers(values: Mapping[str, Any], name: str) -> dict[str, float]:
     return {key: float(value) for key, value in values.items()}
 
 
-def _estimates(result: AuditResult | PairAudit, level: float) -> dict[str, Any]:
-    return {
-        "bias": _estimate(result.bias, result.bias_se, result.bias_interval(level)),
-        "violation_rate": _estimate(
-            result.violation_rate, result.violation_rate_se, result.violation_rate_interval(level)
-        ),
-    }
-
-
-def _estimate(value: float, error: float, bounds: tuple[float, float]) -> dict[str, Any]:
-    known = math.isfinite(error) and math.isfinite(bounds[0])
-    return {
-        "estimate": value,
-        "standard_error": error if known else None,
-        "interval": list(bounds) if known else None,
-    }
+def _estimates(result: Estimates, level: float) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        error, bounds = getattr(result, f"{kind}_se"), result.interval(kind, level)
+        known = math.isfinite(error) and math.isfinite(bounds[0])
+        found[kind] = {
+            "estimate": getattr(result, kind),
+            "standard_error": error if known else None,
+            "interval": list(bounds) if known else None,
+        }
+    return found
 
 
 def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -238,26 +238,8 @@ def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
             [
                 ("Bias", _estimate_text(results["bias"])),
                 ("Violation rate", _estimate_text(results["violation_rate"])),
-                *(
-                    (
-                        _pair_text(row),
-                        (
-                            f"Bias {_estimate_text(row['bias'])}, violation rate"
-                            f" {_estimate_text(row['violation_rate'])}"
-                        ),
-                    )
-                    for row in results["per_pair"]
-                ),
-                *(
-                    (
-                        f"Group {label}",
-                        (
-                            f"Bias {_estimate_text(part['bias'])}, violation rate"
-                            f" {_estimate_text(part['violation_rate'])}"
-                        ),
-                    )
-                    for label, part in results["groups"].items()
-                ),
+                *((_pair_text(row), _estimates_text(row)) for row in results["per_pair"]),
+                *((f"Group {label}", _estimates_text(part)) for label, part in results["groups"].items()),
                 *(
                     (f"Group {label}", f"left out: {why}")
                     for label, why in results["groups_left_out"].items()
@@ -310,10 +292,23 @@ def _sampling_text(protocol: Mapping[str, Any]) -> str:
 
 
 def _estimate_text(estimate: Mapping[str, Any]) -> str:
-    if estimate["interval"] is None:
-        return f"{estimate['estimate']:.4f} (no interval: a single independent unit)"
-    low, high = estimate["interval"]
-    return f"{estimate['estimate']:.4f} ({low:.4f} to {high:.4f})"
+    return f"{estimate['estimate']:.4f} ({interval_text(estimate['interval'])})"
+
+
+def _estimates_text(part: Mapping[str, Any]) -> str:
+    return f"Bias {_estimate_text(part['bias'])}, violation rate {_estimate_text(part['violation_rate'])}"
+
+
+def interval_text(bounds: Sequence[float] | None, form: str = ".4f") -> str:
+    """Return an interval as text, or why there is none, as where its ends are NaN.
+
+    Args:
+        bounds: Both ends.
+        form: Of a number.
+    """
+    if bounds is None or math.isnan(bounds[0]):
+        return "no interval: a single independent unit"
+    return f"{bounds[0]:{form}} to {bounds[1]:{form}}"
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:

@@ -2,16 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
-from relif_core.audit.result import AuditResult
+from relif_core.audit.result import KINDS, AuditResult, Kind
 from relif_core.audit.uncertainty import combined_error, difference_interval, p_value
 from relif_core.errors import ComparabilityError, InputError
-
-Kind = Literal["bias", "violation_rate"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)

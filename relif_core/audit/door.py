@@ -136,7 +136,8 @@ def missing_text(array: np.ndarray) -> np.ndarray:
 
 def is_frame(values: Any) -> bool:
     """Tell a data frame (pandas, polars) from a mapping."""
-    return hasattr(values, "columns") and hasattr(values, "to_numpy") and not isinstance(values, Mapping)
+    # To ask a lazy frame, which has no to_numpy, for its columns is a warning.
+    return hasattr(values, "to_numpy") and hasattr(values, "columns") and not isinstance(values, Mapping)
 
 
 def columns(frame: Any, leave: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -5,7 +5,7 @@ two look at who got which score.
 """
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,19 @@ _PAIRS_TOGETHER = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndividualRow:
+class _Individual:
+    subjects: int
+    gap: float
+    excess: float
+    share: float
+    excess_se: float
+    share_se: float
+    excess_freedom: float | None = None
+    share_freedom: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndividualRow(_Individual):
     """What an audit about individuals finds in one task pair or one task.
 
     Attributes:
@@ -53,28 +65,12 @@ class IndividualRow:
     tasks: tuple[str, ...]
     limit: float
     pairs: int
-    subjects: int
-    gap: float
-    excess: float
-    share: float
-    excess_se: float
-    share_se: float
-    excess_freedom: float | None = None
-    share_freedom: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndividualAudit:
+class IndividualAudit(_Individual):
     """Excess and violation share, means over ``rows`` of equal weight with subject-clustered errors."""
 
-    subjects: int
-    gap: float
-    excess: float
-    share: float
-    excess_se: float
-    share_se: float
-    excess_freedom: float | None = None
-    share_freedom: float | None = None
     rows: tuple[IndividualRow, ...]
 
 
@@ -299,9 +295,7 @@ def similar_pair_audit(
     held = {} if weights is None else checked_weights(weights, checked)
     limits = _limits(lipschitz, list(checked))
     rows, ends, shares = [], [], []
-    for task, values in checked.items():
-        (a, b, distance), own = _weighed_pairs(pairs.pairs[task], held.get(task))
-        gap = np.abs(values[a] - values[b])
+    for task, (a, b, distance), own, gap in _gaps(checked, pairs, held):
         terms = np.array([np.maximum(gap - limits[task] * distance, 0), gap > limits[task] * distance])
         means = np.average(terms, axis=1, weights=own)
         deviations = terms - means[:, None]
@@ -351,9 +345,7 @@ def lipschitz_limit(
     limits = {}
     checked = _paired_scores(scores, pairs)
     held = {} if weights is None else checked_weights(weights, checked)
-    for task, values in checked.items():
-        (a, b, distance), own = _weighed_pairs(pairs.pairs[task], held.get(task))
-        gap = np.abs(values[a] - values[b])
+    for task, (_, _, distance), own, gap in _gaps(checked, pairs, held):
         ratio = np.divide(gap, distance, out=np.where(gap > 0, np.inf, 0.0), where=distance > 0)
         if own is None:
             limits[task] = float(np.quantile(ratio, 1 - alpha, method="inverted_cdf"))
@@ -369,15 +361,17 @@ def lipschitz_limit(
     return limits
 
 
-def _weighed_pairs(
-    pairs: tuple[np.ndarray, ...], weights: np.ndarray | None
-) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
-    """Return the pairs whose first sample has a weight above 0, and their weights, of sum 1."""
-    if weights is None:
-        return pairs, None
-    kept = weights[pairs[0]] > 0
-    own = weights[pairs[0][kept]]
-    return tuple(part[kept] for part in pairs), own / own.sum()
+def _gaps(
+    scores: Mapping[str, np.ndarray], pairs: SimilarPairs, weights: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, tuple[np.ndarray, ...], np.ndarray | None, np.ndarray]]:
+    """Yield per task the pairs whose first sample weighs anything, their weights of sum 1 and their gaps."""
+    for task, values in scores.items():
+        found, own = pairs.pairs[task], None
+        if task in weights:
+            first = weights[task][found[0]]
+            kept = first > 0
+            found, own = tuple(part[kept] for part in found), first[kept] / first[kept].sum()
+        yield task, found, own, np.abs(values[found[0]] - values[found[1]])
 
 
 def _paired_scores(scores: Mapping[str, Any], pairs: SimilarPairs) -> dict[str, np.ndarray]:

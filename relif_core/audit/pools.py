@@ -187,21 +187,38 @@ def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair,
     if not isinstance(tolerance, Mapping):
         value = checked_tolerance(tolerance, "tolerance")
         return dict.fromkeys(pairs, value)
-    given: dict[frozenset[str], float] = {}
-    for key, value in tolerance.items():
-        if not (isinstance(key, tuple) and len(key) == 2 and key[0] != key[1] and set(key) <= set(tasks)):
-            raise InputError(
-                f"tolerance names {key!r}, which is no pair of the audited tasks {listed(tasks)}"
-            )
-        if frozenset(key) in given:
-            raise InputError(
-                f"tolerance names the pair {tuple(sorted(key))} twice; keep one of the two orders"
-            )
-        given[frozenset(key)] = checked_tolerance(value, f"tolerance of pair {key}")
+    found = {frozenset(pair): value for pair, value in pair_tolerances(tolerance, "tolerance", tasks).items()}
     for pair in pairs:
-        if frozenset(pair) not in given:
+        if frozenset(pair) not in found:
             raise InputError(f"tolerance of pair {pair} is missing; name every task pair or pass one number")
-    return {pair: given[frozenset(pair)] for pair in pairs}
+    return {pair: found[frozenset(pair)] for pair in pairs}
+
+
+def pair_tolerances(
+    tolerances: Mapping[Pair, float], name: str, tasks: Sequence[str] | None = None
+) -> dict[Pair, float]:
+    """Return the tolerances of task pairs, each checked and no pair there twice, as (i, j) or (j, i).
+
+    Args:
+        tolerances: Pair to tolerance.
+        name: What messages call one.
+        tasks: The pairs must be of them, if they are known.
+
+    Raises:
+        InputError: A key that is no pair, a pair that is there twice, or a value that is no tolerance.
+    """
+    checked: dict[Pair, float] = {}
+    for pair, value in tolerances.items():
+        known = isinstance(pair, tuple) and all(isinstance(task, str) for task in pair)
+        if not (
+            known and len(pair) == 2 and pair[0] != pair[1] and (tasks is None or set(pair) <= set(tasks))
+        ):
+            which = "two tasks" if tasks is None else f"the audited tasks {listed(tasks)}"
+            raise InputError(f"{name} names {pair!r}, which is no pair of {which}")
+        if pair[::-1] in checked:
+            raise InputError(f"{name} names the pair {tuple(sorted(pair))} twice; keep one of the two orders")
+        checked[pair] = checked_tolerance(value, f"{name} of pair {pair}")
+    return checked
 
 
 def checked_tolerance(value: Any, name: str) -> float:
@@ -234,13 +251,9 @@ def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> 
     Raises:
         InputError: A task without labels, labels misaligned with the scores, missing or of another kind.
     """
-    if not isinstance(labels, Mapping):
-        raise InputError(f"{name} must map task names to arrays aligned with the scores")
     checked = {}
     for task in scores:
-        if task not in labels:
-            raise InputError(f"task {task!r}: {name} are missing; give one per score")
-        array = aligned(labels[task], task, scores, name)
+        array = of_task(labels, task, scores, name)
         if array.ndim == 1 and array.dtype.kind == "O":
             kinds = sorted({type(item).__name__ for item in array.tolist()})
             raise InputError(
@@ -255,6 +268,25 @@ def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> 
     if len({array.dtype.kind == "U" for array in checked.values()}) > 1:
         raise InputError(f"{name} are integers for one task and text for another; use one kind for all tasks")
     return checked
+
+
+def of_task(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """Return the rows of a mapping's values that belong to a task's scores (:func:`aligned`).
+
+    Args:
+        values: Task name to rows.
+        task: Whose.
+        scores: Of all tasks.
+        name: What messages call the values.
+
+    Raises:
+        InputError: No mapping, a task that it lacks, or rows that :func:`aligned` refuses.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{name} must map task names to arrays aligned with the scores")
+    if task not in values:
+        raise InputError(f"task {task!r}: {name} are missing; give one per score")
+    return aligned(values[task], task, scores, name)
 
 
 def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -277,13 +309,17 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
     kept = scores.kept[task] if isinstance(scores, Scores) else None
     if kept is not None:
         own = Given(own.values, own.missing if own.masked is None else own.masked).taken(kept)
-    missing = own.missing if own.masked is None else own.masked
-    array = own.values
+    return present(own, f"task {task!r}: ", name)
+
+
+def present(found: Given, place: str, name: str) -> np.ndarray:
+    """Return the values, or refuse (``InputError``) those of which some are missing or masked."""
+    missing, array = found.missing if found.masked is None else found.masked, found.values
     if missing is None and array.ndim == 1 and array.dtype.kind in "fU":
         missing = np.isnan(array) if array.dtype.kind == "f" else missing_text(array)
     if missing is not None and missing.any():
         raise InputError(
-            f"task {task!r}: {int(missing.sum())} of {len(array)} {name} are missing (first at position "
+            f"{place}{int(missing.sum())} of {len(array)} {name} are missing (first at position "
             f"{int(np.argmax(missing))}); fill them in, or leave those samples out"
         )
     return array
@@ -372,13 +408,9 @@ def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str,
     Raises:
         InputError: A task without weights; misaligned, missing, negative, infinite weights, or none above 0.
     """
-    if not isinstance(weights, Mapping):
-        raise InputError("weights must map task names to arrays aligned with the scores")
     checked = {}
     for task in scores:
-        if task not in weights:
-            raise InputError(f"task {task!r}: weights are missing; give one per score")
-        array = aligned(weights[task], task, scores, "weights")
+        array = of_task(weights, task, scores, "weights")
         if array.ndim != 1 or array.dtype.kind not in "fiu":
             raise InputError(f"task {task!r}: weights must be real numbers, got an array of {array.dtype}")
         array = array.astype(np.float64)

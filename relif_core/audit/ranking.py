@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from relif_core.audit.pools import Pair, Tolerance, checked_tolerance
+from relif_core.audit.pools import Pair, Tolerance, checked_tolerance, pair_tolerances
 from relif_core.errors import InputError
 
 
@@ -22,25 +22,18 @@ def drift_budget(reference: Tolerance, induced: Mapping[Pair, float]) -> float:
     By theorem B.1 a method's Bias at its own tolerances differs from its Bias at the reference by at most D.
 
     Raises:
-        InputError: No pairs, pairs that differ between the two, or a tolerance that is negative or NaN.
+        InputError: No pairs, one that is there twice or differs between the two, or a tolerance that
+            :func:`audit` refuses.
 
     >>> round(drift_budget(0.25, {("a", "b"): 0.2, ("a", "c"): 0.4}), 6)
     0.1
     """
     if not isinstance(induced, Mapping) or not induced:
         raise InputError("a drift budget needs the tolerance of at least one task pair")
-    for pair in (*induced, *(reference if isinstance(reference, Mapping) else ())):
-        if not (isinstance(pair, tuple) and len(pair) == 2):
-            raise InputError(f"tolerances map task pairs to numbers, and {pair!r} is no pair")
-    own = {
-        frozenset(pair): checked_tolerance(value, f"induced tolerance of pair {pair}")
-        for pair, value in induced.items()
-    }
+    own = {frozenset(pair): value for pair, value in pair_tolerances(induced, "induced tolerance").items()}
     if isinstance(reference, Mapping):
-        held = {
-            frozenset(pair): checked_tolerance(value, f"reference tolerance of pair {pair}")
-            for pair, value in reference.items()
-        }
+        checked = pair_tolerances(reference, "reference tolerance")
+        held = {frozenset(pair): value for pair, value in checked.items()}
         if held.keys() != own.keys():
             differing = sorted(tuple(sorted(pair)) for pair in held.keys() ^ own.keys())
             raise InputError(f"reference and induced tolerances name different pairs: {differing}")

@@ -1,20 +1,24 @@
 """What an audit leaves: numbers with errors, the ruler they were measured with, and their JSON form."""
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from relif_core.audit.pools import Pair
+from relif_core.audit.plain import damaged, plain, rebuilt
+from relif_core.audit.pools import Pair, checked_tolerance, task_pairs
 from relif_core.audit.uncertainty import Influences, unit_interval
 from relif_core.errors import InputError, RecordError, listed
 
 SCHEMA = "relif-audit/2"
 #: Fields that are NaN, in JSON null, where one unit makes up a pool.
 UNKNOWABLE = ("bias_se", "violation_rate_se", "bias_freedom", "violation_rate_freedom")
+_ONE = 1 + 1e-9  # and rounding
+
+Kind = Literal["bias", "violation_rate"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +57,11 @@ class AuditContext:
         return cls(**given)
 
 
-class _Estimates:
-    """The intervals of what has a Bias and a violation rate, their errors and degrees of freedom."""
+@dataclass(frozen=True, kw_only=True)
+class Estimates:
+    """Bias and violation rate with their errors, degrees of freedom and intervals."""
 
+    clusters: int
     bias: float
     violation_rate: float
     bias_se: float
@@ -66,25 +72,37 @@ class _Estimates:
 
     def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return Bias's confidence interval (:func:`.unit_interval`): of a mean of excesses up to 1 − δ."""
-        widest = max(0.0, 1 - self._least_tolerance())
-        return unit_interval(self.bias, self.bias_se, level, self.bias_freedom, self.effective_pairs, widest)
+        return self.interval("bias", level)
 
     def violation_rate_interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the confidence interval of the violation rate (:func:`.unit_interval`)."""
-        return unit_interval(
-            self.violation_rate,
-            self.violation_rate_se,
-            level,
-            self.violation_rate_freedom,
-            self.effective_pairs,
-        )
+        return self.interval("violation_rate", level)
+
+    def interval(self, kind: Kind, level: float) -> tuple[float, float]:
+        """Return the confidence interval of Bias or of the violation rate.
+
+        Args:
+            kind: "bias" or "violation_rate".
+            level: In (0, 1).
+        """
+        widest = max(0.0, 1 - self._least_tolerance()) if kind == "bias" else 1.0
+        error, freedom = getattr(self, f"{kind}_se"), getattr(self, f"{kind}_freedom")
+        ends = [
+            unit_interval(end, error, level, freedom, self.effective_pairs, widest)
+            for end in self._ends(kind)
+        ]
+        return ends[0][0], ends[-1][1]
+
+    def _ends(self, kind: str) -> tuple[float, ...]:
+        """Return what the interval is about: an estimate, or both ends of its proven range."""
+        return (getattr(self, kind),)
 
     def _least_tolerance(self) -> float:
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairAudit(_Estimates):
+class PairAudit(Estimates):
     """Bias and violation rate of one task pair.
 
     Standard errors are NaN where one unit makes up a pool and leaves no spread to measure.
@@ -98,21 +116,13 @@ class PairAudit(_Estimates):
     tasks: Pair
     tolerance: float
     samples: tuple[int, int]
-    clusters: int
-    effective_pairs: float
-    bias: float
-    violation_rate: float
-    bias_se: float
-    violation_rate_se: float
-    bias_freedom: float
-    violation_rate_freedom: float
 
     def _least_tolerance(self) -> float:
         return self.tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditResult(_Estimates):
+class AuditResult(Estimates):
     """Fixed-tolerance Bias and violation rate of one model, averaged over task pairs with equal weight.
 
     Attributes:
@@ -142,15 +152,7 @@ class AuditResult(_Estimates):
     samples: dict[str, int]
     pool_fingerprint: str
     clustered_by: str
-    clusters: int
     freedom: float
-    effective_pairs: float
-    bias: float
-    violation_rate: float
-    bias_se: float
-    violation_rate_se: float
-    bias_freedom: float
-    violation_rate_freedom: float
     draw_errors: tuple[float, float]
     per_pair: tuple[PairAudit, ...]
     influences: Influences | None = field(default=None, compare=False, repr=False)
@@ -172,28 +174,13 @@ class AuditResult(_Estimates):
 
         Influences hold one row per subject: include them only where person-level output is allowed.
         """
-        content: dict[str, Any] = {"schema": SCHEMA}
-        for item in fields(self):
-            content[item.name] = getattr(self, item.name)
+        kept = self.influences if include_influences else None
+        content = {"schema": SCHEMA, **plain(replace(self, influences=kept, draws=None, groups={}))}
         del content["draws"]
-        content["context"] = {item.name: getattr(self.context, item.name) for item in fields(AuditContext)}
-        for name in ("tasks", "draw_errors", "notes"):
-            content[name] = list(content[name])
-        content["per_pair"] = [
-            {item.name: _plain(getattr(row, item.name)) for item in fields(PairAudit)}
-            for row in self.per_pair
-        ]
-        content.update({name: _plain(content[name]) for name in UNKNOWABLE})
         content["groups"] = {
             label: result.as_dict(include_influences=include_influences)
             for label, result in self.groups.items()
         }
-        content["groups_left_out"] = dict(self.groups_left_out)
-        content["influences"] = None
-        if include_influences and self.influences is not None:
-            content["influences"] = {
-                item.name: getattr(self.influences, item.name).tolist() for item in fields(Influences)
-            }
         return content
 
     def to_json(self, *, include_influences: bool = False) -> str:
@@ -214,22 +201,17 @@ class AuditResult(_Estimates):
             raise RecordError(
                 f"audit result has schema {found!r}, this version reads {SCHEMA!r}; audit again"
             )
-        values = {name: value for name, value in content.items() if name != "schema"}
-        try:
+        with damaged("audit result is damaged", "audit again"):
+            values = {name: value for name, value in content.items() if name != "schema"}
             values["context"] = AuditContext.of(values["context"])
-            values["tasks"] = tuple(values["tasks"])
-            values["draw_errors"], values["notes"] = tuple(values["draw_errors"]), tuple(values["notes"])
-            values["per_pair"] = tuple(_pair_from(row) for row in values["per_pair"])
-            values.update(_numbers(values))
-            values["groups"] = {label: cls.from_dict(result) for label, result in values["groups"].items()}
-            shares = values["influences"]
-            if shares is not None:
-                values["influences"] = Influences(
-                    **{name: np.asarray(array) for name, array in shares.items()}
-                )
-            return cls(**values)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise RecordError(f"audit result is damaged ({error!r}); audit again") from error
+            values["groups"] = {label: cls.from_dict(part) for label, part in values["groups"].items()}
+            if values["influences"] is not None:
+                values["influences"] = _influences_from(values["influences"], values["clusters"])
+            if "draws" in values:
+                raise ValueError("'draws' is unknown")
+            result = rebuilt(cls, values, "result", UNKNOWABLE)
+            _require_whole(result)
+        return result
 
     @classmethod
     def from_json(cls, text: str) -> "AuditResult":
@@ -238,24 +220,33 @@ class AuditResult(_Estimates):
         Raises:
             RecordError: Text that is no JSON, or no audit result of this schema.
         """
-        try:
+        with damaged("audit result is no JSON", "audit again"):
             content = json.loads(text)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RecordError(f"audit result is no JSON ({error}); audit again") from error
         return cls.from_dict(content)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _influences_from(arrays: Mapping[str, Any], subjects: Any) -> Influences:
+    """Return the influences of so many subjects, or refuse (``ValueError``) arrays that are none."""
+    found = Influences(**{name: np.asarray(own) for name, own in arrays.items()})
+    for item in fields(found):
+        own, kinds = getattr(found, item.name), "iuU" if item.name == "subjects" else "fiu"
+        if (
+            own.shape != (subjects,)
+            or own.dtype.kind not in kinds
+            or not (own.dtype.kind != "f" or np.isfinite(own).all())
+        ):
+            raise ValueError(f"influences: {item.name} are not one per subject")
+    return found
 
 
-def _pair_from(row: Mapping[str, Any]) -> PairAudit:
-    values = dict(row)
-    values["tasks"], values["samples"] = tuple(values["tasks"]), tuple(values["samples"])
-    return PairAudit(**{**values, **_numbers(values)})
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    return {name: math.nan if values[name] is None else float(values[name]) for name in UNKNOWABLE}
+def _require_whole(result: AuditResult) -> None:
+    """Refuse (``ValueError``) a result that no audit leaves: its parts do not fit, or its numbers."""
+    pairs = [row.tasks for row in result.per_pair]
+    if not pairs or pairs != task_pairs(result.tasks) or set(result.samples) != set(result.tasks):
+        raise ValueError("its tasks, their samples and task pairs do not fit together")
+    for row in (result, *result.per_pair):
+        held = 0 <= row.bias <= _ONE and 0 <= row.violation_rate <= _ONE and row.effective_pairs > 0
+        if not held or row.clusters < 1 or row.bias_se < 0 or row.violation_rate_se < 0:
+            raise ValueError("it holds numbers that no audit gives")
+    for row in result.per_pair:
+        checked_tolerance(row.tolerance, f"tolerance of pair {row.tasks}")

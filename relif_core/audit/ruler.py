@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit.door import columns, given, is_frame
-from relif_core.audit.pools import checked_fraction, checked_integer, in_order
+from relif_core.audit.plain import damaged, json_object, rebuilt
+from relif_core.audit.pools import checked_fraction, checked_integer, checked_tolerance, in_order
 from relif_core.audit.tolerance import (
     conformal_tolerance,
     matched_distances,
     refuse_weights,
-    subject_ids,
+    row_ids,
     unit_rows,
 )
 from relif_core.errors import InputError, RecordError, listed
@@ -48,7 +49,7 @@ class ScoreMap:
     [0.0, 0.75]
     """
 
-    def __init__(self, **tasks: Any) -> None:
+    def __init__(self, /, **tasks: Any) -> None:
         """Take one rule per task: its name, or a tuple of its name and its arguments.
 
         Raises:
@@ -126,6 +127,22 @@ def _rule(task: str, given_rule: Any) -> dict[str, Any]:
     return {"kind": kind, "columns": arguments[0] if arguments else None}
 
 
+def _map_from(rules: Any) -> ScoreMap:
+    """Return the score map of rules as JSON holds them, or refuse (``ValueError``) what is no rule."""
+    found = ScoreMap()
+    for task, rule in rules.items():
+        quantile = rule["kind"] == "quantile"
+        arguments = (rule["low"], rule["high"]) if quantile else filter(None, [rule["columns"]])
+        wanted = _rule(task, (rule["kind"], *arguments))
+        if quantile and rule["range"] is not None:
+            low, high = rebuilt(tuple[float, float], rule["range"], "range")
+            wanted["range"] = [low, high] if low < high else None
+        if wanted != rule:
+            raise ValueError(f"the score rule of {task!r} is none")
+        found.rules[task] = rule
+    return found
+
+
 def _names(outputs: Any, task: str, rule: Mapping[str, Any]) -> list[str]:
     if not isinstance(outputs, Mapping):
         raise InputError(
@@ -168,15 +185,20 @@ def _outputs(outputs: Any, task: str, rule: Mapping[str, Any]) -> tuple[np.ndarr
     return array, index
 
 
+def _fitted(task: str, rule: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the rule, or refuse (``InputError``) quantiles that no reference model has set."""
+    if rule["kind"] == "quantile" and rule["range"] is None:
+        raise InputError(
+            f"task {task!r}: the score map is not fitted; call fit with the reference model's outputs"
+        )
+    return rule
+
+
 def _mapped(task: str, rule: Mapping[str, Any], raw: np.ndarray) -> np.ndarray:
     if rule["kind"] == "identity":
         return raw
     if rule["kind"] == "quantile":
-        if rule["range"] is None:
-            raise InputError(
-                f"task {task!r}: the score map is not fitted; call fit with the reference model's outputs"
-            )
-        low, high = rule["range"]
+        low, high = _fitted(task, rule)["range"]
         return np.clip((raw - low) / (high - low), 0, 1)
     if rule["kind"] == "max_softmax":
         top = raw.max(axis=1, keepdims=True)
@@ -249,19 +271,15 @@ class Ruler:
         Raises:
             RecordError: Text that is no ruler of this schema, or was changed by hand.
         """
-        try:
-            content = json.loads(text)
-            stated, schema = content.pop("sha256"), content.pop("schema")
-            score_map = ScoreMap()
-            score_map.rules = content.pop("score_map")
-            if schema != SCHEMA:
-                raise ValueError(f"schema {schema!r}, this version reads {SCHEMA!r}")
-            ruler = cls(**content, score_map=score_map)
-            matches = ruler.sha256 == stated
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise RecordError(
-                f"this is no ruler ({error!r}); make one with `relif audit calibrate`"
-            ) from error
+        with damaged("this is no ruler", "make one with `relif audit calibrate`"):
+            content = json_object(text, SCHEMA)
+            values = {name: value for name, value in content.items() if name not in ("schema", "sha256")}
+            ruler = rebuilt(cls, {**values, "score_map": _map_from(values["score_map"])}, "ruler")
+            checked_tolerance(ruler.tolerance, "tolerance")
+            checked_fraction(ruler.alpha, "alpha")
+            if not ruler.spread.keys() >= {"low", "median", "high", "deviation"}:
+                raise ValueError("the spread over matchings is incomplete")
+            matches = ruler.sha256 == content["sha256"]
         if not matches:
             raise RecordError(
                 "this ruler was changed after it was made: its digest does not fit; calibrate again"
@@ -303,21 +321,14 @@ def calibrate(
     if not isinstance(scores, ScoreMap):
         raise InputError(f"scores must be a fitted ScoreMap, not a {type(scores).__name__}")
     for task, rule in scores.rules.items():
-        if rule["kind"] == "quantile" and rule["range"] is None:
-            raise InputError(
-                f"task {task!r}: the score map is not fitted; call fit with the reference model's outputs"
-            )
+        _fitted(task, rule)
     if reference is not None and not isinstance(reference, str):
         raise InputError(f"reference must be text that names model and data, got {reference!r}")
     checked_fraction(alpha, "alpha")
     checked_integer(matchings, "matchings", 1)
     checked_integer(seed, "seed", 0)
     units = unit_rows(embeddings)
-    ids = subject_ids(np.arange(len(units)) if subject is None else subject, embeddings)
-    if len(ids) != len(units):
-        raise InputError(
-            f"embeddings have {len(units)} rows, and there are {len(ids)} subjects; give one per row"
-        )
+    ids = row_ids(units, np.arange(len(units)) if subject is None else subject, embeddings)
     distances = [matched_distances(units, ids, seed + k) for k in range(matchings)]
     found = np.array([conformal_tolerance(one, alpha) for one in distances])
     return Ruler(

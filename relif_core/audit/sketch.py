@@ -15,24 +15,28 @@ from typing import Any
 
 import numpy as np
 
+from relif_core.audit.binned import Mass, Terms
+from relif_core.audit.plain import damaged, json_object
 from relif_core.audit.pools import (
     Pair,
     Tolerance,
     checked_labels,
     checked_scores,
+    checked_tolerance,
     checked_tolerances,
     checked_weights,
 )
 from relif_core.audit.sketch_result import InfluenceSums, SketchAudit, SketchPair, spread_of
 from relif_core.audit.subject_ids import subject_codes
 from relif_core.audit.uncertainty import NO_VARIATION, Spread
-from relif_core.errors import ComparabilityError, InputError, RecordError, listed
+from relif_core.errors import ComparabilityError, InputError, listed
 
 SCHEMA = "relif-histogram/1"
 #: With weights: readers that know none refuse it.
 WEIGHTED_SCHEMA = "relif-histogram/2"
 BINS = 4096
 _MOST_BINS = 1 << 20
+_MOST_SAMPLES = 1 << 42  # times the bins, 62 bits hold them
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +55,8 @@ class HistogramSketch:
             sketches that state different ones are not merged.
 
     Raises:
-        InputError: Weights that do not fit the counts.
+        InputError: Weights that do not fit the counts, a tolerance that is no single number in [0, 1], or a
+            score definition that is no text.
     """
 
     counts: dict[str, np.ndarray]
@@ -61,6 +66,15 @@ class HistogramSketch:
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.tolerance, Mapping):
+            raise InputError("a histogram holds one tolerance for all task pairs; give others to its audit")
+        if self.tolerance is not None:
+            object.__setattr__(self, "tolerance", checked_tolerance(self.tolerance, "tolerance"))
+        if self.score_definition is not None and not isinstance(self.score_definition, str):
+            raise InputError(
+                f"score_definition must be text that tells score maps apart, not a"
+                f" {type(self.score_definition).__name__}"
+            )
         for task, own in (self.weights or {}).items():
             held = np.tile(np.append(self.counts[task], self.hidden[task]) > 0, (2, 1))
             held[1, -1] = False
@@ -91,8 +105,8 @@ class HistogramSketch:
             tolerance: δ of the ruler that they are made for.
 
         Raises:
-            InputError: Scores or weights that :func:`audit` refuses, or a number of bins that is no power of
-                two.
+            InputError: Scores, weights or a tolerance that :func:`audit` refuses, a tolerance per task pair,
+                a score definition that is no text, or a number of bins that is no power of two.
         """
         checked_bins(bins)
         checked = checked_scores(scores)
@@ -117,6 +131,13 @@ class HistogramSketch:
         return {task: int(cells.sum()) + self.hidden[task] for task, cells in self.counts.items()}
 
     @property
+    def _hidden_masses(self) -> dict[str, float]:
+        """What the hidden samples of every task count for."""
+        if self.weights is None:
+            return dict(self.hidden)
+        return {task: float(own[0, -1]) for task, own in self.weights.items()}
+
+    @property
     def _masses(self) -> dict[str, np.ndarray]:
         """What each cell counts for: its number of samples, or the sum of their weights."""
         return self.counts if self.weights is None else {t: own[0, :-1] for t, own in self.weights.items()}
@@ -127,7 +148,10 @@ class HistogramSketch:
         Raises:
             ComparabilityError: Bins, tasks, score definition or tolerance differ, or one has weights and one
                 has none.
+            InputError: ``other`` is none.
         """
+        if not isinstance(other, HistogramSketch):
+            raise InputError(f"a histogram is merged with histograms, not with a {type(other).__name__}")
         if (self.weights is None) != (other.weights is None):
             raise ComparabilityError(
                 "these histograms cannot be merged, one has sample weights and one has none; make both with"
@@ -216,9 +240,9 @@ class HistogramSketch:
                 tolerance=delta,
                 samples=(samples[i], samples[j]),
                 bias=terms.bias,
-                bias_range=terms.bias_range(seen[i] * seen[j], max(0.0, 1 - delta)),
+                bias_range=terms.range(0, seen[i] * seen[j], max(0.0, 1 - delta)),
                 violation_rate=terms.rate,
-                violation_rate_range=terms.rate_range(seen[i] * seen[j], float(delta < 1)),
+                violation_rate_range=terms.range(1, seen[i] * seen[j], float(delta < 1)),
             )
             for (i, j), delta, terms in self._pairs(tolerances)
         )
@@ -228,13 +252,21 @@ class HistogramSketch:
                 if self.weights is None
                 else self._weighted_spread(tolerances, self.weights)
             )
-        elif errors.of != self._digest(tolerances):
+        elif not isinstance(errors, InfluenceSums):
+            raise InputError(f"errors are the influence sums of all sites, not a {type(errors).__name__}")
+        elif errors.of != self._digest(tolerances) or errors.effective.keys() != self.counts.keys():
             raise InputError(
                 "these influence sums belong to other histograms or tolerances; make them from this"
                 " merged one"
             )
         else:
             spread = errors.spread()
+        ranges = [[row.bias_range for row in rows], [row.violation_rate_range for row in rows]]
+        (bias_low, bias_high), (rate_low, rate_high) = (
+            [_mean(end) for end in zip(*own, strict=True)] for own in ranges
+        )
+        bias_se, rate_se = spread.errors.tolist()
+        bias_freedom, rate_freedom = spread.freedoms.tolist()
         return SketchAudit(
             bins=self.bins,
             tasks=tuple(self.counts),
@@ -246,16 +278,13 @@ class HistogramSketch:
             freedom=spread.freedom,
             effective_pairs=spread.effective_pairs,
             bias=_mean(row.bias for row in rows),
-            bias_range=(_mean(row.bias_range[0] for row in rows), _mean(row.bias_range[1] for row in rows)),
-            bias_se=float(spread.errors[0]),
-            bias_freedom=float(spread.freedoms[0]),
+            bias_range=(bias_low, bias_high),
+            bias_se=bias_se,
+            bias_freedom=bias_freedom,
             violation_rate=_mean(row.violation_rate for row in rows),
-            violation_rate_range=(
-                _mean(row.violation_rate_range[0] for row in rows),
-                _mean(row.violation_rate_range[1] for row in rows),
-            ),
-            violation_rate_se=float(spread.errors[1]),
-            violation_rate_freedom=float(spread.freedoms[1]),
+            violation_rate_range=(rate_low, rate_high),
+            violation_rate_se=rate_se,
+            violation_rate_freedom=rate_freedom,
             per_pair=rows,
         )
 
@@ -271,6 +300,10 @@ class HistogramSketch:
         The sums of all sites, added up, give :meth:`audit` the error clustered by subject
         (:class:`.SubjectSpread`), if no subject has samples at two sites.
 
+        Where cells are hidden, a subject's shares are still those of all samples, hidden ones included, and
+        its influence is the largest that any scores of the hidden samples allow: the error is at least that
+        of the histogram with nothing hidden, and NaN only where a subject is a whole pool.
+
         Args:
             scores: The site's own scores, as they went into its sketch.
             subjects: Task name to subject ids aligned with the scores.
@@ -278,8 +311,9 @@ class HistogramSketch:
             weights: The site's own weights, if they went into its sketch.
 
         Raises:
-            InputError: Scores, subjects or weights that :func:`audit` refuses, other tasks, a single subject,
-                or weights beside a histogram without, and the other way round.
+            InputError: Scores, subjects or weights that :func:`audit` refuses, other tasks, more samples than
+                the histogram's, a single subject, or weights beside a histogram without, and the other way
+                round.
         """
         checked = checked_scores(scores)
         if (weights is None) != (self.weights is None):
@@ -298,12 +332,22 @@ class HistogramSketch:
             raise InputError(
                 "the sums of a site with a single subject are that subject's; leave the site to the site sums"
             )
+        tolerances, hidden = self._tolerances(tolerance), self._hidden_masses
+        totals = {task: own.sum() + hidden[task] for task, own in self._masses.items()}
+        for task, own in numbers.items():
+            if own.sum() > totals[task] * (1 + 1e-9):  # and rounding
+                raise InputError(
+                    f"task {task!r}: the site has more samples than the histogram of all sites; pass the"
+                    " scores that went into it"
+                )
         places = {task: _bins_of(values, self.bins) for task, values in checked.items()}
 
         def summed(task: str, influence: np.ndarray) -> np.ndarray:
             return np.bincount(codes[task], influence[places[task]] * held.get(task, 1), len(ids))
 
-        return self._sums("subject", tolerance, numbers, summed)
+        ends = self._hidden_influences(tolerances) if any(hidden.values()) else [self._influences(tolerances)]
+        shares = {task: own / totals[task] for task, own in numbers.items()}
+        return self._sums("subject", tolerances, shares, ends, summed)
 
     def site_sums(
         self, sites: "Sequence[HistogramSketch]", tolerance: Tolerance | None = None
@@ -311,7 +355,7 @@ class HistogramSketch:
         """Return the sums that make whole sites the independent units, from their histograms alone.
 
         Honest where people of one site resemble each other, at the price of as few degrees of freedom as
-        there are sites.
+        there are sites. Hidden samples are no part of them.
 
         Args:
             sites: The histograms that were merged into this one.
@@ -320,6 +364,14 @@ class HistogramSketch:
         Raises:
             InputError: A tolerance as for :meth:`audit`, or the sites' histograms do not add up to this one.
         """
+        sites = list(sites) if isinstance(sites, Iterable) else [sites]
+        for site in sites:
+            own = (site.bins, site.counts.keys()) if isinstance(site, HistogramSketch) else None
+            if own != (self.bins, self.counts.keys()):
+                raise InputError(
+                    f"a site's histogram must have the merged one's tasks {listed(self.counts)} and its"
+                    f" {self.bins} bins; pass those that it was merged from"
+                )
         if any(
             not np.array_equal(sum(site.counts[task] for site in sites), cells)
             or not np.allclose(sum(site._masses[task] for site in sites), self._masses[task], 1e-9, 0)
@@ -328,32 +380,36 @@ class HistogramSketch:
             raise InputError(
                 "the sites' histograms do not add up to this one; pass those that it was merged from"
             )
-        numbers = {task: np.array([site._masses[task].sum() for site in sites]) for task in self.counts}
+        tolerances = self._tolerances(tolerance)
+        shares = {
+            task: np.array([site._masses[task].sum() for site in sites]) / own.sum()
+            for task, own in self._masses.items()
+        }
 
         def summed(task: str, influence: np.ndarray) -> np.ndarray:
             return np.array([site._masses[task] @ influence for site in sites])
 
-        return self._sums("site", tolerance, numbers, summed)
+        return self._sums("site", tolerances, shares, [self._influences(tolerances)], summed)
 
     def _sums(
         self,
         unit: str,
-        tolerance: Tolerance | None,
-        numbers: dict[str, np.ndarray],
+        tolerances: dict[Pair, float],
+        shares: dict[str, np.ndarray],
+        ends: list[dict[str, np.ndarray]],
         summed: Callable[[str, np.ndarray], np.ndarray],
     ) -> InfluenceSums:
         """Sum the units' influences z and square them as a jackknife: z / (1 − largest share of a pool).
 
-        NaN where a unit makes up a whole pool, as of :func:`scaled_influences`.
+        NaN where a unit makes up a whole pool, as of :func:`scaled_influences`. Of several ``ends`` between
+        which influences lie, z is the one farther from 0.
         """
-        tolerances = self._tolerances(tolerance)
-        shares = {task: own / self._masses[task].sum() for task, own in numbers.items()}
         largest = np.max(list(shares.values()), axis=0)
-        influences = self._influences(tolerances)
+        rest = np.where(largest > 1 - NO_VARIATION, math.nan, 1 - largest)
         powers = []
         for kind in range(2):
-            summed_up = sum(summed(task, influences[task][kind]) for task in self.counts)
-            square = np.square(summed_up / np.where(largest > 1 - NO_VARIATION, math.nan, 1 - largest))
+            both: list[Any] = [sum(summed(task, end[task][kind]) for task in self.counts) for end in ends]
+            square = np.square(np.max(np.abs(both), axis=0) / rest)
             powers.append((float(square.sum()), float(square @ square)))
         return InfluenceSums(
             of=self._digest(tolerances),
@@ -376,10 +432,10 @@ class HistogramSketch:
                 )
         return checked_tolerances(tolerance, list(self.counts))
 
-    def _pairs(self, tolerances: dict[Pair, float]) -> "Iterator[tuple[Pair, float, _Terms]]":
-        masses = {task: _Mass.of(cells) for task, cells in self._masses.items()}
+    def _pairs(self, tolerances: dict[Pair, float]) -> "Iterator[tuple[Pair, float, Terms]]":
+        masses = {task: Mass.of(cells) for task, cells in self._masses.items()}
         for (i, j), delta in tolerances.items():
-            yield (i, j), delta, _Terms(masses[i], masses[j], delta * self.bins)
+            yield (i, j), delta, Terms(masses[i], masses[j], delta * self.bins)
 
     def _influences(self, tolerances: dict[Pair, float]) -> dict[str, np.ndarray]:
         """Return per task [2, bins] what a sample in a bin adds to the errors of Bias and violation rate."""
@@ -390,6 +446,29 @@ class HistogramSketch:
                     (means - [[terms.bias], [terms.rate]]) / self._masses[task].sum() / len(tolerances)
                 )
         return influences
+
+    def _hidden_influences(self, tolerances: dict[Pair, float]) -> list[dict[str, np.ndarray]]:
+        """Return as :meth:`_influences`, of all samples, the least and the greatest that hidden ones allow.
+
+        With h, B read from what is shown and M the most that a pair may have, a sample's mean over the other
+        pool lies between (1 − η)h and (1 − η)h + ηM, η the share of that pool that is hidden, and the
+        estimate between (1 − q)B and (1 − q)B + qM, q the share of pairs that are not seen.
+        """
+        hidden, masses = self._hidden_masses, {task: own.sum() for task, own in self._masses.items()}
+        totals = {task: own + hidden[task] for task, own in masses.items()}
+        ends: list[dict[str, np.ndarray]] = [
+            {task: np.zeros((2, self.bins)) for task in self.counts} for _ in range(2)
+        ]
+        for pair, delta, terms in self._pairs(tolerances):
+            centre = np.array([[terms.bias], [terms.rate]])
+            most = np.array([[max(0.0, 1 - delta)], [float(delta < 1)]])
+            seen = [masses[task] / totals[task] for task in pair]
+            lowest, widest = seen[0] * seen[1] * centre, (1 - seen[0] * seen[1]) * most
+            for task, means, other in zip(pair, terms.means(), reversed(seen), strict=True):
+                low, high = other * means - lowest - widest, other * means + (1 - other) * most - lowest
+                for end, own in zip(ends, (low, high), strict=True):
+                    end[task] += own / totals[task] / len(tolerances)
+        return ends
 
     def _sample_spread(self, tolerances: dict[Pair, float]) -> Spread:
         """Return the spread with every sample an independent unit, as :class:`SampleSpread` does."""
@@ -464,12 +543,8 @@ class HistogramSketch:
             RecordError: Text that is no JSON, no histogram of this schema, or whose counts or weights are no
                 counts or weights.
         """
-        try:
-            content = json.loads(text)
-            if content["schema"] not in (SCHEMA, WEIGHTED_SCHEMA):
-                raise ValueError(
-                    f"schema {content['schema']!r}, this version reads {SCHEMA!r} and {WEIGHTED_SCHEMA!r}"
-                )
+        with damaged("histogram is damaged", "make it again at the site"):
+            content = json_object(text, SCHEMA, WEIGHTED_SCHEMA)
             counts = {task: _counts(one["counts"]) for task, one in content["tasks"].items()}
             hidden = {task: int(_counts([one["hidden"]])[0]) for task, one in content["tasks"].items()}
             sizes = {len(cells) for cells in counts.values()}
@@ -482,67 +557,7 @@ class HistogramSketch:
                 if own.dtype.kind not in "if":
                     raise ValueError("weights must be numbers")
                 weights[task] = own.astype(np.float64)
-            tolerance = content.get("tolerance")
-            if tolerance is not None:
-                checked_tolerances(tolerance, list(counts))
-            return cls(counts, hidden, content["score_definition"], weights or None, tolerance)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise RecordError(f"histogram is damaged ({error}); make it again at the site") from error
-
-
-@dataclass(frozen=True, eq=False)
-class _Mass:
-    """One task's cells [bins] and the prefix sums [bins + 1] of their masses and of mass times bin."""
-
-    cells: np.ndarray
-    number: np.ndarray
-    moment: np.ndarray
-
-    @classmethod
-    def of(cls, cells: np.ndarray) -> "_Mass":
-        bins = np.arange(len(cells))
-        return cls(cells, np.append(0, np.cumsum(cells)), np.append(0, np.cumsum(cells * bins)))
-
-    def terms(self, other: "_Mass", tolerance: float, least: int) -> np.ndarray:
-        """Return [2, bins] over the other task: the mean of d − tolerance where d ≥ ``least``, and the share.
-
-        d is the distance from each own bin to the sample's, in bins.
-        """
-        bins = np.arange(len(self.cells))
-        over, under = np.minimum(bins + least, len(bins)), np.maximum(bins + 1 - max(least, 1), 0)
-        above, below = other.number[-1] - other.number[over], other.number[under]
-        distance = other.moment[-1] - other.moment[over] - bins * above + bins * below - other.moment[under]
-        violating = above + below
-        return np.array([(distance - tolerance * violating) / len(bins), violating]) / other.number[-1]
-
-
-class _Terms:
-    """Bias and violation rate of two histograms, at the tolerance and one bin's width to either side."""
-
-    def __init__(self, first: _Mass, second: _Mass, tolerance: float) -> None:
-        """``tolerance`` is in bins."""
-        self._first, self._second, self._tolerance = first, second, tolerance
-        self._least = int(min(tolerance, len(first.cells))) + 1
-        self.bias, self.rate = self._at(0)
-        self._low, self._high = self._at(1), self._at(-1)
-
-    def _at(self, shift: int) -> tuple[float, float]:
-        own = self._first.terms(self._second, self._tolerance + shift, self._least + shift)
-        bias, rate = (own @ self._first.cells / self._first.number[-1]).tolist()
-        return max(0.0, bias), min(1.0, rate)
-
-    def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return per task [2, bins] a sample's Bias and violation rate over the other task, by bin."""
-        at = self._tolerance, self._least
-        return self._first.terms(self._second, *at), self._second.terms(self._first, *at)
-
-    def bias_range(self, seen: float, most: float) -> tuple[float, float]:
-        """Bound Bias where a share of the pairs is ``seen`` and the others have ``most`` at most."""
-        return seen * self._low[0], min(most, seen * self._high[0] + (1 - seen) * most)
-
-    def rate_range(self, seen: float, most: float) -> tuple[float, float]:
-        """Return bounds of the violation rate, made as :meth:`bias_range`."""
-        return seen * self._low[1], min(most, seen * self._high[1] + (1 - seen) * most)
+            return cls(counts, hidden, content["score_definition"], weights or None, content.get("tolerance"))
 
 
 def checked_bins(bins: int) -> None:
@@ -564,8 +579,13 @@ def _bins_of(values: np.ndarray, bins: int) -> np.ndarray:
 
 def _counts(values: Any) -> np.ndarray:
     array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind != "i" or array.min() < 0:
-        raise ValueError("counts must be whole numbers, at least 0")
+    if (
+        array.ndim != 1
+        or array.dtype.kind != "i"
+        or array.min() < 0
+        or array.sum(dtype=float) >= _MOST_SAMPLES
+    ):
+        raise ValueError("counts must be whole numbers, at least 0, of fewer than 2⁴² samples")
     return array.astype(np.int64)
 
 

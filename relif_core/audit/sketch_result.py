@@ -2,13 +2,15 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from relif_core.audit.plain import damaged, json_object, plain, rebuilt
 from relif_core.audit.pools import Pair
-from relif_core.audit.uncertainty import Spread, satterthwaite_freedom, unit_interval
-from relif_core.errors import ComparabilityError, RecordError
+from relif_core.audit.result import Estimates
+from relif_core.audit.uncertainty import Spread, satterthwaite_freedom
+from relif_core.errors import ComparabilityError, InputError
 
 SUMS_SCHEMA = "relif-influence-sums/1"
 
@@ -40,30 +42,26 @@ class InfluenceSums:
 
         Raises:
             ComparabilityError: They belong to different histograms, tolerances or units.
+            InputError: ``other`` is none.
         """
-        if (self.of, self.unit) != (other.of, other.unit):
+        if not isinstance(other, InfluenceSums):
+            raise InputError(f"influence sums add up with influence sums, not with a {type(other).__name__}")
+        if (self.of, self.unit, self.effective.keys()) != (other.of, other.unit, other.effective.keys()):
             raise ComparabilityError(
                 "these influence sums belong to different histograms, tolerances or units; make both from one"
                 " merged histogram"
             )
-        return InfluenceSums(
-            of=self.of,
-            unit=self.unit,
+        return replace(
+            self,
             units=self.units + other.units,
-            bias=(self.bias[0] + other.bias[0], self.bias[1] + other.bias[1]),
-            violation_rate=(
-                self.violation_rate[0] + other.violation_rate[0],
-                self.violation_rate[1] + other.violation_rate[1],
-            ),
+            bias=_added(self.bias, other.bias),
+            violation_rate=_added(self.violation_rate, other.violation_rate),
             effective={task: own + other.effective[task] for task, own in self.effective.items()},
         )
 
     def to_json(self) -> str:
         """Return the sums as JSON text, NaN as null, which a site can send; :meth:`from_json` reads it."""
-        content = asdict(self)
-        for kind in ("bias", "violation_rate"):
-            content[kind] = [None if math.isnan(power) else power for power in content[kind]]
-        return json.dumps({"schema": SUMS_SCHEMA, **content}, allow_nan=False, ensure_ascii=False)
+        return json.dumps({"schema": SUMS_SCHEMA, **plain(self)}, allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "InfluenceSums":
@@ -72,24 +70,31 @@ class InfluenceSums:
         Raises:
             RecordError: Text that is no JSON, or no sums of this schema.
         """
-        try:
-            content = json.loads(text)
-            if content.pop("schema") != SUMS_SCHEMA:
-                raise ValueError("another schema")
-            for kind in ("bias", "violation_rate"):
-                square, fourth = (math.nan if power is None else float(power) for power in content[kind])
-                content[kind] = (square, fourth)
-            return cls(**content)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise RecordError(f"influence sums are damaged ({error}); make them again at the site") from error
+        with damaged("influence sums are damaged", "make them again at the site"):
+            content = json_object(text, SUMS_SCHEMA)
+            del content["schema"]
+            sums = rebuilt(cls, content, "sums", ("bias", "violation_rate"))
+            if (
+                sums.unit not in ("subject", "site")
+                or sums.units < 1
+                or min(*sums.bias, *sums.violation_rate) < 0
+            ):
+                raise ValueError("they hold numbers or a unit that no site sends")
+            if min(sums.effective.values(), default=0) <= 0:
+                raise ValueError("'effective' holds no task, or a sum of squares that is not above 0")
+        return sums
 
     def spread(self) -> Spread:
         """Return the jackknife's standard errors and degrees of freedom, as :class:`SubjectSpread` does."""
         effective = min(1 / own for own in self.effective.values())
         scale = (self.units - 1) / self.units if self.units > 1 else math.nan
-        squares, fourths = np.array([self.bias, self.violation_rate]).T
+        squares, fourths = np.array([self.bias, self.violation_rate], dtype=np.float64).T
         squares, fourths = squares * scale, fourths * scale**2
         return spread_of(squares, fourths - squares**2 / self.units, effective - 1, self.units, effective / 2)
+
+
+def _added(own: tuple[float, float], its: tuple[float, float]) -> tuple[float, float]:
+    return own[0] + its[0], own[1] + its[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +111,7 @@ class SketchPair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SketchAudit:
+class SketchAudit(Estimates):
     """Bias and violation rate of one model from histograms, averaged over task pairs with equal weight.
 
     Other fields are those of :class:`AuditResult`.
@@ -124,35 +129,16 @@ class SketchAudit:
     hidden: dict[str, int]
     score_definition: str | None
     clustered_by: str
-    clusters: int
     freedom: float
-    effective_pairs: float
-    bias: float
     bias_range: tuple[float, float]
-    bias_se: float
-    bias_freedom: float
-    violation_rate: float
     violation_rate_range: tuple[float, float]
-    violation_rate_se: float
-    violation_rate_freedom: float
     per_pair: tuple[SketchPair, ...]
 
-    def bias_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return Bias's range, each end widened by its own confidence interval (:func:`.unit_interval`)."""
-        widest = max(0.0, 1 - min(row.tolerance for row in self.per_pair))
-        return self._interval(self.bias_range, self.bias_se, level, self.bias_freedom, widest)
+    def _ends(self, kind: str) -> tuple[float, ...]:
+        return getattr(self, f"{kind}_range")
 
-    def violation_rate_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the confidence interval of the violation rate, made as :meth:`bias_interval`."""
-        return self._interval(
-            self.violation_rate_range, self.violation_rate_se, level, self.violation_rate_freedom
-        )
-
-    def _interval(
-        self, ends: tuple[float, float], error: float, level: float, freedom: float, widest: float = 1.0
-    ) -> tuple[float, float]:
-        low, high = (unit_interval(end, error, level, freedom, self.effective_pairs, widest) for end in ends)
-        return low[0], high[1]
+    def _least_tolerance(self) -> float:
+        return min(row.tolerance for row in self.per_pair)
 
 
 def spread_of(
@@ -162,4 +148,4 @@ def spread_of(
     freedoms = [
         satterthwaite_freedom(*own, freedom) for own in zip(squares.tolist(), excess.tolist(), strict=True)
     ]
-    return Spread(np.sqrt(squares), np.array(freedoms), units, freedom, effective_pairs)
+    return Spread(np.sqrt(squares), np.array(freedoms, dtype=np.float64), units, freedom, effective_pairs)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from relif_core.audit.door import given, missing_text
+from relif_core.audit.door import given
 from relif_core.audit.pools import (
     Pair,
-    aligned,
     checked_fraction,
     checked_integer,
     checked_numbers,
@@ -18,6 +17,8 @@ from relif_core.audit.pools import (
     checked_weights,
     drop_weightless,
     in_order,
+    of_task,
+    present,
     row_index,
     task_pairs,
 )
@@ -66,9 +67,7 @@ def induced_tolerances(
 
 
 def _embedding(embeddings: Mapping[str, Any], task: str, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-    if not isinstance(embeddings, Mapping) or task not in embeddings:
-        raise InputError(f"task {task!r}: embeddings are missing; give one row per score")
-    array = aligned(embeddings[task], task, scores, "embeddings")
+    array = of_task(embeddings, task, scores, "embeddings")
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         raise InputError(
             f"task {task!r}: embeddings have shape {array.shape} of {array.dtype}, expected numbers of shape "
@@ -129,17 +128,9 @@ def subject_ids(subjects: Any, beside: Any = None) -> np.ndarray:
         InputError: Missing ids, another kind, or an index that does not match.
     """
     found = in_order(given(subjects, "subjects"), row_index(beside), "subjects", "embeddings")
-    ids = found.values
-    if ids.ndim != 1:
-        raise InputError(f"subjects must be one-dimensional, got shape {ids.shape}")
-    missing = found.missing if found.masked is None else found.masked
-    if missing is None and ids.dtype.kind in "fU":
-        missing = np.isnan(ids) if ids.dtype.kind == "f" else missing_text(ids)
-    if missing is not None and missing.any():
-        raise InputError(
-            f"{int(missing.sum())} of {len(ids)} subjects are missing (first at position"
-            f" {int(np.argmax(missing))}); fill them in, or leave those samples out"
-        )
+    if found.values.ndim != 1:
+        raise InputError(f"subjects must be one-dimensional, got shape {found.values.shape}")
+    ids = present(found, "", "subjects")
     if ids.dtype.kind not in "iubU":
         raise InputError(f"subjects must be integers or text, got an array of {ids.dtype}")
     return ids
@@ -156,10 +147,22 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
     Raises:
         InputError: Misaligned arrays, embeddings not finite or of length 0, fewer than two subjects.
     """
-    units, ids = unit_rows(embeddings), subject_ids(subjects, embeddings)
-    if len(units) != len(ids):
-        raise InputError(f"embeddings have shape {units.shape}, expected [{len(ids)}, D], one row per id")
-    return matched_distances(units, ids, seed)
+    units = unit_rows(embeddings)
+    return matched_distances(units, row_ids(units, subjects, embeddings), seed)
+
+
+def row_ids(units: np.ndarray, subjects: Any, beside: Any) -> np.ndarray:
+    """Return the subject ids [n] of unit rows [n, D], in the order of the embeddings that they stand beside.
+
+    Raises:
+        InputError: Ids that :func:`subject_ids` refuses, or another number of them.
+    """
+    ids = subject_ids(subjects, beside)
+    if len(ids) != len(units):
+        raise InputError(
+            f"embeddings have {len(units)} rows, and there are {len(ids)} subjects; give one per row"
+        )
+    return ids
 
 
 def unit_rows(embeddings: Any) -> np.ndarray:

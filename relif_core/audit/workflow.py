@@ -11,15 +11,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from relif_core.audit.card import Card, audit_card
-from relif_core.audit.comparison import KINDS, Comparison, compare, comparison
+from relif_core.audit.card import Card, audit_card, interval_text
+from relif_core.audit.comparison import Comparison, compare, comparison
 from relif_core.audit.door import columns, is_frame
 from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.individual import IndividualAudit, similar_pair_audit, similar_pairs
-from relif_core.audit.pools import Pair, aligned, checked_labels, checked_scores, checked_weights
+from relif_core.audit.plain import damaged, json_object, rebuilt
+from relif_core.audit.pools import (
+    Pair,
+    aligned,
+    checked_labels,
+    checked_scores,
+    checked_weights,
+    pair_tolerances,
+)
 from relif_core.audit.protocol import audit
 from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
-from relif_core.audit.result import AuditContext, AuditResult
+from relif_core.audit.result import KINDS, AuditContext, AuditResult
 from relif_core.audit.ruler import MappedScores, Ruler
 from relif_core.audit.sketch import BINS, HistogramSketch
 from relif_core.audit.sketch_result import InfluenceSums
@@ -105,19 +113,18 @@ class Audit:
     def summary(self) -> str:
         """Return the finding in a few lines: both estimates, their intervals and units, the worst group."""
         result = self.result
-        (low, high), (rate_low, rate_high) = (
-            result.bias_interval(self.level),
-            result.violation_rate_interval(self.level),
-        )
+        bias, rate = (interval_text(result.interval(kind, self.level)) for kind in KINDS)
+        # Each pool of unweighted samples gives a degree of freedom to its mean; other units give one in all.
+        apart = result.clustered_by == "sample" and result.freedom == result.clusters - len(result.tasks)
+        effective = result.clusters if apart else result.freedom + 1
         lines = [
             (
-                f"{self.name}: Bias {result.bias:.4f} ({low:.4f} to {high:.4f}), violation rate"
-                f" {result.violation_rate:.4f} ({rate_low:.4f} to {rate_high:.4f}) at δ ="
-                f" {self.ruler.tolerance:.4f}"
+                f"{self.name}: Bias {result.bias:.4f} ({bias}), violation rate {result.violation_rate:.4f}"
+                f" ({rate}) at δ = {self.ruler.tolerance:.4f}"
             ),
             (
                 f"{100 * self.level:g} % intervals from {result.clusters:,} independent"
-                f" {result.clustered_by}s ({result.freedom + 1:,.1f} effective); {self.ruler.describe()}"
+                f" {result.clustered_by}s ({effective:,.1f} effective); {self.ruler.describe()}"
             ),
         ]
         if result.groups:
@@ -135,10 +142,7 @@ class Audit:
         parts += [("group", label, part) for label, part in self.result.groups.items()]
         rows = []
         for of, label, part in parts:
-            (low, high), (rate_low, rate_high) = (
-                part.bias_interval(self.level),
-                part.violation_rate_interval(self.level),
-            )
+            (low, high), (rate_low, rate_high) = (part.interval(kind, self.level) for kind in KINDS)
             rows.append(
                 {"of": of, "name": label, "bias": part.bias, "bias_low": low, "bias_high": high,
                  "violation_rate": part.violation_rate, "rate_low": rate_low, "rate_high": rate_high,
@@ -205,13 +209,20 @@ class Audit:
             raise InputError(
                 "a difference of groups needs the subjects' influences; audit with subjects, or keep them"
             )
-        _, place = np.unique(
+        ids, place = np.unique(
             np.concatenate([a.influences.subjects, b.influences.subjects]), return_inverse=True
         )
+        places = np.split(place, [len(a.influences.subjects)])
+        shares = [np.zeros(len(ids)) for _ in places]
+        for own, at, held in zip(shares, places, (a.influences, b.influences), strict=True):
+            own[at] = held.share
+        # Who is in both groups is one unit: as many degrees as one group has if the same people are in both.
+        alike = float(shares[0] @ shares[1] / np.sqrt((shares[0] @ shares[0]) * (shares[1] @ shares[1])))
+        freedom = min(a.freedom + b.freedom - alike * min(a.freedom, b.freedom), len(ids) - 1)
         errors = {}
         for kind in KINDS:
             both = np.concatenate([a.influences.scaled(kind), -b.influences.scaled(kind)])
-            errors[kind] = combined_error(np.bincount(place, both), a.freedom + b.freedom)
+            errors[kind] = combined_error(np.bincount(place, both), freedom)
         return comparison(a, b, errors, self.level, paired=False)
 
     def certificate(
@@ -360,27 +371,24 @@ class Audit:
         Raises:
             RecordError: Text that is no audit of this schema.
         """
-        try:
-            content = json.loads(text)
-            if content["schema"] != SCHEMA:
-                raise ValueError(f"schema {content['schema']!r}, this version reads {SCHEMA!r}")
+        with damaged("this is no audit file", "make one with `relif audit run`"):
+            content = json_object(text, SCHEMA)
             found = cls.__new__(cls)
-            found.name, found.level = content["name"], content["level"]
+            found.name = rebuilt(str, content["name"], "name")
+            found.level = checked_level(content["level"])
             found.ruler = Ruler.from_json(json.dumps(content["ruler"]))
             found.result = AuditResult.from_dict(content["result"])
+            induced = rebuilt(tuple[tuple[str, str, float], ...] | None, content["induced"], "induced")
             found._induced = (
-                None if content["induced"] is None else {(i, j): value for i, j, value in content["induced"]}
+                None
+                if induced is None
+                else pair_tolerances({(i, j): value for i, j, value in induced}, "induced tolerance")
             )
-            found._curve = BiasCurve(
-                **{name: np.array(values) for name, values in content["curve"].items()}, per_pair={}
-            )
+            lists = rebuilt(dict[str, tuple[float, ...]], content["curve"], "curve")
+            found._curve = BiasCurve(**{name: np.array(own) for name, own in lists.items()}, per_pair={})
+            if len(set(map(len, lists.values()))) != 1 or not all(lists.values()):
+                raise ValueError("the lists of its curve are empty or of different lengths")
             found._scores = found._subjects = found._weights = None
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise RecordError(
-                f"this is no audit file ({error!r}); make one with `relif audit run`"
-            ) from error
         return found
 
     def save(self, path: str | Path, *, include_influences: bool = False) -> None:
@@ -427,8 +435,8 @@ class Audit:
         Raises:
             InputError: No limit, a limit outside [0, 1], or no groups to ask.
         """
-        limits = {"bias": bias_below, "violation_rate": rate_below}
-        limits = {kind: limit for kind, limit in limits.items() if limit is not None}
+        asked = zip(KINDS, (bias_below, rate_below), strict=True)
+        limits = {kind: limit for kind, limit in asked if limit is not None}
         if not limits or not all(_is_limit(limit) for limit in limits.values()):
             raise InputError("a check needs a limit between 0 and 1 for Bias or violation rate")
         if use not in ("upper", "estimate"):
@@ -443,13 +451,12 @@ class Audit:
         for label, part, level in parts:
             for kind, limit in limits.items():
                 value = getattr(part, kind)
-                low, high = (value, value) if use == "estimate" else getattr(part, f"{kind}_interval")(level)
+                low, high = (value, value) if use == "estimate" else part.interval(kind, level)
                 state = "pass" if high < limit else "fail" if low >= limit else "undecided"
                 verdicts.append(state)
                 title = "Bias" if kind == "bias" else "violation rate"
-                lines.append(
-                    f"{state}: {label}, {title} {value:.4f} ({low:.4f} to {high:.4f}) against {limit:g}"
-                )
+                ends = interval_text((low, high))
+                lines.append(f"{state}: {label}, {title} {value:.4f} ({ends}) against {limit:g}")
         if worst_group:
             for label, reason in self.result.groups_left_out.items():
                 verdicts.append("undecided")

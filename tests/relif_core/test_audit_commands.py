@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from relif_core import cli
-from relif_core.audit import CARD_SCHEMA, Audit, Ruler, ScoreMap
+from relif_core.audit import CARD_SCHEMA, Audit, HistogramSketch, Ruler, ScoreMap
 
 Shell = Callable[..., str]
 
@@ -274,6 +274,12 @@ def test_weighted_sites_merge_in_any_order_to_the_weighted_audit(
         (["run", "erm.parquet", "--ruler", "ruler.json", "--meta", "ruler.json"], "is no TOML"),
         (["run", "erm.parquet", "--ruler", "ruler.json", "--card", "card.pdf"],
          "written as .json, .md or .html"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "--hide", "5"],
+         "--hide is about the file of --histogram; name it, or leave --hide out"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "--bins", "100"], "--bins is about the file of"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "--keep-influences"], "about the file of --output"),
+        (["run", "erm.parquet", "--ruler", "ruler.json", "--bins", "100", "--histogram", "h.json"],
+         "bins must be a power of two"),
         (["compare", "erm.audit.json"], "name two audit files"),
         (["compare", "erm.audit.json", "ruler.json"], "this is no audit file"),
         (["compare", "erm.audit.json", "relif.audit.json", "--adjust", "no"], "adjust 'no' is unknown"),
@@ -316,6 +322,39 @@ def test_json_has_null_where_there_is_no_number(shell: Shell, tmp_path: Path) ->
     found = json.loads(shell(*words), parse_constant=pytest.fail)
     assert found["result"]["bias"] == 0.5
     assert found["difference"]["interval"] == [None, None]
+
+
+def test_no_interval_is_said_in_words(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("a,b\n0.125,0.875\n")
+    one = str(tmp_path / "one.csv")
+    found = shell("audit", one, "--tolerance", "0.25", "--task", "a", "--task", "b", "--versus", one)
+    assert found.count("no interval: a single independent unit") == 3
+    assert "nan" not in found
+    sketch = HistogramSketch.of({"a": [0.125], "b": [0.875]}, 16, tolerance=0.25)
+    (tmp_path / "x.json").write_text(sketch.to_json())
+    told = shell("audit", "merge", tmp_path / "x.json", "--by-site")
+    assert "proven 0.4375 to 0.5625; no interval: a single independent unit" in told
+    assert "nan" not in told
+
+
+def test_a_damaged_audit_file_ends_with_status_2(folder: Path, shell: Shell, tmp_path: Path) -> None:
+    content = json.loads((folder / "erm.audit.json").read_text())
+    content["result"]["bias"] = "0.1"
+    (tmp_path / "damaged.json").write_text(json.dumps(content))
+    for words in (["check", "--bias-below", "0.1"], ["curve"]):
+        told = shell("audit", words[0], tmp_path / "damaged.json", *words[1:], code=2)
+        assert "damaged.json: audit result is damaged (bias is no float" in told
+
+
+def test_a_task_called_self_is_calibrated(shell: Shell, tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"self": [0.1, 0.4, 0.9, 0.2], "b": [0.2, 0.6, 0.1, 0.8], "z": [1.0, 2.0, 3.0, -1.0]}
+    )
+    frame.write_csv(tmp_path / "t.csv")
+    words = ["--task", "self", "--task", "b", "--embedding", "z", "-o", tmp_path / "r.json"]
+    assert "δ =" in shell("audit", "calibrate", tmp_path / "t.csv", *words)
+    found = shell("audit", "run", tmp_path / "t.csv", "--ruler", tmp_path / "r.json", "--json")
+    assert json.loads(found)["tasks"] == ["self", "b"]
 
 
 def test_nothing_is_written_where_something_is_refused(folder: Path, shell: Shell, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import polars
 import pytest
 
 from relif_core.audit import audit, bias_curve
@@ -128,6 +129,12 @@ def test_options(options: dict[str, Any], message: str) -> None:
 def test_curve_tolerances(tolerances: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         bias_curve(GOOD, tolerances)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_lazy_frame_is_refused_without_a_warning() -> None:
+    with pytest.raises(InputError, match="or be a data frame of them, not a LazyFrame"):
+        audit(polars.LazyFrame(GOOD["los"], schema=["los"]), 0.2)
 
 
 def test_inputs_are_not_changed() -> None:

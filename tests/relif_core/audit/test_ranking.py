@@ -66,6 +66,15 @@ def test_certificate_fields() -> None:
         (-0.1, {("a", "b"): 0.1}, "reference tolerance is negative"),
         (0.1, {("a", "b"): np.nan}, "induced tolerance of pair .* is NaN"),
         ({("a", "c"): 0.1}, {("a", "b"): 0.1}, "name different pairs"),
+        (0.2, {("a", "b"): 0.2, ("b", "a"): 0.9}, r"induced tolerance names the pair \('a', 'b'\) twice"),
+        (0.2, {("a", "a"): 0.2}, r"induced tolerance names \('a', 'a'\), which is no pair"),
+        (0.2, {("a", 1): 0.2}, r"induced tolerance names \('a', 1\), which is no pair"),
+        (
+            {("a", "b"): 0.2, ("b", "a"): 0.2},
+            {("a", "b"): 0.2},
+            "reference tolerance names the pair .* twice",
+        ),
+        ({"ab": 0.2}, {("a", "b"): 0.2}, "reference tolerance names 'ab', which is no pair"),
     ],
 )
 def test_drift_budget_input(reference: Any, induced: Any, message: str) -> None:

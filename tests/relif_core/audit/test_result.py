@@ -120,6 +120,22 @@ def test_bare_card_says_what_is_not_stated() -> None:
     assert "no interval" in card_html(card)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ruler": "r.json"}, "ruler must be a Ruler, not a str"),
+        ({"curve": 5}, "curve must be a BiasCurve, not a int"),
+        ({"date": 5}, "date must be text, not a int"),
+        ({"calibration": 5}, "calibration must be text, not a int"),
+        ({"induced": {("x|y", "x|y"): 0.2}}, "tolerance names .*, which is no pair"),
+        ({"induced": {("a", "b"): 0.2, ("b", "a"): 0.2}}, "tolerance names the pair .* twice"),
+    ],
+)
+def test_card_names_arguments_of_another_kind(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        audit_card(measured(), model="m", **options)
+
+
 def test_card_refuses_what_json_cannot_hold() -> None:
     result = measured()
     with pytest.raises(InputError, match="JSON"):

@@ -1,6 +1,7 @@
 """Histograms merge without loss, and reads from them keep the proven bounds of the exact audit."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -211,3 +212,100 @@ def test_json_holds_counts_alone_and_damage_is_noticed() -> None:
     for text in ("[1", "[1]", sketch.to_json(), '{"schema": "relif-influence-sums/1", "bias": 1}'):
         with pytest.raises(RecordError, match="influence sums are damaged"):
             InfluenceSums.from_json(text)
+
+
+def crowd(sizes: list[int], seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Scores of subjects with so many samples each, in few cells and a sparse tail."""
+    generator = np.random.default_rng(seed)
+    ids = np.repeat(np.arange(len(sizes)), sizes)
+    scores = {task: generator.beta(2, 3, len(ids)) for task in "abc"}
+    return scores, {task: generator.permutation(ids) for task in scores}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("sizes", [[10] * 12, [30, 60, 5, 5, 1, 1, 1, 1], [3] * 80])
+@pytest.mark.parametrize("least", [3, 7, 12])
+def test_errors_with_hidden_cells_are_at_least_those_with_none(
+    sizes: list[int], least: int, weighted: bool
+) -> None:
+    """And shares are those of all samples, whose number is known."""
+    for seed in range(3):
+        scores, ids = crowd(sizes, seed)
+        weights = np.random.default_rng(seed).gamma(2, size=(3, sum(sizes)))
+        held = dict(zip(scores, weights, strict=True)) if weighted else None
+        whole = HistogramSketch.of(scores, 16, weights=held)
+        shown = whole.hide(least)
+        for tolerance in (0.0, 0.125, 0.3):
+            exact = whole.subject_sums(scores, ids, tolerance, held)
+            found = shown.subject_sums(scores, ids, tolerance, held)
+            assert found.effective == pytest.approx(exact.effective, rel=1e-9)
+            assert found.units == exact.units
+            for kind in ("bias", "violation_rate"):
+                assert getattr(found, kind)[0] >= getattr(exact, kind)[0] * (1 - 1e-9)
+            audited = shown.audit(tolerance, found)
+            assert np.isfinite([audited.bias_se, audited.violation_rate_se]).all()
+            assert (
+                audited.bias_interval()[0] <= whole.audit(tolerance, exact).bias <= audited.bias_interval()[1]
+            )
+
+
+def test_a_subject_with_more_samples_than_are_shown_has_an_error() -> None:
+    scores, ids = crowd([60, 20, 20, 20], 1)
+    sketch = HistogramSketch.of(scores, 128).hide(4)
+    assert max(cells.sum() for cells in sketch.counts.values()) < 60
+    sums = sketch.subject_sums(scores, ids, 0.1)
+    assert sums.effective == pytest.approx(dict.fromkeys("abc", 1 / 3))
+    assert 0 < sketch.audit(0.1, sums).bias_se < np.inf
+    double = {task: np.tile(values, 2) for task, values in scores.items()}
+    with pytest.raises(InputError, match="task 'a': the site has more samples than the histogram of all"):
+        sketch.subject_sums(double, {task: np.tile(own, 2) for task, own in ids.items()}, 0.1)
+
+
+SKETCH = HistogramSketch.of({"a": [0.1, 0.9], "b": [0.3, 0.2]}, 16)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: HistogramSketch.of({"a": [0.1], "b": [0.3]}, 16, tolerance=7.0), "tolerance is 7.0"),
+        (
+            lambda: HistogramSketch.of({"a": [0.1], "b": [0.3]}, 16, tolerance=3j),
+            "tolerance must be a number",
+        ),
+        (
+            lambda: HistogramSketch.of({"a": [0.1], "b": [0.3]}, 16, tolerance={("a", "b"): 0.1}),
+            "holds one tolerance for all task pairs",
+        ),
+        (
+            lambda: HistogramSketch.of({"a": [0.1], "b": [0.3]}, 16, score_definition=5),
+            "score_definition must be text .* not a int",
+        ),
+        (lambda: SKETCH + 3, "merged with histograms, not with a int"),
+        (lambda: SKETCH.site_sums([SKETCH], 0.1) + SKETCH, "not with a HistogramSketch"),
+        (lambda: SKETCH.audit(0.1, 3), "errors are the influence sums of all sites, not a int"),
+        *(
+            (lambda sites=sites: SKETCH.site_sums(sites, 0.1), "must have the merged one's tasks a, b")
+            for sites in (
+                None,
+                [3],
+                [HistogramSketch.of({"a": [0.1], "c": [0.3]}, 16)],
+                [HistogramSketch.of({"a": [0.1], "b": [0.3]}, 32)],
+            )
+        ),
+    ],
+)
+def test_what_is_no_part_of_a_histogram_is_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_what_of_takes_from_json_reads() -> None:
+    for tolerance in (0, 1, np.float32(0.25), 0.275, None):
+        sketch = HistogramSketch.of({"a": [0.1], "b": [0.3]}, 16, tolerance=tolerance)
+        assert HistogramSketch.from_json(sketch.to_json()).to_json() == sketch.to_json()
+    assert sum([SKETCH, SKETCH], SKETCH).samples == {"a": 6, "b": 6}
+    text = SKETCH.to_json().replace("[0, 1, 0", f"[0, {2**62}, 0", 1)
+    with pytest.raises(RecordError, match="of fewer than 2⁴² samples"):
+        HistogramSketch.from_json(text)
+    both = SKETCH + SKETCH
+    assert both.site_sums(iter([SKETCH] * 2), 0.1) == both.site_sums([SKETCH] * 2, 0.1)

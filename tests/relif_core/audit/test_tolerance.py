@@ -107,7 +107,7 @@ def test_reference_distances() -> None:
     distances = reference_distances(embeddings, [1, 2, 3, 4], seed=0)
     assert distances.shape == (2,)
     assert set(np.round(distances, 12)) <= {0.5, 1.0}
-    with pytest.raises(InputError, match=r"expected \[3, D\]"):
+    with pytest.raises(InputError, match="have 4 rows, and there are 3 subjects"):
         reference_distances(embeddings, [1, 2, 3], seed=0)
     with pytest.raises(InputError, match="1 of 4 embeddings"):
         reference_distances(np.where(embeddings == 2, 0, embeddings), [1, 2, 3, 4], seed=0)

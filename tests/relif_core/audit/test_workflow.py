@@ -29,7 +29,9 @@ from relif_core.audit import (
     reference_distances,
     similar_pair_audit,
     similar_pairs,
+    workflow,
 )
+from relif_core.audit.uncertainty import combined_error
 from relif_core.audit.workflow import holm
 from relif_core.errors import ComparabilityError, InputError, RecordError
 
@@ -199,6 +201,68 @@ def test_difference_of_groups_is_that_of_independent_subjects() -> None:
     assert found.standard_error == pytest.approx(np.hypot(women.bias_se, men.bias_se), rel=1e-12)
     with pytest.raises(InputError, match="group 'X' was not audited; there are F, M"):
         FIRST.group_difference("F", "X")
+
+
+def grouped(subjects: Any, groups: Any) -> Audit:
+    generator = np.random.default_rng(6)
+    ruler = calibrate(EMBEDDINGS, ScoreMap(a="identity", b="identity"), subject=IDS, alpha=0.9, matchings=2)
+    scores = {task: generator.random(len(subjects)) for task in "ab"}
+    return Audit(scores, ruler, subject=subjects, group=groups)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "groups", "freedom"),
+    [
+        (np.repeat(np.arange(4), 2), np.tile(["F", "M"], 4), 3),  # the same four people in both
+        (np.arange(8), np.tile(["F", "M"], 4), 6),  # four people each
+        ([0, 0, 1, 1, 2, 3, 4, 5], np.tile(["F", "M"], 4), 4.5),  # two of four in both
+        # The same people, one with most of the samples: two or so in effect, not six.
+        ([0] * 12 + [1, 2, 3] * 2, ["F", "M"] * 9, (1 / (4 / 9 + 3 / 81)) - 1),
+    ],
+    ids=["both", "apart", "half", "unequal"],
+)
+def test_people_in_both_groups_are_one_unit_each(
+    subjects: Any, groups: Any, freedom: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Degrees of freedom allowed to the difference; its influences may leave fewer."""
+    allowed = []
+
+    def noted(scaled: np.ndarray, most: float) -> tuple[float, float]:
+        allowed.append(most)
+        return combined_error(scaled, most)
+
+    monkeypatch.setattr(workflow, "combined_error", noted)
+    found = grouped(np.array(subjects), np.array(groups)).group_difference("F", "M")
+    assert allowed == pytest.approx([freedom] * 2)
+    assert found.interval[0] < found.difference < found.interval[1]
+
+
+def test_a_summary_counts_samples_without_subjects_as_they_are() -> None:
+    generator = np.random.default_rng(1)
+    apart = Audit({task: generator.random(8) for task in "ab"}, grouped(np.arange(8), np.arange(8) % 2).ruler)
+    assert "from 16 independent samples (16.0 effective)" in apart.summary()
+    assert "from 16 independent samples (16.0 effective)" in Audit.from_json(apart.to_json()).summary()
+    of_people = grouped(np.arange(8), np.arange(8) % 2)
+    assert "from 8 independent subjects (8.0 effective)" in of_people.summary()
+    scores = {"a": generator.random(8), "b": generator.random(8)}
+    weighted = Audit(scores, of_people.ruler, weight=np.array([1.0] * 4 + [0.0] * 4))
+    assert "from 8 independent samples (4.0 effective)" in weighted.summary()
+
+
+def test_a_single_unit_has_no_interval_in_any_text() -> None:
+    alone = Audit({"a": [0.1], "b": [0.9]}, grouped(np.arange(8), np.arange(8) % 2).ruler)
+    state, lines = alone.check(bias_below=0.5)
+    assert state == "undecided"
+    for text in (alone.summary(), *lines):
+        assert "(no interval: a single independent unit)" in text
+        assert "nan" not in text
+
+
+def test_a_task_may_have_any_name() -> None:
+    rules = ScoreMap(**{"self": "identity", "tasks": "identity"})
+    ruler = calibrate(EMBEDDINGS, rules, alpha=0.4, matchings=1)
+    outputs = {"self": [0.1, 0.9], "tasks": [0.2, 0.3]}
+    assert Audit(ruler.scores(outputs), ruler).result.tasks == ("self", "tasks")
 
 
 def test_certificate_needs_both_models_own_tolerances() -> None:
