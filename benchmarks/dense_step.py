@@ -1,5 +1,7 @@
 """Dense training: ReLiF's step against ERM's, an epoch against a plain loader: ``-m benchmarks.dense_step``.
 
+``training_gflop`` and ``estimated_seconds`` say what a GPU should need where none was to be had.
+
 Steps of both methods are timed in turn on the same batches. The plain loop is what a reader would write: one
 .npy file per frame and kind, a map-style dataset, ``torch.utils.data.DataLoader``, the same model and AdamW.
 On a CPU times are processor time of one thread (other programs may share the machine), on a GPU wall time
@@ -9,21 +11,30 @@ with the device's queue emptied.
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 
+from relif_core.balancers import balancer_class
+from relif_core.epochs import TEST_EVERY
+from relif_core.models.vision import DenseModel
 from relif_core.outcome import machine
 from relif_core.problems.dense import DenseProblem
-from relif_core.settings import dense_settings
+from relif_core.settings import RunSettings, dense_settings
 from relif_core.tensors.dense import FRAME_ARRAYS, DenseTensors
 from relif_core.training import TrainingLoop
 from relif_data.synthetic_rooms import prepare
 
 BATCH = 8
+#: What the estimates assume: bfloat16 operations a second of a GPU of the 200 TFLOP/s class, and the share of
+#: them that training reaches.
+CLASS, SHARE = 200e12, 0.3
+#: NYUv2's frames as this project splits them.
+FRAMES = {"train": 675, "validation": 120, "test": 654}
 
 
 class FrameFiles(Dataset[dict[str, torch.Tensor]]):
@@ -59,11 +70,82 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
     return clock(device) - before
 
 
-def plain_batches(files: FrameFiles, device: torch.device, workers: int) -> Iterator[dict[str, torch.Tensor]]:
+def plain_batches(
+    files: FrameFiles, device: torch.device, workers: int = 0, batch: int = BATCH
+) -> Iterator[dict[str, torch.Tensor]]:
     """One epoch of the plain loop's batches on the device."""
-    loader = DataLoader(files, BATCH, shuffle=True, drop_last=True, num_workers=workers)
-    for batch in loader:
-        yield {name: array.to(device) for name, array in batch.items()}
+    loader = DataLoader(files, batch, shuffle=True, drop_last=True, num_workers=workers)
+    for arrays in loader:
+        yield {name: array.to(device) for name, array in arrays.items()}
+
+
+def against_loader(
+    loop: TrainingLoop, problem: DenseProblem, scratch: Path, *, workers: int = 0, turns: int = 3
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Time epochs of this project and of the plain loop with the same model and optimiser.
+
+    Returns:
+        Seconds per image of making an epoch's batches and of training on them, the least of some turns.
+    """
+    batch, device = loop.settings.training.batch_size, problem.device
+    files = FrameFiles(scratch, problem.tensors, problem.tensors.frames_of("train"))
+    feeds: dict[str, Callable[[], Iterable[dict[str, torch.Tensor]]]] = {
+        "this project": lambda: problem.training_batches(batch, 0, 0),
+        "DataLoader": lambda: plain_batches(files, device, workers, batch),
+    }
+    feed = dict.fromkeys(feeds, float("inf"))
+    epoch = dict.fromkeys(feeds, float("inf"))
+    for name in [*feeds] * turns:
+        images = sum(len(batch["images"]) for batch in feeds[name]())
+        feed[name] = min(feed[name], timed(lambda: list(feeds[name]()), device) / images)  # noqa: B023
+        spent = timed(lambda: [loop.step(batch) for batch in feeds[name]()], device)  # noqa: B023
+        epoch[name] = min(epoch[name], spent / images)
+    return feed, epoch
+
+
+def training_gflop(height: int, width: int, encoder: str = "resnet50") -> dict[str, float]:
+    """Count the operations (a multiplication and an addition are two) of a batch, without computing them.
+
+    Returns:
+        GFLOP of "forward", of a training "step", and of a step "by task", whose methods need the gradient of
+        each task's loss.
+    """
+    counts = {}
+    with torch.device("meta"):
+        model = DenseModel(encoder)
+        batch = {
+            "images": torch.zeros(BATCH, 3, height, width, dtype=torch.uint8),
+            "labels": torch.zeros(BATCH, height, width, dtype=torch.uint8),
+            "depth": torch.zeros(BATCH, height, width),
+            "normals": torch.zeros(BATCH, 3, height, width, dtype=torch.int8),
+        }
+        for kind in ("forward", "step", "by task"):
+            with FlopCounterMode(display=False) as counter:
+                losses = model.losses(model(batch), batch).values
+                if kind == "step":
+                    losses.sum().backward()
+                for loss, head in zip(
+                    losses if kind == "by task" else (), model.heads.values(), strict=False
+                ):
+                    own = [*model.encoder.parameters(), *head.parameters()]
+                    torch.autograd.grad(loss, own, retain_graph=True)
+            counts[kind] = counter.get_total_flops() / 1e9
+    return counts
+
+
+def estimated_seconds(runs: Iterable[RunSettings], gflop: dict[str, float]) -> float:
+    """Return what runs on NYUv2 should last one after another on a GPU that ``SHARE`` of ``CLASS`` fills.
+
+    Every epoch evaluates validation, every fifth the test split too, and so do three times at the end. What
+    starting, reading and writing take is not in it.
+    """
+    total = 0.0
+    for run in runs:
+        step = "by task" if balancer_class(run.balancer).needs_gradients else "step"
+        epochs = run.training.epochs
+        images = epochs * FRAMES["validation"] + (epochs // TEST_EVERY + 3) * FRAMES["test"]
+        total += (epochs * FRAMES["train"] * gflop[step] + images * gflop["forward"]) / BATCH
+    return total * 1e9 / (CLASS * SHARE)
 
 
 def main() -> None:
@@ -102,19 +184,9 @@ def main() -> None:
                 steps[method].append(timed(lambda loop=loop: loop.step(batch), device))  # type: ignore[misc]
         cost = {method: float(np.median(times)) for method, times in steps.items()}
 
-        files = FrameFiles(Path(scratch) / "files", tensors, tensors.frames_of("train"))
-        loop = loops["erm"]
-        feeds = {
-            "this project": lambda: problem.training_batches(BATCH, 0, 0),
-            "DataLoader": lambda: plain_batches(files, device, given.loader_workers),
-        }
-        feed = dict.fromkeys(feeds, float("inf"))
-        epoch = dict.fromkeys(feeds, float("inf"))
-        for name in [*feeds] * 3:
-            images = sum(len(batch["images"]) for batch in feeds[name]())
-            feed[name] = min(feed[name], timed(lambda: list(feeds[name]()), device) / images)  # noqa: B023
-            spent = timed(lambda: [loop.step(batch) for batch in feeds[name]()], device)  # noqa: B023
-            epoch[name] = min(epoch[name], spent / images)
+        feed, epoch = against_loader(
+            loops["erm"], problem, Path(scratch) / "files", workers=given.loader_workers
+        )
     made = machine(device)
     lines = [
         (

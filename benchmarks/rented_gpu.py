@@ -14,12 +14,14 @@ all pieces side by side::
 needs torch, torchvision, NumPy, SciPy, scikit-learn, safetensors, h5py and Pillow. Runs and their checkpoints
 live in ``--scratch`` (memory). The blocks stand in the order of their value; a block is not begun where what
 a step and an evaluation were measured to take says that its first run cannot end, and the study begins no run
-that would not end. After every block all finished records lie in ``BACK/records-0.tar`` ... (at most
-``--files`` of ``--piece`` MiB) beside ``BACK/rented.json``, which says what was measured, made and left out,
-so that whatever interrupts the rent costs one block at most.
+that would not end. A block that fails is noted, and the next one begins; dense blocks stop once a method's
+depth is worse than a constant's. After every block all finished records lie in ``BACK/records-0.tar`` ...
+beside ``BACK/rented.json`` (together at most ``--files`` files, of ``--piece`` MiB), which says what was
+measured, made and left out, so that whatever interrupts the rent costs one block at most.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -29,31 +31,57 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "data"))
 
-from relif_core.errors import DataError, InputError  # noqa: E402
+from benchmarks.dense_step import against_loader  # noqa: E402
+from relif_core.epochs import TEST_EVERY  # noqa: E402
+from relif_core.errors import DataError, InputError, RunPaused, listed  # noqa: E402
 from relif_core.files import atomic_file, sha256_of, write_json  # noqa: E402
 from relif_core.outcome import machine  # noqa: E402
 from relif_core.problems import open_problem  # noqa: E402
+from relif_core.problems.dense import DenseProblem  # noqa: E402
 from relif_core.provenance import STAMP, sources  # noqa: E402
 from relif_core.record import Record  # noqa: E402
 from relif_core.settings import RunSettings, changed, dense_settings  # noqa: E402
-from relif_core.studies.grid import SEVEN_METHODS, named_study, run_study  # noqa: E402
-from relif_core.training import TrainingLoop  # noqa: E402
+from relif_core.studies.grid import SEVEN_METHODS, grid, named_study, run_study  # noqa: E402
+from relif_core.tensors.dense import DenseTensors  # noqa: E402
+from relif_core.tensors.folder import MANIFEST, read_manifest  # noqa: E402
+from relif_core.training import FAILED, TrainingLoop  # noqa: E402
+from relif_core.training import run as train  # noqa: E402
+from relif_data.dense_summary import constant_predictors  # noqa: E402
 
 #: What travels of the tree: nothing that a run does not read, no records.
-TREE = ("relif_core", "data/relif_data", "data/analysis_plan.md", "benchmarks/rented_gpu.py")
+TREE = (
+    "relif_core",
+    "data/relif_data",
+    "data/analysis_plan.md",
+    "benchmarks/rented_gpu.py",
+    "benchmarks/dense_step.py",
+)
 MIB = 2**20
+#: MiB of a piece: beside the tracked tree it stays below the 64 MiB that a rental takes at a time.
+PIECE = 24.0
+#: ReLiF's step against ERM's at most, an epoch of the plain loop against this project's at least.
+BARS = {"relif_over_erm": 1.05, "plain_over_own": 5.0}
+CHECKS = "checks of the device"
+#: Seconds that several workers have for starting and making their measured steps.
+PATIENCE = 150.0
+#: No checkpoint follows another sooner: what a kill costs at most, against the time that writing takes.
+CHECKPOINT_SECONDS = 60.0
 #: Steps that a measurement takes after its warm-up.
 STEPS = 20
+#: What goes back of a run: its record, or why its numbers left the finite ones, which counts.
+RESULTS = ("record.json", "arrays.npz", FAILED)
 #: Seconds kept for the last evaluation under way, the last packing and the goodbye.
 RESERVE = 20.0
 
@@ -67,11 +95,12 @@ class Block:
     runs: tuple[RunSettings, ...]
 
 
-def blocks_of(weights: str | None, rehearsal: bool, every: int = 1) -> tuple[Block, ...]:
+def blocks_of(weights: str | None, rehearsal: str | None = None, every: int = 1) -> tuple[Block, ...]:
     """Return the blocks of ``nyuv2`` and ``table3`` (sizes, seeds: data/analysis_plan.md) by falling value.
 
-    Dense runs evaluate every so many epochs (the plan: 1). In a rehearsal every block has two methods, one
-    seed and one epoch of small models.
+    Dense runs evaluate every so many epochs (the plan: 1). In a rehearsal, which names the encoder, every
+    block has two methods, one seed and an epoch of small models. Before ``table3`` comes what the checks
+    train: no evidence, a few epochs of seeds that no study has.
     """
     pair, others = ("erm", "relif"), tuple(name for name in SEVEN_METHODS if name not in ("erm", "relif"))
     plan: tuple[tuple[str, str, tuple[str, ...], range], ...] = (
@@ -85,11 +114,13 @@ def blocks_of(weights: str | None, rehearsal: bool, every: int = 1) -> tuple[Blo
     if every != 1:
         training["evaluate_every"] = every
     clinical: dict[str, Any] = {}
+    check: dict[str, Any] = {"model": {"hidden": 64}, "training": {"epochs": 3, "precision": "float32"}}
     if rehearsal:
         plan = tuple((name, data, methods[:2], range(400, 401)) for name, data, methods, _ in plan)
-        model = {"encoder": "resnet18"}
+        model["encoder"] = rehearsal
         training = {"epochs": 1, "batch_size": 2, "precision": "float32"}
-        clinical = {"model": {"hidden": 8}, "training": {"epochs": 1, "precision": "float32"}, "seeds": [200]}
+        clinical = {"model": {"hidden": 8}, "training": {"epochs": 1, "precision": "float32"}}
+        check = {**clinical, "training": {"epochs": 2, "precision": "float32"}}
     dense = [
         Block(
             name,
@@ -102,8 +133,13 @@ def blocks_of(weights: str | None, rehearsal: bool, every: int = 1) -> tuple[Blo
         )
         for name, data, methods, seeds in plan
     ]
-    table = named_study("table3", **clinical)
-    return *dense, Block("table3", "clinical", tuple(table[:2] if rehearsal else table))
+    table = named_study("table3", [200] if rehearsal else None, **clinical)
+    seeds = range(950, 952 if rehearsal else 955)
+    return (
+        *dense,
+        Block(CHECKS, "clinical", tuple(grid(["relif"], seeds, **check))),
+        Block("table3", "clinical", tuple(table[:2] if rehearsal else table)),
+    )
 
 
 def pack(given: argparse.Namespace) -> None:
@@ -116,18 +152,26 @@ def pack(given: argparse.Namespace) -> None:
     state = sources()
     if not given.rehearsal and git("status", "--porcelain", "--untracked-files=no", "--", *TREE):
         raise InputError(f"{ROOT}: commit what is modified, since the records name the commit that made them")
+    inputs = {name: getattr(given, name) for name in ("nyuv2", "nyuv2_large", "clinical")}
+    for source in filter(None, inputs.values()):
+        if (source / MANIFEST).is_file() and (read_manifest(source)["output_policy"] != "person"):
+            raise InputError(
+                f"{source}: the licence of {read_manifest(source)['title']} keeps everything about single"
+                " people where the data are; pack open data, such as the tensors of PhysioNet 2012"
+            )
     given.package.mkdir(parents=True, exist_ok=False)
     with tempfile.TemporaryDirectory() as scratch:
         write_json(Path(scratch) / STAMP, {**state, "modified": given.rehearsal})
         whole = Path(scratch) / "relif.tar.xz"
         with tarfile.open(whole, "w:xz", preset=1) as tar:
-            for name in git("ls-files", "-z", *TREE).split("\0")[:-1]:
+            new = ["--cached", "--others", "--exclude-standard"] if given.rehearsal else []
+            for name in git("ls-files", "-z", *new, "--", *TREE).split("\0")[:-1]:
                 tar.add(ROOT / name, f"relif/tree/{name}")
             tar.add(Path(scratch) / STAMP, f"relif/tree/relif_core/{STAMP}")
             if given.weights is not None:
                 tar.add(given.weights, f"relif/inputs/weights{given.weights.suffix}")
-            for name in ("nyuv2", "nyuv2_large", "clinical"):
-                if (source := getattr(given, name)) is not None:
+            for name, source in inputs.items():
+                if source is not None:
                     tar.add(source, f"relif/inputs/{name}")
         sums = []
         with open(whole, "rb") as stream:
@@ -140,119 +184,236 @@ def pack(given: argparse.Namespace) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    """Work off the blocks until the time is used up."""
-    began = time.time()
-    deadline = began + 60 * given.minutes - given.reserve
+    """Work off the blocks until the time is used up; one that fails does not end the others."""
+    rent = Rent(given)
     given.back.mkdir(parents=True, exist_ok=True)
-    torch.backends.cudnn.benchmark = True
-    diary: dict[str, Any] = {
-        "machine": machine(torch.device(given.device), "as each record says"),
-        "blocks": [],
-    }
+    weights = sha256_of(rent.weights) if rent.weights else None
+    for block in blocks_of(weights, given.rehearsal, given.evaluate_every):
+        try:
+            found = rent.work(block)
+        except Exception as error:
+            found = {"failed_whole": f"{type(error).__name__}: {error}"}
+        # What a failure may have left on the device.
+        torch.cuda.empty_cache()
+        rent.diary["blocks"].append({"block": block.name, **found, "at_seconds": round(rent.spent(), 1)})
+        print(json.dumps(rent.diary["blocks"][-1]), flush=True)
+        _pack_records(given, rent.diary)
+    print(f"done after {rent.spent():.0f} s: {given.back}", flush=True)
 
-    def note(**entry: Any) -> None:
-        diary["blocks"].append({**entry, "at_seconds": round(time.time() - began, 1)})
-        print(json.dumps(diary["blocks"][-1]), flush=True)
-        _pack_records(given, diary)
 
-    weights = None if given.rehearsal else next(given.inputs.glob("weights*"), None)
-    measured: dict[str, dict[str, float]] = {}
-    for block in blocks_of(sha256_of(weights) if weights else None, given.rehearsal, given.evaluate_every):
+class Rent:
+    """One call of ``run``: its clock, what it has measured, and whether dense blocks still begin."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        self.began = time.time()
+        self.weights: Path | None = next(given.inputs.glob("weights*"), None)
+        #: Why no further dense block begins.
+        self.cause = ""
+        self.measured: dict[str, dict[str, Any]] = {}
+        self.constants: dict[str, Future[dict[str, Any]]] = {}
+        self.aside = ThreadPoolExecutor(1)
+        device = machine(torch.device(given.device), "as each record says")
+        self.diary: dict[str, Any] = {
+            "machine": device, "bars": BARS, "measured": self.measured, "blocks": [],
+        }  # fmt: skip
+
+    def spent(self) -> float:
+        """Seconds since the call began."""
+        return time.time() - self.began
+
+    def left(self) -> float:
+        """Seconds until nothing may go on."""
+        return 60 * self.given.minutes - self.given.reserve - self.spent()
+
+    def work(self, block: Block) -> dict[str, Any]:
+        """Work off a block; return what happened, for the diary."""
+        given, dense = self.given, block.data != "clinical"
         source = given.inputs / block.data
         if not source.is_dir():
-            note(block=block.name, not_begun=f"the package holds no {block.data}")
-            continue
-        if not given.rehearsal and block.data != "clinical" and weights is None:
-            note(block=block.name, not_begun="the package holds no encoder weights")
-            continue
-        left = deadline - time.time()
-        if left <= 0:
-            note(block=block.name, not_begun="the time is used up")
-            continue
+            return {"not_begun": f"the package holds no {block.data}"}
+        if dense and self.weights is None:
+            return {"not_begun": "the package holds no encoder weights"}
+        if dense and self.cause:
+            return {"not_begun": self.cause}
+        if self.left() <= 0:
+            return {"not_begun": "the time is used up"}
         folder = _tensors(source, given.scratch / "tensors" / block.data)
-        if block.data not in measured:
-            measured[block.data] = measure(
-                block.runs[0],
-                folder,
-                given.device,
-                weights,
-                tries=given.try_workers,
-                repeats=2 if given.rehearsal else STEPS,
+        if block.name == CHECKS:
+            return checks(block, folder, given, self.left())
+        if block.data not in self.measured:
+            before = self.spent()
+            longest = max((other["seconds"] for other in self.measured.values()), default=0.0)
+            if longest > self.left():
+                return {"not_begun": f"measuring took {longest:.0f} s, {self.left():.0f} s are left"}
+            self.measured[block.data] = measure(
+                block.runs[0], folder, given, self.weights if dense else None, time.time() + self.left()
             )
-            diary["measured"] = measured
-        cost, left = measured[block.data], deadline - time.time()
+            self.measured[block.data]["seconds"] = self.spent() - before
+        cost, left = self.measured[block.data], self.left()
         if cost["run_seconds"] > left:
-            note(
-                block=block.name, not_begun=f"a run takes {cost['run_seconds']:.0f} s, {left:.0f} s are left"
-            )
-            continue
+            return {"not_begun": f"a run takes {cost['run_seconds']:.0f} s, {left:.0f} s are left"}
+        if dense and block.data not in self.constants:
+            self.constants[block.data] = self.aside.submit(constant_predictors, DenseTensors.open(folder))
         summary = run_study(
             block.runs,
             folder,
             given.scratch / "records" / block.data,
-            workers=int(cost["workers"]),
+            workers=cost["workers"],
             device=given.device,
             minutes=left / 60,
-            weights=weights if block.data != "clinical" else None,
+            weights=self.weights if dense else None,
+            epoch_seconds=cost["run_seconds"] / block.runs[0].training.epochs,
+            checkpoint_seconds=CHECKPOINT_SECONDS,
         )
-        note(
-            block=block.name,
-            made=summary.made,
-            found=summary.found,
-            paused=summary.paused,
-            failed=summary.failed,
-            seconds=round(summary.seconds, 1),
-        )
-    print(f"done after {time.time() - began:.0f} s: {given.back}", flush=True)
+        found = {
+            "made": summary.made,
+            "found": summary.found,
+            "not_finished": summary.paused,
+            "failed": summary.failed,
+            "seconds": round(summary.seconds, 1),
+        }
+        if dense:
+            found["depth_rmse"] = self._against_constants(
+                summary.records, self.constants[block.data].result()
+            )
+        return found
+
+    def _against_constants(self, records: list[Record], constants: Mapping[str, Any]) -> dict[str, Any]:
+        """Compare test depth with the training median and a mean per pixel; if worse, dense blocks stop."""
+        floors = {row["title"]: _depth_rmse(row) for row in constants["rows"]}
+        found = {
+            f"{record.method} seed {record.seed}": _depth_rmse(record.result["utility"]["test"])
+            for record in records
+        }
+        worse = [name for name, error in found.items() if error >= min(floors.values())]
+        # An epoch of a rehearsal beats nothing.
+        if worse and not self.given.rehearsal:
+            self.cause = f"depth of {listed(worse)} is worse than a constant's; find out why before going on"
+        return {**floors, **found, "worse_than_a_constant": worse}
+
+
+def _depth_rmse(utility: Mapping[str, Any]) -> float:
+    return float(utility["tasks"]["depth"]["metrics"]["rmse"])
+
+
+def checks(block: Block, folder: Path, given: argparse.Namespace, left: float) -> dict[str, Any]:
+    """Compare a run that paused with a straight one on the device, and its seeds with those of a CPU.
+
+    Nothing of it becomes a record. Seeds are compared in distribution: dropout draws differ between devices.
+    """
+    until, place, first = time.time() + left, given.scratch / "checks", block.runs[0]
+    problem = open_problem(folder, given.device, first)
+    straight = train(first, problem, place / "straight", deadline=until)
+    with contextlib.suppress(RunPaused):
+        train(first, problem, place / "resumed", deadline=0)
+    resumed = train(first, problem, place / "resumed", deadline=until)
+    apart = [
+        float(np.abs(scores - resumed.arrays[name]).max())
+        for name, scores in straight.arrays.items()
+        if name.startswith("score/")
+    ]
+    sides = {}
+    for side, device in (("cpu", "cpu"), ("device", given.device)):
+        crew = len(block.runs) if side == "cpu" and not given.rehearsal else 1
+        minutes = max(0.0, until - time.time()) / 60
+        study = run_study(block.runs, folder, place / side, workers=crew, device=device, minutes=minutes)
+        utilities = [record.result["utility"]["test"] for record in study.records]
+        sides[side] = {name: [each[name] for each in utilities] for name in ("worst", "macro")}
+    compared = {}
+    for name, cpu in sides["cpu"].items():
+        other = sides["device"][name]
+        if min(len(cpu), len(other)) < 2:
+            raise DataError(f"the time was too short for the seeds of {block.name}; give more --minutes")
+        error = float(np.sqrt(np.var(cpu, ddof=1) / len(cpu) + np.var(other, ddof=1) / len(other)))
+        difference = float(np.mean(other) - np.mean(cpu))
+        within = abs(difference) <= 3 * error
+        compared[name] = {
+            "cpu": cpu, "device": other, "difference": difference, "standard_error": error,
+            "within_three_errors": within,
+        }  # fmt: skip
+    return {
+        "resumed": {
+            "was_resumed": resumed.content["made"]["resumed"],
+            "largest_score_difference": max(apart),
+        },
+        "cpu_against_device": compared,
+    }
 
 
 def measure(
-    settings: RunSettings,
-    folder: Path,
-    device: str,
-    weights: Path | None,
-    *,
-    tries: Sequence[int],
-    repeats: int,
-) -> dict[str, float]:
-    """Time ERM's and ReLiF's step, an evaluation and the steps of several workers; choose their number.
+    settings: RunSettings, folder: Path, given: argparse.Namespace, weights: Path | None, until: float
+) -> dict[str, Any]:
+    """Time ERM's and ReLiF's step, evaluations, the plain loop and the steps of several workers.
 
     Returns:
-        Milliseconds of a step of both, their ratio, ``run_seconds`` of an ERM run that shares the device as
-        the workers will, and ``steps_per_second`` of every number of workers tried.
+        Milliseconds of a step of both, their ratio, what an epoch of the plain loop takes over this
+        project's in one process and in all (dense data), which of the bars are met, ``steps_per_second`` of
+        every number of workers tried, the best number (in a rehearsal the largest), and ``run_seconds`` of an
+        ERM run that shares the device with as many.
     """
-    problem = open_problem(folder, device, settings, weights)
-    where = torch.device(device)
+    repeats = 2 if given.rehearsal else STEPS
+    problem = open_problem(folder, given.device, settings, weights).for_run(settings, folder)
+    where = torch.device(given.device)
     steps: dict[str, float] = {}
-    for method in ("erm", "relif"):
+    for method in ("relif", "erm"):
         # As many weights, and the same work; ReLiF's scores are not on their scale here, which costs nothing.
         own = changed(settings, {"method": method, "penalty": method == "relif"})
         loop = TrainingLoop(own, problem)
         batches = _endless(loop)
         taken = [_timed(lambda: loop.step(next(batches)), where) for _ in range(repeats + 3)]  # noqa: B023
         steps[method] = statistics.median(taken[3:])
-    evaluation = _timed(loop.select, where)
+    ratio = steps["relif"] / steps["erm"]
+    plain: dict[str, float] = {}
+    bars = {"relif_over_erm": ratio <= BARS["relif_over_erm"]}
+    if isinstance(problem, DenseProblem):
+        feed, epoch = against_loader(loop, problem, given.scratch / "files" / folder.name, turns=1)
+        plain = {
+            "plain_over_own": epoch["DataLoader"] / epoch["this project"],
+            "plain_over_own_batches": feed["DataLoader"] / feed["this project"],
+            "plain_images_per_second": 1 / epoch["DataLoader"],
+        }
+        bars["plain_over_own"] = plain["plain_over_own"] >= BARS["plain_over_own"]
+    every = settings.training.evaluate_every
+    evaluation = {}
+    for split, loop.epoch in (("both", 0), ("validation", every)):
+        evaluation[split] = _timed(loop.select, where)
     count = sum(1 for _ in problem.training_batches(settings.training.batch_size, 0, 0))
-    rates = {number: _rate(settings, folder, device, weights, number, repeats) for number in tries}
-    best = max(rates, key=lambda number: rates[number])
+    rates = {
+        number: _rate(settings, folder, given.device, weights, number, repeats, until - time.time())
+        for number in given.try_workers
+    }
+    best = max(rates, key=lambda number: (rates[number] > 0, number) if given.rehearsal else rates[number])
     if not rates[best]:
         raise DataError(f"{folder}: no worker could make its steps; see what it printed above")
-    epoch = count * best / rates[best] + evaluation * best / settings.training.evaluate_every
+    if plain:
+        images = rates[best] * settings.training.batch_size
+        plain["plain_over_all_workers"] = images / plain["plain_images_per_second"]
+    epochs = settings.training.epochs
+    evaluations = epochs / every * evaluation["validation"] + (epochs / TEST_EVERY + 3) * evaluation["both"]
     return {
         "erm_step_ms": 1e3 * steps["erm"],
         "relif_step_ms": 1e3 * steps["relif"],
-        "relif_over_erm": steps["relif"] / steps["erm"],
+        "relif_over_erm": ratio,
+        **plain,
+        "bars_met": bars,
         "evaluation_seconds": evaluation,
-        **{f"steps_per_second_{number}_workers": rate for number, rate in rates.items()},
+        "steps_per_second": rates,
         "workers": best,
-        "run_seconds": settings.training.epochs * epoch,
+        "run_seconds": best * (epochs * count / rates[best] + evaluations),
     }
 
 
 def _rate(
-    settings: RunSettings, folder: Path, device: str, weights: Path | None, workers: int, repeats: int
+    settings: RunSettings,
+    folder: Path,
+    device: str,
+    weights: Path | None,
+    workers: int,
+    repeats: int,
+    left: float,
 ) -> float:
-    """Return the steps per second that a number of worker processes make together."""
+    """Return the steps per second that worker processes make together; 0 where one fails or is too slow."""
     context = multiprocessing.get_context("spawn")
     gate, results = context.Barrier(workers), context.SimpleQueue()
     crew = [
@@ -263,8 +424,12 @@ def _rate(
     ]
     for process in crew:
         process.start()
+    until = time.monotonic() + min(PATIENCE, left)
     for process in crew:
-        process.join()
+        process.join(max(0.0, until - time.monotonic()))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
     if any(process.exitcode for process in crew):
         return 0.0
     return repeats * workers / max(results.get() for _ in crew)
@@ -280,9 +445,9 @@ def _pace(
     results: Any,
 ) -> None:
     torch.set_num_threads(1)
-    torch.backends.cudnn.benchmark = True
     try:
-        loop = TrainingLoop(settings, open_problem(folder, device, settings, weights))
+        problem = open_problem(folder, device, settings, weights).for_run(settings, folder)
+        loop = TrainingLoop(settings, problem)
         batches = _endless(loop)
         for _ in range(3):
             loop.step(next(batches))
@@ -326,9 +491,10 @@ def _tensors(source: Path, target: Path) -> Path:
 
 
 def _pack_records(given: argparse.Namespace, diary: Mapping[str, Any]) -> None:
-    """Write every finished record into the files that go back, each whole; say which did not fit."""
-    folders = [path.parent for path in sorted((given.scratch / "records").glob("*/*/record.json"), key=_age)]
-    room, limit = [int(given.piece * MIB)] * given.files, []
+    """Write what every ended run left into the files that go back, each whole; say which did not fit."""
+    ended = [path for name in RESULTS[::2] for path in (given.scratch / "records").glob(f"*/*/{name}")]
+    folders = list(dict.fromkeys(path.parent for path in sorted(ended, key=_age)))
+    room, limit = [int(given.piece * MIB)] * (given.files - 1), []
     piles: list[list[Path]] = [[] for _ in room]
     for folder in folders:
         size = sum(-(-path.stat().st_size // 512) * 512 + 1024 for path in _record_files(folder))
@@ -351,7 +517,7 @@ def _pack_records(given: argparse.Namespace, diary: Mapping[str, Any]) -> None:
 
 
 def _record_files(folder: Path) -> list[Path]:
-    return [folder / name for name in ("record.json", "arrays.npz")]
+    return [path for name in RESULTS if (path := folder / name).is_file()]
 
 
 def _age(path: Path) -> float:
@@ -383,7 +549,7 @@ def main(arguments: list[str] | None = None) -> None:
     packing.add_argument("--weights", type=Path, help="encoder weights; their sha256 is in every run's key")
     packing.add_argument("--large", dest="nyuv2_large", type=Path)
     packing.add_argument("--clinical", type=Path)
-    packing.add_argument("--piece", type=float, default=60.0, help="MiB of a piece")
+    packing.add_argument("--piece", type=float, default=PIECE, help="MiB of a piece")
     packing.add_argument("--rehearsal", action="store_true", help="modified sources may travel, and say so")
     packing.set_defaults(do=pack)
     running = commands.add_parser("run")
@@ -398,8 +564,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     running.add_argument("--try-workers", type=int, nargs="+", default=(1, 2, 4, 6))
     running.add_argument("--piece", type=float, default=16.0, help="MiB of a file that goes back")
-    running.add_argument("--files", type=int, default=8, help="files of records that go back")
-    running.add_argument("--rehearsal", action="store_true", help="tiny settings; evidence of nothing")
+    running.add_argument("--files", type=int, default=8, help="files that go back")
+    running.add_argument(
+        "--rehearsal", nargs="?", const="resnet50", metavar="ENCODER",
+        help="tiny settings, evidence of nothing; the encoder that the package's weights are of",
+    )  # fmt: skip
     running.set_defaults(do=run)
     back = commands.add_parser("unpack")
     back.add_argument("back", type=Path)

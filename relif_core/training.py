@@ -469,9 +469,9 @@ class TrainingLoop:
         return math.nan if rate is None else rate
 
 
-def _gram(rows: Tensor) -> Tensor:
-    """Return the inner products [T, T] of rows [T, n]; on a GPU a dot product a pair beats a GEMM."""
-    if rows.device.type == "cpu":
+def _gram(rows: Tensor, *, pairs: bool | None = None) -> Tensor:
+    """Return the inner products [T, T] of rows [T, n]: one GEMM, or (on a GPU) a dot product of each pair."""
+    if not (rows.device.type != "cpu" if pairs is None else pairs):
         return rows @ rows.T
     gram = rows.new_empty(len(rows), len(rows))
     for i, row in enumerate(rows):

@@ -64,6 +64,8 @@ class DenseProblem:
         self._weights_digest: str | None = None
         self._resident: dict[str, Tensor] | None = None
         if self.device.type != "cpu":
+            # All batches of a run but an epoch's last have one shape, for which the quickest way pays.
+            torch.backends.cudnn.benchmark = True
             self._resident = {
                 name: torch.from_numpy(np.array(tensors.arrays[name])).to(self.device)
                 for name in FRAME_ARRAYS

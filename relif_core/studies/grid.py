@@ -298,6 +298,8 @@ def run_study(
     engine: str | None = None,
     address: str | None = None,
     weights: Path | None = None,
+    epoch_seconds: float = 0.0,
+    checkpoint_seconds: float | None = None,
 ) -> StudySummary:
     """Bring every run of a study to a record under ``target``, in the order given.
 
@@ -318,6 +320,8 @@ def run_study(
         address: Of "ray", a cluster whose machines see ``data`` and ``target`` under the same paths; None
             starts one here.
         weights: The file of encoder weights that dense settings name.
+        epoch_seconds: As of :class:`.Schedule`, measured with as many workers.
+        checkpoint_seconds: As of :class:`.Workshop`.
 
     Raises:
         InputError: Runs listed twice, a target inside the data folder, or an unknown engine.
@@ -341,8 +345,9 @@ def run_study(
     summary.found = len(records)
     deadline = math.inf if minutes is None else began + 60 * minutes
     place = None if weights is None else Path(weights).absolute()
-    workshop = Workshop(data, device, threads, deadline, address, place)
-    schedule = Schedule([job for job in jobs if job not in records], deadline, records.values())
+    workshop = Workshop(data, device, threads, deadline, address, place, checkpoint_seconds)
+    missing = [job for job in jobs if job not in records]
+    schedule = Schedule(missing, deadline, records.values(), epoch_seconds)
     for job, ending in ENGINES[engine](schedule, workshop, workers, watch or (lambda name, report: None)):
         if ending.state == "busy":
             summary.busy.append(job.name)

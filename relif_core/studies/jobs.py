@@ -50,6 +50,7 @@ class Workshop:
     Attributes:
         address: Of a Ray cluster, for the engine "ray" alone.
         weights: File of encoder weights, for dense problems alone.
+        checkpoint_seconds: None leaves ``training.CHECKPOINT_SECONDS`` as it is.
     """
 
     data: Path
@@ -58,6 +59,7 @@ class Workshop:
     deadline: float = math.inf
     address: str | None = None
     weights: Path | None = None
+    checkpoint_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,23 @@ class Schedule:
 
     Nothing is begun that would not end before ``deadline``: a job takes as long as the longest finished run
     of its settings; where there is none, as the slowest epoch of its model and training would over all its
-    epochs, by what a method of its kind costs (``COSTS``). Only the very first run has no measure. A run that
-    has a checkpoint is continued while there is time. A dense run waits for the ERM run of its seed, which
+    epochs, by what a method of its kind costs (``COSTS``). Before the first run has ended an epoch of plain
+    training lasts ``epoch_seconds``; where that is 0, the very first run has no measure. A run that has a
+    checkpoint is continued while there is time. A dense run waits for the ERM run of its seed, which
     calibrates its scores; where nothing in it reads them, only until that run has begun. Once ``STOP`` is
     set, or the target cannot be written, nothing is begun.
     """
 
-    def __init__(self, jobs: Sequence[Job], deadline: float, finished: Iterable[Record]) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        deadline: float,
+        finished: Iterable[Record],
+        epoch_seconds: float = 0.0,
+    ) -> None:
         self.waiting = list(jobs)
         self._deadline = deadline
+        self._epoch_seconds = epoch_seconds
         self._under_way: dict[Job, float | None] = {}
         self._deaths: Counter[Job] = Counter()
         self._seconds: dict[str, list[float]] = {}
@@ -155,7 +165,7 @@ class Schedule:
 
     def _estimate(self, settings: RunSettings) -> float:
         same, similar = _kinds(settings)
-        epoch = max(self._seconds.get(similar, ()), default=0.0) * _cost(settings)
+        epoch = max(self._seconds.get(similar, ()), default=self._epoch_seconds) * _cost(settings)
         return max(self._seconds.get(same, ()), default=epoch * settings.training.epochs)
 
 
@@ -192,17 +202,20 @@ def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"],
         problems: Keeps the opened data by ``training.maximum_hours`` from one job to the next.
         watch: Told what happens.
     """
+    from relif_core import training
     from relif_core.problems import open_problem
-    from relif_core.training import run
 
     def progress(report: "EpochReport") -> None:
         watch(job.name, report)
 
+    usual = training.CHECKPOINT_SECONDS
     try:
+        if workshop.checkpoint_seconds is not None:
+            training.CHECKPOINT_SECONDS = workshop.checkpoint_seconds
         hours = job.settings.training.maximum_hours
         if hours not in problems:
             problems[hours] = open_problem(workshop.data, workshop.device, job.settings, workshop.weights)
-        run(job.settings, problems[hours], job.folder, progress, workshop.deadline)
+        training.run(job.settings, problems[hours], job.folder, progress, workshop.deadline)
     except RunPaused as error:
         return Ending("paused", str(error))
     except RunBusy as error:
@@ -211,6 +224,8 @@ def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"],
         return Ending("no_storage", str(error))
     except Exception as error:
         return Ending("failed", f"{type(error).__name__}: {error}")
+    finally:
+        training.CHECKPOINT_SECONDS = usual
     return Ending("made")
 
 

@@ -1,4 +1,4 @@
-"""The same run on a GPU: bfloat16 autocast, everything kept there, resumable."""
+"""The same run on a GPU: bfloat16 autocast, everything kept there, resumable; and what a CPU shows of it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +9,24 @@ import torch
 
 from relif_core.errors import RunPaused
 from relif_core.problems.clinical import ClinicalProblem
-from relif_core.settings import RunSettings
+from relif_core.problems.dense import DenseProblem
+from relif_core.settings import RunSettings, dense_settings
 from relif_core.tensors.clinical import ClinicalTensors
-from relif_core.training import run
+from relif_core.tensors.dense import DenseTensors
+from relif_core.training import _gram, run
+from relif_data.synthetic_rooms import prepare
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 Small = Callable[..., RunSettings]
 
 
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> DenseTensors:
+    target = tmp_path_factory.mktemp("rooms") / "set"
+    return DenseTensors.open(prepare(None, target, frames=36, height=32, width=32, views=1, seed=2))
+
+
+@on_gpu
 @pytest.mark.parametrize("method", ["relif", "pcgrad+relif"])
 def test_a_run_on_the_gpu(
     icu_folder: Path, icu: ClinicalProblem, small: Small, tmp_path: Path, method: str
@@ -31,3 +41,39 @@ def test_a_run_on_the_gpu(
     assert on_gpu.key != on_cpu.key
     for task in on_cpu.tasks:
         assert np.abs(on_gpu.scores()[task].mean() - on_cpu.scores()[task].mean()) < 0.1
+
+
+@on_gpu
+@pytest.mark.parametrize("method", ["relif", "pcgrad"])
+def test_a_dense_run_on_the_gpu(rooms: DenseTensors, tmp_path: Path, method: str) -> None:
+    training = {"epochs": 3, "batch_size": 6, "learning_rate": 1e-3}
+    found = {}
+    for device, precision in (("cpu", "float32"), ("cuda", "bfloat16")):
+        problem, folder = DenseProblem(rooms, device), tmp_path / device
+        changes = {"model": {"encoder": "resnet18"}, "training": {**training, "precision": precision}}
+        run(dense_settings("erm", **changes), problem, folder / "erm")
+        with pytest.raises(RunPaused):
+            run(dense_settings(method, **changes), problem, folder / method, deadline=0)
+        found[device] = run(dense_settings(method, **changes), problem, folder / method)
+    assert found["cuda"].content["made"]["device"] == torch.cuda.get_device_name()
+    assert found["cuda"].content["made"]["resumed"]
+    losses = {device: np.array(record.result["history"]["losses"]) for device, record in found.items()}
+    assert np.isfinite(losses["cuda"]).all()
+    assert np.abs(losses["cuda"][0] / losses["cpu"][0] - 1).max() < 0.1
+
+
+@pytest.mark.parametrize("tasks", [1, 3, 4])
+def test_the_dot_products_of_pairs_are_the_gram_matrix(tasks: int) -> None:
+    rows = torch.randn(tasks, 5000, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(_gram(rows, pairs=True), rows @ rows.T, rtol=1e-5, atol=1e-3)
+    assert torch.equal(_gram(rows), rows @ rows.T)
+
+
+@pytest.mark.parametrize(("device", "chosen"), [("cpu", False), ("meta", True)])
+def test_convolutions_take_the_quickest_way_wherever_a_problem_is_not_on_a_cpu(
+    rooms: DenseTensors, monkeypatch: pytest.MonkeyPatch, device: str, chosen: bool
+) -> None:
+    """A worker process of a study makes its own problem, so that it holds there too."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    DenseProblem(rooms, device)
+    assert torch.backends.cudnn.benchmark is chosen

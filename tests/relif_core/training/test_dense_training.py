@@ -394,10 +394,11 @@ def test_protocols_and_studies_are_not_mixed(records: Path, tmp_path: Path) -> N
 
 def test_published_dense_records_keep_their_keys() -> None:
     """Settings that were added since are at their default in these records, and leave their keys alone."""
-    records = Path(__file__).resolve().parents[3] / "data" / "records"
-    found = read_single_task(records / "nyuv2_small")
-    for folder in ("nyuv2_small", "nyuv2"):
-        kept = read_published(records / folder)[0]
+    project = Path(__file__).resolve().parents[3]
+    folders = [project / "tests" / "relif_book" / "nyuv2_revision_1", project / "data" / "records" / "nyuv2"]
+    found = [record for folder in folders for record in read_single_task(folder)]
+    for folder in folders:
+        kept = read_published(folder)[0]
         assert kept
         found += kept
     for record in found:
