@@ -187,7 +187,7 @@ def main() -> None:
         feed, epoch = against_loader(
             loops["erm"], problem, Path(scratch) / "files", workers=given.loader_workers
         )
-    made = machine(device)
+    made = machine(device, precision)
     lines = [
         (
             f"Device: {made['device']}; {precision}; {given.encoder}; {size['height']} × {size['width']},"

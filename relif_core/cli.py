@@ -101,9 +101,9 @@ def main() -> None:
     1 only ever means that a ``check`` found what it looks for: an audit above its limits, a stale page. Other
     packages add commands by an entry point of ``relif.commands``: a function that takes the application.
     """
-    for entry in entry_points(group="relif.commands"):
-        entry.load()(app)
     try:
+        for entry in entry_points(group="relif.commands"):
+            entry.load()(app)
         app()
     except SystemExit as ending:
         if ending.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):

@@ -60,11 +60,20 @@ def test_the_training_path_loads_nothing_a_bare_gpu_machine_lacks() -> None:
         "pandas",
         "jupytext",
     }
-    statement = (
-        "import relif_core.training, relif_core.studies.grid, relif_core.tensors.clinical, relif_core.models,"
-        " relif_core.balancers"
+    blocked = (
+        f"import sys; absent = {absent - {'h5py'}!r}\n"
+        "class Door:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in absent:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Door())\n"
     )
-    assert not loaded_by(statement) & absent
+    modules = (
+        "training studies.grid studies.jobs studies.processes problems.clinical problems.dense"
+        " models.clinical models.vision tensors.clinical tensors.dense balancers.torchjd"
+    )
+    imports = "import " + ", ".join(f"relif_core.{name}" for name in modules.split())
+    assert not loaded_by(blocked + imports) & absent
 
 
 def test_the_shell_answers_before_it_loads_torch() -> None:

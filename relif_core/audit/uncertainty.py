@@ -347,6 +347,8 @@ def student_quantile(probability: float, freedom: float) -> float:
         )
     if not freedom > 0:
         return math.nan
+    if probability == 0.5:
+        return 0.0
     if freedom < 1000:
         return _inverted_student(2 * (1 - probability), freedom)
     z = NormalDist().inv_cdf(probability)

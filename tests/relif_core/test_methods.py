@@ -128,6 +128,14 @@ def test_other_processes_know_it_too(own: Path) -> None:
     assert found.stdout.strip() == "Loss share"
 
 
+def test_a_balancer_that_is_gone_is_named_by_every_command() -> None:
+    environment = {**os.environ, methods.ENVIRONMENT: "gone.py:X"}
+    command = [sys.executable, "-m", "relif_core.cli", "data", "list"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "relif: gone.py:X: no such file; name a balancer as path/to/file.py:Class\n"
+
+
 @pytest.mark.parametrize(
     ("content", "reference", "message"),
     [

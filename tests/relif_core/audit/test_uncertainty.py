@@ -236,6 +236,7 @@ def test_intervals_stay_within_the_unit_range_and_need_a_level() -> None:
     assert interval(0.5, 0.1, 0.95, 10**9) == pytest.approx((0.304, 0.696), abs=1e-3)
     with pytest.raises(InputError, match="probabilities from"):
         student_quantile(0.4, 3)
+    assert student_quantile(0.5, 3) == student_quantile(0.5, 5000) == 0
     for level in (0.0, 1.0, 95):
         with pytest.raises(InputError, match="level must lie between 0 and 1"):
             result.bias_interval(level)
