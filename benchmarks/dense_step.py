@@ -9,6 +9,7 @@ with the device's queue emptied.
 """
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -80,17 +81,24 @@ def plain_batches(
 
 
 def against_loader(
-    loop: TrainingLoop, problem: DenseProblem, scratch: Path, *, workers: int = 0, turns: int = 3
+    loop: TrainingLoop,
+    problem: DenseProblem,
+    scratch: Path,
+    *,
+    workers: int = 0,
+    turns: int = 3,
+    most: int | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Time epochs of this project and of the plain loop with the same model and optimiser.
+    """Time epochs (at ``most`` so many batches) of this project and the plain loop, with the same model.
 
     Returns:
         Seconds per image of making an epoch's batches and of training on them, the least of some turns.
     """
     batch, device = loop.settings.training.batch_size, problem.device
-    files = FrameFiles(scratch, problem.tensors, problem.tensors.frames_of("train"))
+    frames = problem.tensors.frames_of("train")[: most and most * batch]
+    files = FrameFiles(scratch, problem.tensors, frames)
     feeds: dict[str, Callable[[], Iterable[dict[str, torch.Tensor]]]] = {
-        "this project": lambda: problem.training_batches(batch, 0, 0),
+        "this project": lambda: itertools.islice(problem.training_batches(batch, 0, 0), most),
         "DataLoader": lambda: plain_batches(files, device, workers, batch),
     }
     feed = dict.fromkeys(feeds, float("inf"))

@@ -367,7 +367,8 @@ def measure(
     plain: dict[str, float] = {}
     bars = {"relif_over_erm": ratio <= BARS["relif_over_erm"]}
     if isinstance(problem, DenseProblem):
-        feed, epoch = against_loader(loop, problem, given.scratch / "files" / folder.name, turns=1)
+        files = given.scratch / "files" / folder.name
+        feed, epoch = against_loader(loop, problem, files, turns=1, most=repeats)
         plain = {
             "plain_over_own": epoch["DataLoader"] / epoch["this project"],
             "plain_over_own_batches": feed["DataLoader"] / feed["this project"],

@@ -57,7 +57,9 @@ def test_published_records_keep_their_keys() -> None:
 
 @pytest.mark.parametrize("folder", ["nyuv2", "synthetic_methods"])
 def test_the_command_of_a_record_has_the_settings_of_its_run(folder: str) -> None:
-    made = {record.key: record.settings for record in read_published(PUBLISHED / folder)[0]}
+    place = PUBLISHED / folder
+    records = [*read_published(place)[0], *read_single_task(place)]
+    made = {record.key: record.settings for record in records}
     rows = runs_of(folder)
     assert {row.key for row in rows} == set(made)
     for row in rows:
