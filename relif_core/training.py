@@ -79,6 +79,7 @@ def run(
     folder: Path,
     progress: Progress | None = None,
     deadline: float = math.inf,
+    checkpoint_seconds: float | None = None,
 ) -> Record:
     """Train, select, evaluate and write one record into ``folder``; return it.
 
@@ -92,6 +93,7 @@ def run(
         folder: Of this run alone.
         progress: Told of every epoch.
         deadline: ``time.time()`` after which the run stops with its epoch and leaves a checkpoint.
+        checkpoint_seconds: Instead of ``CHECKPOINT_SECONDS``.
 
     Raises:
         RecordError: The folder belongs to another run or is in use by another process.
@@ -128,13 +130,14 @@ def run(
         resumed = _restore(loop, folder / CHECKPOINT, key)
         loop.sources = list(dict.fromkeys([*loop.sources, sources()["source"]]))
         saved = time.monotonic()
+        age = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
         while not loop.finished:
             with _failure_noted(settings, folder):
                 if whole := loop.train_epoch():
                     loop.select()
             # Asked once, so that nothing is paused unsaved.
             asked, late = STOP.is_set(), time.time() > deadline
-            if loop.finished or late or asked or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            if loop.finished or late or asked or time.monotonic() - saved >= age:
                 _save(loop, folder / CHECKPOINT, key)
                 saved = time.monotonic()
             if whole and progress is not None:

@@ -202,20 +202,24 @@ def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"],
         problems: Keeps the opened data by ``training.maximum_hours`` from one job to the next.
         watch: Told what happens.
     """
-    from relif_core import training
     from relif_core.problems import open_problem
+    from relif_core.training import run
 
     def progress(report: "EpochReport") -> None:
         watch(job.name, report)
 
-    usual = training.CHECKPOINT_SECONDS
     try:
-        if workshop.checkpoint_seconds is not None:
-            training.CHECKPOINT_SECONDS = workshop.checkpoint_seconds
         hours = job.settings.training.maximum_hours
         if hours not in problems:
             problems[hours] = open_problem(workshop.data, workshop.device, job.settings, workshop.weights)
-        training.run(job.settings, problems[hours], job.folder, progress, workshop.deadline)
+        run(
+            job.settings,
+            problems[hours],
+            job.folder,
+            progress,
+            workshop.deadline,
+            workshop.checkpoint_seconds,
+        )
     except RunPaused as error:
         return Ending("paused", str(error))
     except RunBusy as error:
@@ -224,8 +228,6 @@ def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"],
         return Ending("no_storage", str(error))
     except Exception as error:
         return Ending("failed", f"{type(error).__name__}: {error}")
-    finally:
-        training.CHECKPOINT_SECONDS = usual
     return Ending("made")
 
 

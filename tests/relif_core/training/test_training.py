@@ -103,9 +103,13 @@ def test_checkpoints_wait_for_their_age(
         saved: list[int] = []
         monkeypatch.setattr(training, "CHECKPOINT_SECONDS", age)
         monkeypatch.setattr(training, "_save", lambda loop, path, key, to=saved: to.append(loop.epoch))
-        run(small(training={"epochs": 2}), icu, tmp_path / str(expected))
-        assert len(saved) == expected
-        assert saved[-1] == 2
+        for place, own in (("usual", {}), ("own", {"checkpoint_seconds": age})):
+            if own:  # What is given counts, whatever the usual age is.
+                monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0 if age else math.inf)
+            saved.clear()
+            run(small(training={"epochs": 2}), icu, tmp_path / place / str(expected), **own)
+            assert len(saved) == expected
+            assert saved[-1] == 2
 
 
 def test_a_finished_run_is_not_made_again(icu: ClinicalProblem, small: Small, tmp_path: Path) -> None:
