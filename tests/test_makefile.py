@@ -58,7 +58,10 @@ def test_the_environment_is_made_once_and_again_where_it_is_not_whole(checkout: 
 
     assert made() == MADE
     assert made() == []
-    os.utime(checkout / "requirements.lock")
+    for name in ("requirements.txt", "pyproject.toml"):
+        os.utime(checkout / name, (0, 0))
+    newer = (checkout / "requirements.lock").stat().st_mtime  # Alone, and whatever the clock does meanwhile.
+    os.utime(checkout / ".venv" / ".installed", (newer - 1, newer - 1))
     assert made() == MADE[1:]
     (checkout / ".venv" / ".installed").unlink()  # Interrupted while it was installing.
     assert made() == MADE[1:]
