@@ -15,9 +15,9 @@ needs torch, torchvision, NumPy, SciPy, scikit-learn, safetensors, h5py and Pill
 live in ``--scratch`` (memory). The blocks stand in the order of their value; a block is not begun where what
 a step and an evaluation were measured to take says that its first run cannot end, and the study begins no run
 that would not end. A block that fails is noted, and the next one begins; dense blocks stop once a method's
-depth is worse than a constant's. After every block all finished records lie in ``BACK/records-0.tar`` ...
+depth is worse than a constant's. After every run all finished records lie in ``BACK/records-0.tar`` ...
 beside ``BACK/rented.json`` (together at most ``--files`` files, of ``--piece`` MiB), which says what was
-measured, made and left out, so that whatever interrupts the rent costs one block at most.
+measured, made and left out, so that whatever interrupts the rent costs the runs under way at most.
 """
 
 import argparse
@@ -47,6 +47,7 @@ from benchmarks.dense_step import against_loader  # noqa: E402
 from relif_core.epochs import TEST_EVERY  # noqa: E402
 from relif_core.errors import DataError, InputError, RunPaused, listed  # noqa: E402
 from relif_core.files import atomic_file, sha256_of, write_json  # noqa: E402
+from relif_core.models.vision import TASKS  # noqa: E402
 from relif_core.outcome import machine  # noqa: E402
 from relif_core.problems import open_problem  # noqa: E402
 from relif_core.problems.dense import DenseProblem  # noqa: E402
@@ -56,7 +57,7 @@ from relif_core.settings import RunSettings, changed, dense_settings  # noqa: E4
 from relif_core.studies.grid import SEVEN_METHODS, grid, named_study, run_study  # noqa: E402
 from relif_core.tensors.dense import DenseTensors  # noqa: E402
 from relif_core.tensors.folder import MANIFEST, read_manifest  # noqa: E402
-from relif_core.training import FAILED, TrainingLoop  # noqa: E402
+from relif_core.training import FAILED, EpochReport, TrainingLoop  # noqa: E402
 from relif_core.training import run as train  # noqa: E402
 from relif_data.dense_summary import constant_predictors  # noqa: E402
 
@@ -103,11 +104,11 @@ def blocks_of(weights: str | None, rehearsal: str | None = None, every: int = 1)
     train: no evidence, a few epochs of seeds that no study has.
     """
     pair, others = ("erm", "relif"), tuple(name for name in SEVEN_METHODS if name not in ("erm", "relif"))
-    plan: tuple[tuple[str, str, tuple[str, ...], range], ...] = (
-        ("seven methods, two seeds", "nyuv2", SEVEN_METHODS, range(400, 402)),
-        ("ERM and ReLiF to five seeds", "nyuv2", pair, range(402, 405)),
-        ("the others to three seeds", "nyuv2", ("erm", *others), range(402, 403)),
-        ("ERM and ReLiF, large images", "nyuv2_large", pair, range(400, 402)),
+    # One block of one size, since workers wait for each other where one ends.
+    parts = ((SEVEN_METHODS, range(400, 402)), (pair, range(402, 405)), (others, range(402, 403)))
+    plan: tuple[tuple[str, str, tuple[tuple[tuple[str, ...], range], ...]], ...] = (
+        ("seven methods", "nyuv2", parts),
+        ("ERM and ReLiF, large images", "nyuv2_large", ((pair, range(400, 402)),)),
     )
     model: dict[str, Any] = {"weights": weights}
     training: dict[str, Any] = {"epochs": 40, "patience": 40, "precision": "bfloat16"}
@@ -116,7 +117,7 @@ def blocks_of(weights: str | None, rehearsal: str | None = None, every: int = 1)
     clinical: dict[str, Any] = {}
     check: dict[str, Any] = {"model": {"hidden": 64}, "training": {"epochs": 3, "precision": "float32"}}
     if rehearsal:
-        plan = tuple((name, data, methods[:2], range(400, 401)) for name, data, methods, _ in plan)
+        plan = tuple((name, data, ((parts[0][0][:2], range(400, 401)),)) for name, data, parts in plan)
         model["encoder"] = rehearsal
         training = {"epochs": 1, "batch_size": 2, "precision": "float32"}
         clinical = {"model": {"hidden": 8}, "training": {"epochs": 1, "precision": "float32"}}
@@ -127,12 +128,17 @@ def blocks_of(weights: str | None, rehearsal: str | None = None, every: int = 1)
             data,
             tuple(
                 dense_settings(method, seed=seed, model=model, training=training)
+                for methods, seeds in parts
                 for seed in seeds
                 for method in methods
             ),
         )
-        for name, data, methods, seeds in plan
+        for name, data, parts in plan
     ]
+    alone = tuple(
+        dense_settings("erm", seed=400, model={**model, "task": task}, training=training) for task in TASKS
+    )
+    dense.insert(1, Block("one task alone", "nyuv2", alone[:1] if rehearsal else alone))
     table = named_study("table3", [200] if rehearsal else None, **clinical)
     seeds = range(950, 952 if rehearsal else 955)
     return (
@@ -211,6 +217,8 @@ class Rent:
         #: Why no further dense block begins.
         self.cause = ""
         self.measured: dict[str, dict[str, Any]] = {}
+        if given.measured is not None:
+            self.measured = json.loads(given.measured.read_text(encoding="utf-8"))["measured"]
         self.constants: dict[str, Future[dict[str, Any]]] = {}
         self.aside = ThreadPoolExecutor(1)
         device = machine(torch.device(given.device), "as each record says")
@@ -265,6 +273,7 @@ class Rent:
             weights=self.weights if dense else None,
             epoch_seconds=cost["run_seconds"] / block.runs[0].training.epochs,
             checkpoint_seconds=CHECKPOINT_SECONDS,
+            watch=self._ended,
         )
         found = {
             "made": summary.made,
@@ -279,12 +288,18 @@ class Rent:
             )
         return found
 
+    def _ended(self, name: str, report: EpochReport | None) -> None:
+        if report is None:
+            print(f"{self.spent():.0f} s: {name} has ended", flush=True)
+            _pack_records(self.given, self.diary)
+
     def _against_constants(self, records: list[Record], constants: Mapping[str, Any]) -> dict[str, Any]:
         """Compare test depth with the training median and a mean per pixel; if worse, dense blocks stop."""
         floors = {row["title"]: _depth_rmse(row) for row in constants["rows"]}
         found = {
             f"{record.method} seed {record.seed}": _depth_rmse(record.result["utility"]["test"])
             for record in records
+            if "depth" in record.tasks
         }
         worse = [name for name, error in found.items() if error >= min(floors.values())]
         # An epoch of a rehearsal beats nothing.
@@ -347,28 +362,30 @@ def measure(
     """Time ERM's and ReLiF's step, evaluations, the plain loop and the steps of several workers.
 
     Returns:
-        Milliseconds of a step of both, their ratio, what an epoch of the plain loop takes over this
-        project's in one process and in all (dense data), which of the bars are met, ``steps_per_second`` of
-        every number of workers tried, the best number (in a rehearsal the largest), and ``run_seconds`` of an
+        Milliseconds of a step of both (of ERM's without a CUDA graph too), their ratio, what an epoch of the
+        plain loop takes over this project's in one process and in all (dense data), which of the bars are
+        met, ``steps_per_second`` of every number of workers tried, the best number, and ``run_seconds`` of an
         ERM run that shares the device with as many.
     """
     repeats = 2 if given.rehearsal else STEPS
     problem = open_problem(folder, given.device, settings, weights).for_run(settings, folder)
     where = torch.device(given.device)
     steps: dict[str, float] = {}
-    for method in ("relif", "erm"):
+    loops: dict[str, TrainingLoop] = {}
+    for method, capture in (("erm", False), ("relif", True), ("erm", True)):
         # As many weights, and the same work; ReLiF's scores are not on their scale here, which costs nothing.
         own = changed(settings, {"method": method, "penalty": method == "relif"})
-        loop = TrainingLoop(own, problem)
+        loop = TrainingLoop(own, problem, capture=capture)
         batches = _endless(loop)
         taken = [_timed(lambda: loop.step(next(batches)), where) for _ in range(repeats + 3)]  # noqa: B023
-        steps[method] = statistics.median(taken[3:])
+        name = method if capture else "eager"
+        steps[name], loops[name] = statistics.median(taken[3:]), loop
     ratio = steps["relif"] / steps["erm"]
     plain: dict[str, float] = {}
     bars = {"relif_over_erm": ratio <= BARS["relif_over_erm"]}
     if isinstance(problem, DenseProblem):
         files = given.scratch / "files" / folder.name
-        feed, epoch = against_loader(loop, problem, files, turns=1, most=repeats)
+        feed, epoch = against_loader(loop, problem, files, plain=loops["eager"], turns=1, most=repeats)
         plain = {
             "plain_over_own": epoch["DataLoader"] / epoch["this project"],
             "plain_over_own_batches": feed["DataLoader"] / feed["this project"],
@@ -393,6 +410,7 @@ def measure(
     epochs = settings.training.epochs
     evaluations = epochs / every * evaluation["validation"] + (epochs / TEST_EVERY + 3) * evaluation["both"]
     return {
+        "eager_erm_step_ms": 1e3 * steps["eager"],
         "erm_step_ms": 1e3 * steps["erm"],
         "relif_step_ms": 1e3 * steps["relif"],
         "relif_over_erm": ratio,
@@ -560,6 +578,7 @@ def main(arguments: list[str] | None = None) -> None:
     running.add_argument("--minutes", type=float, default=14.0)
     running.add_argument("--reserve", type=float, default=RESERVE, help="seconds kept for the end")
     running.add_argument("--device", default="cuda")
+    running.add_argument("--measured", type=Path, help="rented.json of a call that measured this machine")
     running.add_argument(
         "--evaluate-every", type=int, default=1, help="epochs; another number than 1 needs an amendment"
     )

@@ -23,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from relif_core.balancers import make_balancer
+from relif_core.batch_pass import BatchPass, PassedBatch
 from relif_core.controller import controller_of
 from relif_core.device_controller import DeviceController
 from relif_core.epochs import TEST_EVERY, EpochAudits
@@ -165,7 +166,7 @@ def run(
 class TrainingLoop:
     """The moving parts of one run. ``train_epoch`` and ``select`` advance it by one epoch."""
 
-    def __init__(self, settings: RunSettings, problem: Problem) -> None:
+    def __init__(self, settings: RunSettings, problem: Problem, *, capture: bool = True) -> None:
         training = settings.training
         self.settings, self.problem = settings, problem
         torch.manual_seed(settings.seed)
@@ -174,6 +175,15 @@ class TrainingLoop:
             settings.balancer, tasks=len(problem.task_names), seed=settings.seed
         ).to(problem.device)
         self.surrogate = make_penalty(settings.surrogate).to(problem.device)
+        self.batch_pass = BatchPass(
+            self.model,
+            self.surrogate if settings.penalty else None,
+            training.precision,
+            problem.task_names,
+            by_task=self.balancer.needs_gradients,
+            batch_size=training.batch_size,
+            capture=capture,
+        )
         self.controller = controller_of(**asdict(settings.controller))
         self.steering = self._steering()
         self.optimizer = torch.optim.AdamW(
@@ -252,29 +262,20 @@ class TrainingLoop:
             the batch has it, else 0.
         """
         training = self.settings.training
-        with self._precision():
-            outputs = self.model(batch)
-            losses = self.model.losses(outputs, batch)
-        penalty: Tensor | None = None
+        self.optimizer.zero_grad(set_to_none=True)
+        passed = self.batch_pass(batch)
+        losses, penalty, rate = passed.losses, passed.penalty, passed.rate
         seen, counted = losses.values.new_zeros(1), losses.present.new_ones(1)
-        if self.settings.penalty:
-            reads = (
-                self.model.features(batch)
-                if getattr(self.surrogate, "needs_features", False)
-                else outputs.embedding
-            )
-            found = self.surrogate(reads, self.model.scores(outputs, batch))
+        if penalty is not None and rate is not None and passed.valid is not None:
+            seen, counted = penalty.detach().view(1), passed.valid.view(1)
             weight: float | Tensor
             if self.steering is not None:
-                weight = self.steering.update(found.violation_rate).to(found.loss.dtype)
+                weight = self.steering.update(rate).to(penalty.dtype)
             else:
-                rate = found.violation_rate.item()
-                weight = self.controller.update(rate)
-                self._note_step(weight, rate, self._smoothed_rate())
-            penalty = found.loss
-            seen, counted = penalty.detach().view(1), found.valid.view(1)
-        self.optimizer.zero_grad(set_to_none=True)
-        self._backward(losses, None if penalty is None else weight * penalty)
+                weight = self.controller.update(rate.item())
+                self._note_step(weight, rate.item(), self._smoothed_rate())
+            penalty = weight * penalty
+        self._backward(passed, penalty)
         clip = training.gradient_clip if self.balancer.gradient_clip is None else self.balancer.gradient_clip
         if clip > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)
@@ -406,24 +407,14 @@ class TrainingLoop:
             raise self._divergence("the Gram matrix of the task gradients is not finite")
         return self.balancer(losses.values.detach(), gram, losses.present)
 
-    def _backward(self, task_losses: TaskLosses, penalty: Tensor | None) -> None:
+    def _backward(self, passed: PassedBatch, penalty: Tensor | None) -> None:
         """Leave the balanced gradient in ``.grad`` of every parameter, the weighted penalty's included."""
-        losses = task_losses.values
-        if not self.balancer.needs_gradients:
-            objective = (self._weigh(task_losses, None) * losses).sum()
+        gradients = passed.gradients
+        if gradients is None:
+            objective = (self._weigh(passed.losses, None) * passed.losses.values).sum()
             (objective if penalty is None else objective + penalty).backward()
             return
-        shared = self.model.shared_parameters()
-        rows, heads = [], []
-        for index, task in enumerate(self.problem.task_names):
-            last = penalty is None and index == len(self.problem.task_names) - 1
-            parameters = shared + self.model.head_parameters(task)
-            gradients = torch.autograd.grad(
-                losses[index], parameters, retain_graph=not last, allow_unused=True, materialize_grads=True
-            )
-            rows.append(torch.cat([gradient.flatten() for gradient in gradients[: len(shared)]]))
-            heads.append(gradients[len(shared) :])
-        matrix = torch.stack(rows)
+        shared, matrix, heads = self.model.shared_parameters(), gradients.shared, gradients.heads
         gram = _gram(matrix)
         if self.balancer.gradient_scope == "all":
             # Heads of different tasks share no parameter, so they add to the diagonal only.
@@ -432,7 +423,7 @@ class TrainingLoop:
                     [sum((part.square().sum() for part in head), gram.new_zeros(())) for head in heads]
                 )
             )
-        weights = self._weigh(task_losses, gram)
+        weights = self._weigh(passed.losses, gram)
         combined = (weights.to(matrix.dtype) @ matrix).split([parameter.numel() for parameter in shared])
         for parameter, gradient in zip(shared, combined, strict=True):
             # A copy in the parameter's own memory layout, which optimisers expect (channels-last weights).

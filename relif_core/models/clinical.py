@@ -36,6 +36,9 @@ class ClinicalModel(nn.Module):
     hour's state, a task with a horizon the state at that hour.
     """
 
+    #: Its passes read the stays' lengths on the host.
+    capturable = False
+
     def __init__(self, inputs: int, tasks: Sequence[Task], settings: ModelSettings) -> None:
         super().__init__()
         self.tasks = tuple(tasks)

@@ -127,6 +127,8 @@ class DenseModel(nn.Module):
         InputError: No encoder, head or task has this name.
     """
 
+    #: All whole batches have one shape, and no pass waits for the host.
+    capturable = True
     score_low: Tensor
     score_high: Tensor
 

@@ -272,7 +272,7 @@ class DenseProblem:
             return {
                 name: torch.from_numpy(np.array(self.tensors.arrays[name][rows])) for name in FRAME_ARRAYS
             }
-        index = torch.from_numpy(rows).to(self.device)
+        index = _sent(torch.from_numpy(rows), self.device)
         return {name: array[index] for name, array in self._resident.items()}
 
     def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[dict[str, Tensor]]:
@@ -357,6 +357,11 @@ class DenseProblem:
         if not len(frames):
             raise DataError(f"{self.tensors.folder}: split {split!r} is empty")
         return frames
+
+
+def _sent(small: Tensor, device: torch.device) -> Tensor:
+    """Return a host tensor on the device; a GPU's work under way is not waited for."""
+    return small.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else small.to(device)
 
 
 def _by_temperature(logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -444,7 +449,7 @@ def augment(
     if augmentation == "flip_scale":
         result = _zoom(result, generator)
     count = len(batch["images"])
-    mirrored = torch.from_numpy(generator.uniform(size=count) < 0.5).to(batch["images"].device)
+    mirrored = _sent(torch.from_numpy(generator.uniform(size=count) < 0.5), batch["images"].device)
     for name in FRAME_ARRAYS:
         array = result[name]
         flipped = array.flip(-1)
@@ -468,8 +473,9 @@ def _zoom(batch: dict[str, Tensor], generator: np.random.Generator) -> dict[str,
         for name, parts in cropped.items():
             parts.append(batch[name][index, ..., top : top + size[0], left : left + size[1]])
     stacked = {name: torch.stack(parts) for name, parts in cropped.items()}
-    rows = ((2 * torch.arange(height) + 1) * size[0]) // (2 * height)
-    columns = ((2 * torch.arange(width) + 1) * size[1]) // (2 * width)
+    device = batch["images"].device
+    rows = ((2 * torch.arange(height, device=device) + 1) * size[0]) // (2 * height)
+    columns = ((2 * torch.arange(width, device=device) + 1) * size[1]) // (2 * width)
     images = functional.interpolate(
         stacked["images"].float(), size=(height, width), mode="bilinear", align_corners=False
     )

@@ -13,7 +13,7 @@ from relif_core.problems.dense import DenseProblem
 from relif_core.settings import RunSettings, dense_settings
 from relif_core.tensors.clinical import ClinicalTensors
 from relif_core.tensors.dense import DenseTensors
-from relif_core.training import _gram, run
+from relif_core.training import TrainingLoop, _gram, run
 from relif_data.synthetic_rooms import prepare
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
@@ -60,6 +60,34 @@ def test_a_dense_run_on_the_gpu(rooms: DenseTensors, tmp_path: Path, method: str
     losses = {device: np.array(record.result["history"]["losses"]) for device, record in found.items()}
     assert np.isfinite(losses["cuda"]).all()
     assert np.abs(losses["cuda"][0] / losses["cpu"][0] - 1).max() < 0.1
+
+
+@on_gpu
+@pytest.mark.parametrize("method", ["erm", "uncertainty", "relif", "pcgrad", "gradnorm", "pcgrad+relif"])
+def test_a_captured_pass_computes_what_the_eager_one_does(
+    rooms: DenseTensors, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Losses, penalty, weights and buffers of ten steps, a smaller last batch among them."""
+    training = {"batch_size": 8, "learning_rate": 1e-4, "gradient_clip": 1.0}
+    settings = dense_settings(method, model={"encoder": "resnet18"}, training=training)
+    problem = DenseProblem(rooms, "cuda", calibration={"depth": (0.1, 0.9), "normals": (0.1, 0.9)})
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    seen, weights = {}, {}
+    for capture in (False, True):
+        loop = TrainingLoop(settings, problem, capture=capture)
+        loop.model.train()
+        rows = []
+        for epoch in range(3):
+            rows += [loop.step(batch) for batch in problem.training_batches(8, 0, epoch)]
+        seen[capture] = torch.stack(rows).cpu().numpy()
+        weights[capture] = {name: value.float().cpu() for name, value in loop.model.state_dict().items()}
+        assert (loop.batch_pass._graph is not None) == (capture and "+" not in method)
+    assert len(seen[True]) > 9
+    np.testing.assert_allclose(seen[True], seen[False], rtol=2e-2, atol=1e-4)
+    np.testing.assert_allclose(seen[True][0], seen[False][0], rtol=1e-5)
+    for name, value in weights[False].items():
+        torch.testing.assert_close(weights[True][name], value, rtol=2e-2, atol=2e-3, msg=name)
 
 
 @pytest.mark.parametrize("tasks", [1, 3, 4])

@@ -232,9 +232,8 @@ def test_balanced_gradients_equal_their_definition(icu: ClinicalProblem, small: 
     losses = loop.model.losses(loop.model(batch), batch).values
     weights: list[torch.Tensor] = []
     loop.balancer.register_forward_hook(lambda module, args, output: weights.append(output.detach().clone()))
-    outputs = loop.model(batch)
-    penalty = loop.surrogate(outputs.embedding, loop.model.scores(outputs, batch)).loss
-    loop._backward(loop.model.losses(outputs, batch), 0.3 * penalty)
+    passed = loop.batch_pass(batch)
+    loop._backward(passed, 0.3 * passed.penalty)
     found = gradients(loop)
 
     w = weights[0].to(losses.dtype)
