@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from relif_core.device_controller import DeviceController
 from relif_core.errors import RunPaused
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.problems.dense import DenseProblem
@@ -88,6 +90,57 @@ def test_a_captured_pass_computes_what_the_eager_one_does(
     np.testing.assert_allclose(seen[True][0], seen[False][0], rtol=1e-5)
     for name, value in weights[False].items():
         torch.testing.assert_close(weights[True][name], value, rtol=2e-2, atol=2e-3, msg=name)
+
+
+def pretended(function: Any, sample: tuple[dict[str, torch.Tensor]], allow_unused_input: bool) -> Any:
+    """What ``torch.cuda.make_graphed_callables`` does to gradient paths and buffers, without a graph."""
+    assert allow_unused_input
+    forward = function.forward if isinstance(function, torch.nn.Module) else function
+    parameters = tuple(function.parameters()) if isinstance(function, torch.nn.Module) else ()
+    names = list(sample[0])
+    for _ in range(3):
+        forward(*sample)
+
+    class Graphed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            with torch.enable_grad():
+                ctx.outputs = forward(dict(zip(names, inputs[: len(names)], strict=True)))
+            return tuple(output.detach() for output in ctx.outputs)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+            ends, starts = zip(
+                *((o, g) for o, g in zip(ctx.outputs, gradients, strict=True) if o.requires_grad), strict=True
+            )
+            found = torch.autograd.grad(ends, parameters, starts, allow_unused=True)
+            return (*[None] * len(names), *found)
+
+    return lambda batch: Graphed.apply(*batch.values(), *parameters)
+
+
+@pytest.mark.parametrize("method", ["erm", "uncertainty", "relif", "pcgrad", "gradnorm"])
+def test_gradient_paths_and_buffers_of_a_captured_pass(
+    rooms: DenseTensors, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """With λ steered as on a GPU, steps are the eager ones; the smaller last batch is not captured."""
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", pretended)
+    monkeypatch.setattr(
+        TrainingLoop, "_steering", lambda loop: DeviceController(loop.controller, torch.device("cpu"))
+    )
+    settings = dense_settings(method, model={"encoder": "resnet18"}, training={"batch_size": 8})
+    problem = DenseProblem(rooms, calibration={"depth": (0.1, 0.9), "normals": (0.1, 0.9)})
+    seen, states = [], []
+    for captures in (False, True):
+        loop = TrainingLoop(settings, problem)
+        loop.batch_pass._captures = captures
+        loop.model.train()
+        seen.append([loop.step(batch) for batch in problem.training_batches(8, 0, 0)])
+        states.append(loop.model.state_dict() | loop.surrogate.state_dict())
+    assert loop.batch_pass._graph is not None
+    assert len(problem.tensors.frames_of("train")) % 8
+    torch.testing.assert_close(seen[1], seen[0])
+    torch.testing.assert_close(states[1], states[0])
 
 
 @pytest.mark.parametrize("tasks", [1, 3, 4])
