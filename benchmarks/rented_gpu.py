@@ -54,7 +54,7 @@ from relif_core.problems.dense import DenseProblem  # noqa: E402
 from relif_core.provenance import STAMP, sources  # noqa: E402
 from relif_core.record import Record  # noqa: E402
 from relif_core.settings import RunSettings, changed, dense_settings  # noqa: E402
-from relif_core.studies.grid import SEVEN_METHODS, grid, named_study, run_study  # noqa: E402
+from relif_core.studies.grid import grid, named_study, run_study  # noqa: E402
 from relif_core.tensors.dense import DenseTensors  # noqa: E402
 from relif_core.tensors.folder import MANIFEST, read_manifest  # noqa: E402
 from relif_core.training import FAILED, EpochReport, TrainingLoop  # noqa: E402
@@ -108,16 +108,16 @@ def blocks_of(weights: str | None, rehearsal: str | None = None, every: int = 1)
         ("gradnorm", "pcgrad", "fairgrad"),
         ("uncertainty", "cats_as_released"),
     )
-    # One block of one size, since workers wait for each other where one ends. Seven methods with two seeds
-    # come first; of them what others wait for, then what lasts longest.
+    # One block of one size, since workers wait for each other where one ends. One seed of all methods comes
+    # first, then three of ERM and ReLiF; among equals what others wait for and what lasts longest.
     parts = (
-        (("erm",), range(400, 402)),
-        (by_task, range(400, 401)),
-        (("relif",), range(400, 402)),
-        (by_task, range(401, 402)),
-        (quick, range(400, 402)),
-        (pair, range(402, 405)),
-        ((*quick, *by_task), range(402, 403)),
+        (("erm", *by_task, "relif"), range(400, 401)),
+        (pair, range(401, 402)),
+        (quick, range(400, 401)),
+        (pair, range(402, 403)),
+        ((*by_task, *quick), range(401, 402)),
+        (pair, range(403, 405)),
+        ((*by_task, *quick), range(402, 403)),
     )
     plan: tuple[tuple[str, str, tuple[tuple[tuple[str, ...], range], ...]], ...] = (
         ("seven methods", "nyuv2", parts),

@@ -93,13 +93,12 @@ class BatchPass:
         eager = self._eager
         own = _Forward(eager.model, eager.penalty, eager.precision, eager.tasks, cached=False)
         before = [buffer.clone() for buffer in own.buffers()]
-        # Kept until the capture has ended, so that each parameter's gradient is gathered on this stream.
-        held = own(batch)
         sample: Any = ({name: values.clone() for name, values in batch.items()},)
         # A pass that returns its gradients leaves no gradient path to its parameters.
         graph: Any = (lambda arrays: own(arrays)) if own.tasks else own
+        # Gradients of captured passes are gathered on the stream of the capture, which backward waits for.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         graph = torch.cuda.make_graphed_callables(graph, sample, allow_unused_input=True)
-        del held
         with torch.no_grad():  # the passes before the capture have moved them
             for buffer, value in zip(own.buffers(), before, strict=True):
                 buffer.copy_(value)

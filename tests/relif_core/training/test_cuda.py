@@ -69,7 +69,7 @@ def test_a_dense_run_on_the_gpu(rooms: DenseTensors, tmp_path: Path, method: str
 def test_a_captured_pass_computes_what_the_eager_one_does(
     rooms: DenseTensors, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Losses, penalty, weights and buffers of ten steps, a smaller last batch among them."""
+    """Losses, penalty, weights and buffers of nine steps, a smaller last batch among them."""
     training = {"batch_size": 8, "learning_rate": 1e-4, "gradient_clip": 1.0}
     settings = dense_settings(method, model={"encoder": "resnet18"}, training=training)
     problem = DenseProblem(rooms, "cuda", calibration={"depth": (0.1, 0.9), "normals": (0.1, 0.9)})
@@ -85,7 +85,7 @@ def test_a_captured_pass_computes_what_the_eager_one_does(
         seen[capture] = torch.stack(rows).cpu().numpy()
         weights[capture] = {name: value.float().cpu() for name, value in loop.model.state_dict().items()}
         assert (loop.batch_pass._graph is not None) == (capture and "+" not in method)
-    assert len(seen[True]) > 9
+    assert len(seen[True]) >= 9
     np.testing.assert_allclose(seen[True], seen[False], rtol=2e-2, atol=1e-4)
     np.testing.assert_allclose(seen[True][0], seen[False][0], rtol=1e-5)
     for name, value in weights[False].items():
