@@ -83,7 +83,8 @@ class Schedule:
     epochs, by what a method of its kind costs (``COSTS``). Before the first run has ended an epoch of plain
     training lasts ``epoch_seconds``; where that is 0, the very first run has no measure. A run that has a
     checkpoint is continued while there is time. A dense run waits for the ERM run of its seed, which
-    calibrates its scores; where nothing in it reads them, only until that run has begun. Once ``STOP`` is
+    calibrates its scores; where nothing in it reads them, only until that run has begun, and nothing of less
+    value goes before it then. Once ``STOP`` is
     set, or the target cannot be written, nothing is begun.
     """
 
@@ -111,8 +112,10 @@ class Schedule:
         if STOP.is_set() or now >= self._deadline:
             return None
         for job in self.waiting:
+            if (ready := self._ready(job)) is None:
+                return None
             continued = (job.folder / "checkpoint.pt").is_file()
-            if self._ready(job) and (continued or now + self._estimate(job.settings) <= self._deadline):
+            if ready and (continued or now + self._estimate(job.settings) <= self._deadline):
                 self.waiting.remove(job)
                 self._under_way[job] = None if continued else now
                 return job
@@ -147,16 +150,16 @@ class Schedule:
             del self._under_way[job]
             self.waiting.insert(0, job)
 
-    def _ready(self, job: Job) -> bool:
+    def _ready(self, job: Job) -> bool | None:
+        """Tell whether a job may begin; None: once the run that it waits for, handed out already, has begun."""
         kind = kind_of_settings(job.settings)
         if any(kind.waits_for(job.settings, other.settings) for other in self.waiting):
             return False
         at_end = kind.at_end is not None and kind.at_end(job.settings)
-        return all(
-            at_end and is_held(other.folder / LOCK)
-            for other in self._under_way
-            if kind.waits_for(job.settings, other.settings)
-        )
+        awaited = [other for other in self._under_way if kind.waits_for(job.settings, other.settings)]
+        if not awaited or not at_end:
+            return not awaited
+        return all(is_held(other.folder / LOCK) for other in awaited) or None
 
     def _note(self, settings: RunSettings, seconds: float, epochs: int) -> None:
         same, similar = _kinds(settings)

@@ -61,6 +61,10 @@ def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch)
                 worker = idle.pop() if idle else _hire(workshop)
                 crew[worker.line] = worker
                 worker.begin(job)
+            if crew and schedule.waiting and len(crew) < workers:
+                # Gets ready while a run that others wait for begins.
+                worker = _hire(workshop)
+                crew[worker.line] = worker
             if STOP.is_set() or all(worker.job is None for worker in crew.values()):
                 break
     finally:
