@@ -151,7 +151,7 @@ class Schedule:
             self.waiting.insert(0, job)
 
     def _ready(self, job: Job) -> bool | None:
-        """Tell whether a job may begin; None: once the run that it waits for, handed out already, has begun."""
+        """Tell whether a job may begin; None: once the run that it waits for, handed out, has begun."""
         kind = kind_of_settings(job.settings)
         if any(kind.waits_for(job.settings, other.settings) for other in self.waiting):
             return False

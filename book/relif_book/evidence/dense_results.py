@@ -63,11 +63,13 @@ def image_size(
 ) -> tuple[int, int] | None:
     """Return the height and width of the images behind kept records.
 
-    None where the committed summary is of other data.
+    None where the committed constants are of other data.
     """
-    content = read_json(page.record(summary) / "summary.json")
-    same = content["fingerprint"] == results.dataset["fingerprint"]
-    return (content["height"], content["width"]) if same else None
+    sizes = {
+        item["fingerprint"]: (item["height"], item["width"])
+        for item in read_json(page.record(summary) / "constants.json")
+    }
+    return sizes.get(results.dataset["fingerprint"])
 
 
 def size_in_words(size: tuple[int, int] | None) -> str:
