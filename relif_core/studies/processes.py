@@ -98,8 +98,9 @@ def _listen(crew: dict[Connection, _Worker], schedule: Schedule, watch: Watch) -
             del crew[worker.line]
             worker.process.join()
             if worker.job is not None:
-                watch(worker.job.name, None)
-                yield from schedule.died(worker.job, _cause(worker.process.exitcode))
+                for outcome in schedule.died(worker.job, _cause(worker.process.exitcode)):
+                    watch(worker.job.name, None)
+                    yield outcome
             continue
         if isinstance(news, Ending):
             job, worker.job = worker.job, None

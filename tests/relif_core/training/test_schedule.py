@@ -1,5 +1,6 @@
 """What a study begins before its deadline: nothing that cannot end by then, whatever the method costs."""
 
+import fcntl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 from relif_core import provenance
 from relif_core.cli import _fit_precision
 from relif_core.errors import InputError
-from relif_core.settings import RunSettings
+from relif_core.files import LOCK
+from relif_core.settings import RunSettings, dense_settings
 from relif_core.studies.grid import named_study
-from relif_core.studies.jobs import COSTS, Job, Schedule
+from relif_core.studies.jobs import COSTS, Ending, Job, Schedule
 
 
 def begun(waiting: RunSettings, finished: RunSettings, seconds: float, left: float) -> bool:
@@ -53,6 +55,23 @@ def test_a_run_that_stopped_early_does_not_promise_that_the_next_method_does(
     for left, expected in ((25.0, None), (35.0, waiting)):
         job = Schedule([Job(waiting, Path("nowhere"))], time.time() + left, [early]).next()
         assert (job and job.settings) == expected
+
+
+def test_what_waits_only_until_an_erm_run_has_begun_keeps_its_place(tmp_path: Path) -> None:
+    """PCGrad goes before ERM of the next seed, though that is ready first; ReLiF waits for the record."""
+    runs = [dense_settings(method, seed=seed) for method, seed in (
+        ("erm", 0), ("relif", 0), ("pcgrad", 0), ("erm", 1),
+    )]  # fmt: skip
+    jobs = [Job(run, tmp_path / f"{run.method}{run.seed}") for run in runs]
+    schedule = Schedule(jobs, time.time() + 100, [])
+    assert schedule.next() is jobs[0]
+    assert schedule.next() is None
+    jobs[0].folder.mkdir()
+    with open(jobs[0].folder / LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert [schedule.next() for _ in range(3)] == [jobs[2], jobs[3], None]
+    schedule.ended(jobs[0], Ending("made"))
+    assert schedule.next() is jobs[1]
 
 
 @pytest.mark.parametrize(("flags", "expected"), [("avx2 fma", "float32"), ("avx512f amx_bf16", "bfloat16")])

@@ -136,8 +136,11 @@ def holder(folder: Path) -> int | None:
 
 def test_a_killed_worker_is_replaced(icu_folder: Path, tmp_path: Path, reference: dict[str, str]) -> None:
     killed: list[str] = []
+    ended: list[str] = []
 
     def kill_once(name: str, report: object) -> None:
+        if report is None:
+            ended.append(name)
         for folder in tmp_path.iterdir() if not killed and report is not None else ():
             if (worker := holder(folder)) is not None:
                 killed.append(name)
@@ -146,6 +149,7 @@ def test_a_killed_worker_is_replaced(icu_folder: Path, tmp_path: Path, reference
 
     summary = run_study(small_grid(), icu_folder, tmp_path, workers=2, watch=kill_once)
     assert killed
+    assert sorted(ended) == sorted({*ended})  # a death is not an end
     assert not summary.failed
     assert digests(tmp_path) == reference
 
