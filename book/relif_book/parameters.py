@@ -124,6 +124,7 @@ PARAMETERS: Mapping[str, Domain] = {
     "published_records": RECORDS,
     "theorem_b2_ranking_under_drift.published_records": _text(RECORDS.must, _kept, several=True),
     "released_records": RECORDS,
+    "gpu_records": RECORDS,
     "planned_records": RECORDS,
     "dense_records": RECORDS,
     "class_records": RECORDS,
