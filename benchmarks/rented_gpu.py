@@ -229,9 +229,7 @@ class Rent:
         self.weights: Path | None = next(given.inputs.glob("weights*"), None)
         #: Why no further dense block begins.
         self.cause = ""
-        self.measured: dict[str, dict[str, Any]] = {}
-        if given.measured is not None:
-            self.measured = json.loads(given.measured.read_text(encoding="utf-8"))["measured"]
+        self.measured: dict[str, dict[str, Any]] = dict(given.measured)
         self.constants: dict[str, Future[dict[str, Any]]] = {}
         self.aside = ThreadPoolExecutor(1)
         device = machine(torch.device(given.device), "as each record says")
@@ -573,6 +571,13 @@ def unpack(given: argparse.Namespace) -> None:
     print(f"{len(folders)} records in {given.target}")
 
 
+def _measured(name: str) -> dict[str, dict[str, Any]]:
+    try:
+        return dict(json.loads(Path(name).read_text(encoding="utf-8"))["measured"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise argparse.ArgumentTypeError(f"{name} is no rented.json of an earlier call: {error!r}") from None
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -595,7 +600,9 @@ def main(arguments: list[str] | None = None) -> None:
     running.add_argument("--minutes", type=float, default=14.0)
     running.add_argument("--reserve", type=float, default=RESERVE, help="seconds kept for the end")
     running.add_argument("--device", default="cuda")
-    running.add_argument("--measured", type=Path, help="rented.json of a call that measured this machine")
+    running.add_argument(
+        "--measured", type=_measured, default={}, help="rented.json of a call that measured this machine"
+    )
     running.add_argument(
         "--evaluate-every", type=int, default=1, help="epochs; another number than 1 needs an amendment"
     )

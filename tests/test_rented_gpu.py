@@ -216,6 +216,19 @@ def test_the_package_runs_where_only_the_promised_packages_are(
         main(["unpack", str(back), str(tmp_path / "published")])
 
 
+@pytest.mark.parametrize("content", [None, "{}", "[1]", "no JSON"])
+def test_measurements_that_cannot_be_read_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    earlier = tmp_path / "rented.json"
+    if content is not None:
+        earlier.write_text(content)
+    with pytest.raises(SystemExit):
+        main(["run", "--back", str(tmp_path / "back"), "--measured", str(earlier)])
+    assert f"{earlier} is no rented.json of an earlier call" in capsys.readouterr().err
+    assert not (tmp_path / "back").exists()
+
+
 def test_a_piece_and_the_tracked_tree_travel_in_one_go() -> None:
     command = ["git", "-C", str(ROOT), "ls-files", "-z"]
     names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
@@ -248,7 +261,7 @@ def asked(folder: Path, *, minutes: float = 20, rehearsal: str | None = None) ->
     return argparse.Namespace(
         back=folder / "back", inputs=folder / "inputs", scratch=folder / "scratch", minutes=minutes,
         reserve=0, device="cpu", evaluate_every=1, try_workers=(1,), piece=1.0, files=8, rehearsal=rehearsal,
-        measured=None,
+        measured={},
     )  # fmt: skip
 
 

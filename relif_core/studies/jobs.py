@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: A worker that dies is replaced; a run that took this many workers with it is given up.
 ATTEMPTS = 3
-
-
 #: Seconds of a run for one of training, where a record does not tell them: evaluation and audits come on top.
 EVALUATION = 1.3
 #: What an epoch of a kind of method costs at most, in epochs of plain training (measured: 2.8 and 1.05).
@@ -96,6 +94,8 @@ class Schedule:
         epoch_seconds: float = 0.0,
     ) -> None:
         self.waiting = list(jobs)
+        #: Whether the last look found a job that waits for another to begin, and only for that.
+        self.holding = False
         self._deadline = deadline
         self._epoch_seconds = epoch_seconds
         self._under_way: dict[Job, float | None] = {}
@@ -108,11 +108,13 @@ class Schedule:
 
     def next(self) -> Job | None:
         """Take the next job that can be begun now; None where there is none."""
+        self.holding = False
         now = time.time()
         if STOP.is_set() or now >= self._deadline:
             return None
         for job in self.waiting:
             if (ready := self._ready(job)) is None:
+                self.holding = True
                 return None
             continued = (job.folder / "checkpoint.pt").is_file()
             if ready and (continued or now + self._estimate(job.settings) <= self._deadline):

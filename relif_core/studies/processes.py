@@ -53,6 +53,7 @@ def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch)
         watch: As of every engine.
     """
     crew: dict[Connection, _Worker] = {}
+    spares = workers
     try:
         while True:
             yield from _listen(crew, schedule, watch)
@@ -61,8 +62,9 @@ def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch)
                 worker = idle.pop() if idle else _hire(workshop)
                 crew[worker.line] = worker
                 worker.begin(job)
-            if crew and schedule.waiting and len(crew) < workers:
+            if schedule.holding and len(crew) < workers and spares:
                 # Gets ready while a run that others wait for begins.
+                spares -= 1
                 worker = _hire(workshop)
                 crew[worker.line] = worker
             if STOP.is_set() or all(worker.job is None for worker in crew.values()):

@@ -65,11 +65,14 @@ def test_what_waits_only_until_an_erm_run_has_begun_keeps_its_place(tmp_path: Pa
     jobs = [Job(run, tmp_path / f"{run.method}{run.seed}") for run in runs]
     schedule = Schedule(jobs, time.time() + 100, [])
     assert schedule.next() is jobs[0]
+    assert not schedule.holding
     assert schedule.next() is None
+    assert schedule.holding
     jobs[0].folder.mkdir()
     with open(jobs[0].folder / LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert [schedule.next() for _ in range(3)] == [jobs[2], jobs[3], None]
+        assert not schedule.holding, "ReLiF waits for a record: no worker gets ready for it meanwhile"
     schedule.ended(jobs[0], Ending("made"))
     assert schedule.next() is jobs[1]
 

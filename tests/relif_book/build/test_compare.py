@@ -114,7 +114,7 @@ def test_saving_the_executed_notebook_in_an_editor_leaves_the_source_alone(page:
 
 @pytest.mark.parametrize(
     "source",
-    sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.md")),
+    sorted((Path(__file__).resolve().parents[3] / "notebooks").glob("*.md")),
     ids=lambda path: path.stem,
 )
 def test_every_page_is_in_the_form_in_which_editors_save_it(source: Path) -> None:

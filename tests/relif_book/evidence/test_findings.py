@@ -17,7 +17,7 @@ from relif_core.audit import audit
 from relif_core.record import Record
 from relif_core.studies.grid import SEVEN_METHODS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "data" / "records" / "physionet2012_methods"
 
 

@@ -11,7 +11,7 @@ from relif_book.evidence.publishing import read_published
 from relif_core.record import Record
 from relif_core.studies.grid import grid, run_study
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "records"
+PUBLISHED = Path(__file__).resolve().parents[3] / "data" / "records"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from relif_core.tensors.folder import read_manifest
 from relif_core.training import TrainingLoop
 from relif_data import prepare
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 #: On the machine and versions that made a record nothing differs. Another processor or torch build rounds
 #: differently, more so in bfloat16, and training carries that on; but rounding must not change a run by more
 #: than another seed would. So a number may differ by 0.02, or by twice the standard deviation of its method's

@@ -21,7 +21,7 @@ from relif_core.audit.marginals import shrunk
 from relif_core.problems.dense import TEMPERATURES
 from relif_core.record import Record
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DELTA = 0.3
 
 
@@ -88,7 +88,7 @@ def test_a_method_below_the_constant_is_named(kept: ResultSet) -> None:
 
 
 def test_dense_erm_takes_the_temperature_that_validation_prefers() -> None:
-    kept = result_set("kept", *read_published(Path(__file__).with_name("nyuv2_revision_1")))
+    kept = result_set("kept", *read_published(Path(__file__).parents[1] / "nyuv2_revision_1"))
     kept = kept.narrowed(("erm", "relif"))
     title = "ERM, temperature-scaled"
     assert title not in [row.title for row in trivial_rows(kept)]  # these records keep no losses

@@ -14,7 +14,7 @@ from relif_book.evidence.publishing import read_published, read_reference
 from relif_book.evidence.reporting import common_seeds, summarise
 from relif_core.studies.grid import STUDIES, named_study
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RECORDS = ROOT / "data" / "records"
 TEXT = (ROOT / "data" / "analysis_plan.md").read_text(encoding="utf-8")
 #: Methods whose paired spread against ReLiF as released stands for that of a planned contrast.

@@ -25,7 +25,7 @@ from relif_core.audit import audit, lipschitz_limit, similar_pair_audit
 from relif_core.errors import RecordError
 from relif_core.record import Record
 
-RECORDS = Path(__file__).resolve().parents[2] / "data" / "records"
+RECORDS = Path(__file__).resolve().parents[3] / "data" / "records"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def clinical():
 
 @pytest.fixture(scope="module")
 def dense():
-    return read_published(Path(__file__).with_name("nyuv2_revision_1"))
+    return read_published(Path(__file__).parents[1] / "nyuv2_revision_1")
 
 
 def recomputed(scores, tolerance: float) -> float:

@@ -13,7 +13,7 @@ from relif_book.evidence.varying import (
     size_rows,
 )
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "data/records/physionet2012_groups/tolerances.json"
+PUBLISHED = Path(__file__).resolve().parents[3] / "data/records/physionet2012_groups/tolerances.json"
 
 
 def study(levels: list[tuple[float, float, float]]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from relif_core.studies.grid import grid, run_study
 
 #: The encoder weights that NYUv2's records name.
 RESNET50 = "6ef49dd7bd0163b26282010447861aa3d0d6cc0f72484813df87c8e50b9376ad"
-PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "records"
+PUBLISHED = Path(__file__).resolve().parents[3] / "data" / "records"
 #: What the published records may weigh together.
 MOST_BYTES = 30 * 2**20
 
