@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from relif_core.balancers import balancer_class
-from relif_core.epochs import TEST_EVERY
 from relif_core.models.vision import DenseModel
-from relif_core.outcome import machine
 from relif_core.problems.dense import DenseProblem
 from relif_core.settings import RunSettings, dense_settings
 from relif_core.tensors.dense import FRAME_ARRAYS, DenseTensors
-from relif_core.training import TrainingLoop
+from relif_core.training.epochs import TEST_EVERY
+from relif_core.training.outcome import machine
+from relif_core.training.run import TrainingLoop
 from relif_data.synthetic_rooms import prepare
 
 BATCH = 8

@@ -44,11 +44,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "data"))
 
 from benchmarks.dense_step import against_loader  # noqa: E402
-from relif_core.epochs import TEST_EVERY  # noqa: E402
 from relif_core.errors import DataError, InputError, RunPaused, listed  # noqa: E402
 from relif_core.files import atomic_file, sha256_of, write_json  # noqa: E402
 from relif_core.models.vision import TASKS  # noqa: E402
-from relif_core.outcome import machine  # noqa: E402
 from relif_core.problems import open_problem  # noqa: E402
 from relif_core.problems.dense import DenseProblem  # noqa: E402
 from relif_core.provenance import STAMP, sources  # noqa: E402
@@ -57,8 +55,10 @@ from relif_core.settings import RunSettings, changed, dense_settings  # noqa: E4
 from relif_core.studies.grid import grid, named_study, run_study  # noqa: E402
 from relif_core.tensors.dense import DenseTensors  # noqa: E402
 from relif_core.tensors.folder import MANIFEST, read_manifest  # noqa: E402
-from relif_core.training import FAILED, EpochReport, TrainingLoop  # noqa: E402
-from relif_core.training import run as train  # noqa: E402
+from relif_core.training.epochs import TEST_EVERY  # noqa: E402
+from relif_core.training.outcome import machine  # noqa: E402
+from relif_core.training.run import FAILED, EpochReport, TrainingLoop  # noqa: E402
+from relif_core.training.run import run as train  # noqa: E402
 from relif_data.dense_summary import constant_predictors  # noqa: E402
 
 #: What travels of the tree: nothing that a run does not read, no records.

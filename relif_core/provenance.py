@@ -39,7 +39,8 @@ def command(arguments: list[str] | None = None) -> str | None:
     given = sys.argv if arguments is None else arguments
     if not given or Path(given[0]).name == "default_worker.py":
         return None
-    return " ".join(_without_path(item) for item in given)
+    program = "relif" if Path(given[0]).parts[-2:] == ("cli", "__main__.py") else given[0]
+    return " ".join(map(_without_path, (program, *given[1:])))
 
 
 def processor_name() -> str:

@@ -11,6 +11,8 @@ from relif_core import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"relif_core": ROOT, "relif_data": ROOT / "data", "relif_book": ROOT / "book"}
+#: Modules of commands: their descriptions are the help.
+COMMANDS = ("relif_core.cli", "relif_core.cli.audit", "relif_data.commands", "relif_book.commands")
 """Every package of the distribution and the folder it lies in."""
 
 
@@ -69,7 +71,7 @@ def test_the_training_path_loads_nothing_a_bare_gpu_machine_lacks() -> None:
         "sys.meta_path.insert(0, Door())\n"
     )
     modules = (
-        "training studies.grid studies.jobs studies.processes problems.clinical problems.dense"
+        "training.run studies.grid studies.jobs studies.processes problems.clinical problems.dense"
         " models.clinical models.vision tensors.clinical tensors.dense balancers.torchjd"
     )
     imports = "import " + ", ".join(f"relif_core.{name}" for name in modules.split())
@@ -131,7 +133,7 @@ def test_public_functions_of_the_core_describe_their_arguments() -> None:
     exported = set(importlib.import_module("relif_core.audit").__all__)
     wrong = []
     for name, path in modules().items():
-        if not name.startswith("relif_core.") or name.endswith((".cli", "_commands")):
+        if not name.startswith("relif_core.") or name in COMMANDS:
             continue
         for node in ast.parse(path.read_text()).body:
             inside = node.body if isinstance(node, ast.ClassDef) else [node]
@@ -156,7 +158,7 @@ def test_public_functions_say_what_they_raise() -> None:
     """One that raises an error of ours itself names it, in its own description or its class's."""
     wrong = []
     for name, path in modules().items():
-        if name.endswith((".cli", "commands")):  # their descriptions are the help of a command
+        if name in COMMANDS:
             continue
         for node in ast.parse(path.read_text()).body:
             owner = node if isinstance(node, ast.ClassDef) else None
@@ -269,11 +271,11 @@ DOORS = {
     "relif_core.models.vision": "encoder weights: tensors alone, every name and shape checked",
     "relif_core.provenance": "/proc/cpuinfo and the package's own stamp",
     "relif_core.record": "arrays of a record, after their checksum",
-    "relif_core.score_tables": "score tables, by their ending",
+    "relif_core.cli.score_tables": "score tables, by their ending",
     "relif_core.audit.streaming": "score tables that do not fit into memory, by their ending",
     "relif_core.tensors.dense": "frames being written, in a scratch folder, with their space reserved",
     "relif_core.tensors.folder": "arrays of a tensor folder, inside it, against its manifest",
-    "relif_core.training": "a run's lock and checkpoint in its own folder",
+    "relif_core.training.run": "a run's lock and checkpoint in its own folder",
     "relif_data.archives": "members of archives, which stay inside and count while they are unpacked",
     "relif_data.dense_summary": "three named images of NYUv2's own layout",
     "relif_data.eicu.hourly": "parquet files of the hourly layout, by their names",

@@ -24,13 +24,13 @@ from safetensors.torch import save_file
 from benchmarks import rented_gpu
 from benchmarks.dense_step import CLASS, SHARE, estimated_seconds, training_gflop
 from benchmarks.rented_gpu import CHECKS, MIB, PIECE, Rent, blocks_of, main
-from relif_core import training
 from relif_core.errors import DataError, InputError
 from relif_core.files import write_json
 from relif_core.models.vision import Encoder
 from relif_core.record import Record
 from relif_core.settings import DenseModelSettings, RunSettings, dense_settings
 from relif_core.studies.grid import SEVEN_METHODS, StudySummary, grid
+from relif_core.training import run as training
 from relif_data.nyuv2 import COLOUR_CAMERA, OFFICIAL_SIZE
 from relif_data.nyuv2_travel import write_travel_form
 from relif_data.synthetic_rooms import Camera, render, sample_camera, sample_room

@@ -303,8 +303,8 @@ def run_study(
 ) -> StudySummary:
     """Bring every run of a study to a record under ``target``, in the order given.
 
-    A run that fails is reported in the summary and the others go on. Once ``relif_core.stopping.STOP`` is
-    set, runs stop within two seconds and none is begun; the next call goes on.
+    A run that fails is reported in the summary and the others go on. Once ``training.stopping.STOP`` is set,
+    runs stop within two seconds and none is begun; the next call goes on.
 
     Args:
         runs: Settings, each once; on dense data an ERM run, which calibrates its seed's scores, goes first.

@@ -14,11 +14,11 @@ from relif_core.files import LOCK, is_held
 from relif_core.problems import kind_of_settings
 from relif_core.record import Record
 from relif_core.settings import RunSettings, as_json
-from relif_core.stopping import STOP
+from relif_core.training.stopping import STOP
 
 if TYPE_CHECKING:
     from relif_core.problems.base import Problem
-    from relif_core.training import EpochReport
+    from relif_core.training.run import EpochReport
 
 #: A worker that dies is replaced; a run that took this many workers with it is given up.
 ATTEMPTS = 3
@@ -208,7 +208,7 @@ def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"],
         watch: Told what happens.
     """
     from relif_core.problems import open_problem
-    from relif_core.training import run
+    from relif_core.training.run import run
 
     def progress(report: "EpochReport") -> None:
         watch(job.name, report)

@@ -17,12 +17,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
-from relif_core.stopping import GRACE, STOP
 from relif_core.studies.jobs import Ending, Job, Outcome, Schedule, Watch, Workshop, attempt
+from relif_core.training.stopping import GRACE, STOP
 
 if TYPE_CHECKING:
     from relif_core.problems.base import Problem
-    from relif_core.training import EpochReport
+    from relif_core.training.run import EpochReport
 
 #: Seconds between two looks at the stop request.
 LOOK = 0.2

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from relif_core.errors import InputError, listed
-from relif_core.stopping import STOP
 from relif_core.studies.jobs import ATTEMPTS, Ending, Job, Outcome, Schedule, Watch, Workshop, attempt
+from relif_core.training.stopping import STOP
 
 if TYPE_CHECKING:
     from relif_core.problems.base import Problem

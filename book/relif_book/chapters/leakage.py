@@ -12,13 +12,13 @@ from relif_book.evidence.contrasts import Kind, seed_contrast
 from relif_book.evidence.reporting import choose_reference_tolerance
 from relif_core.audit import AuditContext, AuditResult, audit
 from relif_core.errors import InputError
-from relif_core.outcome import machine
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.problems.utility import task_utility
 from relif_core.record import Record
 from relif_core.settings import as_json, method_settings
 from relif_core.tensors.clinical import ClinicalTensors
-from relif_core.training import run
+from relif_core.training.outcome import machine
+from relif_core.training.run import run
 from relif_data.label_reading import READINGS, read_labels_at
 from relif_data.labels import length_of_stay_class
 

@@ -28,14 +28,14 @@ from relif_core.audit import (
 )
 from relif_core.errors import InputError, RecordError, listed
 from relif_core.models.clinical import ClinicalModel, audit_score
-from relif_core.outcome import CALIBRATION_SEED, machine
 from relif_core.problems.base import Evaluation
 from relif_core.problems.clinical import EVALUATION_BATCH, ClinicalProblem
 from relif_core.problems.utility import Utility, task_utility
 from relif_core.record import Record
 from relif_core.settings import ModelSettings
 from relif_core.tensors.clinical import ClinicalTensors, Group
-from relif_core.training import WEIGHTS
+from relif_core.training.outcome import CALIBRATION_SEED, machine
+from relif_core.training.run import WEIGHTS
 from relif_data.label_reading import read_labels_at
 
 FORMAT = "relif-varying-tolerances-1"

@@ -193,7 +193,7 @@ def test_a_book_is_rendered_again_where_what_it_is_made_of_changed_or_rendering_
 
     monkeypatch.setattr("relif_book.build.book._render", render)
     monkeypatch.setattr("relif_book.build.book.add_badges", lambda *_: None)
-    changes = ["_config.yml", "book/intro.md", "_build/pages/tiny.ipynb", "relif_core/cli.py"]
+    changes = ["_config.yml", "book/intro.md", "_build/pages/tiny.ipynb", "relif_core/cli/audit.py"]
     for number, changed in enumerate(["", *changes]):
         if changed:
             write_file(tmp_path / changed, f"changed {number}")

@@ -29,8 +29,8 @@ from relif_core.audit import (
     shrunk,
     subject_bootstrap,
 )
+from relif_core.cli.score_tables import MISSING, read_score_table
 from relif_core.errors import InputError
-from relif_core.score_tables import MISSING, read_score_table
 
 QUIET: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 #: Stands in ids and groups; no message may repeat it.

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from relif_core.device_controller import DeviceController
 from relif_core.errors import RunPaused
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.problems.dense import DenseProblem
 from relif_core.settings import RunSettings, dense_settings
 from relif_core.tensors.clinical import ClinicalTensors
 from relif_core.tensors.dense import DenseTensors
-from relif_core.training import TrainingLoop, _gram, run
+from relif_core.training.device_controller import DeviceController
+from relif_core.training.run import TrainingLoop, _gram, run
 from relif_data.synthetic_rooms import prepare
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")

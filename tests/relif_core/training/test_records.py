@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from relif_core import provenance
 from relif_core.audit import bias_curve
-from relif_core.epochs import TOLERANCES, EpochAudits
 from relif_core.errors import InputError
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
 from relif_core.settings import REVISION, RunSettings, as_json, settings_from
-from relif_core.training import TrainingLoop, run
+from relif_core.training.epochs import TOLERANCES, EpochAudits
+from relif_core.training.run import TrainingLoop, run
 
 Small = Callable[..., RunSettings]
 

@@ -14,9 +14,9 @@ import pytest
 
 from relif_core.record import load_records
 from relif_core.settings import RunSettings
-from relif_core.stopping import GRACE, STOP
 from relif_core.studies.grid import grid, run_study
 from relif_core.studies.processes import _dismiss
+from relif_core.training.stopping import GRACE, STOP
 
 #: Two seconds are the bar on a machine of its own (benchmarks tell); a test shares its processor.
 SOON = 10.0

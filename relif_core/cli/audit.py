@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import polars
 
     from relif_core.audit import Audit, AuditResult
-    from relif_core.score_tables import ScoreTable
+    from relif_core.cli.score_tables import ScoreTable
 
 
 class _VerbOrFile(TyperGroup):
@@ -112,7 +112,7 @@ def file(
     from relif_core.audit import audit as audit_scores
     from relif_core.audit import audit_card, compare
     from relif_core.audit.card import checked_card_path, interval_text
-    from relif_core.score_tables import read_score_table
+    from relif_core.cli.score_tables import read_score_table
 
     for path in card or []:
         checked_card_path(path)
@@ -186,7 +186,7 @@ def calibrate(
     from relif_core.audit import ScoreMap
     from relif_core.audit import calibrate as make_ruler
     from relif_core.audit.tolerance import refuse_weights
-    from relif_core.score_tables import no_column, read_table
+    from relif_core.cli.score_tables import no_column, read_table
 
     refuse_weights(weight)
     _apart([reference], [output])
@@ -269,7 +269,7 @@ def run(
     from relif_core.audit import Audit, HistogramSketch, Ruler
     from relif_core.audit.card import checked_card_path
     from relif_core.audit.sketch import BINS
-    from relif_core.score_tables import read_table
+    from relif_core.cli.score_tables import read_table
 
     for path in card or []:
         checked_card_path(path)
@@ -534,7 +534,7 @@ def _embeddings(path: Path, table: "polars.DataFrame", patterns: Sequence[str]) 
 
     import numpy as np
 
-    from relif_core.score_tables import no_column
+    from relif_core.cli.score_tables import no_column
 
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in table.columns):

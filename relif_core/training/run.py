@@ -23,20 +23,20 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from relif_core.balancers import make_balancer
-from relif_core.batch_pass import BatchPass, PassedBatch
 from relif_core.controller import controller_of
-from relif_core.device_controller import DeviceController
-from relif_core.epochs import TEST_EVERY, EpochAudits
 from relif_core.errors import DataError, DivergenceError, InputError, RecordError, RunBusy, RunPaused
 from relif_core.files import LOCK, atomic_file, write_file, write_json
 from relif_core.models import TaskLosses
-from relif_core.outcome import record_of
 from relif_core.penalties import make_penalty
 from relif_core.problems.base import Evaluation, Problem
 from relif_core.provenance import sources
 from relif_core.record import Record, run_key
 from relif_core.settings import REVISION, RunSettings
-from relif_core.stopping import STOP
+from relif_core.training.batch_pass import BatchPass, PassedBatch
+from relif_core.training.device_controller import DeviceController
+from relif_core.training.epochs import TEST_EVERY, EpochAudits
+from relif_core.training.outcome import record_of
+from relif_core.training.stopping import STOP
 
 CHECKPOINT = "checkpoint.pt"
 #: What a run whose numbers left the finite ones leaves in place of a record: it counts against its method.

@@ -13,8 +13,8 @@ from relif_core.controller import (
     ProportionalIntegralController,
     ViolationController,
 )
-from relif_core.device_controller import DeviceController
 from relif_core.errors import InputError
+from relif_core.training.device_controller import DeviceController
 
 RULES = {
     "constant": lambda: ConstantWeight(0.3),

@@ -12,7 +12,7 @@ from relif_core.problems.dense import DenseProblem
 from relif_core.settings import dense_settings, method_settings
 from relif_data import prepare
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

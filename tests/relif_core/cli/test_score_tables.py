@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from relif_core.audit import audit
+from relif_core.cli.score_tables import read_score_table, read_table
 from relif_core.errors import InputError
-from relif_core.score_tables import read_score_table, read_table
 
 GENERATOR = np.random.default_rng(0)
 FRAME = pl.DataFrame(

@@ -12,14 +12,14 @@ import torch
 from relif_core import __version__
 from relif_core.audit import induced_tolerances
 from relif_core.audit.tolerance import reference_distances
-from relif_core.epochs import calibrated_scores
 from relif_core.problems.base import Evaluation
 from relif_core.provenance import command, processor_instructions, processor_name, sources
 from relif_core.record import FORMAT, Record
 from relif_core.settings import as_json
+from relif_core.training.epochs import calibrated_scores
 
 if TYPE_CHECKING:
-    from relif_core.training import TrainingLoop
+    from relif_core.training.run import TrainingLoop
 
 #: Seed of the matching that makes calibration pairs: the same pairs of subjects for every run on a data set.
 CALIBRATION_SEED = 0

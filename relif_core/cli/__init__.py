@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from relif_core import __version__
-from relif_core.audit_commands import audit_app
+from relif_core.cli.audit import audit_app
 from relif_core.errors import InputError, ReliFError, RunPaused
 
 if TYPE_CHECKING:
@@ -166,8 +166,8 @@ def run(
     from relif_core.problems import changes_for, open_problem
     from relif_core.settings import method_settings
     from relif_core.studies.display import StudyDisplay
-    from relif_core.training import CHECKPOINT
-    from relif_core.training import run as train
+    from relif_core.training.run import CHECKPOINT
+    from relif_core.training.run import run as train
 
     where = _device(device)
     own = [add_balancer(reference).key for reference in balancer or []]
@@ -303,7 +303,7 @@ def _changes(pairs: list[str] | None) -> dict[str, Any]:
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the block within two seconds, the command with the signal's status."""
-    from relif_core.stopping import StopRequest, stop_on_signals
+    from relif_core.training.stopping import StopRequest, stop_on_signals
 
     request = StopRequest()
     try:
@@ -349,7 +349,3 @@ def _fit_precision(settings: "RunSettings", device: str, stated: bool) -> "RunSe
     if settings.training.precision == "bfloat16" and not able:
         raise InputError("training.precision is bfloat16, which this processor has not; --set it to float32")
     return settings
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""``python -m relif_core.cli`` is ``relif``."""
+
+from relif_core.cli import main
+
+main()

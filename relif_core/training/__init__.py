@@ -1,0 +1,1 @@
+"""One run of a method: its steps and epochs, its checkpoint, and what its record keeps."""
