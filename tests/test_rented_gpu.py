@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks import rented_gpu
+from benchmarks import rented_gpu, step_rates
 from benchmarks.dense_step import CLASS, SHARE, estimated_seconds, training_gflop
 from benchmarks.rented_gpu import CHECKS, MIB, PIECE, Rent, blocks_of, main
 from relif_core.errors import DataError, InputError
@@ -249,7 +249,7 @@ def test_clinical_tensors_that_may_not_leave_are_refused(
 
 def test_a_worker_that_does_not_answer_counts_as_none(icu_folder: Path) -> None:
     settings = blocks_of(None, "resnet18")[-1].runs[0]
-    assert rented_gpu._rate(settings, icu_folder, "cpu", None, 1, 1, left=0.1) == 0.0
+    assert step_rates.rate(settings, icu_folder, "cpu", None, 1, 1, left=0.1) == 0.0
 
 
 def asked(folder: Path, *, minutes: float = 20, rehearsal: str | None = None) -> argparse.Namespace:
