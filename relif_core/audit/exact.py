@@ -12,14 +12,12 @@ from relif_core.audit import compiled
 from relif_core.audit.pools import (
     Pair,
     Pool,
+    Pools,
     checked_numbers,
-    checked_scores,
     checked_tolerance,
-    checked_weights,
-    sorted_pool,
     task_pairs,
-    weighted_pool,
 )
+from relif_core.audit.sorting import sorted_with_order
 from relif_core.errors import InputError
 
 _ONE = np.uint64(1)
@@ -273,6 +271,59 @@ def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
     return top
 
 
+class Ranks:
+    """The pools of all tasks, each sorted, and where each score's reach ends in the order of all of them.
+
+    With p the number of all scores z with z − x ≤ δ, the scores y of one pool with y − x ≤ δ are those among
+    the first p of the common order: a bit per score and pool, and a count per 64 of them, tell their number
+    without a search.
+
+    Attributes:
+        pools: As :meth:`.Pools.sorted` returns them; samples have no weights.
+    """
+
+    def __init__(self, given: Pools) -> None:
+        scores = given.scores
+        values = np.concatenate(list(scores.values()), dtype=np.float64)
+        values += 0.0
+        self._values, order = sorted_with_order(values)
+        sizes = [len(own) for own in scores.values()]
+        starts = np.cumsum([0, *sizes[:-1]])
+        kind = np.uint8 if len(sizes) <= 256 else np.uint16
+        task = np.repeat(np.arange(len(sizes), dtype=kind), sizes)[order]
+        places = np.split(np.argsort(task, kind="stable"), starts[1:])
+        self._places = dict(zip(scores, places, strict=True))
+        self.pools = {
+            name: Pool(
+                self._values[place], codes=given.codes[name][order[place] - start] if given.codes else None
+            )
+            for name, place, start in zip(scores, places, starts, strict=True)
+        }
+        bits = np.zeros((len(sizes), -(-(len(values) + 1) // 64) * 64), dtype=bool)
+        bits[task, np.arange(len(values))] = True
+        words = np.packbits(bits, axis=1, bitorder="little").view("<u8")
+        before = np.cumsum(np.bitwise_count(words), axis=1, dtype=np.int64)
+        before -= np.bitwise_count(words)
+        self._words = dict(zip(scores, zip(words, before, strict=True), strict=True))
+        self._tolerance: float | None = None
+        self._reached: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def within(self, pair: Pair, tolerance: float) -> np.ndarray:
+        """Return for each x of the first pool how many scores of the second lie up to x + δ."""
+        if tolerance != self._tolerance:
+            reached = np.empty(len(self._values), dtype=np.int64)
+            cross(self._values, self._values, tolerance, reached, None)
+            self._tolerance = tolerance
+            self._reached = {
+                task: (ends >> 6, (_ONE << (ends & 63).astype(np.uint64)) - _ONE)
+                for task, ends in ((task, reached[place]) for task, place in self._places.items())
+            }
+        place, mask = self._reached[pair[0]]
+        words, before = self._words[pair[1]]
+        mask = words.take(place) & mask
+        return before.take(place) + np.bitwise_count(mask)
+
+
 @dataclass(frozen=True, eq=False)
 class BiasCurve:
     """Exact Bias and violation rate as functions of the tolerance.
@@ -330,14 +381,7 @@ def bias_curve(
         raise InputError("tolerances must be a non-empty list of numbers")
     for position, value in enumerate(deltas):
         checked_tolerance(value, f"tolerance at position {position}")
-    checked = checked_scores(scores)
-    if weights is None:
-        pools = {task: sorted_pool(values) for task, values in checked.items()}
-    else:
-        held = checked_weights(weights, checked)
-        pools = {
-            task: weighted_pool(own, held[task], np.arange(len(own)))[0] for task, own in checked.items()
-        }
+    pools = Pools.of(scores, weights=weights).sorted()
     per_pair = {(i, j): _pair_curve(pools[i], pools[j], deltas) for i, j in task_pairs(list(pools))}
     return BiasCurve(
         tolerances=deltas,

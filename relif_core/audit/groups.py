@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from relif_core.audit.exact import PairTerms, passes
-from relif_core.audit.pools import Pair
+from relif_core.audit.pools import Pair, Pools
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
 from relif_core.audit.sorting import sorting_order, stable_order
 from relif_core.audit.subject_ids import fingerprint, subject_codes
@@ -41,37 +41,42 @@ class _Found(NamedTuple):
     freedom: np.ndarray
     effective_pairs: np.ndarray
 
+    def fields(self) -> dict[str, np.ndarray]:
+        """Return it as fields of :class:`.Estimates`, each [G]."""
+        return {
+            "clusters": self.units,
+            "bias_se": self.errors[0],
+            "violation_rate_se": self.errors[1],
+            "bias_freedom": self.freedoms[0],
+            "violation_rate_freedom": self.freedoms[1],
+            "effective_pairs": self.effective_pairs,
+        }
+
 
 def audit_groups(
-    scores: Mapping[str, np.ndarray],
-    groups: Mapping[str, np.ndarray],
-    names: list[str],
-    tolerances: dict[Pair, float],
-    subjects: Mapping[str, np.ndarray] | None,
-    context: AuditContext,
+    pools: Pools, groups: Mapping[str, np.ndarray], names: list[str], context: AuditContext
 ) -> dict[str, AuditResult]:
     """Audit each group by itself, all pairs of its scores, with the errors of a single audit.
 
     Args:
-        scores: Task name to scores [n].
+        pools: The samples of all groups, without weights.
         groups: Task name to group codes [n], ascending, of which every task has each.
         names: The groups by code.
-        tolerances: δ of every task pair.
-        subjects: Task name to subject ids [n], or None.
         context: Of all results.
 
     Returns:
         Group name to result.
     """
+    scores, tolerances = pools.scores, pools.tolerances
     parts = {task: Parts(np.bincount(own, minlength=len(names))) for task, own in groups.items()}
     spread: _Samples | _Subjects
-    if subjects is None:
+    if pools.ids is None:
         spread = _Samples(parts, len(tolerances))
         values = {task: _sorted(own, parts[task]) for task, own in scores.items()}
     else:
         orders = {task: sorting_order(own) for task, own in scores.items()}
         orders = {task: own[stable_order(groups[task][own])] for task, own in orders.items()}
-        spread = _Subjects(parts, groups, subjects, orders, len(tolerances))
+        spread = _Subjects(parts, groups, pools, orders)
         values = {task: own[orders[task]] + 0.0 for task, own in scores.items()}
     values = {task: own.astype(np.float64, copy=False) for task, own in values.items()}
     sums = {task: _integer_sums(own, parts[task].sizes.max()) for task, own in values.items()}
@@ -80,17 +85,19 @@ def audit_groups(
     for pair, tolerance in tolerances.items():
         terms = _terms(values, parts, sums, pair, tolerance)
         found = spread.add(pair, terms)
-        columns = terms.bias, terms.violation_rate, *found.errors, *found.freedoms
-        lists = [column.tolist() for column in (found.units, found.effective_pairs, *columns)]
+        means = {"bias": terms.bias, "violation_rate": terms.violation_rate}
+        estimates = found.fields() | {name: np.asarray(own) for name, own in means.items()}
         both = zip(*(sizes[task] for task in pair), strict=True)
-        rows.append([_row(pair, tolerance, *own) for own in zip(both, *lists, strict=True)])
+        rows.append(
+            [
+                PairAudit(tasks=pair, tolerance=tolerance, samples=samples, **own)
+                for samples, own in zip(both, _by_group(estimates), strict=True)
+            ]
+        )
     whole = spread.total()
-    overall = [column.tolist() for column in (*whole.errors, *whole.freedoms, *whole[2:])]
+    overall = _by_group(whole.fields() | {"freedom": whole.freedom})
     results = {}
-    for group, (name, per_pair, own) in enumerate(
-        zip(names, zip(*rows, strict=True), zip(*overall, strict=True), strict=True)
-    ):
-        bias_se, rate_se, bias_freedom, rate_freedom, units, freedom, effective = own
+    for group, (name, per_pair, own) in enumerate(zip(names, zip(*rows, strict=True), overall, strict=True)):
         samples = {task: own[group] for task, own in sizes.items()}
         results[name] = AuditResult(
             context=context,
@@ -101,40 +108,21 @@ def audit_groups(
             pairs=None,
             samples=samples,
             pool_fingerprint=fingerprint(samples, *spread.members(group)),
-            clustered_by="sample" if subjects is None else "subject",
-            clusters=units,
-            freedom=freedom,
-            effective_pairs=effective,
+            clustered_by="sample" if pools.ids is None else "subject",
             bias=math.fsum([row.bias for row in per_pair]) / len(per_pair),
             violation_rate=math.fsum([row.violation_rate for row in per_pair]) / len(per_pair),
-            bias_se=bias_se,
-            violation_rate_se=rate_se,
-            bias_freedom=bias_freedom,
-            violation_rate_freedom=rate_freedom,
             draw_errors=(0.0, 0.0),
             per_pair=per_pair,
             influences=spread.influences(group),
+            **own,
         )
     return results
 
 
-def _row(
-    pair: Pair, tolerance: float, samples: tuple[int, int], units: int, effective_pairs: float, *own: float
-) -> PairAudit:
-    bias, rate, bias_se, rate_se, bias_freedom, rate_freedom = own
-    return PairAudit(
-        tasks=pair,
-        tolerance=tolerance,
-        samples=samples,
-        clusters=units,
-        effective_pairs=effective_pairs,
-        bias=bias,
-        violation_rate=rate,
-        bias_se=bias_se,
-        violation_rate_se=rate_se,
-        bias_freedom=bias_freedom,
-        violation_rate_freedom=rate_freedom,
-    )
+def _by_group(columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return each group's own of columns [G]."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _sorted(scores: np.ndarray, parts: Parts) -> np.ndarray:
@@ -261,15 +249,16 @@ class _Subjects:
         self,
         parts: Mapping[str, Parts],
         groups: Mapping[str, np.ndarray],
-        subjects: Mapping[str, np.ndarray],
+        pools: Pools,
         orders: Mapping[str, np.ndarray],
-        pairs: int,
     ) -> None:
-        self._parts, self._pairs = parts, pairs
-        ids, codes = subject_codes(subjects)
-        cells, places = subject_codes({task: own * len(ids) + codes[task] for task, own in groups.items()})
-        self._ids, self._codes = ids[cells % len(ids)], {task: places[task][orders[task]] for task in parts}
-        self._cells = Parts(np.bincount(cells // len(ids)))
+        self._parts, self._pairs, people = parts, len(pools.tolerances), pools.people
+        cells, places = subject_codes(
+            {task: own * people + pools.codes[task] for task, own in groups.items()}
+        )
+        self._ids = np.asarray(pools.ids)[cells % people]
+        self._codes = {task: places[task][orders[task]] for task in parts}
+        self._cells = Parts(np.bincount(cells // people))
         self._counts = {task: np.bincount(own, minlength=len(cells)) for task, own in places.items()}
         self._shares = {task: own / self._over(parts[task].sizes) for task, own in self._counts.items()}
         self._effective = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit.exact import pair_terms
-from relif_core.audit.pools import checked_scores, checked_tolerance, sorted_pool
+from relif_core.audit.pools import Pools, checked_scores, checked_tolerance
 from relif_core.errors import InputError
 
 
@@ -46,7 +46,7 @@ def bias_parts(first: Any, second: Any, tolerance: float = 0.0) -> BiasParts:
     BiasParts(spread=0.5, mismatch=0.0)
     """
     delta = checked_tolerance(tolerance, "tolerance")
-    x, y = (sorted_pool(values) for values in checked_scores({"first": first, "second": second}).values())
+    x, y = Pools.of({"first": first, "second": second}).sorted().values()
     spread = (pair_terms(x, x, delta).bias + pair_terms(y, y, delta).bias) / 2
     return BiasParts(spread=spread, mismatch=pair_terms(x, y, delta).bias - spread)
 

@@ -4,7 +4,7 @@ import itertools
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from relif_core.audit.door import Given, columns, given, is_frame, missing_text
 from relif_core.audit.sorting import sorted_with_order
+from relif_core.audit.subject_ids import subject_codes
 from relif_core.errors import InputError, listed
 
 Pair = tuple[str, str]
@@ -32,10 +33,12 @@ class Pool:
     Attributes:
         values: float64 [n], ascending, without negative zeros.
         weights: [n] of sum 1, where samples are weighted.
+        codes: [n], each score's subject, where subjects are known.
     """
 
     values: np.ndarray
     weights: np.ndarray | None = None
+    codes: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -391,17 +394,6 @@ def checked_fraction(value: Any, name: str) -> float:
     return float(value)
 
 
-def sorted_pool(values: np.ndarray) -> Pool:
-    """Sort one task's scores, once."""
-    return _pool(np.sort(values))
-
-
-def weighted_pool(values: np.ndarray, weights: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
-    """Sort one task's scores and carry each score's weight and subject code along."""
-    ordered, order = sorted_with_order(values)
-    return Pool(_pool(ordered).values, weights[order] / weights.sum()), codes[order]
-
-
 def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return one weight per score for every task, or say what is wrong with them.
 
@@ -424,38 +416,121 @@ def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str,
     return checked
 
 
-def drop_weightless(weights: dict[str, np.ndarray], *arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Leave out, in place, the samples of weight 0 from weights and the arrays aligned with them."""
-    for task, own in weights.items():
-        for held in (*arrays, weights):
-            held[task] = held[task][own > 0]
-    return weights
+def sorted_pool(
+    values: np.ndarray, codes: np.ndarray | None = None, weights: np.ndarray | None = None
+) -> Pool:
+    """Sort one task's scores, once, and carry each one's subject code and weight along.
 
-
-def sorted_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
-    """Sort one task's scores and carry each score's subject code along."""
-    if values.dtype == np.float32:
-        return _float32_pool_with_codes(values, codes)
-    ordered, order = sorted_with_order(values)
-    return _pool(ordered), codes[order]
-
-
-def _float32_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
-    """As ``sorted_pool_with_codes``: score bits and code (< 2³²) share an integer, which is sorted.
-
-    The bits of a float32 that is not negative sort as its value does. Codes stay below 2³²: no pool holds
-    that many samples.
+    Float32 scores and their codes (< 2³²: no pool holds that many samples) share an integer, which is sorted:
+    the bits of a float32 that is not negative sort as its value does.
     """
-    keys = (values + np.float32(0)).view(np.uint32).astype(np.uint64)
-    keys <<= _HALF
-    keys |= codes.view(np.uint64)
-    keys.sort()
-    ordered = (keys >> _HALF).astype(np.uint32).view(np.float32)
-    keys &= _LOWER_HALF
-    return _pool(ordered), keys.view(np.int64)
-
-
-def _pool(ordered: np.ndarray) -> Pool:
+    if weights is None and codes is None:
+        ordered = np.sort(values)
+    elif weights is None and codes is not None and values.dtype == np.float32:
+        keys = (values + np.float32(0)).view(np.uint32).astype(np.uint64)
+        keys <<= _HALF
+        keys |= codes.view(np.uint64)
+        keys.sort()
+        ordered = (keys >> _HALF).astype(np.uint32).view(np.float32)
+        keys &= _LOWER_HALF
+        codes = keys.view(np.int64)
+    else:
+        ordered, order = sorted_with_order(values)
+        codes = None if codes is None else codes[order]
+        weights = None if weights is None else weights[order] / weights.sum()
     ordered = ordered.astype(np.float64, copy=False)
     ordered += 0.0  # a negative zero becomes a positive one, whose bits sort as its value does
-    return Pool(ordered)
+    return Pool(ordered, weights, codes)
+
+
+@dataclass(frozen=True, eq=False)
+class Pools:
+    """The checked samples of all tasks: what every audit is made from.
+
+    Attributes:
+        scores: Task → scores [n].
+        tolerances: δ of every task pair, 0 if none was asked for.
+        ids: The distinct subjects [G], ascending; None where none are known.
+        codes: Task → each sample's subject, its place in ``ids`` [n]; empty without subjects.
+        weights: Task → weights [n]; empty where all samples weigh alike.
+    """
+
+    scores: dict[str, np.ndarray]
+    tolerances: dict[Pair, float]
+    ids: np.ndarray | None = None
+    codes: dict[str, np.ndarray] = field(default_factory=dict)
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        scores: Any,
+        tolerance: Any = 0.0,
+        subjects: Any = None,
+        weights: Any = None,
+        *,
+        clustered: bool = False,
+        least: int = 2,
+    ) -> "Pools":
+        """Return what an audit is given, checked; ``clustered`` ones need subjects, all ``least`` tasks."""
+        checked = checked_scores(scores, least)
+        tolerances = checked_tolerances(tolerance, list(checked))
+        known = subjects is not None or clustered
+        ids, codes = subject_codes(checked_labels(subjects, checked, "subjects")) if known else (None, {})
+        return cls(
+            checked, tolerances, ids, codes, {} if weights is None else checked_weights(weights, checked)
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what was put right in the input and what a reader has to know of it."""
+        whole = [
+            f"no gap can exceed the tolerance 1 of {pair}"
+            for pair, own in self.tolerances.items()
+            if own == 1
+        ]
+        weighted = ["samples are drawn in proportion to their weights"] * bool(self.weights)
+        return [*getattr(self.scores, "notes", ()), *whole, *weighted]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the number of samples of every task."""
+        return {task: len(values) for task, values in self.scores.items()}
+
+    @property
+    def people(self) -> int:
+        """Return the number of subjects, 0 where none are known."""
+        return 0 if self.ids is None else len(self.ids)
+
+    def taken(self, places: Mapping[str, np.ndarray]) -> "Pools":
+        """Return the samples at every task's ``places`` (positions or a mask), with their subjects alone."""
+        scores, codes, weights = (
+            {task: own[places[task]] for task, own in held.items()}
+            for held in (self.scores, self.codes, self.weights)
+        )
+        if self.ids is None:
+            return replace(self, scores=scores, weights=weights)
+        held, codes = subject_codes(codes)
+        return Pools(scores, self.tolerances, self.ids[held], codes, weights)
+
+    def weighty(self) -> "Pools":
+        """Return the samples that weigh anything."""
+        return self.taken({task: own > 0 for task, own in self.weights.items()}) if self.weights else self
+
+    def apart(self) -> "Pools":
+        """Return the same samples, each a subject of its own."""
+        codes = distinct_codes(self.sizes)
+        return replace(self, ids=np.arange(sum(self.sizes.values())), codes=codes)
+
+    def sorted(self) -> dict[str, Pool]:
+        """Return every task's samples in ascending order of their scores."""
+        return {
+            task: sorted_pool(own, self.codes.get(task), self.weights.get(task))
+            for task, own in self.scores.items()
+        }
+
+
+def distinct_codes(sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return subject codes of so many samples per task that no two of them share."""
+    ends = np.cumsum(list(sizes.values())).tolist()
+    return {task: np.arange(end - size, end) for (task, size), end in zip(sizes.items(), ends, strict=True)}

@@ -19,15 +19,12 @@ from relif_core.audit.binned import Mass, Terms
 from relif_core.audit.plain import damaged, json_object
 from relif_core.audit.pools import (
     Pair,
+    Pools,
     Tolerance,
-    checked_labels,
-    checked_scores,
     checked_tolerance,
     checked_tolerances,
-    checked_weights,
 )
 from relif_core.audit.sketch_result import InfluenceSums, SketchAudit, SketchPair, spread_of
-from relif_core.audit.subject_ids import subject_codes
 from relif_core.audit.uncertainty import NO_VARIATION, Spread
 from relif_core.errors import ComparabilityError, InputError, listed
 
@@ -109,16 +106,15 @@ class HistogramSketch:
                 a score definition that is no text, or a number of bins that is no power of two.
         """
         checked_bins(bins)
-        checked = checked_scores(scores)
-        held = None if weights is None else checked_weights(weights, checked)
-        places = {task: _bins_of(values, bins) for task, values in checked.items()}
+        pools = Pools.of(scores, weights=weights)
+        places = {task: _bins_of(values, bins) for task, values in pools.scores.items()}
         masses = {}
-        for task, own in (held or {}).items():
+        for task, own in pools.weights.items():
             with np.errstate(over="ignore"):
                 masses[task] = np.array([np.bincount(places[task], own**k, bins + 1) for k in (1, 2)])
             places[task] = places[task][own > 0]
         counts = {task: np.bincount(own, minlength=bins) for task, own in places.items()}
-        return cls(counts, dict.fromkeys(counts, 0), score_definition, masses if held else None, tolerance)
+        return cls(counts, dict.fromkeys(counts, 0), score_definition, masses or None, tolerance)
 
     @property
     def bins(self) -> int:
@@ -265,8 +261,6 @@ class HistogramSketch:
         (bias_low, bias_high), (rate_low, rate_high) = (
             [_mean(end) for end in zip(*own, strict=True)] for own in ranges
         )
-        bias_se, rate_se = spread.errors.tolist()
-        bias_freedom, rate_freedom = spread.freedoms.tolist()
         return SketchAudit(
             bins=self.bins,
             tasks=tuple(self.counts),
@@ -274,18 +268,13 @@ class HistogramSketch:
             hidden=dict(self.hidden),
             score_definition=self.score_definition,
             clustered_by=errors.unit if errors else "sample",
-            clusters=spread.units,
             freedom=spread.freedom,
-            effective_pairs=spread.effective_pairs,
             bias=_mean(row.bias for row in rows),
             bias_range=(bias_low, bias_high),
-            bias_se=bias_se,
-            bias_freedom=bias_freedom,
             violation_rate=_mean(row.violation_rate for row in rows),
             violation_rate_range=(rate_low, rate_high),
-            violation_rate_se=rate_se,
-            violation_rate_freedom=rate_freedom,
             per_pair=rows,
+            **spread.fields(),
         )
 
     def subject_sums(
@@ -315,19 +304,18 @@ class HistogramSketch:
                 the histogram's, a single subject, or weights beside a histogram without, and the other way
                 round.
         """
-        checked = checked_scores(scores)
         if (weights is None) != (self.weights is None):
             raise InputError(
                 "weights go with a histogram that was made with them; pass those that made the site's own"
             )
-        held = {} if weights is None else checked_weights(weights, checked)
-        if list(checked) != list(self.counts):
+        pools = Pools.of(scores, subjects=subjects, weights=weights, clustered=True)
+        codes, held, people = pools.codes, pools.weights, pools.people
+        if list(codes) != list(self.counts):
             raise InputError(
-                f"scores have the tasks {listed(checked)}, the histograms {listed(self.counts)}; pass the"
+                f"scores have the tasks {listed(codes)}, the histograms {listed(self.counts)}; pass the"
                 " same tasks"
             )
-        ids, codes = subject_codes(checked_labels(subjects, checked, "subjects"))
-        numbers = {task: np.bincount(codes[task], held.get(task), len(ids)) for task in checked}
+        numbers = {task: np.bincount(own, held.get(task), people) for task, own in codes.items()}
         if np.count_nonzero(sum(numbers.values())) < 2:
             raise InputError(
                 "the sums of a site with a single subject are that subject's; leave the site to the site sums"
@@ -340,10 +328,10 @@ class HistogramSketch:
                     f"task {task!r}: the site has more samples than the histogram of all sites; pass the"
                     " scores that went into it"
                 )
-        places = {task: _bins_of(values, self.bins) for task, values in checked.items()}
+        places = {task: _bins_of(values, self.bins) for task, values in pools.scores.items()}
 
         def summed(task: str, influence: np.ndarray) -> np.ndarray:
-            return np.bincount(codes[task], influence[places[task]] * held.get(task, 1), len(ids))
+            return np.bincount(codes[task], influence[places[task]] * held.get(task, 1), people)
 
         ends = self._hidden_influences(tolerances) if any(hidden.values()) else [self._influences(tolerances)]
         shares = {task: own / totals[task] for task, own in numbers.items()}

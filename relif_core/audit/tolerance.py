@@ -10,12 +10,10 @@ import numpy as np
 from relif_core.audit.door import given
 from relif_core.audit.pools import (
     Pair,
+    Pools,
     checked_fraction,
     checked_integer,
     checked_numbers,
-    checked_scores,
-    checked_weights,
-    drop_weightless,
     in_order,
     of_task,
     present,
@@ -53,11 +51,10 @@ def induced_tolerances(
     {('a', 'b'): 0.5}
     """
     checked_integer(k, "k", 1)
-    checked = checked_scores(scores)
-    rows = {task: _embedding(embeddings, task, checked) for task in checked}
-    if weights is not None:
-        drop_weightless(checked_weights(weights, checked), checked, rows)
-    units = {task: _prototype(task, rows[task], values, k) for task, values in checked.items()}
+    pools = Pools.of(scores, weights=weights)
+    units = {
+        task: _prototype(task, _embedding(embeddings, task, pools.scores), pools, k) for task in pools.scores
+    }
     widths = {task: len(unit) for task, unit in units.items()}
     if len(set(widths.values())) > 1:
         raise InputError(
@@ -76,7 +73,10 @@ def _embedding(embeddings: Mapping[str, Any], task: str, scores: Mapping[str, np
     return array.astype(np.float64, copy=False)
 
 
-def _prototype(task: str, embedding: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+def _prototype(task: str, embedding: np.ndarray, pools: Pools, k: int) -> np.ndarray:
+    scores = pools.scores[task]
+    if task in pools.weights:
+        scores, embedding = (rows[pools.weights[task] > 0] for rows in (scores, embedding))
     chosen = np.argsort(-scores, kind="stable")[:k]
     mean = embedding[chosen].mean(axis=0)
     length = float(np.linalg.norm(mean))

@@ -13,19 +13,11 @@ from relif_core.audit.exact import PairTerms, pair_terms, passes
 from relif_core.audit.pools import (
     Pair,
     Pool,
+    Pools,
     Tolerance,
     checked_fraction,
     checked_integer,
-    checked_labels,
-    checked_scores,
-    checked_tolerances,
-    checked_weights,
-    drop_weightless,
-    sorted_pool_with_codes,
-    task_pairs,
-    weighted_pool,
 )
-from relif_core.audit.subject_ids import subject_codes
 from relif_core.errors import InputError
 
 #: Standard errors up to here are rounding.
@@ -77,6 +69,19 @@ class Spread(NamedTuple):
     freedom: float
     effective_pairs: float
 
+    def fields(self, drawn: np.ndarray | float = 0.0, pairs: float = math.inf) -> dict[str, Any]:
+        """Return it as fields of :class:`.Estimates`; drawing ``pairs`` adds the variances ``drawn`` [2]."""
+        bias_se, rate_se = np.sqrt(self.errors**2 + drawn).tolist()
+        bias_freedom, rate_freedom = self.freedoms.tolist()
+        return {
+            "clusters": self.units,
+            "bias_se": bias_se,
+            "violation_rate_se": rate_se,
+            "bias_freedom": bias_freedom,
+            "violation_rate_freedom": rate_freedom,
+            "effective_pairs": min(self.effective_pairs, pairs),
+        }
+
 
 class SubjectSpread:
     """Standard errors with subjects as independent units, whichever pools their samples lie in.
@@ -96,11 +101,11 @@ class SubjectSpread:
     samples are weighted, weights that sum to 1 take the place of 1/n_i everywhere.
     """
 
-    def __init__(
-        self, pools: Mapping[str, Pool], codes: Mapping[str, np.ndarray], ids: np.ndarray, pairs: int
-    ) -> None:
-        self._pools, self._codes, self._ids, self._pairs = pools, codes, ids, pairs
-        self.counts = {task: np.bincount(codes[task], pool.weights, len(ids)) for task, pool in pools.items()}
+    def __init__(self, pools: Mapping[str, Pool], ids: np.ndarray, pairs: int) -> None:
+        self._pools, self._ids, self._pairs = pools, ids, pairs
+        self.counts = {
+            task: np.bincount(_codes(pool), pool.weights, len(ids)) for task, pool in pools.items()
+        }
         self._shares = {
             task: own / pools[task].size if pools[task].weights is None else own
             for task, own in self.counts.items()
@@ -117,11 +122,10 @@ class SubjectSpread:
         both = np.zeros((2, len(self._ids)))
         sides = (terms.bias_first, terms.rate_first), (terms.bias_second, terms.rate_second)
         for task, means in zip(pair, sides, strict=True):
-            weights = self._pools[task].weights
-            if weights is None:
-                weights = np.broadcast_to(1 / len(means[0]), len(means[0]))
+            pool = self._pools[task]
+            weights = np.broadcast_to(1 / pool.size, pool.size) if pool.weights is None else pool.weights
             centres = terms.bias, terms.violation_rate
-            passes().subject_sums(both, self._codes[task], means, centres, weights)
+            passes().subject_sums(both, _codes(pool), means, centres, weights)
         spread = self._spread(both, pair)
         both /= self._pairs
         self._total += both
@@ -426,30 +430,26 @@ def subject_bootstrap(
         InputError: As :func:`audit` for scores, tolerance, subjects and weights.
     """
     checked_integer(replicates, "replicates", 1)
-    checked = checked_scores(scores)
-    tolerances = checked_tolerances(tolerance, list(checked))
-    labels = checked_labels(subjects, checked, "subjects")
-    held = {} if weights is None else drop_weightless(checked_weights(weights, checked), checked, labels)
-    ids, codes = subject_codes(labels)
-    pools = {
-        task: weighted_pool(values, held[task], codes[task])
-        if held
-        else sorted_pool_with_codes(values, codes[task])
-        for task, values in checked.items()
-    }
+    pools = Pools.of(scores, tolerance, subjects, weights, clustered=True).weighty()
+    ordered, people = pools.sorted(), pools.people
     generator = np.random.default_rng(checked_integer(seed, "seed", 0))
     bias, rate = np.empty(replicates), np.empty(replicates)
     done = 0
     while done < replicates:
-        times = np.bincount(generator.integers(0, len(ids), len(ids)), minlength=len(ids))
-        drawn = {task: _drawn(pool, times[own]) for task, (pool, own) in pools.items()}
+        times = np.bincount(generator.integers(0, people, people), minlength=people)
+        drawn = {task: _drawn(pool, times[_codes(pool)]) for task, pool in ordered.items()}
         if any(pool.size == 0 for pool in drawn.values()):
             continue
-        terms = [pair_terms(drawn[i], drawn[j], tolerances[i, j]) for i, j in task_pairs(list(drawn))]
+        terms = [pair_terms(drawn[i], drawn[j], delta) for (i, j), delta in pools.tolerances.items()]
         bias[done] = np.mean([term.bias for term in terms])
         rate[done] = np.mean([term.violation_rate for term in terms])
         done += 1
     return bias, rate
+
+
+def _codes(pool: Pool) -> np.ndarray:
+    assert pool.codes is not None
+    return pool.codes
 
 
 def _drawn(pool: Pool, times: np.ndarray) -> Pool:

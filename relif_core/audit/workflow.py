@@ -17,20 +17,14 @@ from relif_core.audit.door import columns, is_frame
 from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.individual import IndividualAudit, similar_pair_audit, similar_pairs
 from relif_core.audit.plain import damaged, json_object, rebuilt
-from relif_core.audit.pools import (
-    Pair,
-    aligned,
-    checked_labels,
-    checked_scores,
-    checked_weights,
-    pair_tolerances,
-)
+from relif_core.audit.pools import Pair, Pools, aligned, pair_tolerances
 from relif_core.audit.protocol import audit
 from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import KINDS, AuditContext, AuditResult
 from relif_core.audit.ruler import MappedScores, Ruler
 from relif_core.audit.sketch import BINS, HistogramSketch
 from relif_core.audit.sketch_result import InfluenceSums
+from relif_core.audit.subject_ids import subject_codes
 from relif_core.audit.tolerance import induced_tolerances
 from relif_core.audit.uncertainty import checked_level, combined_error
 from relif_core.errors import ComparabilityError, InputError, RecordError, listed
@@ -209,20 +203,16 @@ class Audit:
             raise InputError(
                 "a difference of groups needs the subjects' influences; audit with subjects, or keep them"
             )
-        ids, place = np.unique(
-            np.concatenate([a.influences.subjects, b.influences.subjects]), return_inverse=True
-        )
-        places = np.split(place, [len(a.influences.subjects)])
-        shares = [np.zeros(len(ids)) for _ in places]
-        for own, at, held in zip(shares, places, (a.influences, b.influences), strict=True):
-            own[at] = held.share
+        both = {"a": a.influences, "b": b.influences}
+        ids, places = subject_codes({name: own.subjects for name, own in both.items()})
+        shares = [np.bincount(places[name], own.share, len(ids)) for name, own in both.items()]
         # Who is in both groups is one unit: as many degrees as one group has if the same people are in both.
         alike = float(shares[0] @ shares[1] / np.sqrt((shares[0] @ shares[0]) * (shares[1] @ shares[1])))
         freedom = min(a.freedom + b.freedom - alike * min(a.freedom, b.freedom), len(ids) - 1)
         errors = {}
         for kind in KINDS:
-            both = np.concatenate([a.influences.scaled(kind), -b.influences.scaled(kind)])
-            errors[kind] = combined_error(np.bincount(place, both), freedom)
+            scaled = np.concatenate([a.influences.scaled(kind), -b.influences.scaled(kind)])
+            errors[kind] = combined_error(np.bincount(np.hstack([*places.values()]), scaled), freedom)
         return comparison(a, b, errors, self.level, paired=False)
 
     def certificate(
@@ -285,13 +275,11 @@ class Audit:
             k: Neighbours of each sample.
             lipschitz: L, one number or task → number (:func:`lipschitz_limit` on reference validation data).
         """
-        checked = checked_scores(self._held("similar pairs"))
-        ids = None if self._subjects is None else checked_labels(self._subjects, checked, "subjects")
-        rows = _of_tasks(embeddings, checked, {}, "embedding")
-        inputs = {task: aligned(rows[task], task, checked, "embeddings") for task in checked if task in rows}
-        held = None if self._weights is None else checked_weights(self._weights, checked)
-        pairs = similar_pairs(inputs, subjects=ids, k=k)
-        return similar_pair_audit(dict(checked), pairs, lipschitz, weights=held)
+        pools = Pools.of(self._held("similar pairs"), subjects=self._subjects, weights=self._weights)
+        rows = _of_tasks(embeddings, pools.scores, {}, "embedding")
+        inputs = {t: aligned(rows[t], t, pools.scores, "embeddings") for t in pools.scores if t in rows}
+        pairs = similar_pairs(inputs, subjects=pools.codes or None, k=k)
+        return similar_pair_audit(dict(pools.scores), pairs, lipschitz, weights=pools.weights or None)
 
     def histogram(self, bins: int = BINS) -> HistogramSketch:
         """Return the counts per bin and task, and the sums of weights, that a site sends instead of scores.
