@@ -117,6 +117,11 @@ def _of_one_kind(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return array
 
 
+def is_number(value: Any, kind: type = numbers.Real) -> bool:
+    """Tell a number of a kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def missing_text(array: np.ndarray) -> np.ndarray:
     """Tell which entries of a text array read like a missing one."""
     found = np.zeros(len(array), dtype=bool)

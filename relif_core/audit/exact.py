@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit import compiled
+from relif_core.audit.plain import picked
 from relif_core.audit.pools import (
     Pair,
     Pool,
@@ -341,6 +342,10 @@ class BiasCurve:
     bias: np.ndarray
     violation_rate: np.ndarray
     per_pair: dict[Pair, tuple[np.ndarray, np.ndarray]]
+
+    def lists(self) -> dict[str, list[float]]:
+        """Return both curves and their tolerances as JSON holds them."""
+        return picked(self, "tolerances", "bias", "violation_rate")
 
     def plot(self, axes: Any = None) -> Any:
         """Draw both curves with matplotlib, on ``axes`` or on new ones, and return the axes."""

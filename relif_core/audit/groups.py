@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from relif_core.audit.pools import Pair, Pools
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
 from relif_core.audit.sorting import sorting_order, stable_order
 from relif_core.audit.subject_ids import fingerprint, subject_codes
-from relif_core.audit.uncertainty import NO_VARIATION, Influences
+from relif_core.audit.uncertainty import NO_VARIATION, Influences, Spread
 
 _INTEGER_BITS = 62
 
@@ -30,27 +30,6 @@ class Parts:
     def spread(self, values: np.ndarray) -> np.ndarray:
         """Return each part's value [G] for all of its entries."""
         return np.repeat(values, self.sizes)
-
-
-class _Found(NamedTuple):
-    """As :class:`~relif_core.audit.uncertainty.Spread`, for every group: errors and freedoms are [2, G]."""
-
-    errors: np.ndarray
-    freedoms: np.ndarray
-    units: np.ndarray
-    freedom: np.ndarray
-    effective_pairs: np.ndarray
-
-    def fields(self) -> dict[str, np.ndarray]:
-        """Return it as fields of :class:`.Estimates`, each [G]."""
-        return {
-            "clusters": self.units,
-            "bias_se": self.errors[0],
-            "violation_rate_se": self.errors[1],
-            "bias_freedom": self.freedoms[0],
-            "violation_rate_freedom": self.freedoms[1],
-            "effective_pairs": self.effective_pairs,
-        }
 
 
 def audit_groups(
@@ -85,8 +64,7 @@ def audit_groups(
     for pair, tolerance in tolerances.items():
         terms = _terms(values, parts, sums, pair, tolerance)
         found = spread.add(pair, terms)
-        means = {"bias": terms.bias, "violation_rate": terms.violation_rate}
-        estimates = found.fields() | {name: np.asarray(own) for name, own in means.items()}
+        estimates = found.fields() | {"bias": terms.bias, "violation_rate": terms.violation_rate}
         both = zip(*(sizes[task] for task in pair), strict=True)
         rows.append(
             [
@@ -119,9 +97,9 @@ def audit_groups(
     return results
 
 
-def _by_group(columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def _by_group(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return each group's own of columns [G]."""
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
@@ -200,9 +178,9 @@ class _Samples:
         self._parts, self._pairs = parts, pairs
         sizes = {task: part.ends[-1] if pairs > 1 else 0 for task, part in parts.items()}
         self._means = [{task: np.zeros(size) for task, size in sizes.items()} for _ in range(2)]
-        self._last: _Found | None = None
+        self._last: Spread | None = None
 
-    def add(self, pair: Pair, terms: PairTerms) -> _Found:
+    def add(self, pair: Pair, terms: PairTerms) -> Spread:
         kinds = [dict(zip(pair, means[:2], strict=True)) for means in terms.kinds()]
         if self._pairs > 1:
             for held, means in zip(self._means, kinds, strict=True):
@@ -211,12 +189,12 @@ class _Samples:
         self._last = self._spread(kinds, 1)
         return self._last
 
-    def total(self) -> _Found:
+    def total(self) -> Spread:
         if self._last is not None and self._pairs == 1:
             return self._last
         return self._spread(self._means, self._pairs)
 
-    def _spread(self, kinds: list[dict[str, np.ndarray]], pairs: int) -> _Found:
+    def _spread(self, kinds: list[dict[str, np.ndarray]], pairs: int) -> Spread:
         sizes = np.array([self._parts[task].sizes for task in kinds[0]])
         freedom = sizes.sum(axis=0) - len(sizes)
         errors, freedoms = [], []
@@ -233,7 +211,7 @@ class _Samples:
                 excess += (part.sums(np.square(square)) - summed**2 / n) * scale**2
             errors.append(np.sqrt(variance))
             freedoms.append(np.where(np.isnan(variance), np.nan, _freedoms(variance, excess, freedom)))
-        return _Found(np.array(errors), np.array(freedoms), sizes.sum(axis=0), freedom, sizes.min(axis=0))
+        return Spread(np.array(errors), np.array(freedoms), sizes.sum(axis=0), freedom, sizes.min(axis=0))
 
     def members(self, group: int) -> tuple[None, tuple[()]]:
         return None, ()
@@ -270,7 +248,7 @@ class _Subjects:
     def _over(self, values: np.ndarray) -> np.ndarray:
         return self._cells.spread(values)
 
-    def add(self, pair: Pair, terms: PairTerms) -> _Found:
+    def add(self, pair: Pair, terms: PairTerms) -> Spread:
         both = np.zeros_like(self._total)
         for summed, (*sides, mean) in zip(both, terms.kinds(), strict=True):
             for task, means in zip(pair, sides, strict=True):
@@ -282,10 +260,10 @@ class _Subjects:
         self._total += both
         return found
 
-    def total(self) -> _Found:
+    def total(self) -> Spread:
         return self._spread(self._total, self._shares)
 
-    def _spread(self, summed: np.ndarray, tasks: Iterable[str]) -> _Found:
+    def _spread(self, summed: np.ndarray, tasks: Iterable[str]) -> Spread:
         names = list(tasks)
         share = np.max([self._shares[task] for task in names], axis=0)
         effective = np.min([self._effective[task] for task in names], axis=0)
@@ -297,7 +275,7 @@ class _Subjects:
         variance = np.array([self._cells.sums(own) for own in square])
         excess = np.array([self._cells.sums(np.square(own)) for own in square]) - variance**2 / units
         freedoms = np.array([_freedoms(*own, effective - 1) for own in zip(variance, excess, strict=True)])
-        return _Found(np.sqrt(variance), freedoms, units, effective - 1, effective / 2)
+        return Spread(np.sqrt(variance), freedoms, units, effective - 1, effective / 2)
 
     def members(self, group: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         here = self._here(group)

@@ -4,14 +4,13 @@ The paper's audit draws the two people of a pair independently and so sees margi
 two look at who got which score.
 """
 
-import numbers
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from relif_core.audit.door import Given
+from relif_core.audit.door import Given, is_number
 from relif_core.audit.neighbours import nearest_neighbours
 from relif_core.audit.pools import (
     Pools,
@@ -398,8 +397,7 @@ def _limits(lipschitz: float | Mapping[str, float], tasks: list[str]) -> dict[st
     for task in tasks:
         if task not in given:
             raise InputError(f"task {task!r}: lipschitz is missing; give one number or one per task")
-        number = isinstance(given[task], numbers.Real) and not isinstance(given[task], bool)
-        if not (number and np.isfinite(given[task]) and given[task] >= 0):
+        if not (is_number(given[task]) and np.isfinite(given[task]) and given[task] >= 0):
             raise InputError(f"task {task!r}: lipschitz must be a finite number, at least 0")
     return {task: float(given[task]) for task in tasks}
 

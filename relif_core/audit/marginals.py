@@ -1,12 +1,12 @@
 """What Bias says about two marginal distributions: its parts, its bounds over couplings, shrinking."""
 
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from relif_core.audit.door import is_number
 from relif_core.audit.exact import pair_terms
 from relif_core.audit.pools import Pools, checked_scores, checked_tolerance
 from relif_core.errors import InputError
@@ -93,7 +93,7 @@ def shrunk(scores: Mapping[str, Any], amount: float, centre: float) -> dict[str,
         InputError: Scores that :func:`audit` refuses, or ε or c outside [0, 1].
     """
     for name, value in (("amount", amount), ("centre", centre)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        if not is_number(value) or not 0 <= value <= 1:
             raise InputError(f"{name} must be a number in [0, 1], got {value!r}")
     return {
         task: (1 - amount) * values.astype(np.float64) + amount * centre

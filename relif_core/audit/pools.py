@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from relif_core.audit.door import Given, columns, given, is_frame, missing_text
+from relif_core.audit.door import Given, columns, given, is_frame, is_number, missing_text
 from relif_core.audit.sorting import sorted_with_order
 from relif_core.audit.subject_ids import subject_codes
 from relif_core.errors import InputError, listed
@@ -87,15 +87,11 @@ class Scores(dict[str, np.ndarray]):
 
 
 def checked_scores(scores: Any, least: int = 2) -> Scores:
-    """Return the scores as one-dimensional float arrays, or say what is wrong with them.
+    """Return the scores of at least so many tasks as one-dimensional arrays; ``InputError`` for others.
 
     Each array keeps float32 or float64; other real kinds become float64. Masked scores are in no pool. In a
     data frame every column is a task and an empty cell is in no pool. Scores that rounding took a few units
     in the last place out of [0, 1] are put back, with a note.
-
-    Raises:
-        InputError: Fewer than ``least`` tasks, a task name that is no text, an empty pool, a wrong shape, a
-            kind that is not numeric, missing scores, or a score outside [0, 1].
     """
     frame = is_frame(scores)
     if frame:
@@ -179,12 +175,9 @@ def _checked_pool(task: str, found: Given, kept: np.ndarray | None, notes: list[
 
 
 def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair, float]:
-    """Return one tolerance per task pair, in pair order.
+    """Return one tolerance per task pair, in pair order; ``InputError`` for a pair without one.
 
     A number holds for every pair; a mapping must name every pair once, as (i, j) or (j, i).
-
-    Raises:
-        InputError: A tolerance that is negative or no finite number, a missing, unknown or doubled pair.
     """
     pairs = task_pairs(tasks)
     if not isinstance(tolerance, Mapping):
@@ -200,15 +193,9 @@ def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair,
 def pair_tolerances(
     tolerances: Mapping[Pair, float], name: str, tasks: Sequence[str] | None = None
 ) -> dict[Pair, float]:
-    """Return the tolerances of task pairs, each checked and no pair there twice, as (i, j) or (j, i).
+    """Return tolerances by pair (of ``tasks``), checked; ``InputError`` for none or one given twice.
 
-    Args:
-        tolerances: Pair to tolerance.
-        name: What messages call one.
-        tasks: The pairs must be of them, if they are known.
-
-    Raises:
-        InputError: A key that is no pair, a pair that is there twice, or a value that is no tolerance.
+    Messages call a tolerance ``name``.
     """
     checked: dict[Pair, float] = {}
     for pair, value in tolerances.items():
@@ -228,12 +215,12 @@ def checked_tolerance(value: Any, name: str) -> float:
     """Return ``value`` as a float in [0, 1], fit for a tolerance; refuse others (``InputError``)."""
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if not is_number(value):
         raise InputError(f"{name} must be a number or a mapping from task pairs to numbers, got {value!r}")
     try:
         number = float(value)
     except OverflowError:
-        number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
+        number = math.inf if value > 0 else -math.inf
     if math.isnan(number):
         raise InputError(f"{name} is NaN; fix it on calibration data before auditing")
     if number < 0:
@@ -251,20 +238,11 @@ def checked_tolerance(value: Any, name: str) -> float:
 def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """Return one label per score for every task: subject ids or group labels, integers or text.
 
-    Raises:
-        InputError: A task without labels, labels misaligned with the scores, missing or of another kind.
+    ``InputError`` for labels that are misaligned with the scores, missing or of another kind.
     """
     checked = {}
     for task in scores:
-        array = of_task(labels, task, scores, name)
-        if array.ndim == 1 and array.dtype.kind == "O":
-            kinds = sorted({type(item).__name__ for item in array.tolist()})
-            raise InputError(
-                f"task {task!r}: {name} hold values of kind {listed(kinds)}; make all of them integers or all"
-                " of them text"
-            )
-        if array.ndim != 1 or array.dtype.kind not in "iubU":
-            raise InputError(f"task {task!r}: {name} must be integers or text, got an array of {array.dtype}")
+        array = labels_of(of_task(labels, task, scores, name), f"task {task!r}: ", name)
         if array.dtype == np.uint64 and array.max() >= 2**63:
             raise InputError(f"task {task!r}: {name} exceed 64-bit signed integers; pass them as text")
         checked[task] = array.astype(np.int64) if array.dtype in (bool, np.uint64) else array
@@ -273,18 +251,23 @@ def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> 
     return checked
 
 
+def labels_of(array: np.ndarray, place: str, name: str) -> np.ndarray:
+    """Return ids or labels [n], integers or text; ``InputError`` for others."""
+    if array.ndim != 1:
+        raise InputError(f"{place}{name} must be one-dimensional, got shape {array.shape}")
+    if array.dtype.kind == "O":
+        kinds = sorted({type(item).__name__ for item in array.tolist()})
+        raise InputError(
+            f"{place}{name} hold values of kind {listed(kinds)}; make all of them integers or all of"
+            " them text"
+        )
+    if array.dtype.kind not in "iubU":
+        raise InputError(f"{place}{name} must be integers or text, got an array of {array.dtype}")
+    return array
+
+
 def of_task(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """Return the rows of a mapping's values that belong to a task's scores (:func:`aligned`).
-
-    Args:
-        values: Task name to rows.
-        task: Whose.
-        scores: Of all tasks.
-        name: What messages call the values.
-
-    Raises:
-        InputError: No mapping, a task that it lacks, or rows that :func:`aligned` refuses.
-    """
+    """Return a task's rows of a mapping (:func:`aligned`); ``InputError`` where it has none."""
     if not isinstance(values, Mapping):
         raise InputError(f"{name} must map task names to arrays aligned with the scores")
     if task not in values:
@@ -293,12 +276,10 @@ def of_task(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
 
 
 def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """Return the rows of ``values`` [n, ...] that belong to a task's scores, in their order.
+    """Return the rows of ``values`` [n, ...] that belong to a task's scores, in their order, none missing.
 
-    Where scores and values are both pandas Series (or frames), rows are matched by index.
-
-    Raises:
-        InputError: Another number of rows than scores, indices that do not match, or missing values.
+    Where scores and values are both pandas Series (or frames), rows are matched by index. ``InputError`` for
+    another number of rows than scores; messages call them ``name``.
     """
     own = given(values, f"task {task!r}: {name}")
     there = scores.given[task] if isinstance(scores, Scores) else Given(scores[task])
@@ -331,8 +312,7 @@ def present(found: Given, place: str, name: str) -> np.ndarray:
 def in_order(own: Given, index: Any, name: str, others: str, place: str = "") -> Given:
     """Return ``own`` in the order of the pandas index that ``others`` have; as it is where one has none.
 
-    Raises:
-        InputError: Indices that do not match.
+    ``InputError`` for indices that do not match.
     """
     if own.index is None or index is None or index.equals(own.index):
         return own
@@ -382,24 +362,20 @@ def checked_numbers(values: Any, name: str, dimensions: int) -> np.ndarray:
 
 def checked_integer(value: Any, name: str, least: int) -> int:
     """Return an integer of at least ``least``, or refuse (``InputError``) anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not is_number(value, numbers.Integral) or value < least:
         raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
     return int(value)
 
 
 def checked_fraction(value: Any, name: str) -> float:
     """Return a number between 0 and 1, both excluded, or refuse (``InputError``) anything else."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:  # type: ignore[operator]
+    if not is_number(value) or not 0 < value < 1:
         raise InputError(f"{name} must lie between 0 and 1, got {value!r}")
     return float(value)
 
 
 def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return one weight per score for every task, or say what is wrong with them.
-
-    Raises:
-        InputError: A task without weights; misaligned, missing, negative, infinite weights, or none above 0.
-    """
+    """Return one finite weight per score for every task, some above 0; ``InputError`` for others."""
     checked = {}
     for task in scores:
         array = of_task(weights, task, scores, "weights")

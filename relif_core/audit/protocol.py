@@ -204,7 +204,7 @@ def _audit(pools: Pools, sampling: _Sampling | None, context: AuditContext) -> A
         per_pair=tuple(rows),
         influences=by_subject.influences() if by_subject else None,
         draws=np.array([[d.violations, d.violated] for d in draws.values()]) if draws else None,
-        **found.fields(draw_variance, sampling.pairs if sampling else math.inf),
+        **found.fields(draw_variance, sampling.pairs if sampling else None),
     )
 
 
@@ -219,7 +219,7 @@ def _audit_pair(
         samples=(len(terms.bias_first), len(terms.bias_second)),
         bias=bias,
         violation_rate=rate,
-        **spread.add(pair, terms).fields(variance, len(draws.violations) if draws else math.inf),
+        **spread.add(pair, terms).fields(variance, len(draws.violations) if draws else None),
     )
     return row, variance
 

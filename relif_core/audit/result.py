@@ -85,10 +85,9 @@ class Estimates:
             kind: "bias" or "violation_rate".
             level: In (0, 1).
         """
-        widest = max(0.0, 1 - self._least_tolerance()) if kind == "bias" else 1.0
         error, freedom = getattr(self, f"{kind}_se"), getattr(self, f"{kind}_freedom")
         ends = [
-            unit_interval(end, error, level, freedom, self.effective_pairs, widest)
+            unit_interval(end, error, level, freedom, self.effective_pairs, self.widest(kind))
             for end in self._ends(kind)
         ]
         return ends[0][0], ends[-1][1]
@@ -97,8 +96,14 @@ class Estimates:
         """Return what the interval is about: an estimate, or both ends of its proven range."""
         return (getattr(self, kind),)
 
-    def _least_tolerance(self) -> float:
-        raise NotImplementedError
+    def widest(self, kind: Kind) -> float:
+        """Return the largest possible violation rate, or Bias: 1 less the least tolerance.
+
+        Args:
+            kind: "bias" or "violation_rate".
+        """
+        rows: Any = getattr(self, "per_pair", (self,))
+        return max(0.0, 1 - min(row.tolerance for row in rows)) if kind == "bias" else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +121,6 @@ class PairAudit(Estimates):
     tasks: Pair
     tolerance: float
     samples: tuple[int, int]
-
-    def _least_tolerance(self) -> float:
-        return self.tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +167,6 @@ class AuditResult(Estimates):
     def tolerances(self) -> dict[Pair, float]:
         """Return the tolerance of every task pair."""
         return {row.tasks: row.tolerance for row in self.per_pair}
-
-    def _least_tolerance(self) -> float:
-        return min(row.tolerance for row in self.per_pair)
 
     def as_dict(self, *, include_influences: bool = False) -> dict[str, Any]:
         """Return the result as JSON-ready values; NaN standard errors become None.

@@ -9,14 +9,15 @@ Theorem T6 of the book: with m bins, every gap read from bin centres is within 1
 import hashlib
 import json
 import math
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from relif_core.audit.binned import Mass, Terms
-from relif_core.audit.plain import damaged, json_object
+from relif_core.audit.door import is_number
+from relif_core.audit.plain import Stored
 from relif_core.audit.pools import (
     Pair,
     Pools,
@@ -24,7 +25,7 @@ from relif_core.audit.pools import (
     checked_tolerance,
     checked_tolerances,
 )
-from relif_core.audit.sketch_result import InfluenceSums, SketchAudit, SketchPair, spread_of
+from relif_core.audit.sketch_result import InfluenceSums, Mass, SketchAudit, SketchPair, Terms, spread_of
 from relif_core.audit.uncertainty import NO_VARIATION, Spread
 from relif_core.errors import ComparabilityError, InputError, listed
 
@@ -37,7 +38,7 @@ _MOST_SAMPLES = 1 << 42  # times the bins, 62 bits hold them
 
 
 @dataclass(frozen=True, eq=False)
-class HistogramSketch:
+class HistogramSketch(Stored):
     """Counts of audit scores per bin and task: constant in size, mergeable, an audit within 1/bins.
 
     The number of bins is a power of two, so that binning is exact in binary arithmetic.
@@ -61,6 +62,9 @@ class HistogramSketch:
     score_definition: str | None = None
     weights: dict[str, np.ndarray] | None = None
     tolerance: float | None = None
+
+    _schemas = SCHEMA, WEIGHTED_SCHEMA
+    _damage = "histogram is damaged", "make it again at the site"
 
     def __post_init__(self) -> None:
         if isinstance(self.tolerance, Mapping):
@@ -183,7 +187,7 @@ class HistogramSketch:
             InputError: ``least`` below 1, of a weighted sketch below 3, or a weighted task of fewer samples,
                 whose weight would show.
         """
-        if isinstance(least, bool) or not isinstance(least, int | np.integer) or least < 1:
+        if not is_number(least, numbers.Integral) or least < 1:
             raise InputError(f"the smallest cell shown must hold at least 1 sample, got {least!r}")
         if self.weights is not None and least < 3:
             raise InputError(
@@ -243,11 +247,8 @@ class HistogramSketch:
             for (i, j), delta, terms in self._pairs(tolerances)
         )
         if errors is None:
-            spread = (
-                self._sample_spread(tolerances)
-                if self.weights is None
-                else self._weighted_spread(tolerances, self.weights)
-            )
+            weighted = self.weights is not None
+            spread = (self._weighted_spread if weighted else self._sample_spread)(tolerances)
         elif not isinstance(errors, InfluenceSums):
             raise InputError(f"errors are the influence sums of all sites, not a {type(errors).__name__}")
         elif errors.of != self._digest(tolerances) or errors.effective.keys() != self.counts.keys():
@@ -257,10 +258,7 @@ class HistogramSketch:
             )
         else:
             spread = errors.spread()
-        ranges = [[row.bias_range for row in rows], [row.violation_rate_range for row in rows]]
-        (bias_low, bias_high), (rate_low, rate_high) = (
-            [_mean(end) for end in zip(*own, strict=True)] for own in ranges
-        )
+        names = ("bias", "bias_range", "violation_rate", "violation_rate_range")
         return SketchAudit(
             bins=self.bins,
             tasks=tuple(self.counts),
@@ -269,11 +267,8 @@ class HistogramSketch:
             score_definition=self.score_definition,
             clustered_by=errors.unit if errors else "sample",
             freedom=spread.freedom,
-            bias=_mean(row.bias for row in rows),
-            bias_range=(bias_low, bias_high),
-            violation_rate=_mean(row.violation_rate for row in rows),
-            violation_rate_range=(rate_low, rate_high),
             per_pair=rows,
+            **{name: _mean([getattr(row, name) for row in rows]) for name in names},
             **spread.fields(),
         )
 
@@ -471,14 +466,14 @@ class HistogramSketch:
             excess += np.square(square) @ cells - own**2 / n
         return spread_of(squares, excess, freedom, sum(sizes.values()), min(sizes.values()))
 
-    def _weighted_spread(self, tolerances: dict[Pair, float], weights: dict[str, np.ndarray]) -> Spread:
+    def _weighted_spread(self, tolerances: dict[Pair, float]) -> Spread:
         """Return the jackknife over samples; a cell's weights w pass for (Σw)²/Σw² of weight Σw²/Σw each.
 
         Exact where a cell's weights are equal; else the degrees of freedom are an upper bound.
         """
         squares, fourths, effective = np.zeros(2), np.zeros(2), {}
         for task, influence in self._influences(tolerances).items():
-            mass, square = weights[task][:, :-1]
+            mass, square = (self.weights or {})[task][:, :-1]
             typical, number = np.zeros((2, self.bins))
             np.divide(square, mass, out=typical, where=mass > 0)
             np.divide(mass, typical, out=number, where=mass > 0)
@@ -524,38 +519,25 @@ class HistogramSketch:
         return json.dumps(content, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> "HistogramSketch":
-        """Rebuild a sketch from :meth:`to_json`.
-
-        Raises:
-            RecordError: Text that is no JSON, no histogram of this schema, or whose counts or weights are no
-                counts or weights.
-        """
-        with damaged("histogram is damaged", "make it again at the site"):
-            content = json_object(text, SCHEMA, WEIGHTED_SCHEMA)
-            counts = {task: _counts(one["counts"]) for task, one in content["tasks"].items()}
-            hidden = {task: int(_counts([one["hidden"]])[0]) for task, one in content["tasks"].items()}
-            sizes = {len(cells) for cells in counts.values()}
-            if len(counts) < 2 or len(sizes) != 1:
-                raise ValueError(f"{len(counts)} tasks with {listed(sorted(sizes))} bins")
-            checked_bins(sizes.pop())
-            weights = {}
-            for task, one in content["tasks"].items() if content["schema"] == WEIGHTED_SCHEMA else ():
-                own = np.asarray(one["weights"])
-                if own.dtype.kind not in "if":
-                    raise ValueError("weights must be numbers")
-                weights[task] = own.astype(np.float64)
-            return cls(counts, hidden, content["score_definition"], weights or None, content.get("tolerance"))
+    def _from(cls, content: dict[str, Any]) -> "HistogramSketch":
+        counts = {task: _counts(one["counts"]) for task, one in content["tasks"].items()}
+        hidden = {task: int(_counts([one["hidden"]])[0]) for task, one in content["tasks"].items()}
+        sizes = {len(cells) for cells in counts.values()}
+        if len(counts) < 2 or len(sizes) != 1:
+            raise ValueError(f"{len(counts)} tasks with {listed(sorted(sizes))} bins")
+        checked_bins(sizes.pop())
+        weights = {}
+        for task, one in content["tasks"].items() if content["schema"] == WEIGHTED_SCHEMA else ():
+            own = np.asarray(one["weights"])
+            if own.dtype.kind not in "if":
+                raise ValueError("weights must be numbers")
+            weights[task] = own.astype(np.float64)
+        return cls(counts, hidden, content["score_definition"], weights or None, content.get("tolerance"))
 
 
 def checked_bins(bins: int) -> None:
     """Refuse (``InputError``) bins that are no power of two between 2 and 2²⁰."""
-    if (
-        isinstance(bins, bool)
-        or not isinstance(bins, int | np.integer)
-        or not 2 <= bins <= _MOST_BINS
-        or bins & (bins - 1)
-    ):
+    if not is_number(bins, numbers.Integral) or not 2 <= bins <= _MOST_BINS or bins & (bins - 1):
         raise InputError(
             f"bins must be a power of two from 2 to {_MOST_BINS}, so that binning is exact, got {bins!r}"
         )
@@ -577,6 +559,8 @@ def _counts(values: Any) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers)
+def _mean(values: Sequence[Any]) -> Any:
+    """Return the mean of numbers, or of both ends of ranges."""
+    if isinstance(values[0], tuple):
+        return tuple(map(_mean, zip(*values, strict=True)))
+    return math.fsum(values) / len(values)

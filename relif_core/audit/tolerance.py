@@ -15,6 +15,7 @@ from relif_core.audit.pools import (
     checked_integer,
     checked_numbers,
     in_order,
+    labels_of,
     of_task,
     present,
     row_index,
@@ -122,17 +123,13 @@ def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
 
 
 def subject_ids(subjects: Any, beside: Any = None) -> np.ndarray:
-    """Return subject ids [n], integers or text, in the order of the embeddings that they stand beside.
-
-    Raises:
-        InputError: Missing ids, another kind, or an index that does not match.
-    """
+    """Return subject ids [n] in the order of the embeddings beside them; ``InputError`` for others."""
     found = in_order(given(subjects, "subjects"), row_index(beside), "subjects", "embeddings")
-    if found.values.ndim != 1:
-        raise InputError(f"subjects must be one-dimensional, got shape {found.values.shape}")
-    ids = present(found, "", "subjects")
-    if ids.dtype.kind not in "iubU":
-        raise InputError(f"subjects must be integers or text, got an array of {ids.dtype}")
+    ids = labels_of(present(found, "", "subjects"), "", "subjects")
+    if beside is not None and len(ids) != len(beside):
+        raise InputError(
+            f"embeddings have {len(beside)} rows, and there are {len(ids)} subjects; give one per row"
+        )
     return ids
 
 
@@ -148,21 +145,7 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
         InputError: Misaligned arrays, embeddings not finite or of length 0, fewer than two subjects.
     """
     units = unit_rows(embeddings)
-    return matched_distances(units, row_ids(units, subjects, embeddings), seed)
-
-
-def row_ids(units: np.ndarray, subjects: Any, beside: Any) -> np.ndarray:
-    """Return the subject ids [n] of unit rows [n, D], in the order of the embeddings that they stand beside.
-
-    Raises:
-        InputError: Ids that :func:`subject_ids` refuses, or another number of them.
-    """
-    ids = subject_ids(subjects, beside)
-    if len(ids) != len(units):
-        raise InputError(
-            f"embeddings have {len(units)} rows, and there are {len(ids)} subjects; give one per row"
-        )
-    return ids
+    return matched_distances(units, subject_ids(subjects, embeddings), seed)
 
 
 def unit_rows(embeddings: Any) -> np.ndarray:

@@ -56,6 +56,8 @@ class Influences:
 class Spread(NamedTuple):
     """Standard errors [2] of Bias and violation rate, their degrees of freedom [2], and their units.
 
+    Of G groups all are arrays, [2, G] or [G].
+
     Attributes:
         units: Number of independent units.
         freedom: Degrees of freedom by their number and sizes alone.
@@ -65,11 +67,11 @@ class Spread(NamedTuple):
 
     errors: np.ndarray
     freedoms: np.ndarray
-    units: int
-    freedom: float
-    effective_pairs: float
+    units: Any
+    freedom: Any
+    effective_pairs: Any
 
-    def fields(self, drawn: np.ndarray | float = 0.0, pairs: float = math.inf) -> dict[str, Any]:
+    def fields(self, drawn: np.ndarray | float = 0.0, pairs: int | None = None) -> dict[str, Any]:
         """Return it as fields of :class:`.Estimates`; drawing ``pairs`` adds the variances ``drawn`` [2]."""
         bias_se, rate_se = np.sqrt(self.errors**2 + drawn).tolist()
         bias_freedom, rate_freedom = self.freedoms.tolist()
@@ -79,7 +81,7 @@ class Spread(NamedTuple):
             "violation_rate_se": rate_se,
             "bias_freedom": bias_freedom,
             "violation_rate_freedom": rate_freedom,
-            "effective_pairs": min(self.effective_pairs, pairs),
+            "effective_pairs": self.effective_pairs if pairs is None else min(self.effective_pairs, pairs),
         }
 
 

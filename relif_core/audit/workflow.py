@@ -2,7 +2,6 @@
 
 import json
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,14 +11,20 @@ from typing import Any, Literal
 import numpy as np
 
 from relif_core.audit.card import Card, audit_card, interval_text
-from relif_core.audit.comparison import Comparison, compare, comparison
-from relif_core.audit.door import columns, is_frame
+from relif_core.audit.comparison import (
+    Comparison,
+    RankingCertificate,
+    compare,
+    comparison,
+    drift_budget,
+    ranking_certificate,
+)
+from relif_core.audit.door import columns, is_frame, is_number
 from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.individual import IndividualAudit, similar_pair_audit, similar_pairs
-from relif_core.audit.plain import damaged, json_object, rebuilt
+from relif_core.audit.plain import Stored, rebuilt
 from relif_core.audit.pools import Pair, Pools, aligned, pair_tolerances
 from relif_core.audit.protocol import audit
-from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import KINDS, AuditContext, AuditResult
 from relif_core.audit.ruler import MappedScores, Ruler
 from relif_core.audit.sketch import BINS, HistogramSketch
@@ -27,7 +32,7 @@ from relif_core.audit.sketch_result import InfluenceSums
 from relif_core.audit.subject_ids import subject_codes
 from relif_core.audit.tolerance import induced_tolerances
 from relif_core.audit.uncertainty import checked_level, combined_error
-from relif_core.errors import ComparabilityError, InputError, RecordError, listed
+from relif_core.errors import ComparabilityError, InputError, listed
 
 SCHEMA = "relif-audit-file/1"
 CURVE_TOLERANCES = np.linspace(0, 1, 51)
@@ -44,7 +49,7 @@ class NamedComparison:
     adjusted_violation_rate_p_value: float
 
 
-class Audit:
+class Audit(Stored):
     """One model's audit under a ruler: what it found, and everything that may be asked of it.
 
     Args:
@@ -62,6 +67,9 @@ class Audit:
     Raises:
         InputError: As :func:`audit`, or a column that the outputs do not have.
     """
+
+    _schemas = (SCHEMA,)
+    _damage = "this is no audit file", "make one with `relif audit run`"
 
     def __init__(
         self,
@@ -168,12 +176,10 @@ class Audit:
         for other in others:
             self._same_ruler(other)
         found = [compare(self.result, other.result, self.level) for other in others]
-        adjusted = [
-            [getattr(one, kind) for one in found]
-            if adjust == "none"
-            else holm([getattr(one, kind) for one in found])
-            for kind in ("p_value", "violation_rate_p_value")
-        ]
+        kinds = ("p_value", "violation_rate_p_value")
+        adjusted = [[getattr(one, kind) for one in found] for kind in kinds]
+        if adjust == "holm":
+            adjusted = [holm(own) for own in adjusted]
         return [
             NamedComparison(self.name, other.name, one, bias, rate)
             for other, one, bias, rate in zip(others, found, *adjusted, strict=True)
@@ -233,15 +239,9 @@ class Audit:
             raise InputError(
                 f"both audits are named {self.name!r}, and induced tolerances go by name; name them apart"
             )
-        budgets = []
+        budgets, given = [], induced if isinstance(induced, Mapping) else {}
         for one in (self, other):
-            own = (
-                one._induced
-                if induced is None
-                else induced.get(one.name)
-                if isinstance(induced, Mapping)
-                else None
-            )
+            own = one._induced if induced is None else given.get(one.name)
             if own is None:
                 raise InputError(
                     f"{one.name}: induced tolerances are missing; pass them by name, or call induce first"
@@ -336,7 +336,6 @@ class Audit:
 
     def to_json(self, *, include_influences: bool = False) -> str:
         """Return result, curve and ruler as JSON: no scores, and one row per subject only on request."""
-        curve = self.curve()
         content = {
             "schema": SCHEMA,
             "name": self.name,
@@ -346,37 +345,25 @@ class Audit:
             "induced": None
             if self._induced is None
             else [[*pair, value] for pair, value in self._induced.items()],
-            "curve": {
-                name: getattr(curve, name).tolist() for name in ("tolerances", "bias", "violation_rate")
-            },
+            "curve": self.curve().lists(),
         }
         return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> "Audit":
-        """Rebuild an audit from :meth:`to_json`; what needs the scores themselves is refused.
-
-        Raises:
-            RecordError: Text that is no audit of this schema.
-        """
-        with damaged("this is no audit file", "make one with `relif audit run`"):
-            content = json_object(text, SCHEMA)
-            found = cls.__new__(cls)
-            found.name = rebuilt(str, content["name"], "name")
-            found.level = checked_level(content["level"])
-            found.ruler = Ruler.from_json(json.dumps(content["ruler"]))
-            found.result = AuditResult.from_dict(content["result"])
-            induced = rebuilt(tuple[tuple[str, str, float], ...] | None, content["induced"], "induced")
-            found._induced = (
-                None
-                if induced is None
-                else pair_tolerances({(i, j): value for i, j, value in induced}, "induced tolerance")
-            )
-            lists = rebuilt(dict[str, tuple[float, ...]], content["curve"], "curve")
-            found._curve = BiasCurve(**{name: np.array(own) for name, own in lists.items()}, per_pair={})
-            if len(set(map(len, lists.values()))) != 1 or not all(lists.values()):
-                raise ValueError("the lists of its curve are empty or of different lengths")
-            found._scores = found._subjects = found._weights = None
+    def _from(cls, content: dict[str, Any]) -> "Audit":
+        found = cls.__new__(cls)
+        found.name = rebuilt(str, content["name"], "name")
+        found.level = checked_level(content["level"])
+        found.ruler = Ruler.from_json(json.dumps(content["ruler"]))
+        found.result = AuditResult.from_dict(content["result"])
+        induced = rebuilt(tuple[tuple[str, str, float], ...] | None, content["induced"], "induced")
+        pairs = None if induced is None else {(i, j): value for i, j, value in induced}
+        found._induced = None if pairs is None else pair_tolerances(pairs, "induced tolerance")
+        lists = rebuilt(dict[str, tuple[float, ...]], content["curve"], "curve")
+        found._curve = BiasCurve(**{name: np.array(own) for name, own in lists.items()}, per_pair={})
+        if len(set(map(len, lists.values()))) != 1 or not all(lists.values()):
+            raise ValueError("the lists of its curve are empty or of different lengths")
+        found._scores = found._subjects = found._weights = None
         return found
 
     def save(self, path: str | Path, *, include_influences: bool = False) -> None:
@@ -389,16 +376,6 @@ class Audit:
         from relif_core.files import write_file
 
         write_file(Path(path), self.to_json(include_influences=include_influences) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Audit":
-        """Read what :meth:`save` wrote; ``RecordError`` for anything else."""
-        from relif_core.files import read_text
-
-        try:
-            return cls.from_json(read_text(Path(path)))
-        except RecordError as error:
-            raise RecordError(f"{path}: {error}") from error
 
     def check(
         self,
@@ -425,7 +402,7 @@ class Audit:
         """
         asked = zip(KINDS, (bias_below, rate_below), strict=True)
         limits = {kind: limit for kind, limit in asked if limit is not None}
-        if not limits or not all(_is_limit(limit) for limit in limits.values()):
+        if not limits or not all(is_number(own) and 0 <= own <= 1 for own in limits.values()):
             raise InputError("a check needs a limit between 0 and 1 for Bias or violation rate")
         if use not in ("upper", "estimate"):
             raise InputError(f"use {use!r} is unknown; use 'upper' or 'estimate'")
@@ -503,10 +480,6 @@ def _split(scores: Any, ruler: Ruler) -> tuple[Any, Mapping[str, Any]]:
             f"scores lack the ruler's tasks {listed(absent)}; map outputs with ruler.scores first"
         )
     return tasks, {name: values for name, values in everything.items() if name not in names}
-
-
-def _is_limit(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value <= 1  # type: ignore[operator]
 
 
 def _of_tasks(labels: Any, tasks: Any, rest: Mapping[str, Any], what: str) -> Any:
