@@ -267,12 +267,7 @@ def _estimates_text(part: Mapping[str, Any]) -> str:
 
 
 def interval_text(bounds: Sequence[float] | None, form: str = ".4f") -> str:
-    """Return an interval as text, or why there is none, as where its ends are NaN.
-
-    Args:
-        bounds: Both ends.
-        form: Of a number.
-    """
+    """Return an interval as text, each end in a ``form``, or why there is none: its ends are NaN."""
     if bounds is None or math.isnan(bounds[0]):
         return "no interval: a single independent unit"
     return f"{bounds[0]:{form}} to {bounds[1]:{form}}"
@@ -321,13 +316,9 @@ def curve_svg(
     violation_rate: Sequence[float],
     held: float | None = None,
 ) -> str:
-    """Return Bias and violation rate over the tolerance as an SVG figure that follows the page's colours.
+    """Return both curves [D], tolerances ascending, as an SVG figure that follows the page's colours.
 
-    Args:
-        tolerances: The curves [D], tolerances ascending.
-        bias: The curves [D], tolerances ascending.
-        violation_rate: The curves [D], tolerances ascending.
-        held: The tolerance that was held fixed, marked by a line.
+    A line marks the tolerance that was ``held`` fixed.
     """
     width, height, left, low, top = 460.0, 250.0, 45.0, 210.0, 15.0
     last = max(tolerances[-1], 1e-9)

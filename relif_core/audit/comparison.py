@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from relif_core.audit.door import is_number
+from relif_core.audit.plain import picked
 from relif_core.audit.pools import Pair, Tolerance, checked_tolerance, pair_tolerances
 from relif_core.audit.result import KINDS, AuditResult, Kind
 from relif_core.audit.uncertainty import combined_error, difference_interval, p_value
@@ -71,29 +72,17 @@ def comparison(
     a: AuditResult, b: AuditResult, errors: dict[Kind, tuple[float, float]], level: float, *, paired: bool
 ) -> Comparison:
     """Return a − b from the standard error of each difference and its degrees of freedom."""
-    found = []
-    for kind in KINDS:
+    found: dict[str, Any] = {}
+    for kind, name in zip(KINDS, ("", "violation_rate_"), strict=True):
         difference = getattr(a, kind) - getattr(b, kind)
         error, freedom = errors[kind]
         pairs = min(a.effective_pairs, b.effective_pairs)
         bounds = difference_interval(difference, error, level, freedom, pairs, a.widest(kind))
-        found.append((difference, error, bounds, p_value(difference, error, freedom)))
-    bias, rate = found
-    return Comparison(
-        difference=bias[0],
-        standard_error=bias[1],
-        interval=bias[2],
-        violation_rate_difference=rate[0],
-        violation_rate_standard_error=rate[1],
-        violation_rate_interval=rate[2],
-        p_value=bias[3],
-        violation_rate_p_value=rate[3],
-        level=level,
-        paired=paired,
-        unstated=tuple(
-            name for name in ("dataset", "split", "score_definition") if getattr(a.context, name) is None
-        ),
-    )
+        found |= {f"{name}difference": difference, f"{name}standard_error": error, f"{name}interval": bounds}
+        found[f"{name}p_value"] = p_value(difference, error, freedom)
+    facts = picked(a.context, "dataset", "split", "score_definition")
+    unstated = tuple(name for name, value in facts.items() if value is None)
+    return Comparison(level=level, paired=paired, unstated=unstated, **found)
 
 
 def _error(a: AuditResult, b: AuditResult, kind: Kind) -> tuple[float, float]:
@@ -183,7 +172,7 @@ class RankingCertificate:
 
 
 def ranking_certificate(bias_a: float, bias_b: float, budget_a: float, budget_b: float) -> RankingCertificate:
-    """Compare the gap of two methods at a fixed tolerance with the drift that their own tolerances allow.
+    """Return whether two methods' gap at a fixed tolerance exceeds the drift that their own ones allow.
 
     Args:
         bias_a: Bias of method a at the fixed tolerance, ≥ 0.

@@ -33,23 +33,18 @@ class PairTerms:
     Attributes:
         bias: Mean excess over all pairs.
         violation_rate: Share of violating pairs.
-        bias_first: E_y[(|x − y| − δ)_+] of each x of the first pool, ascending [n_i].
-        bias_second: The same for the second pool [n_j].
-        rate_first: P_y(|x − y| > δ) of each x of the first pool [n_i].
-        rate_second: The same for the second pool [n_j].
+        first: E_y[(|x − y| − δ)_+] and P_y(|x − y| > δ) of each x of the first pool, ascending, both [n_i].
+        second: The same for the second pool [n_j].
     """
 
     bias: float
     violation_rate: float
-    bias_first: np.ndarray
-    bias_second: np.ndarray
-    rate_first: np.ndarray
-    rate_second: np.ndarray
+    first: tuple[np.ndarray, np.ndarray]
+    second: tuple[np.ndarray, np.ndarray]
 
     def kinds(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        """Yield (first pool's terms, second pool's terms, their mean) of Bias, then of the violation rate."""
-        yield self.bias_first, self.bias_second, self.bias
-        yield self.rate_first, self.rate_second, self.violation_rate
+        """Return (first terms, second terms, their mean) of Bias, then of the violation rate."""
+        return zip(self.first, self.second, (self.bias, self.violation_rate), strict=True)
 
 
 def pair_terms(
@@ -69,43 +64,31 @@ def pair_terms(
     """
     if first.weights is not None and second.weights is not None:
         return _weighted_terms(first, second, tolerance)
-    bias_first, rate_first, bias_second, rate_second = (
-        np.empty(pool.size) for pool in (first, first, second, second)
+    own, its = ((np.empty(pool.size), np.empty(pool.size)) for pool in (first, second))
+    reached, exceeded = (
+        (one.view(np.int64), other.view(np.int64)) for one, other in zip(own, its, strict=True)
     )
-    reached = bias_first.view(np.int64), bias_second.view(np.int64)
-    exceeded = rate_first.view(np.int64), rate_second.view(np.int64)
     if within is None:
         passes().cross_both(first.values, second.values, _ends(first, second), tolerance, reached, exceeded)
     else:
-        for own, known, found in zip(reached, within, reversed(exceeded), strict=True):
-            own[:] = known
-            np.cumsum(np.bincount(own, minlength=len(found) + 1)[:-1], out=found)
-    violations = 2 * first.size * second.size - sum(int(own.sum()) for own in reached)
-    passes().sample_terms(first.values, second.prefix, tolerance, bias_first, rate_first)
-    passes().sample_terms(second.values, first.prefix, tolerance, bias_second, rate_second)
-    return PairTerms(
-        bias=max(0.0, float(bias_first.mean())) if violations else 0.0,
-        violation_rate=violations / (first.size * second.size),
-        bias_first=bias_first,
-        bias_second=bias_second,
-        rate_first=rate_first,
-        rate_second=rate_second,
-    )
+        for up_to, known, under in zip(reached, within, reversed(exceeded), strict=True):
+            up_to[:] = known
+            np.cumsum(np.bincount(up_to, minlength=len(under) + 1)[:-1], out=under)
+    violations = 2 * first.size * second.size - sum(int(up_to.sum()) for up_to in reached)
+    passes().sample_terms(first.values, second.prefix, tolerance, *own)
+    passes().sample_terms(second.values, first.prefix, tolerance, *its)
+    bias = max(0.0, float(own[0].mean())) if violations else 0.0
+    return PairTerms(bias, violations / (first.size * second.size), own, its)
 
 
 def _weighted_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
-    """As :func:`pair_terms` for weighted pools: x and y are drawn in proportion to their weights."""
-    bias_first, rate_first = _weighted_means(first.values, second, tolerance)
-    bias_second, rate_second = _weighted_means(second.values, first, tolerance)
-    rate = float(first.weights @ rate_first)
-    return PairTerms(
-        bias=max(0.0, float(first.weights @ bias_first)) if rate > 0 else 0.0,
-        violation_rate=min(1.0, rate),
-        bias_first=bias_first,
-        bias_second=bias_second,
-        rate_first=rate_first,
-        rate_second=rate_second,
+    """Return :func:`pair_terms` of weighted pools: x and y are drawn in proportion to their weights."""
+    own, its = (
+        _weighted_means(first.values, second, tolerance),
+        _weighted_means(second.values, first, tolerance),
     )
+    bias, rate = (float(first.weights @ means) for means in own)
+    return PairTerms(max(0.0, bias) if rate > 0 else 0.0, min(1.0, rate), own, its)
 
 
 def _weighted_means(values: np.ndarray, other: Pool, tolerance: float) -> tuple[np.ndarray, np.ndarray]:

@@ -35,16 +35,9 @@ class Parts:
 def audit_groups(
     pools: Pools, groups: Mapping[str, np.ndarray], names: list[str], context: AuditContext
 ) -> dict[str, AuditResult]:
-    """Audit each group by itself, all pairs of its scores, with the errors of a single audit.
+    """Audit each group of unweighted pools by itself: group name → result, with a single audit's errors.
 
-    Args:
-        pools: The samples of all groups, without weights.
-        groups: Task name to group codes [n], ascending, of which every task has each.
-        names: The groups by code.
-        context: Of all results.
-
-    Returns:
-        Group name to result.
+    ``groups`` are per task the samples' codes [n], ascending, indices into ``names``; every task has each.
     """
     scores, tolerances = pools.scores, pools.tolerances
     parts = {task: Parts(np.bincount(own, minlength=len(names))) for task, own in groups.items()}
@@ -76,7 +69,8 @@ def audit_groups(
     overall = _by_group(whole.fields() | {"freedom": whole.freedom})
     results = {}
     for group, (name, per_pair, own) in enumerate(zip(names, zip(*rows, strict=True), overall, strict=True)):
-        samples = {task: own[group] for task, own in sizes.items()}
+        samples = {task: size[group] for task, size in sizes.items()}
+        ids, counts, influences = spread.subjects(group)
         results[name] = AuditResult(
             context=context,
             tasks=tuple(scores),
@@ -85,13 +79,13 @@ def audit_groups(
             pool_size=None,
             pairs=None,
             samples=samples,
-            pool_fingerprint=fingerprint(samples, *spread.members(group)),
+            pool_fingerprint=fingerprint(samples, ids, counts),
             clustered_by="sample" if pools.ids is None else "subject",
             bias=math.fsum([row.bias for row in per_pair]) / len(per_pair),
             violation_rate=math.fsum([row.violation_rate for row in per_pair]) / len(per_pair),
             draw_errors=(0.0, 0.0),
             per_pair=per_pair,
-            influences=spread.influences(group),
+            influences=influences,
             **own,
         )
     return results
@@ -153,20 +147,13 @@ def _terms(
         size = mine.spread(1 / its.sizes)
         bias *= size
         sides.append((bias, above * size))
-    (bias_first, rate_first), (bias_second, rate_second) = sides
     first, second = (parts[task].sizes for task in pair)
-    return PairTerms(
-        bias=np.maximum(0.0, parts[pair[0]].sums(bias_first) / first),
-        violation_rate=numbers / (first * second),
-        bias_first=bias_first,
-        bias_second=bias_second,
-        rate_first=rate_first,
-        rate_second=rate_second,
-    )
+    bias = np.maximum(0.0, parts[pair[0]].sums(sides[0][0]) / first)
+    return PairTerms(bias, numbers / (first * second), *sides)
 
 
 def _freedoms(variance: np.ndarray, excess: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """As :func:`~relif_core.audit.uncertainty.satterthwaite_freedom`, of arrays."""
+    """Return :func:`~relif_core.audit.uncertainty.satterthwaite_freedom` of arrays."""
     fewer = (excess * most > 2 * variance**2) & ~(variance <= NO_VARIATION**2)
     return np.divide(2 * variance**2, excess, out=most.astype(np.float64), where=fewer)
 
@@ -213,11 +200,8 @@ class _Samples:
             freedoms.append(np.where(np.isnan(variance), np.nan, _freedoms(variance, excess, freedom)))
         return Spread(np.array(errors), np.array(freedoms), sizes.sum(axis=0), freedom, sizes.min(axis=0))
 
-    def members(self, group: int) -> tuple[None, tuple[()]]:
-        return None, ()
-
-    def influences(self, group: int) -> None:
-        return None
+    def subjects(self, group: int) -> tuple[None, tuple[()], None]:
+        return None, (), None
 
 
 class _Subjects:
@@ -277,14 +261,8 @@ class _Subjects:
         freedoms = np.array([_freedoms(*own, effective - 1) for own in zip(variance, excess, strict=True)])
         return Spread(np.sqrt(variance), freedoms, units, effective - 1, effective / 2)
 
-    def members(self, group: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        here = self._here(group)
-        return self._ids[here], tuple(own[here] for own in self._counts.values())
-
-    def influences(self, group: int) -> Influences:
-        here = self._here(group)
+    def subjects(self, group: int) -> tuple[np.ndarray, tuple[np.ndarray, ...], Influences]:
+        here = slice(int(self._cells.starts[group]), int(self._cells.ends[group]))
         share = np.max([own[here] for own in self._shares.values()], axis=0)
-        return Influences(self._ids[here], share, *self._total[:, here])
-
-    def _here(self, group: int) -> slice:
-        return slice(int(self._cells.starts[group]), int(self._cells.ends[group]))
+        influences = Influences(self._ids[here], share, *self._total[:, here])
+        return self._ids[here], tuple(own[here] for own in self._counts.values()), influences

@@ -133,9 +133,7 @@ def same_subject_audit(
                 limit=delta,
                 pairs=int(count.sum()),
                 subjects=len(common),
-                gap=float(gap),
-                excess=float(centres[0]),
-                share=float(centres[1]),
+                **_means(gap, *centres),
                 **_subject_errors(influences, share, effective[-1]),
             )
         )
@@ -296,9 +294,7 @@ def similar_pair_audit(
                 limit=limits[task],
                 pairs=len(gap),
                 subjects=len(np.unique(people)),
-                gap=float(np.average(gap, weights=own)),
-                excess=float(means[0]),
-                share=float(means[1]),
+                **_means(np.average(gap, weights=own), *means),
                 **_dyadic_errors(people, deviations),
             )
         )
@@ -435,11 +431,10 @@ def _dyadic_errors(people: np.ndarray, deviations: np.ndarray) -> dict[str, floa
 
 
 def _summary(rows: list[IndividualRow], subjects: int, **errors: float) -> IndividualAudit:
-    return IndividualAudit(
-        subjects=subjects,
-        gap=float(np.mean([row.gap for row in rows])),
-        excess=float(np.mean([row.excess for row in rows])),
-        share=float(np.mean([row.share for row in rows])),
-        rows=tuple(rows),
-        **errors,
-    )
+    columns = zip(*((row.gap, row.excess, row.share) for row in rows), strict=True)
+    means = _means(*(float(np.mean(own)) for own in columns))
+    return IndividualAudit(subjects=subjects, rows=tuple(rows), **means, **errors)
+
+
+def _means(gap: float, excess: float, share: float) -> dict[str, float]:
+    return {"gap": float(gap), "excess": float(excess), "share": float(share)}

@@ -101,12 +101,6 @@ def rebuilt(kind: Any, value: Any, name: str, unknowable: tuple[str, ...] = ()) 
     What is of a class already stays as it is. Numbers are finite; None is NaN in the fields that
     ``unknowable`` names. The ``ValueError`` for another kind names the field and never the value, which may
     be a person's.
-
-    Args:
-        kind: The kind, as an annotation names it.
-        value: The JSON value.
-        name: Of the field.
-        unknowable: Fields that may be NaN.
     """
     parts = get_args(kind)
     if isinstance(kind, UnionType):

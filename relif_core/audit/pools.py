@@ -292,13 +292,13 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
         )
     kept = scores.kept[task] if isinstance(scores, Scores) else None
     if kept is not None:
-        own = Given(own.values, own.missing if own.masked is None else own.masked).taken(kept)
+        own = Given(own.values, own.absent).taken(kept)
     return present(own, f"task {task!r}: ", name)
 
 
 def present(found: Given, place: str, name: str) -> np.ndarray:
     """Return the values, or refuse (``InputError``) those of which some are missing or masked."""
-    missing, array = found.missing if found.masked is None else found.masked, found.values
+    missing, array = found.absent, found.values
     if missing is None and array.ndim == 1 and array.dtype.kind in "fU":
         missing = np.isnan(array) if array.dtype.kind == "f" else missing_text(array)
     if missing is not None and missing.any():
@@ -354,8 +354,7 @@ def checked_numbers(values: Any, name: str, dimensions: int) -> np.ndarray:
     if array.ndim != dimensions or array.dtype.kind not in "fiub":
         shape = "[n]" if dimensions == 1 else "[n, D]"
         raise InputError(f"{name} must be numbers of shape {shape}, got shape {array.shape} of {array.dtype}")
-    missing = found.missing if found.masked is None else found.masked
-    if missing is not None and missing.any():
+    if (missing := found.absent) is not None and missing.any():
         raise InputError(f"{int(missing.sum())} of {len(array)} {name} are missing; leave them out")
     return array.astype(np.float64, copy=False)
 

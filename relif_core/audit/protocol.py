@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit import compiled
-from relif_core.audit.door import columns, is_frame
+from relif_core.audit.door import columns, is_frame, over_tasks
 from relif_core.audit.exact import PairTerms, Ranks, pair_terms
 from relif_core.audit.groups import audit_groups
 from relif_core.audit.pools import Pair, Pools, Tolerance, checked_integer, checked_labels
@@ -98,14 +98,9 @@ def _from_frame(frame: Any, subjects: Any, groups: Any, weights: Any) -> tuple[A
     """Split a data frame into its task columns, and spread what belongs to its rows over the tasks."""
     named = tuple(name for name in (subjects, groups, weights) if isinstance(name, str))
     tasks = list(columns(frame, named))
-
-    def of_rows(labels: Any) -> Any:
-        if labels is None or isinstance(labels, Mapping):
-            return labels
-        return dict.fromkeys(tasks, frame[labels] if isinstance(labels, str) else labels)
-
-    rows = np.arange(len(frame)) if subjects is None else subjects
-    return frame[tasks], of_rows(rows), of_rows(groups), of_rows(weights)
+    given = (np.arange(len(frame)) if subjects is None else subjects, groups, weights)
+    of_rows = (over_tasks(labels, tasks, frame, "column") for labels in given)
+    return frame[tasks], *of_rows
 
 
 @dataclass(frozen=True)
@@ -216,7 +211,7 @@ def _audit_pair(
     row = PairAudit(
         tasks=pair,
         tolerance=tolerance,
-        samples=(len(terms.bias_first), len(terms.bias_second)),
+        samples=(len(terms.first[0]), len(terms.second[0])),
         bias=bias,
         violation_rate=rate,
         **spread.add(pair, terms).fields(variance, len(draws.violations) if draws else None),

@@ -79,12 +79,7 @@ class Estimates:
         return self.interval("violation_rate", level)
 
     def interval(self, kind: Kind, level: float) -> tuple[float, float]:
-        """Return the confidence interval of Bias or of the violation rate.
-
-        Args:
-            kind: "bias" or "violation_rate".
-            level: In (0, 1).
-        """
+        """Return the confidence interval of Bias or of the violation rate at a level in (0, 1)."""
         error, freedom = getattr(self, f"{kind}_se"), getattr(self, f"{kind}_freedom")
         ends = [
             unit_interval(end, error, level, freedom, self.effective_pairs, self.widest(kind))
@@ -97,11 +92,7 @@ class Estimates:
         return (getattr(self, kind),)
 
     def widest(self, kind: Kind) -> float:
-        """Return the largest possible violation rate, or Bias: 1 less the least tolerance.
-
-        Args:
-            kind: "bias" or "violation_rate".
-        """
+        """Return the largest possible violation rate, or Bias: 1 less the least tolerance."""
         rows: Any = getattr(self, "per_pair", (self,))
         return max(0.0, 1 - min(row.tolerance for row in rows)) if kind == "bias" else 1.0
 

@@ -132,14 +132,14 @@ class HistogramSketch(Stored):
 
     @property
     def _hidden_masses(self) -> dict[str, float]:
-        """What the hidden samples of every task count for."""
+        """Return what the hidden samples of every task count for."""
         if self.weights is None:
             return dict(self.hidden)
         return {task: float(own[0, -1]) for task, own in self.weights.items()}
 
     @property
     def _masses(self) -> dict[str, np.ndarray]:
-        """What each cell counts for: its number of samples, or the sum of their weights."""
+        """Return what each cell counts for: its number of samples, or the sum of their weights."""
         return self.counts if self.weights is None else {t: own[0, :-1] for t, own in self.weights.items()}
 
     def __add__(self, other: "HistogramSketch") -> "HistogramSketch":

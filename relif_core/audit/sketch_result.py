@@ -47,7 +47,7 @@ class Terms:
     """Bias and violation rate of two histograms, at the tolerance and one bin's width to either side."""
 
     def __init__(self, first: Mass, second: Mass, tolerance: float) -> None:
-        """``tolerance`` is in bins."""
+        """Take two tasks' masses and a tolerance in bins."""
         self._first, self._second, self._tolerance = first, second, tolerance
         self._least = int(min(tolerance, len(first.cells))) + 1
         self.bias, self.rate = self._at(0)
@@ -64,7 +64,7 @@ class Terms:
         return self._first.terms(self._second, *at), self._second.terms(self._first, *at)
 
     def range(self, kind: int, seen: float, most: float) -> tuple[float, float]:
-        """Bound Bias (0) or violation rate (1): a share of pairs is ``seen``, others have ``most``."""
+        """Return bounds of Bias (0) or rate (1): a share of pairs is ``seen``, others have ``most``."""
         return seen * self._low[kind], min(most, seen * self._high[kind] + (1 - seen) * most)
 
 

@@ -108,22 +108,16 @@ class SubjectSpread:
         self.counts = {
             task: np.bincount(_codes(pool), pool.weights, len(ids)) for task, pool in pools.items()
         }
-        self._shares = {
-            task: own / pools[task].size if pools[task].weights is None else own
-            for task, own in self.counts.items()
-        }
-        self._effective = {
-            task: (pools[task].size ** 2 if pools[task].weights is None else 1)
-            / float(np.square(own, dtype=np.float64).sum())
-            for task, own in self.counts.items()
-        }
+        mass = {task: pool.size if pool.weights is None else 1 for task, pool in pools.items()}
+        self._shares = {task: own / mass[task] for task, own in self.counts.items()}
+        squares = {task: float(np.square(own, dtype=np.float64).sum()) for task, own in self.counts.items()}
+        self._effective = {task: mass[task] ** 2 / square for task, square in squares.items()}
         self._total = np.zeros((2, len(ids)))
 
     def add(self, pair: Pair, terms: PairTerms) -> Spread:
         """Return the spread of one task pair."""
         both = np.zeros((2, len(self._ids)))
-        sides = (terms.bias_first, terms.rate_first), (terms.bias_second, terms.rate_second)
-        for task, means in zip(pair, sides, strict=True):
+        for task, means in zip(pair, (terms.first, terms.second), strict=True):
             pool = self._pools[task]
             weights = np.broadcast_to(1 / pool.size, pool.size) if pool.weights is None else pool.weights
             centres = terms.bias, terms.violation_rate
@@ -239,11 +233,7 @@ def satterthwaite_freedom(variance: float, excess: float, most: float) -> float:
 
 
 def interval(estimate: float, error: float, level: float, freedom: float) -> tuple[float, float]:
-    """Return estimate ± t · error, with t the two-sided ``level`` quantile of Student's t distribution.
-
-    Raises:
-        InputError: A level outside (0, 1).
-    """
+    """Return estimate ± t · error, with t the two-sided ``level`` quantile of Student's t distribution."""
     half = student_quantile((1 + checked_level(level)) / 2, freedom) * error
     return estimate - half, estimate + half
 
@@ -262,18 +252,8 @@ def unit_interval(
     near 0 or 1, where few units make up the estimate, asymmetric and within (0, 1). An estimate of 0 or 1, or
     without error, comes from units that show no variation. Others may, up to a probability u
     (:func:`unseen_bound`): the interval is then (1 − u) · estimate to (1 − u) · estimate + u · widest, which
-    from 0 is a one-sided upper bound.
-
-    Args:
-        estimate: The mean.
-        error: Its standard error.
-        level: In (0, 1).
-        freedom: Degrees of freedom of the error.
-        effective_pairs: Independent pairs behind it.
-        widest: The quantity's maximum.
-
-    Raises:
-        InputError: A level outside (0, 1).
+    from 0 is a one-sided upper bound. ``freedom`` are the error's degrees of freedom, ``effective_pairs`` the
+    independent pairs behind the estimate.
     """
     quantile = student_quantile((1 + checked_level(level)) / 2, freedom)
     if math.isnan(error) or math.isnan(quantile):
@@ -300,9 +280,6 @@ def difference_interval(
 
     Where few of the units tell the two apart (degrees of freedom below 6, as of three subjects, and below
     half of the effective subjects), or none, ± what none of them may show (:func:`unseen_bound`) is added.
-
-    Raises:
-        InputError: A level outside (0, 1).
     """
     low, high = interval(difference, error if error > NO_VARIATION else 0.0, level, freedom)
     if error <= NO_VARIATION or freedom < min(FEW_DEGREES, effective_pairs):
@@ -315,15 +292,12 @@ def unseen_bound(effective_pairs: float, level: float) -> float:
     """Return the largest probability, at one-sided ``level``, of what none of so many pairs shows.
 
     It solves (1 − p)^pairs = 1 − level. G subjects make G/2 independent pairs, however their tasks tie.
-
-    Raises:
-        InputError: A level outside (0, 1).
     """
     return -math.expm1(math.log1p(-checked_level(level)) / effective_pairs)
 
 
 def checked_level(level: float) -> float:
-    """Return a confidence level, or refuse one outside (0, 1)."""
+    """Return a confidence level in (0, 1); ``InputError`` for others."""
     return checked_fraction(level, "level")
 
 
@@ -386,7 +360,7 @@ def _both_tails(t: float, freedom: float) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float, rest: float) -> float:
-    """Regularised incomplete beta function I_x(a, b) by its continued fraction; ``rest`` is 1 − x."""
+    """Return the regularised incomplete beta function I_x(a, b), a continued fraction; ``rest`` is 1 − x."""
     if x == 0:
         return 0.0
     front = math.exp(

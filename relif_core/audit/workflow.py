@@ -19,7 +19,7 @@ from relif_core.audit.comparison import (
     drift_budget,
     ranking_certificate,
 )
-from relif_core.audit.door import columns, is_frame, is_number
+from relif_core.audit.door import columns, is_frame, is_number, over_tasks
 from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.individual import IndividualAudit, similar_pair_audit, similar_pairs
 from relif_core.audit.plain import Stored, rebuilt
@@ -90,14 +90,14 @@ class Audit(Stored):
             raise InputError(f"name must be text, got {name!r}")
         self.ruler, self.name, self.level = ruler, name, checked_level(level)
         tasks, rest = _split(scores, ruler)
-        self._subjects = _of_tasks(subject, tasks, rest, "subject")
+        self._subjects = over_tasks(subject, ruler.score_map.rules, rest, "subject")
         self._scores: Any = tasks
-        self._weights = _of_tasks(weight, tasks, rest, "weight")
+        self._weights = over_tasks(weight, ruler.score_map.rules, rest, "weight")
         self.result = audit(
             tasks,
             ruler.tolerance,
             subjects=self._subjects,
-            groups=_of_tasks(group, tasks, rest, "group"),
+            groups=over_tasks(group, ruler.score_map.rules, rest, "group"),
             weights=self._weights,
             context=AuditContext(
                 dataset=dataset,
@@ -259,7 +259,7 @@ class Audit(Stored):
             k: Samples of a prototype.
         """
         scores = self._held("induced tolerances")
-        rows = _of_tasks(embeddings, scores, {}, "embedding")
+        rows = over_tasks(embeddings, self.ruler.score_map.rules, {}, "embedding")
         self._induced = induced_tolerances(rows, scores, k, weights=self._weights)
         return self._induced
 
@@ -276,7 +276,7 @@ class Audit(Stored):
             lipschitz: L, one number or task → number (:func:`lipschitz_limit` on reference validation data).
         """
         pools = Pools.of(self._held("similar pairs"), subjects=self._subjects, weights=self._weights)
-        rows = _of_tasks(embeddings, pools.scores, {}, "embedding")
+        rows = over_tasks(embeddings, self.ruler.score_map.rules, {}, "embedding")
         inputs = {t: aligned(rows[t], t, pools.scores, "embeddings") for t in pools.scores if t in rows}
         pairs = similar_pairs(inputs, subjects=pools.codes or None, k=k)
         return similar_pair_audit(dict(pools.scores), pairs, lipschitz, weights=pools.weights or None)
@@ -480,14 +480,3 @@ def _split(scores: Any, ruler: Ruler) -> tuple[Any, Mapping[str, Any]]:
             f"scores lack the ruler's tasks {listed(absent)}; map outputs with ruler.scores first"
         )
     return tasks, {name: values for name, values in everything.items() if name not in names}
-
-
-def _of_tasks(labels: Any, tasks: Any, rest: Mapping[str, Any], what: str) -> Any:
-    if labels is None or isinstance(labels, Mapping):
-        return labels
-    if isinstance(labels, str):
-        if labels not in rest:
-            known = listed(rest) or "no other columns"
-            raise InputError(f"{what} {labels!r} is no column beside the tasks; there are {known}")
-        labels = rest[labels]
-    return dict.fromkeys(columns(tasks) if is_frame(tasks) else tasks, labels)
