@@ -88,10 +88,8 @@ def comparison(
 def _error(a: AuditResult, b: AuditResult, kind: Kind) -> tuple[float, float]:
     """Return the standard error of a − b, paired by subject and draw where known, and its freedom."""
     if a.influences is None or b.influences is None:
-        return (
-            float(getattr(a, f"{kind}_se") + getattr(b, f"{kind}_se")),
-            min(getattr(a, f"{kind}_freedom"), getattr(b, f"{kind}_freedom")),
-        )
+        error = float(getattr(a, f"{kind}_se") + getattr(b, f"{kind}_se"))
+        return error, min(getattr(a, f"{kind}_freedom"), getattr(b, f"{kind}_freedom"))
     by_subject, freedom = combined_error(a.influences.scaled(kind) - b.influences.scaled(kind), a.freedom)
     place = KINDS.index(kind)
     if a.draws is None or b.draws is None:

@@ -46,11 +46,8 @@ def given(values: Any, name: str) -> Given:
     try:
         if hasattr(values, "detach") and hasattr(values, "cpu"):
             tensor = values.detach().cpu()
-            return Given(
-                (
-                    tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
-                ).numpy()
-            )
+            short = tensor.is_floating_point() and tensor.element_size() < 4
+            return Given((tensor.float() if short else tensor).numpy())
         if isinstance(values, np.ma.MaskedArray):
             return Given(np.asarray(values.data), masked=np.ma.getmaskarray(values))
         index = None
@@ -83,13 +80,8 @@ def given(values: Any, name: str) -> Given:
 def _array(values: Any) -> np.ndarray:
     """Return ``np.asarray``, but a list of text and other things does not become all text."""
     array = np.asarray(values)
-    if (
-        array.dtype.kind in "US"
-        and isinstance(values, list | tuple)
-        and not all(isinstance(v, str) for v in values)
-    ):
-        return np.array(values, dtype=object)
-    return array
+    mixed = isinstance(values, list | tuple) and not all(isinstance(item, str) for item in values)
+    return np.array(values, dtype=object) if mixed and array.dtype.kind in "US" else array
 
 
 def _is_missing(item: Any) -> bool:
@@ -128,11 +120,8 @@ def missing_text(array: np.ndarray) -> np.ndarray:
     found = np.zeros(len(array), dtype=bool)
     if array.dtype.itemsize == 0:
         return ~found
-    first = (
-        np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-        .view(np.uint32)
-        .reshape(len(array), -1)[:, 0]
-    )
+    native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    first = native.view(np.uint32).reshape(len(array), -1)[:, 0]
     for start in {ord(word[0]) if word else 0 for word in MISSING_TEXT}:
         found |= first == start
     places = np.flatnonzero(found)

@@ -65,9 +65,8 @@ def pair_terms(
     if first.weights is not None and second.weights is not None:
         return _weighted_terms(first, second, tolerance)
     own, its = ((np.empty(pool.size), np.empty(pool.size)) for pool in (first, second))
-    reached, exceeded = (
-        (one.view(np.int64), other.view(np.int64)) for one, other in zip(own, its, strict=True)
-    )
+    reached = own[0].view(np.int64), its[0].view(np.int64)
+    exceeded = own[1].view(np.int64), its[1].view(np.int64)
     if within is None:
         passes().cross_both(first.values, second.values, _ends(first, second), tolerance, reached, exceeded)
     else:
@@ -83,10 +82,8 @@ def pair_terms(
 
 def _weighted_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
     """Return :func:`pair_terms` of weighted pools: x and y are drawn in proportion to their weights."""
-    own, its = (
-        _weighted_means(first.values, second, tolerance),
-        _weighted_means(second.values, first, tolerance),
-    )
+    own = _weighted_means(first.values, second, tolerance)
+    its = _weighted_means(second.values, first, tolerance)
     bias, rate = (float(first.weights @ means) for means in own)
     return PairTerms(max(0.0, bias) if rate > 0 else 0.0, min(1.0, rate), own, its)
 
@@ -99,10 +96,8 @@ def _weighted_means(values: np.ndarray, other: Pool, tolerance: float) -> tuple[
     inside = np.searchsorted(other.values, reach(values, tolerance), "right")
     under = np.searchsorted(reach(other.values, tolerance), values, "left")
     above, below = weights[-1] - weights[inside], weights[under]
-    excess = (
-        sums[-1] - sums[inside] - above * (values + tolerance) + below * (values - tolerance) - sums[under]
-    )
-    return excess, above + below
+    excess = sums[-1] - sums[inside] - above * (values + tolerance) + below * (values - tolerance)
+    return excess - sums[under], above + below
 
 
 def sample_terms(

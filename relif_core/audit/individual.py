@@ -16,6 +16,7 @@ from relif_core.audit.pools import (
     Pools,
     Scores,
     Tolerance,
+    as_given,
     checked_fraction,
     checked_integer,
     checked_labels,
@@ -369,7 +370,7 @@ def _paired(scores: Any, pairs: SimilarPairs, weights: Any) -> Pools:
                 f"task {task!r}: {len(values)} scores, but the pairs are of {len(pairs.codes[task])} samples;"
                 " give one score per input, in the same order"
             )
-        own, index = row_index(scores[task]), pairs.indices.get(task)
+        own, index = as_given(pools.scores, task).index, pairs.indices.get(task)
         if own is not None and index is not None and not index.equals(own):
             raise InputError(
                 f"task {task!r}: the scores have another index than the inputs that pairs were made of; sort"

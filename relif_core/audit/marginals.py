@@ -69,10 +69,7 @@ def coupling_bounds(first: Any, second: Any, tolerance: float) -> tuple[float, f
     (0.0, 0.75)
     """
     delta = checked_tolerance(tolerance, "tolerance")
-    x, y = (
-        np.sort(values.astype(np.float64))
-        for values in checked_scores({"first": first, "second": second}).values()
-    )
+    x, y = (pool.values for pool in Pools.of({"first": first, "second": second}).sorted().values())
     if len(x) != len(y):
         raise InputError(
             f"a coupling needs two lists of one length, got {len(x)} and {len(y)}; keep the common subjects"

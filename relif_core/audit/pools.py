@@ -282,7 +282,7 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
     another number of rows than scores; messages call them ``name``.
     """
     own = given(values, f"task {task!r}: {name}")
-    there = scores.given[task] if isinstance(scores, Scores) else Given(scores[task])
+    there = as_given(scores, task)
     own = in_order(own, there.index, name, "scores", f"task {task!r}: ")
     shape = there.values.shape
     if own.values.shape[:1] != shape:
@@ -294,6 +294,11 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
     if kept is not None:
         own = Given(own.values, own.absent).taken(kept)
     return present(own, f"task {task!r}: ", name)
+
+
+def as_given(scores: Mapping[str, np.ndarray], task: str) -> Given:
+    """Return a task's scores as they came."""
+    return scores.given[task] if isinstance(scores, Scores) else Given(scores[task])
 
 
 def present(found: Given, place: str, name: str) -> np.ndarray:

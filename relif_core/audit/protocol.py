@@ -122,14 +122,11 @@ class _Sampling:
         """
         generator, drawn = np.random.default_rng(self.pair_seed), {}
         if not pools.weights:
-            pools = pools.taken(
-                {
-                    task: generator.choice(size, self.pool_size, replace=False)
-                    if size > self.pool_size
-                    else np.arange(size)
-                    for task, size in pools.sizes.items()
-                }
-            )
+            chosen = {task: np.arange(size) for task, size in pools.sizes.items()}
+            for task, size in pools.sizes.items():
+                if size > self.pool_size:
+                    chosen[task] = generator.choice(size, self.pool_size, replace=False)
+            pools = pools.taken(chosen)
 
         def values(task: str) -> np.ndarray:
             own, mass = pools.scores[task], pools.weights.get(task)

@@ -220,11 +220,8 @@ def _influences_from(arrays: Mapping[str, Any], subjects: Any) -> Influences:
     found = Influences(**{name: np.asarray(own) for name, own in arrays.items()})
     for item in fields(found):
         own, kinds = getattr(found, item.name), "iuU" if item.name == "subjects" else "fiu"
-        if (
-            own.shape != (subjects,)
-            or own.dtype.kind not in kinds
-            or not (own.dtype.kind != "f" or np.isfinite(own).all())
-        ):
+        finite = own.dtype.kind != "f" or np.isfinite(own).all()
+        if own.shape != (subjects,) or own.dtype.kind not in kinds or not finite:
             raise ValueError(f"influences: {item.name} are not one per subject")
     return found
 

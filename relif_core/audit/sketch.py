@@ -425,9 +425,8 @@ class HistogramSketch(Stored):
         influences = {task: np.zeros((2, self.bins)) for task in self.counts}
         for pair, _, terms in self._pairs(tolerances):
             for task, means in zip(pair, terms.means(), strict=True):
-                influences[task] += (
-                    (means - [[terms.bias], [terms.rate]]) / self._masses[task].sum() / len(tolerances)
-                )
+                centred = means - [[terms.bias], [terms.rate]]
+                influences[task] += centred / self._masses[task].sum() / len(tolerances)
         return influences
 
     def _hidden_influences(self, tolerances: dict[Pair, float]) -> list[dict[str, np.ndarray]]:
@@ -549,12 +548,8 @@ def _bins_of(values: np.ndarray, bins: int) -> np.ndarray:
 
 def _counts(values: Any) -> np.ndarray:
     array = np.asarray(values)
-    if (
-        array.ndim != 1
-        or array.dtype.kind != "i"
-        or array.min() < 0
-        or array.sum(dtype=float) >= _MOST_SAMPLES
-    ):
+    whole = array.ndim == 1 and array.dtype.kind == "i"
+    if not whole or array.min() < 0 or array.sum(dtype=float) >= _MOST_SAMPLES:
         raise ValueError("counts must be whole numbers, at least 0, of fewer than 2⁴² samples")
     return array.astype(np.int64)
 

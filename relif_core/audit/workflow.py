@@ -37,6 +37,10 @@ from relif_core.errors import ComparabilityError, InputError, listed
 SCHEMA = "relif-audit-file/1"
 CURVE_TOLERANCES = np.linspace(0, 1, 51)
 
+Verdict = Literal["pass", "fail", "undecided"]
+#: The worst first.
+VERDICTS: tuple[Verdict, ...] = ("fail", "undecided", "pass")
+
 
 @dataclass(frozen=True)
 class NamedComparison:
@@ -384,7 +388,7 @@ class Audit(Stored):
         rate_below: float | None = None,
         use: Literal["upper", "estimate"] = "upper",
         worst_group: bool = False,
-    ) -> tuple[Literal["pass", "fail", "undecided"], list[str]]:
+    ) -> tuple[Verdict, list[str]]:
         """Hold the audit against limits.
 
         With ``use="upper"`` it passes where the interval lies below the limit, fails where it lies above, and
@@ -412,24 +416,19 @@ class Audit(Stored):
         if worst_group:
             level = 1 - (1 - self.level) / max(1, len(self.result.groups))
             parts += [(f"group {label}", part, level) for label, part in self.result.groups.items()]
-        verdicts, lines = [], []
+        found: list[tuple[Verdict, str]] = []
         for label, part, level in parts:
             for kind, limit in limits.items():
                 value = getattr(part, kind)
                 low, high = (value, value) if use == "estimate" else part.interval(kind, level)
-                state = "pass" if high < limit else "fail" if low >= limit else "undecided"
-                verdicts.append(state)
+                state: Verdict = "pass" if high < limit else "fail" if low >= limit else "undecided"
                 title = "Bias" if kind == "bias" else "violation rate"
                 ends = interval_text((low, high))
-                lines.append(f"{state}: {label}, {title} {value:.4f} ({ends}) against {limit:g}")
-        if worst_group:
-            for label, reason in self.result.groups_left_out.items():
-                verdicts.append("undecided")
-                lines.append(f"undecided: group {label} was left out, {reason}")
-        worst: Literal["pass", "fail", "undecided"] = (
-            "fail" if "fail" in verdicts else "undecided" if "undecided" in verdicts else "pass"
-        )
-        return worst, lines
+                found.append((state, f"{label}, {title} {value:.4f} ({ends}) against {limit:g}"))
+        for label, reason in self.result.groups_left_out.items() if worst_group else ():
+            found.append(("undecided", f"group {label} was left out, {reason}"))
+        worst = min((state for state, _ in found), key=VERDICTS.index)
+        return worst, [f"{state}: {line}" for state, line in found]
 
     def _same_ruler(self, other: "Audit") -> None:
         if not isinstance(other, Audit):
