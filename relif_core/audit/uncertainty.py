@@ -252,8 +252,18 @@ def unit_interval(
     near 0 or 1, where few units make up the estimate, asymmetric and within (0, 1). An estimate of 0 or 1, or
     without error, comes from units that show no variation. Others may, up to a probability u
     (:func:`unseen_bound`): the interval is then (1 − u) · estimate to (1 − u) · estimate + u · widest, which
-    from 0 is a one-sided upper bound. ``freedom`` are the error's degrees of freedom, ``effective_pairs`` the
-    independent pairs behind the estimate.
+    from 0 is a one-sided upper bound.
+
+    Args:
+        estimate: The mean.
+        error: Its standard error.
+        level: In (0, 1).
+        freedom: Degrees of freedom of the error.
+        effective_pairs: Independent pairs behind it.
+        widest: The quantity's maximum.
+
+    Raises:
+        InputError: A level outside (0, 1).
     """
     quantile = student_quantile((1 + checked_level(level)) / 2, freedom)
     if math.isnan(error) or math.isnan(quantile):
@@ -280,6 +290,9 @@ def difference_interval(
 
     Where few of the units tell the two apart (degrees of freedom below 6, as of three subjects, and below
     half of the effective subjects), or none, ± what none of them may show (:func:`unseen_bound`) is added.
+
+    Raises:
+        InputError: A level outside (0, 1).
     """
     low, high = interval(difference, error if error > NO_VARIATION else 0.0, level, freedom)
     if error <= NO_VARIATION or freedom < min(FEW_DEGREES, effective_pairs):
@@ -292,6 +305,9 @@ def unseen_bound(effective_pairs: float, level: float) -> float:
     """Return the largest probability, at one-sided ``level``, of what none of so many pairs shows.
 
     It solves (1 − p)^pairs = 1 − level. G subjects make G/2 independent pairs, however their tasks tie.
+
+    Raises:
+        InputError: A level outside (0, 1).
     """
     return -math.expm1(math.log1p(-checked_level(level)) / effective_pairs)
 
