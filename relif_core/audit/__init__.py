@@ -1,7 +1,13 @@
 """Fixed-tolerance auditing of multi-task models: exact and sampled, with uncertainty, on NumPy alone."""
 
 from relif_core.audit.card import CARD_SCHEMA, Card, audit_card, card_html, card_markdown
-from relif_core.audit.comparison import Comparison, compare
+from relif_core.audit.comparison import (
+    Comparison,
+    RankingCertificate,
+    compare,
+    drift_budget,
+    ranking_certificate,
+)
 from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.individual import (
     IndividualAudit,
@@ -14,7 +20,6 @@ from relif_core.audit.individual import (
 )
 from relif_core.audit.marginals import BiasParts, bias_parts, coupling_bounds, shrunk
 from relif_core.audit.protocol import audit
-from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
 from relif_core.audit.ruler import MappedScores, Ruler, ScoreMap, calibrate
 from relif_core.audit.sketch import HistogramSketch

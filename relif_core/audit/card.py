@@ -3,15 +3,16 @@
 import html
 import json
 import math
-import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from relif_core import __version__
+from relif_core.audit.door import is_number
 from relif_core.audit.exact import BiasCurve
+from relif_core.audit.plain import picked
 from relif_core.audit.pools import Pair, pair_tolerances
 from relif_core.audit.result import KINDS, AuditResult, Estimates
 from relif_core.audit.ruler import Ruler
@@ -116,11 +117,8 @@ def audit_card(
         model=model,
         **{
             "audited": {
-                "dataset": result.context.dataset,
-                "split": result.context.split,
-                "score_definition": result.context.score_definition,
-                "samples": dict(result.samples),
-                "pool_fingerprint": result.pool_fingerprint,
+                **picked(result.context, "dataset", "split", "score_definition"),
+                **picked(result, "samples", "pool_fingerprint"),
             },
             "tolerance": {
                 "source": result.context.tolerance_source,
@@ -130,24 +128,17 @@ def audit_card(
             },
             "protocol": {
                 "name": result.protocol,
-                "pair_seed": result.pair_seed,
-                "pool_size": result.pool_size,
-                "pairs": result.pairs,
-                "clustered_by": result.clustered_by,
-                "clusters": result.clusters,
-                "effective_pairs": result.effective_pairs,
+                **picked(result, "pair_seed", "pool_size", "pairs"),
+                **picked(result, "clustered_by", "clusters", "effective_pairs"),
             },
             "results": {
                 "level": level,
                 **_estimates(result, level),
                 "per_pair": [{"tasks": list(row.tasks), **_estimates(row, level)} for row in result.per_pair],
                 "groups": {label: _estimates(part, level) for label, part in result.groups.items()},
-                "groups_left_out": dict(result.groups_left_out),
-                "notes": list(result.notes),
+                **picked(result, "groups_left_out", "notes"),
             },
-            "curve": None
-            if curve is None
-            else {name: getattr(curve, name).tolist() for name in ("tolerances", "bias", "violation_rate")},
+            "curve": None if curve is None else curve.lists(),
             "induced": None if induced is None else _pair_rows(induced),
             "utility": None if utility is None else _numbers(utility, "utility"),
             "controller": None if controller is None else dict(controller),
@@ -168,13 +159,13 @@ def _pair_rows(tolerances: Mapping[Pair, float]) -> list[dict[str, Any]]:
 
 
 def _ruler_row(ruler: Ruler) -> dict[str, Any]:
-    names = ("sha256", "alpha", "pairs", "seed", "matchings", "spread")
-    return {**{name: getattr(ruler, name) for name in names}, "score_map": ruler.score_map.rules}
+    own = picked(ruler, "sha256", "alpha", "pairs", "seed", "matchings", "spread")
+    return {**own, "score_map": ruler.score_map.rules}
 
 
 def _numbers(values: Mapping[str, Any], name: str) -> dict[str, float]:
     for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        if not is_number(value):
             raise InputError(f"{name} {key!r} must be a number, got a {type(value).__name__}")
     return {key: float(value) for key, value in values.items()}
 
@@ -201,77 +192,53 @@ def _sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
         card[name] for name in ("audited", "tolerance", "protocol", "results")
     )
     level = f"{100 * results['level']:g} %"
-    sections = [
-        (
-            "What was audited",
-            [
-                ("Model", card["model"]),
-                ("Made", f"{_text(card['made']['date'])}, relif-core {card['made']['version']}"),
-                ("Dataset", _text(audited["dataset"])),
-                ("Split", _text(audited["split"])),
-                ("Audit scores", _text(audited["score_definition"])),
-                (
-                    "Samples per task",
-                    ", ".join(f"{task}: {size:,}" for task, size in audited["samples"].items()),
-                ),
-                ("Pool fingerprint", audited["pool_fingerprint"]),
-            ],
-        ),
-        (
-            "Tolerance, held fixed",
-            [
-                ("Source", _text(tolerance["source"])),
-                ("Calibration data", _text(tolerance["calibration"])),
-                *_ruler_text(tolerance["ruler"]),
-                *((_pair_text(row), f"{row['tolerance']:.4f}") for row in tolerance["values"]),
-            ],
-        ),
-        (
-            "Protocol",
-            [
-                ("Pairs", "all pairs, exact" if protocol["name"] == "exact" else _sampling_text(protocol)),
-                ("Independent units", f"{protocol['clusters']:,} ({protocol['clustered_by']}s)"),
-            ],
-        ),
-        (
-            f"Results with {level} intervals",
-            [
-                ("Bias", _estimate_text(results["bias"])),
-                ("Violation rate", _estimate_text(results["violation_rate"])),
-                *((_pair_text(row), _estimates_text(row)) for row in results["per_pair"]),
-                *((f"Group {label}", _estimates_text(part)) for label, part in results["groups"].items()),
-                *(
-                    (f"Group {label}", f"left out: {why}")
-                    for label, why in results["groups_left_out"].items()
-                ),
-                *(("Note", note) for note in results["notes"]),
-            ],
-        ),
-        (
-            "Induced tolerances (diagnostic only)",
-            [(_pair_text(row), f"{row['tolerance']:.4f}") for row in card["induced"] or ()],
-        ),
-        (
-            "Utility of the same checkpoint",
-            [(name, f"{value:.4f}") for name, value in (card["utility"] or {}).items()],
-        ),
-        ("Controller", [(name, str(value)) for name, value in (card["controller"] or {}).items()]),
-    ]
-    return [(title, rows or [("", "not stated")]) for title, rows in sections]
+    sections = {
+        "What was audited": [
+            ("Model", card["model"]),
+            ("Made", f"{_text(card['made']['date'])}, relif-core {card['made']['version']}"),
+            ("Dataset", _text(audited["dataset"])),
+            ("Split", _text(audited["split"])),
+            ("Audit scores", _text(audited["score_definition"])),
+            ("Samples per task", ", ".join(f"{task}: {size:,}" for task, size in audited["samples"].items())),
+            ("Pool fingerprint", audited["pool_fingerprint"]),
+        ],
+        "Tolerance, held fixed": [
+            ("Source", _text(tolerance["source"])),
+            ("Calibration data", _text(tolerance["calibration"])),
+            *_ruler_text(tolerance["ruler"]),
+            *_tolerances_text(tolerance["values"]),
+        ],
+        "Protocol": [
+            ("Pairs", "all pairs, exact" if protocol["name"] == "exact" else _sampling_text(protocol)),
+            ("Independent units", f"{protocol['clusters']:,} ({protocol['clustered_by']}s)"),
+        ],
+        f"Results with {level} intervals": [
+            ("Bias", _estimate_text(results["bias"])),
+            ("Violation rate", _estimate_text(results["violation_rate"])),
+            *((_pair_text(row), _estimates_text(row)) for row in results["per_pair"]),
+            *((f"Group {label}", _estimates_text(part)) for label, part in results["groups"].items()),
+            *((f"Group {label}", f"left out: {why}") for label, why in results["groups_left_out"].items()),
+            *(("Note", note) for note in results["notes"]),
+        ],
+        "Induced tolerances (diagnostic only)": _tolerances_text(card["induced"] or ()),
+        "Utility of the same checkpoint": [
+            (name, f"{value:.4f}") for name, value in (card["utility"] or {}).items()
+        ],
+        "Controller": [(name, str(value)) for name, value in (card["controller"] or {}).items()],
+    }
+    return [(title, rows or [("", "not stated")]) for title, rows in sections.items()]
+
+
+def _tolerances_text(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(_pair_text(row), f"{row['tolerance']:.4f}") for row in rows]
 
 
 def _ruler_text(ruler: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     if ruler is None:
         return []
-    spread = ruler["spread"]
+    spread, pairs = ruler["spread"], f"{ruler['pairs']:,} disjoint pairs, seed {ruler['seed']}"
     return [
-        (
-            "Ruler",
-            (
-                f"{ruler['sha256'][:16]}, α {ruler['alpha']:g}, {ruler['pairs']:,} disjoint pairs, seed"
-                f" {ruler['seed']}"
-            ),
-        ),
+        ("Ruler", f"{ruler['sha256'][:16]}, α {ruler['alpha']:g}, {pairs}"),
         ("Spread over matchings", f"{spread['low']:.4f} to {spread['high']:.4f} in {ruler['matchings']:,}"),
         ("Score map", "; ".join(f"{task}: {rule['kind']}" for task, rule in ruler["score_map"].items())),
     ]
@@ -300,12 +267,7 @@ def _estimates_text(part: Mapping[str, Any]) -> str:
 
 
 def interval_text(bounds: Sequence[float] | None, form: str = ".4f") -> str:
-    """Return an interval as text, or why there is none, as where its ends are NaN.
-
-    Args:
-        bounds: Both ends.
-        form: Of a number.
-    """
+    """Return an interval as text, each end in a ``form``, or why there is none: its ends are NaN."""
     if bounds is None or math.isnan(bounds[0]):
         return "no interval: a single independent unit"
     return f"{bounds[0]:{form}} to {bounds[1]:{form}}"
@@ -354,13 +316,9 @@ def curve_svg(
     violation_rate: Sequence[float],
     held: float | None = None,
 ) -> str:
-    """Return Bias and violation rate over the tolerance as an SVG figure that follows the page's colours.
+    """Return both curves [D], tolerances ascending, as an SVG figure that follows the page's colours.
 
-    Args:
-        tolerances: The curves [D], tolerances ascending.
-        bias: The curves [D], tolerances ascending.
-        violation_rate: The curves [D], tolerances ascending.
-        held: The tolerance that was held fixed, marked by a line.
+    A line marks the tolerance that was ``held`` fixed.
     """
     width, height, left, low, top = 460.0, 250.0, 45.0, 210.0, 15.0
     last = max(tolerances[-1], 1e-9)

@@ -1,10 +1,15 @@
-"""Comparing two audit results: only if they were measured with one ruler, and paired by subject."""
+"""Comparing two audits: only with one ruler; and when an order of models survives their own rulers."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
+from relif_core.audit.door import is_number
+from relif_core.audit.plain import picked
+from relif_core.audit.pools import Pair, Tolerance, checked_tolerance, pair_tolerances
 from relif_core.audit.result import KINDS, AuditResult, Kind
 from relif_core.audit.uncertainty import combined_error, difference_interval, p_value
 from relif_core.errors import ComparabilityError, InputError
@@ -67,39 +72,24 @@ def comparison(
     a: AuditResult, b: AuditResult, errors: dict[Kind, tuple[float, float]], level: float, *, paired: bool
 ) -> Comparison:
     """Return a − b from the standard error of each difference and its degrees of freedom."""
-    found = []
-    for kind in KINDS:
+    found: dict[str, Any] = {}
+    for kind, name in zip(KINDS, ("", "violation_rate_"), strict=True):
         difference = getattr(a, kind) - getattr(b, kind)
         error, freedom = errors[kind]
-        widest = max(0.0, 1 - min(a.tolerances.values())) if kind == "bias" else 1.0
         pairs = min(a.effective_pairs, b.effective_pairs)
-        bounds = difference_interval(difference, error, level, freedom, pairs, widest)
-        found.append((difference, error, bounds, p_value(difference, error, freedom)))
-    bias, rate = found
-    return Comparison(
-        difference=bias[0],
-        standard_error=bias[1],
-        interval=bias[2],
-        violation_rate_difference=rate[0],
-        violation_rate_standard_error=rate[1],
-        violation_rate_interval=rate[2],
-        p_value=bias[3],
-        violation_rate_p_value=rate[3],
-        level=level,
-        paired=paired,
-        unstated=tuple(
-            name for name in ("dataset", "split", "score_definition") if getattr(a.context, name) is None
-        ),
-    )
+        bounds = difference_interval(difference, error, level, freedom, pairs, a.widest(kind))
+        found |= {f"{name}difference": difference, f"{name}standard_error": error, f"{name}interval": bounds}
+        found[f"{name}p_value"] = p_value(difference, error, freedom)
+    facts = picked(a.context, "dataset", "split", "score_definition")
+    unstated = tuple(name for name, value in facts.items() if value is None)
+    return Comparison(level=level, paired=paired, unstated=unstated, **found)
 
 
 def _error(a: AuditResult, b: AuditResult, kind: Kind) -> tuple[float, float]:
     """Return the standard error of a − b, paired by subject and draw where known, and its freedom."""
     if a.influences is None or b.influences is None:
-        return (
-            float(getattr(a, f"{kind}_se") + getattr(b, f"{kind}_se")),
-            min(getattr(a, f"{kind}_freedom"), getattr(b, f"{kind}_freedom")),
-        )
+        error = float(getattr(a, f"{kind}_se") + getattr(b, f"{kind}_se"))
+        return error, min(getattr(a, f"{kind}_freedom"), getattr(b, f"{kind}_freedom"))
     by_subject, freedom = combined_error(a.influences.scaled(kind) - b.influences.scaled(kind), a.freedom)
     place = KINDS.index(kind)
     if a.draws is None or b.draws is None:
@@ -130,3 +120,77 @@ def _require_comparable(a: AuditResult, b: AuditResult) -> None:
             raise ComparabilityError(
                 f"these audits cannot be compared, their {field} differs: {of_a!r} against {of_b!r}; {mend}"
             )
+
+
+def drift_budget(reference: Tolerance, induced: Mapping[Pair, float]) -> float:
+    """Return D = mean ``|δ_ij − δ*_ij|`` over the task pairs of ``induced``.
+
+    Args:
+        reference: The fixed tolerance δ*, one number or one per pair.
+        induced: The method's tolerance δ per pair, as :func:`induced_tolerances` gives it.
+
+    By theorem B.1 a method's Bias at its own tolerances differs from its Bias at the reference by at most D.
+
+    Raises:
+        InputError: No pairs, one that is there twice or differs between the two, or a tolerance that
+            :func:`audit` refuses.
+
+    >>> round(drift_budget(0.25, {("a", "b"): 0.2, ("a", "c"): 0.4}), 6)
+    0.1
+    """
+    if not isinstance(induced, Mapping) or not induced:
+        raise InputError("a drift budget needs the tolerance of at least one task pair")
+    own = {frozenset(pair): value for pair, value in pair_tolerances(induced, "induced tolerance").items()}
+    if isinstance(reference, Mapping):
+        checked = pair_tolerances(reference, "reference tolerance")
+        held = {frozenset(pair): value for pair, value in checked.items()}
+        if held.keys() != own.keys():
+            differing = sorted(tuple(sorted(pair)) for pair in held.keys() ^ own.keys())
+            raise InputError(f"reference and induced tolerances name different pairs: {differing}")
+    else:
+        held = dict.fromkeys(own, checked_tolerance(reference, "reference tolerance"))
+    return float(np.mean([abs(own[pair] - held[pair]) for pair in own]))
+
+
+@dataclass(frozen=True)
+class RankingCertificate:
+    """Whether the order of two methods at the fixed tolerance must hold when each uses its own.
+
+    Attributes:
+        margin: ``|Bias_a − Bias_b|`` at the fixed tolerance.
+        budget: Sum of both drift budgets.
+        certified: Whether margin > budget.
+        lower: The method with the lower Bias.
+    """
+
+    margin: float
+    budget: float
+    certified: bool
+    lower: Literal["a", "b", "tie"]
+
+
+def ranking_certificate(bias_a: float, bias_b: float, budget_a: float, budget_b: float) -> RankingCertificate:
+    """Return whether two methods' gap at a fixed tolerance exceeds the drift that their own ones allow.
+
+    Args:
+        bias_a: Bias of method a at the fixed tolerance, ≥ 0.
+        bias_b: The same for b, same tolerance.
+        budget_a: Drift budget of a (:func:`drift_budget`) against that tolerance, ≥ 0.
+        budget_b: The same for b.
+
+    Theorem B.2: if ``|Bias_a − Bias_b| > D_a + D_b``, auditing each method at its own tolerance keeps their
+    order; not certified does not mean that the order flips.
+
+    Raises:
+        InputError: A value that is negative or not finite.
+
+    >>> ranking_certificate(0.10, 0.30, 0.05, 0.10).certified
+    True
+    """
+    values = {"bias_a": bias_a, "bias_b": bias_b, "budget_a": budget_a, "budget_b": budget_b}
+    for name, value in values.items():
+        if not is_number(value) or not math.isfinite(value) or value < 0:
+            raise InputError(f"{name} must be finite and at least 0, got {value!r}")
+    margin, budget = abs(bias_a - bias_b), budget_a + budget_b
+    lower: Literal["a", "b", "tie"] = "tie" if bias_a == bias_b else "a" if bias_a < bias_b else "b"
+    return RankingCertificate(margin=margin, budget=budget, certified=margin > budget, lower=lower)

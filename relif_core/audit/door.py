@@ -5,7 +5,7 @@ No library is imported here: each is known by its methods.
 
 import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -30,6 +30,11 @@ class Given:
     masked: np.ndarray | None = None
     index: Any = None
 
+    @property
+    def absent(self) -> np.ndarray | None:
+        """Return which entries are missing, or masked where there is a mask; None where none is known."""
+        return self.missing if self.masked is None else self.masked
+
     def taken(self, places: np.ndarray) -> "Given":
         """Return the entries at ``places`` (positions or a mask); their own mask is used up."""
         missing = None if self.missing is None else self.missing[places]
@@ -37,19 +42,12 @@ class Given:
 
 
 def given(values: Any, name: str) -> Given:
-    """Return ``values`` as a NumPy array; ``name`` says in messages what they are.
-
-    Raises:
-        InputError: Something that no array can be made of.
-    """
+    """Return ``values`` as a NumPy array; ``InputError``, which calls them ``name``, if they make none."""
     try:
         if hasattr(values, "detach") and hasattr(values, "cpu"):
             tensor = values.detach().cpu()
-            return Given(
-                (
-                    tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
-                ).numpy()
-            )
+            short = tensor.is_floating_point() and tensor.element_size() < 4
+            return Given((tensor.float() if short else tensor).numpy())
         if isinstance(values, np.ma.MaskedArray):
             return Given(np.asarray(values.data), masked=np.ma.getmaskarray(values))
         index = None
@@ -80,15 +78,10 @@ def given(values: Any, name: str) -> Given:
 
 
 def _array(values: Any) -> np.ndarray:
-    """``np.asarray``, but a list of text and other things does not become all text."""
+    """Return ``np.asarray``, but a list of text and other things does not become all text."""
     array = np.asarray(values)
-    if (
-        array.dtype.kind in "US"
-        and isinstance(values, list | tuple)
-        and not all(isinstance(v, str) for v in values)
-    ):
-        return np.array(values, dtype=object)
-    return array
+    mixed = isinstance(values, list | tuple) and not all(isinstance(item, str) for item in values)
+    return np.array(values, dtype=object) if mixed and array.dtype.kind in "US" else array
 
 
 def _is_missing(item: Any) -> bool:
@@ -117,16 +110,18 @@ def _of_one_kind(array: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return array
 
 
+def is_number(value: Any, kind: type = numbers.Real) -> bool:
+    """Tell a number of a kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def missing_text(array: np.ndarray) -> np.ndarray:
     """Tell which entries of a text array read like a missing one."""
     found = np.zeros(len(array), dtype=bool)
     if array.dtype.itemsize == 0:
         return ~found
-    first = (
-        np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-        .view(np.uint32)
-        .reshape(len(array), -1)[:, 0]
-    )
+    native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    first = native.view(np.uint32).reshape(len(array), -1)[:, 0]
     for start in {ord(word[0]) if word else 0 for word in MISSING_TEXT}:
         found |= first == start
     places = np.flatnonzero(found)
@@ -141,11 +136,7 @@ def is_frame(values: Any) -> bool:
 
 
 def columns(frame: Any, leave: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the columns of a frame by name, without those named in ``leave``.
-
-    Raises:
-        InputError: A name in ``leave`` that the frame does not have, or a column that it has twice.
-    """
+    """Return the columns of a frame by name, ``leave`` aside; ``InputError`` where it has none or two."""
     names = list(frame.columns)
     for name in leave:
         if name not in names:
@@ -154,6 +145,21 @@ def columns(frame: Any, leave: tuple[str, ...] = ()) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"the frame has two columns {twice!r}; rename one")
     return {name: frame[name] for name in names if name not in leave}
+
+
+def over_tasks(labels: Any, tasks: Iterable[str], rest: Any, what: str) -> Any:
+    """Return labels by task: those of a column beside the tasks, or of rows that all tasks share, for each.
+
+    ``InputError`` for a column that ``rest`` does not have.
+    """
+    if labels is None or isinstance(labels, Mapping):
+        return labels
+    if isinstance(labels, str):
+        if labels not in rest:
+            known = listed(rest) or "no other columns"
+            raise InputError(f"{what} {labels!r} is no column beside the tasks; there are {known}")
+        labels = rest[labels]
+    return dict.fromkeys(tasks, labels)
 
 
 def refuse_cells_as_names(path: object, names: Sequence[str]) -> None:

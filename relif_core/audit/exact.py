@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit import compiled
+from relif_core.audit.plain import picked
 from relif_core.audit.pools import (
     Pair,
     Pool,
+    Pools,
     checked_numbers,
-    checked_scores,
     checked_tolerance,
-    checked_weights,
-    sorted_pool,
     task_pairs,
-    weighted_pool,
 )
+from relif_core.audit.sorting import sorted_with_order
 from relif_core.errors import InputError
 
 _ONE = np.uint64(1)
@@ -34,23 +33,18 @@ class PairTerms:
     Attributes:
         bias: Mean excess over all pairs.
         violation_rate: Share of violating pairs.
-        bias_first: E_y[(|x − y| − δ)_+] of each x of the first pool, ascending [n_i].
-        bias_second: The same for the second pool [n_j].
-        rate_first: P_y(|x − y| > δ) of each x of the first pool [n_i].
-        rate_second: The same for the second pool [n_j].
+        first: E_y[(|x − y| − δ)_+] and P_y(|x − y| > δ) of each x of the first pool, ascending, both [n_i].
+        second: The same for the second pool [n_j].
     """
 
     bias: float
     violation_rate: float
-    bias_first: np.ndarray
-    bias_second: np.ndarray
-    rate_first: np.ndarray
-    rate_second: np.ndarray
+    first: tuple[np.ndarray, np.ndarray]
+    second: tuple[np.ndarray, np.ndarray]
 
     def kinds(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        """Yield (first pool's terms, second pool's terms, their mean) of Bias, then of the violation rate."""
-        yield self.bias_first, self.bias_second, self.bias
-        yield self.rate_first, self.rate_second, self.violation_rate
+        """Return (first terms, second terms, their mean) of Bias, then of the violation rate."""
+        return zip(self.first, self.second, (self.bias, self.violation_rate), strict=True)
 
 
 def pair_terms(
@@ -70,43 +64,28 @@ def pair_terms(
     """
     if first.weights is not None and second.weights is not None:
         return _weighted_terms(first, second, tolerance)
-    bias_first, rate_first, bias_second, rate_second = (
-        np.empty(pool.size) for pool in (first, first, second, second)
-    )
-    reached = bias_first.view(np.int64), bias_second.view(np.int64)
-    exceeded = rate_first.view(np.int64), rate_second.view(np.int64)
+    own, its = ((np.empty(pool.size), np.empty(pool.size)) for pool in (first, second))
+    reached = own[0].view(np.int64), its[0].view(np.int64)
+    exceeded = own[1].view(np.int64), its[1].view(np.int64)
     if within is None:
         passes().cross_both(first.values, second.values, _ends(first, second), tolerance, reached, exceeded)
     else:
-        for own, known, found in zip(reached, within, reversed(exceeded), strict=True):
-            own[:] = known
-            np.cumsum(np.bincount(own, minlength=len(found) + 1)[:-1], out=found)
-    violations = 2 * first.size * second.size - sum(int(own.sum()) for own in reached)
-    passes().sample_terms(first.values, second.prefix, tolerance, bias_first, rate_first)
-    passes().sample_terms(second.values, first.prefix, tolerance, bias_second, rate_second)
-    return PairTerms(
-        bias=max(0.0, float(bias_first.mean())) if violations else 0.0,
-        violation_rate=violations / (first.size * second.size),
-        bias_first=bias_first,
-        bias_second=bias_second,
-        rate_first=rate_first,
-        rate_second=rate_second,
-    )
+        for up_to, known, under in zip(reached, within, reversed(exceeded), strict=True):
+            up_to[:] = known
+            np.cumsum(np.bincount(up_to, minlength=len(under) + 1)[:-1], out=under)
+    violations = 2 * first.size * second.size - sum(int(up_to.sum()) for up_to in reached)
+    passes().sample_terms(first.values, second.prefix, tolerance, *own)
+    passes().sample_terms(second.values, first.prefix, tolerance, *its)
+    bias = max(0.0, float(own[0].mean())) if violations else 0.0
+    return PairTerms(bias, violations / (first.size * second.size), own, its)
 
 
 def _weighted_terms(first: Pool, second: Pool, tolerance: float) -> PairTerms:
-    """As :func:`pair_terms` for weighted pools: x and y are drawn in proportion to their weights."""
-    bias_first, rate_first = _weighted_means(first.values, second, tolerance)
-    bias_second, rate_second = _weighted_means(second.values, first, tolerance)
-    rate = float(first.weights @ rate_first)
-    return PairTerms(
-        bias=max(0.0, float(first.weights @ bias_first)) if rate > 0 else 0.0,
-        violation_rate=min(1.0, rate),
-        bias_first=bias_first,
-        bias_second=bias_second,
-        rate_first=rate_first,
-        rate_second=rate_second,
-    )
+    """Return :func:`pair_terms` of weighted pools: x and y are drawn in proportion to their weights."""
+    own = _weighted_means(first.values, second, tolerance)
+    its = _weighted_means(second.values, first, tolerance)
+    bias, rate = (float(first.weights @ means) for means in own)
+    return PairTerms(max(0.0, bias) if rate > 0 else 0.0, min(1.0, rate), own, its)
 
 
 def _weighted_means(values: np.ndarray, other: Pool, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -117,10 +96,8 @@ def _weighted_means(values: np.ndarray, other: Pool, tolerance: float) -> tuple[
     inside = np.searchsorted(other.values, reach(values, tolerance), "right")
     under = np.searchsorted(reach(other.values, tolerance), values, "left")
     above, below = weights[-1] - weights[inside], weights[under]
-    excess = (
-        sums[-1] - sums[inside] - above * (values + tolerance) + below * (values - tolerance) - sums[under]
-    )
-    return excess, above + below
+    excess = sums[-1] - sums[inside] - above * (values + tolerance) + below * (values - tolerance)
+    return excess - sums[under], above + below
 
 
 def sample_terms(
@@ -273,6 +250,59 @@ def reach(values: np.ndarray, tolerance: float) -> np.ndarray:
     return top
 
 
+class Ranks:
+    """The pools of all tasks, each sorted, and where each score's reach ends in the order of all of them.
+
+    With p the number of all scores z with z − x ≤ δ, the scores y of one pool with y − x ≤ δ are those among
+    the first p of the common order: a bit per score and pool, and a count per 64 of them, tell their number
+    without a search.
+
+    Attributes:
+        pools: As :meth:`.Pools.sorted` returns them; samples have no weights.
+    """
+
+    def __init__(self, given: Pools) -> None:
+        scores = given.scores
+        values = np.concatenate(list(scores.values()), dtype=np.float64)
+        values += 0.0
+        self._values, order = sorted_with_order(values)
+        sizes = [len(own) for own in scores.values()]
+        starts = np.cumsum([0, *sizes[:-1]])
+        kind = np.uint8 if len(sizes) <= 256 else np.uint16
+        task = np.repeat(np.arange(len(sizes), dtype=kind), sizes)[order]
+        places = np.split(np.argsort(task, kind="stable"), starts[1:])
+        self._places = dict(zip(scores, places, strict=True))
+        self.pools = {
+            name: Pool(
+                self._values[place], codes=given.codes[name][order[place] - start] if given.codes else None
+            )
+            for name, place, start in zip(scores, places, starts, strict=True)
+        }
+        bits = np.zeros((len(sizes), -(-(len(values) + 1) // 64) * 64), dtype=bool)
+        bits[task, np.arange(len(values))] = True
+        words = np.packbits(bits, axis=1, bitorder="little").view("<u8")
+        before = np.cumsum(np.bitwise_count(words), axis=1, dtype=np.int64)
+        before -= np.bitwise_count(words)
+        self._words = dict(zip(scores, zip(words, before, strict=True), strict=True))
+        self._tolerance: float | None = None
+        self._reached: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def within(self, pair: Pair, tolerance: float) -> np.ndarray:
+        """Return for each x of the first pool how many scores of the second lie up to x + δ."""
+        if tolerance != self._tolerance:
+            reached = np.empty(len(self._values), dtype=np.int64)
+            cross(self._values, self._values, tolerance, reached, None)
+            self._tolerance = tolerance
+            self._reached = {
+                task: (ends >> 6, (_ONE << (ends & 63).astype(np.uint64)) - _ONE)
+                for task, ends in ((task, reached[place]) for task, place in self._places.items())
+            }
+        place, mask = self._reached[pair[0]]
+        words, before = self._words[pair[1]]
+        mask = words.take(place) & mask
+        return before.take(place) + np.bitwise_count(mask)
+
+
 @dataclass(frozen=True, eq=False)
 class BiasCurve:
     """Exact Bias and violation rate as functions of the tolerance.
@@ -290,6 +320,10 @@ class BiasCurve:
     bias: np.ndarray
     violation_rate: np.ndarray
     per_pair: dict[Pair, tuple[np.ndarray, np.ndarray]]
+
+    def lists(self) -> dict[str, list[float]]:
+        """Return both curves and their tolerances as JSON holds them."""
+        return picked(self, "tolerances", "bias", "violation_rate")
 
     def plot(self, axes: Any = None) -> Any:
         """Draw both curves with matplotlib, on ``axes`` or on new ones, and return the axes."""
@@ -330,14 +364,7 @@ def bias_curve(
         raise InputError("tolerances must be a non-empty list of numbers")
     for position, value in enumerate(deltas):
         checked_tolerance(value, f"tolerance at position {position}")
-    checked = checked_scores(scores)
-    if weights is None:
-        pools = {task: sorted_pool(values) for task, values in checked.items()}
-    else:
-        held = checked_weights(weights, checked)
-        pools = {
-            task: weighted_pool(own, held[task], np.arange(len(own)))[0] for task, own in checked.items()
-        }
+    pools = Pools.of(scores, weights=weights).sorted()
     per_pair = {(i, j): _pair_curve(pools[i], pools[j], deltas) for i, j in task_pairs(list(pools))}
     return BiasCurve(
         tolerances=deltas,

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from relif_core.audit.exact import PairTerms, passes
-from relif_core.audit.pools import Pair
+from relif_core.audit.pools import Pair, Pools
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
 from relif_core.audit.sorting import sorting_order, stable_order
 from relif_core.audit.subject_ids import fingerprint, subject_codes
-from relif_core.audit.uncertainty import NO_VARIATION, Influences
+from relif_core.audit.uncertainty import NO_VARIATION, Influences, Spread
 
 _INTEGER_BITS = 62
 
@@ -32,46 +32,23 @@ class Parts:
         return np.repeat(values, self.sizes)
 
 
-class _Found(NamedTuple):
-    """As :class:`~relif_core.audit.uncertainty.Spread`, for every group: errors and freedoms are [2, G]."""
-
-    errors: np.ndarray
-    freedoms: np.ndarray
-    units: np.ndarray
-    freedom: np.ndarray
-    effective_pairs: np.ndarray
-
-
 def audit_groups(
-    scores: Mapping[str, np.ndarray],
-    groups: Mapping[str, np.ndarray],
-    names: list[str],
-    tolerances: dict[Pair, float],
-    subjects: Mapping[str, np.ndarray] | None,
-    context: AuditContext,
+    pools: Pools, groups: Mapping[str, np.ndarray], names: list[str], context: AuditContext
 ) -> dict[str, AuditResult]:
-    """Audit each group by itself, all pairs of its scores, with the errors of a single audit.
+    """Audit each group of unweighted pools by itself: group name → result, with a single audit's errors.
 
-    Args:
-        scores: Task name to scores [n].
-        groups: Task name to group codes [n], ascending, of which every task has each.
-        names: The groups by code.
-        tolerances: δ of every task pair.
-        subjects: Task name to subject ids [n], or None.
-        context: Of all results.
-
-    Returns:
-        Group name to result.
+    ``groups`` are per task the samples' codes [n], ascending, indices into ``names``; every task has each.
     """
+    scores, tolerances = pools.scores, pools.tolerances
     parts = {task: Parts(np.bincount(own, minlength=len(names))) for task, own in groups.items()}
     spread: _Samples | _Subjects
-    if subjects is None:
+    if pools.ids is None:
         spread = _Samples(parts, len(tolerances))
         values = {task: _sorted(own, parts[task]) for task, own in scores.items()}
     else:
         orders = {task: sorting_order(own) for task, own in scores.items()}
         orders = {task: own[stable_order(groups[task][own])] for task, own in orders.items()}
-        spread = _Subjects(parts, groups, subjects, orders, len(tolerances))
+        spread = _Subjects(parts, groups, pools, orders)
         values = {task: own[orders[task]] + 0.0 for task, own in scores.items()}
     values = {task: own.astype(np.float64, copy=False) for task, own in values.items()}
     sums = {task: _integer_sums(own, parts[task].sizes.max()) for task, own in values.items()}
@@ -80,18 +57,20 @@ def audit_groups(
     for pair, tolerance in tolerances.items():
         terms = _terms(values, parts, sums, pair, tolerance)
         found = spread.add(pair, terms)
-        columns = terms.bias, terms.violation_rate, *found.errors, *found.freedoms
-        lists = [column.tolist() for column in (found.units, found.effective_pairs, *columns)]
+        estimates = found.fields() | {"bias": terms.bias, "violation_rate": terms.violation_rate}
         both = zip(*(sizes[task] for task in pair), strict=True)
-        rows.append([_row(pair, tolerance, *own) for own in zip(both, *lists, strict=True)])
+        rows.append(
+            [
+                PairAudit(tasks=pair, tolerance=tolerance, samples=samples, **own)
+                for samples, own in zip(both, _by_group(estimates), strict=True)
+            ]
+        )
     whole = spread.total()
-    overall = [column.tolist() for column in (*whole.errors, *whole.freedoms, *whole[2:])]
+    overall = _by_group(whole.fields() | {"freedom": whole.freedom})
     results = {}
-    for group, (name, per_pair, own) in enumerate(
-        zip(names, zip(*rows, strict=True), zip(*overall, strict=True), strict=True)
-    ):
-        bias_se, rate_se, bias_freedom, rate_freedom, units, freedom, effective = own
-        samples = {task: own[group] for task, own in sizes.items()}
+    for group, (name, per_pair, own) in enumerate(zip(names, zip(*rows, strict=True), overall, strict=True)):
+        samples = {task: size[group] for task, size in sizes.items()}
+        ids, counts, influences = spread.subjects(group)
         results[name] = AuditResult(
             context=context,
             tasks=tuple(scores),
@@ -100,41 +79,22 @@ def audit_groups(
             pool_size=None,
             pairs=None,
             samples=samples,
-            pool_fingerprint=fingerprint(samples, *spread.members(group)),
-            clustered_by="sample" if subjects is None else "subject",
-            clusters=units,
-            freedom=freedom,
-            effective_pairs=effective,
+            pool_fingerprint=fingerprint(samples, ids, counts),
+            clustered_by="sample" if pools.ids is None else "subject",
             bias=math.fsum([row.bias for row in per_pair]) / len(per_pair),
             violation_rate=math.fsum([row.violation_rate for row in per_pair]) / len(per_pair),
-            bias_se=bias_se,
-            violation_rate_se=rate_se,
-            bias_freedom=bias_freedom,
-            violation_rate_freedom=rate_freedom,
             draw_errors=(0.0, 0.0),
             per_pair=per_pair,
-            influences=spread.influences(group),
+            influences=influences,
+            **own,
         )
     return results
 
 
-def _row(
-    pair: Pair, tolerance: float, samples: tuple[int, int], units: int, effective_pairs: float, *own: float
-) -> PairAudit:
-    bias, rate, bias_se, rate_se, bias_freedom, rate_freedom = own
-    return PairAudit(
-        tasks=pair,
-        tolerance=tolerance,
-        samples=samples,
-        clusters=units,
-        effective_pairs=effective_pairs,
-        bias=bias,
-        violation_rate=rate,
-        bias_se=bias_se,
-        violation_rate_se=rate_se,
-        bias_freedom=bias_freedom,
-        violation_rate_freedom=rate_freedom,
-    )
+def _by_group(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each group's own of columns [G]."""
+    rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _sorted(scores: np.ndarray, parts: Parts) -> np.ndarray:
@@ -187,20 +147,13 @@ def _terms(
         size = mine.spread(1 / its.sizes)
         bias *= size
         sides.append((bias, above * size))
-    (bias_first, rate_first), (bias_second, rate_second) = sides
     first, second = (parts[task].sizes for task in pair)
-    return PairTerms(
-        bias=np.maximum(0.0, parts[pair[0]].sums(bias_first) / first),
-        violation_rate=numbers / (first * second),
-        bias_first=bias_first,
-        bias_second=bias_second,
-        rate_first=rate_first,
-        rate_second=rate_second,
-    )
+    bias = np.maximum(0.0, parts[pair[0]].sums(sides[0][0]) / first)
+    return PairTerms(bias, numbers / (first * second), *sides)
 
 
 def _freedoms(variance: np.ndarray, excess: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """As :func:`~relif_core.audit.uncertainty.satterthwaite_freedom`, of arrays."""
+    """Return :func:`~relif_core.audit.uncertainty.satterthwaite_freedom` of arrays."""
     fewer = (excess * most > 2 * variance**2) & ~(variance <= NO_VARIATION**2)
     return np.divide(2 * variance**2, excess, out=most.astype(np.float64), where=fewer)
 
@@ -212,9 +165,9 @@ class _Samples:
         self._parts, self._pairs = parts, pairs
         sizes = {task: part.ends[-1] if pairs > 1 else 0 for task, part in parts.items()}
         self._means = [{task: np.zeros(size) for task, size in sizes.items()} for _ in range(2)]
-        self._last: _Found | None = None
+        self._last: Spread | None = None
 
-    def add(self, pair: Pair, terms: PairTerms) -> _Found:
+    def add(self, pair: Pair, terms: PairTerms) -> Spread:
         kinds = [dict(zip(pair, means[:2], strict=True)) for means in terms.kinds()]
         if self._pairs > 1:
             for held, means in zip(self._means, kinds, strict=True):
@@ -223,12 +176,12 @@ class _Samples:
         self._last = self._spread(kinds, 1)
         return self._last
 
-    def total(self) -> _Found:
+    def total(self) -> Spread:
         if self._last is not None and self._pairs == 1:
             return self._last
         return self._spread(self._means, self._pairs)
 
-    def _spread(self, kinds: list[dict[str, np.ndarray]], pairs: int) -> _Found:
+    def _spread(self, kinds: list[dict[str, np.ndarray]], pairs: int) -> Spread:
         sizes = np.array([self._parts[task].sizes for task in kinds[0]])
         freedom = sizes.sum(axis=0) - len(sizes)
         errors, freedoms = [], []
@@ -245,13 +198,10 @@ class _Samples:
                 excess += (part.sums(np.square(square)) - summed**2 / n) * scale**2
             errors.append(np.sqrt(variance))
             freedoms.append(np.where(np.isnan(variance), np.nan, _freedoms(variance, excess, freedom)))
-        return _Found(np.array(errors), np.array(freedoms), sizes.sum(axis=0), freedom, sizes.min(axis=0))
+        return Spread(np.array(errors), np.array(freedoms), sizes.sum(axis=0), freedom, sizes.min(axis=0))
 
-    def members(self, group: int) -> tuple[None, tuple[()]]:
-        return None, ()
-
-    def influences(self, group: int) -> None:
-        return None
+    def subjects(self, group: int) -> tuple[None, tuple[()], None]:
+        return None, (), None
 
 
 class _Subjects:
@@ -261,15 +211,16 @@ class _Subjects:
         self,
         parts: Mapping[str, Parts],
         groups: Mapping[str, np.ndarray],
-        subjects: Mapping[str, np.ndarray],
+        pools: Pools,
         orders: Mapping[str, np.ndarray],
-        pairs: int,
     ) -> None:
-        self._parts, self._pairs = parts, pairs
-        ids, codes = subject_codes(subjects)
-        cells, places = subject_codes({task: own * len(ids) + codes[task] for task, own in groups.items()})
-        self._ids, self._codes = ids[cells % len(ids)], {task: places[task][orders[task]] for task in parts}
-        self._cells = Parts(np.bincount(cells // len(ids)))
+        self._parts, self._pairs, people = parts, len(pools.tolerances), pools.people
+        cells, places = subject_codes(
+            {task: own * people + pools.codes[task] for task, own in groups.items()}
+        )
+        self._ids = np.asarray(pools.ids)[cells % people]
+        self._codes = {task: places[task][orders[task]] for task in parts}
+        self._cells = Parts(np.bincount(cells // people))
         self._counts = {task: np.bincount(own, minlength=len(cells)) for task, own in places.items()}
         self._shares = {task: own / self._over(parts[task].sizes) for task, own in self._counts.items()}
         self._effective = {
@@ -281,7 +232,7 @@ class _Subjects:
     def _over(self, values: np.ndarray) -> np.ndarray:
         return self._cells.spread(values)
 
-    def add(self, pair: Pair, terms: PairTerms) -> _Found:
+    def add(self, pair: Pair, terms: PairTerms) -> Spread:
         both = np.zeros_like(self._total)
         for summed, (*sides, mean) in zip(both, terms.kinds(), strict=True):
             for task, means in zip(pair, sides, strict=True):
@@ -293,10 +244,10 @@ class _Subjects:
         self._total += both
         return found
 
-    def total(self) -> _Found:
+    def total(self) -> Spread:
         return self._spread(self._total, self._shares)
 
-    def _spread(self, summed: np.ndarray, tasks: Iterable[str]) -> _Found:
+    def _spread(self, summed: np.ndarray, tasks: Iterable[str]) -> Spread:
         names = list(tasks)
         share = np.max([self._shares[task] for task in names], axis=0)
         effective = np.min([self._effective[task] for task in names], axis=0)
@@ -308,16 +259,10 @@ class _Subjects:
         variance = np.array([self._cells.sums(own) for own in square])
         excess = np.array([self._cells.sums(np.square(own)) for own in square]) - variance**2 / units
         freedoms = np.array([_freedoms(*own, effective - 1) for own in zip(variance, excess, strict=True)])
-        return _Found(np.sqrt(variance), freedoms, units, effective - 1, effective / 2)
+        return Spread(np.sqrt(variance), freedoms, units, effective - 1, effective / 2)
 
-    def members(self, group: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        here = self._here(group)
-        return self._ids[here], tuple(own[here] for own in self._counts.values())
-
-    def influences(self, group: int) -> Influences:
-        here = self._here(group)
+    def subjects(self, group: int) -> tuple[np.ndarray, tuple[np.ndarray, ...], Influences]:
+        here = slice(int(self._cells.starts[group]), int(self._cells.ends[group]))
         share = np.max([own[here] for own in self._shares.values()], axis=0)
-        return Influences(self._ids[here], share, *self._total[:, here])
-
-    def _here(self, group: int) -> slice:
-        return slice(int(self._cells.starts[group]), int(self._cells.ends[group]))
+        influences = Influences(self._ids[here], share, *self._total[:, here])
+        return self._ids[here], tuple(own[here] for own in self._counts.values()), influences

@@ -4,28 +4,25 @@ The paper's audit draws the two people of a pair independently and so sees margi
 two look at who got which score.
 """
 
-import numbers
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from relif_core.audit.door import Given
+from relif_core.audit.door import Given, is_number
 from relif_core.audit.neighbours import nearest_neighbours
 from relif_core.audit.pools import (
+    Pools,
     Scores,
     Tolerance,
+    as_given,
     checked_fraction,
     checked_integer,
     checked_labels,
     checked_numbers,
-    checked_scores,
-    checked_tolerances,
-    checked_weights,
-    drop_weightless,
+    distinct_codes,
     row_index,
-    task_pairs,
 )
 from relif_core.audit.subject_ids import subject_codes
 from relif_core.audit.uncertainty import NO_VARIATION, combined_error, scaled_influences
@@ -114,37 +111,30 @@ def same_subject_audit(
     >>> same_subject_audit(scores, subjects, tolerance=0.5).excess
     0.375
     """
-    checked = checked_scores(scores)
-    tolerances = checked_tolerances(tolerance, list(checked))
-    labels = checked_labels(subjects, checked, "subjects")
-    held = {} if weights is None else drop_weightless(checked_weights(weights, checked), checked, labels)
-    ids, codes = subject_codes(labels)
-    mass = _subject_weights(held, codes, len(ids))
-    rows, summed, largest, effective = [], np.zeros((2, len(ids))), np.zeros(len(ids)), []
-    pairs = task_pairs(list(checked))
-    for i, j in pairs:
-        *sums, count = _within_subjects(
-            checked[i], codes[i], checked[j], codes[j], len(ids), tolerances[i, j]
-        )
+    pools = Pools.of(scores, tolerance, subjects, weights, clustered=True).weighty()
+    people = pools.people
+    mass = _subject_weights(pools.weights, pools.codes, people)
+    rows, summed, largest, effective = [], np.zeros((2, people)), np.zeros(people), []
+    for (i, j), delta in pools.tolerances.items():
+        first, second = ((pools.scores[task], pools.codes[task]) for task in (i, j))
+        *sums, count = _within_subjects(first, second, people, delta)
         common = np.flatnonzero(count)
         if not len(common):
             raise InputError(f"tasks {i!r} and {j!r} have no subject in common; give both the same ids")
         means = np.array([total[common] for total in sums]) / count[common]
-        gap, *centres = np.average(means, axis=1, weights=mass[common] if held else None)
+        gap, *centres = np.average(means, axis=1, weights=mass[common] if pools.weights else None)
         share = mass[common] / mass[common].sum()
         influences = (means[1:] - np.array(centres)[:, None]) * share
-        summed[:, common] += influences / len(pairs)
+        summed[:, common] += influences / len(pools.tolerances)
         largest[common] = np.maximum(largest[common], share)
         effective.append(1 / float(np.square(share).sum()))
         rows.append(
             IndividualRow(
                 tasks=(i, j),
-                limit=tolerances[i, j],
+                limit=delta,
                 pairs=int(count.sum()),
                 subjects=len(common),
-                gap=float(gap),
-                excess=float(centres[0]),
-                share=float(centres[1]),
+                **_means(gap, *centres),
                 **_subject_errors(influences, share, effective[-1]),
             )
         )
@@ -180,19 +170,18 @@ def _subject_errors(influences: np.ndarray, share: np.ndarray, effective: float)
 
 
 def _within_subjects(
-    first: np.ndarray,
-    first_codes: np.ndarray,
-    second: np.ndarray,
-    second_codes: np.ndarray,
-    people: int,
-    tolerance: float,
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], people: int, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return per subject [people] the sums of gap, excess and violations over its pairs, and their number."""
+    """Return per subject [people] the sums of gap, excess and violations over its pairs, and their number.
+
+    Both sides are scores and subject codes.
+    """
+    (first_scores, first_codes), (second_scores, second_codes) = first, second
     order = np.argsort(second_codes, kind="stable")
-    partners, held = second[order].astype(np.float64), np.bincount(second_codes, minlength=people)
+    partners, held = second_scores[order].astype(np.float64), np.bincount(second_codes, minlength=people)
     begin = np.cumsum(held) - held
     own = np.argsort(first_codes, kind="stable")
-    values, whose = first[own].astype(np.float64), first_codes[own]
+    values, whose = first_scores[own].astype(np.float64), first_codes[own]
     ends = np.cumsum(held[whose])
     sums = np.zeros((3, people))
     start = 0
@@ -291,11 +280,10 @@ def similar_pair_audit(
         InputError: Scores or weights that :func:`audit` refuses, a task without pairs or with pairs of
             another number of samples, or a negative L.
     """
-    checked = _paired_scores(scores, pairs)
-    held = {} if weights is None else checked_weights(weights, checked)
-    limits = _limits(lipschitz, list(checked))
+    pools = _paired(scores, pairs, weights)
+    limits = _limits(lipschitz, list(pools.scores))
     rows, ends, shares = [], [], []
-    for task, (a, b, distance), own, gap in _gaps(checked, pairs, held):
+    for task, (a, b, distance), own, gap in _gaps(pools, pairs):
         terms = np.array([np.maximum(gap - limits[task] * distance, 0), gap > limits[task] * distance])
         means = np.average(terms, axis=1, weights=own)
         deviations = terms - means[:, None]
@@ -307,14 +295,12 @@ def similar_pair_audit(
                 limit=limits[task],
                 pairs=len(gap),
                 subjects=len(np.unique(people)),
-                gap=float(np.average(gap, weights=own)),
-                excess=float(means[0]),
-                share=float(means[1]),
+                **_means(np.average(gap, weights=own), *means),
                 **_dyadic_errors(people, deviations),
             )
         )
         ends.append(people)
-        shares.append(deviations / len(checked))
+        shares.append(deviations / len(limits))
     people = np.hstack(ends)
     return _summary(rows, len(np.unique(people)), **_dyadic_errors(people, np.hstack(shares)))
 
@@ -343,9 +329,7 @@ def lipschitz_limit(
     """
     checked_fraction(alpha, "alpha")
     limits = {}
-    checked = _paired_scores(scores, pairs)
-    held = {} if weights is None else checked_weights(weights, checked)
-    for task, (_, _, distance), own, gap in _gaps(checked, pairs, held):
+    for task, (_, _, distance), own, gap in _gaps(_paired(scores, pairs, weights), pairs):
         ratio = np.divide(gap, distance, out=np.where(gap > 0, np.inf, 0.0), where=distance > 0)
         if own is None:
             limits[task] = float(np.quantile(ratio, 1 - alpha, method="inverted_cdf"))
@@ -362,23 +346,23 @@ def lipschitz_limit(
 
 
 def _gaps(
-    scores: Mapping[str, np.ndarray], pairs: SimilarPairs, weights: Mapping[str, np.ndarray]
+    pools: Pools, pairs: SimilarPairs
 ) -> Iterator[tuple[str, tuple[np.ndarray, ...], np.ndarray | None, np.ndarray]]:
     """Yield per task the pairs whose first sample weighs anything, their weights of sum 1 and their gaps."""
-    for task, values in scores.items():
-        found, own = pairs.pairs[task], None
-        if task in weights:
-            first = weights[task][found[0]]
+    for task, scores in pools.scores.items():
+        values, found, own = scores.astype(np.float64), pairs.pairs[task], None
+        if task in pools.weights:
+            first = pools.weights[task][found[0]]
             kept = first > 0
             found, own = tuple(part[kept] for part in found), first[kept] / first[kept].sum()
         yield task, found, own, np.abs(values[found[0]] - values[found[1]])
 
 
-def _paired_scores(scores: Mapping[str, Any], pairs: SimilarPairs) -> dict[str, np.ndarray]:
+def _paired(scores: Any, pairs: SimilarPairs, weights: Any) -> Pools:
     if not isinstance(pairs, SimilarPairs):
         raise InputError(f"pairs must come from similar_pairs, not be a {type(pairs).__name__}")
-    checked = checked_scores(scores, least=1)
-    for task, values in checked.items():
+    pools = Pools.of(scores, weights=weights, least=1)
+    for task, values in pools.scores.items():
         if task not in pairs.pairs:
             raise InputError(f"task {task!r}: no pairs were made of it; give its inputs to similar_pairs")
         if len(values) != len(pairs.codes[task]):
@@ -386,15 +370,13 @@ def _paired_scores(scores: Mapping[str, Any], pairs: SimilarPairs) -> dict[str, 
                 f"task {task!r}: {len(values)} scores, but the pairs are of {len(pairs.codes[task])} samples;"
                 " give one score per input, in the same order"
             )
-        own, index = checked.given[task].index, pairs.indices.get(task)
+        own, index = as_given(pools.scores, task).index, pairs.indices.get(task)
         if own is not None and index is not None and not index.equals(own):
             raise InputError(
                 f"task {task!r}: the scores have another index than the inputs that pairs were made of; sort"
                 " both alike"
             )
-    for task, values in checked.items():
-        checked[task] = values.astype(np.float64)
-    return checked
+    return pools
 
 
 def _checked_inputs(task: str, values: Any) -> np.ndarray:
@@ -412,8 +394,7 @@ def _limits(lipschitz: float | Mapping[str, float], tasks: list[str]) -> dict[st
     for task in tasks:
         if task not in given:
             raise InputError(f"task {task!r}: lipschitz is missing; give one number or one per task")
-        number = isinstance(given[task], numbers.Real) and not isinstance(given[task], bool)
-        if not (number and np.isfinite(given[task]) and given[task] >= 0):
+        if not (is_number(given[task]) and np.isfinite(given[task]) and given[task] >= 0):
             raise InputError(f"task {task!r}: lipschitz must be a finite number, at least 0")
     return {task: float(given[task]) for task in tasks}
 
@@ -428,8 +409,7 @@ def _codes(
             samples[task], samples.kept[task] = array[:, 0], None
             samples.given[task] = Given(array[:, 0], index=indices[task])
         return subject_codes(checked_labels(subjects, samples, "subjects"))[1]
-    ends = np.cumsum([len(values) for values in inputs.values()])
-    return {task: np.arange(end - len(inputs[task]), end) for task, end in zip(inputs, ends, strict=True)}
+    return distinct_codes({task: len(values) for task, values in inputs.items()})
 
 
 def _dyadic_errors(people: np.ndarray, deviations: np.ndarray) -> dict[str, float]:
@@ -452,11 +432,10 @@ def _dyadic_errors(people: np.ndarray, deviations: np.ndarray) -> dict[str, floa
 
 
 def _summary(rows: list[IndividualRow], subjects: int, **errors: float) -> IndividualAudit:
-    return IndividualAudit(
-        subjects=subjects,
-        gap=float(np.mean([row.gap for row in rows])),
-        excess=float(np.mean([row.excess for row in rows])),
-        share=float(np.mean([row.share for row in rows])),
-        rows=tuple(rows),
-        **errors,
-    )
+    columns = zip(*((row.gap, row.excess, row.share) for row in rows), strict=True)
+    means = _means(*(float(np.mean(own)) for own in columns))
+    return IndividualAudit(subjects=subjects, rows=tuple(rows), **means, **errors)
+
+
+def _means(gap: float, excess: float, share: float) -> dict[str, float]:
+    return {"gap": float(gap), "excess": float(excess), "share": float(share)}

@@ -1,14 +1,14 @@
 """What Bias says about two marginal distributions: its parts, its bounds over couplings, shrinking."""
 
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from relif_core.audit.door import is_number
 from relif_core.audit.exact import pair_terms
-from relif_core.audit.pools import checked_scores, checked_tolerance, sorted_pool
+from relif_core.audit.pools import Pools, checked_scores, checked_tolerance
 from relif_core.errors import InputError
 
 
@@ -46,7 +46,7 @@ def bias_parts(first: Any, second: Any, tolerance: float = 0.0) -> BiasParts:
     BiasParts(spread=0.5, mismatch=0.0)
     """
     delta = checked_tolerance(tolerance, "tolerance")
-    x, y = (sorted_pool(values) for values in checked_scores({"first": first, "second": second}).values())
+    x, y = Pools.of({"first": first, "second": second}).sorted().values()
     spread = (pair_terms(x, x, delta).bias + pair_terms(y, y, delta).bias) / 2
     return BiasParts(spread=spread, mismatch=pair_terms(x, y, delta).bias - spread)
 
@@ -69,10 +69,7 @@ def coupling_bounds(first: Any, second: Any, tolerance: float) -> tuple[float, f
     (0.0, 0.75)
     """
     delta = checked_tolerance(tolerance, "tolerance")
-    x, y = (
-        np.sort(values.astype(np.float64))
-        for values in checked_scores({"first": first, "second": second}).values()
-    )
+    x, y = (pool.values for pool in Pools.of({"first": first, "second": second}).sorted().values())
     if len(x) != len(y):
         raise InputError(
             f"a coupling needs two lists of one length, got {len(x)} and {len(y)}; keep the common subjects"
@@ -93,7 +90,7 @@ def shrunk(scores: Mapping[str, Any], amount: float, centre: float) -> dict[str,
         InputError: Scores that :func:`audit` refuses, or ε or c outside [0, 1].
     """
     for name, value in (("amount", amount), ("centre", centre)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        if not is_number(value) or not 0 <= value <= 1:
             raise InputError(f"{name} must be a number in [0, 1], got {value!r}")
     return {
         task: (1 - amount) * values.astype(np.float64) + amount * centre

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from relif_core.audit.pools import FEW_ULP, Tolerance, checked_tasks, checked_tolerances
+from relif_core.audit.result import KINDS
 from relif_core.audit.sketch import BINS, HistogramSketch, checked_bins
 from relif_core.errors import InputError, listed
 
@@ -193,14 +194,10 @@ class _Counting:
         # torchmetrics wraps compute in sync and unsync itself.
         with self._together() if isinstance(self, _Plain) else contextlib.nullcontext():
             found = self.sketch().audit(self.tolerance)
-        values = {
-            "bias": found.bias,
-            "bias_low": found.bias_range[0],
-            "bias_high": found.bias_range[1],
-            "violation_rate": found.violation_rate,
-            "violation_rate_low": found.violation_rate_range[0],
-            "violation_rate_high": found.violation_rate_range[1],
-        }
+        values: dict[str, float] = {}
+        for kind in KINDS:
+            low, high = getattr(found, f"{kind}_range")
+            values |= {kind: getattr(found, kind), f"{kind}_low": low, f"{kind}_high": high}
         return {name: torch.tensor(value, device=self.counts.device) for name, value in values.items()}
 
     def sketch(self) -> HistogramSketch:

@@ -72,10 +72,9 @@ def _bound(reach: np.ndarray, slack: float) -> np.ndarray:
 
 
 class _Nearest:
-    """The nearest found so far, in sorted order: ``squares`` [n, k], and ``reach`` [n] ≥ the k-th, scaled.
+    """The nearest found so far, in sorted order: ``squares`` [n, k] are squared distances.
 
-    ``squares`` [n, k] are squared distances, ``reach`` [n] an upper bound of the k-th in the scaled units of
-    the search.
+    ``reach`` [n] is an upper bound of the k-th in the scaled units of the search.
     """
 
     def __init__(

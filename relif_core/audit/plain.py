@@ -8,11 +8,13 @@ import numbers
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from relif_core.audit.door import is_number
 from relif_core.errors import RecordError, listed
 
 
@@ -39,6 +41,11 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def picked(thing: Any, *names: str) -> dict[str, Any]:
+    """Return some attributes by name, arrays as lists."""
+    return {name: plain(getattr(thing, name)) for name in names}
+
+
 def json_object(text: str, *schemas: str) -> dict[str, Any]:
     """Return a JSON object of one of the schemas; ``ValueError`` for others."""
     content = json.loads(text)
@@ -51,18 +58,49 @@ def json_object(text: str, *schemas: str) -> dict[str, Any]:
     return content
 
 
+class Stored:
+    """What files hold as one JSON object; each class tells its schemas and what to say of a damaged file."""
+
+    _schemas: ClassVar[tuple[str, ...]]
+    _damage: ClassVar[tuple[str, str]]
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Rebuild what :meth:`to_json` wrote.
+
+        Raises:
+            RecordError: Text that is no JSON, of another schema, or holds what this class never writes.
+        """
+        with damaged(*cls._damage):
+            return cls._from(json_object(text, *cls._schemas))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file of :meth:`to_json`.
+
+        Raises:
+            InputError: No such file.
+            RecordError: As :meth:`from_json`; the message names the file.
+        """
+        from relif_core.files import read_text
+
+        try:
+            return cls.from_json(read_text(Path(path)))
+        except RecordError as error:
+            raise RecordError(f"{path}: {error}") from error
+
+    @classmethod
+    def _from(cls, content: dict[str, Any]) -> Self:
+        """Return the object of a JSON object; ``ValueError`` and its like for one that is damaged."""
+        raise NotImplementedError
+
+
 def rebuilt(kind: Any, value: Any, name: str, unknowable: tuple[str, ...] = ()) -> Any:
     """Return a JSON value as the kind that it was: a number, text, tuple, dict or dataclass of them.
 
     What is of a class already stays as it is. Numbers are finite; None is NaN in the fields that
     ``unknowable`` names. The ``ValueError`` for another kind names the field and never the value, which may
     be a person's.
-
-    Args:
-        kind: The kind, as an annotation names it.
-        value: The JSON value.
-        name: Of the field.
-        unknowable: Fields that may be NaN.
     """
     parts = get_args(kind)
     if isinstance(kind, UnionType):
@@ -88,15 +126,9 @@ def rebuilt(kind: Any, value: Any, name: str, unknowable: tuple[str, ...] = ()) 
 
 _FITS: dict[Any, Any] = {
     str: lambda value: isinstance(value, str),
-    int: lambda value: (type(value) is int or _is(numbers.Integral, value)) and abs(value) < 2**63,
-    float: lambda value: (
-        (type(value) is float or _is(numbers.Real, value)) and abs(value) <= sys.float_info.max
-    ),
+    int: lambda value: (type(value) is int or is_number(value, numbers.Integral)) and abs(value) < 2**63,
+    float: lambda value: (type(value) is float or is_number(value)) and abs(value) <= sys.float_info.max,
 }
-
-
-def _is(kind: type, value: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _object(kind: Any, value: Any, name: str, unknowable: tuple[str, ...]) -> Any:

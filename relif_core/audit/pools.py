@@ -4,14 +4,15 @@ import itertools
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from relif_core.audit.door import Given, columns, given, is_frame, missing_text
+from relif_core.audit.door import Given, columns, given, is_frame, is_number, missing_text
 from relif_core.audit.sorting import sorted_with_order
+from relif_core.audit.subject_ids import subject_codes
 from relif_core.errors import InputError, listed
 
 Pair = tuple[str, str]
@@ -32,10 +33,12 @@ class Pool:
     Attributes:
         values: float64 [n], ascending, without negative zeros.
         weights: [n] of sum 1, where samples are weighted.
+        codes: [n], each score's subject, where subjects are known.
     """
 
     values: np.ndarray
     weights: np.ndarray | None = None
+    codes: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -84,15 +87,11 @@ class Scores(dict[str, np.ndarray]):
 
 
 def checked_scores(scores: Any, least: int = 2) -> Scores:
-    """Return the scores as one-dimensional float arrays, or say what is wrong with them.
+    """Return the scores of at least so many tasks as one-dimensional arrays; ``InputError`` for others.
 
     Each array keeps float32 or float64; other real kinds become float64. Masked scores are in no pool. In a
     data frame every column is a task and an empty cell is in no pool. Scores that rounding took a few units
     in the last place out of [0, 1] are put back, with a note.
-
-    Raises:
-        InputError: Fewer than ``least`` tasks, a task name that is no text, an empty pool, a wrong shape, a
-            kind that is not numeric, missing scores, or a score outside [0, 1].
     """
     frame = is_frame(scores)
     if frame:
@@ -176,12 +175,9 @@ def _checked_pool(task: str, found: Given, kept: np.ndarray | None, notes: list[
 
 
 def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair, float]:
-    """Return one tolerance per task pair, in pair order.
+    """Return one tolerance per task pair, in pair order; ``InputError`` for a pair without one.
 
     A number holds for every pair; a mapping must name every pair once, as (i, j) or (j, i).
-
-    Raises:
-        InputError: A tolerance that is negative or no finite number, a missing, unknown or doubled pair.
     """
     pairs = task_pairs(tasks)
     if not isinstance(tolerance, Mapping):
@@ -197,15 +193,9 @@ def checked_tolerances(tolerance: Tolerance, tasks: Sequence[str]) -> dict[Pair,
 def pair_tolerances(
     tolerances: Mapping[Pair, float], name: str, tasks: Sequence[str] | None = None
 ) -> dict[Pair, float]:
-    """Return the tolerances of task pairs, each checked and no pair there twice, as (i, j) or (j, i).
+    """Return tolerances by pair (of ``tasks``), checked; ``InputError`` for none or one given twice.
 
-    Args:
-        tolerances: Pair to tolerance.
-        name: What messages call one.
-        tasks: The pairs must be of them, if they are known.
-
-    Raises:
-        InputError: A key that is no pair, a pair that is there twice, or a value that is no tolerance.
+    Messages call a tolerance ``name``.
     """
     checked: dict[Pair, float] = {}
     for pair, value in tolerances.items():
@@ -225,12 +215,12 @@ def checked_tolerance(value: Any, name: str) -> float:
     """Return ``value`` as a float in [0, 1], fit for a tolerance; refuse others (``InputError``)."""
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if not is_number(value):
         raise InputError(f"{name} must be a number or a mapping from task pairs to numbers, got {value!r}")
     try:
         number = float(value)
     except OverflowError:
-        number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
+        number = math.inf if value > 0 else -math.inf
     if math.isnan(number):
         raise InputError(f"{name} is NaN; fix it on calibration data before auditing")
     if number < 0:
@@ -248,20 +238,11 @@ def checked_tolerance(value: Any, name: str) -> float:
 def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """Return one label per score for every task: subject ids or group labels, integers or text.
 
-    Raises:
-        InputError: A task without labels, labels misaligned with the scores, missing or of another kind.
+    ``InputError`` for labels that are misaligned with the scores, missing or of another kind.
     """
     checked = {}
     for task in scores:
-        array = of_task(labels, task, scores, name)
-        if array.ndim == 1 and array.dtype.kind == "O":
-            kinds = sorted({type(item).__name__ for item in array.tolist()})
-            raise InputError(
-                f"task {task!r}: {name} hold values of kind {listed(kinds)}; make all of them integers or all"
-                " of them text"
-            )
-        if array.ndim != 1 or array.dtype.kind not in "iubU":
-            raise InputError(f"task {task!r}: {name} must be integers or text, got an array of {array.dtype}")
+        array = labels_of(of_task(labels, task, scores, name), f"task {task!r}: ", name)
         if array.dtype == np.uint64 and array.max() >= 2**63:
             raise InputError(f"task {task!r}: {name} exceed 64-bit signed integers; pass them as text")
         checked[task] = array.astype(np.int64) if array.dtype in (bool, np.uint64) else array
@@ -270,18 +251,23 @@ def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> 
     return checked
 
 
+def labels_of(array: np.ndarray, place: str, name: str) -> np.ndarray:
+    """Return ids or labels [n], integers or text; ``InputError`` for others."""
+    if array.ndim != 1:
+        raise InputError(f"{place}{name} must be one-dimensional, got shape {array.shape}")
+    if array.dtype.kind == "O":
+        kinds = sorted({type(item).__name__ for item in array.tolist()})
+        raise InputError(
+            f"{place}{name} hold values of kind {listed(kinds)}; make all of them integers or all of"
+            " them text"
+        )
+    if array.dtype.kind not in "iubU":
+        raise InputError(f"{place}{name} must be integers or text, got an array of {array.dtype}")
+    return array
+
+
 def of_task(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """Return the rows of a mapping's values that belong to a task's scores (:func:`aligned`).
-
-    Args:
-        values: Task name to rows.
-        task: Whose.
-        scores: Of all tasks.
-        name: What messages call the values.
-
-    Raises:
-        InputError: No mapping, a task that it lacks, or rows that :func:`aligned` refuses.
-    """
+    """Return a task's rows of a mapping (:func:`aligned`); ``InputError`` where it has none."""
     if not isinstance(values, Mapping):
         raise InputError(f"{name} must map task names to arrays aligned with the scores")
     if task not in values:
@@ -290,15 +276,13 @@ def of_task(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
 
 
 def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """Return the rows of ``values`` [n, ...] that belong to a task's scores, in their order.
+    """Return the rows of ``values`` [n, ...] that belong to a task's scores, in their order, none missing.
 
-    Where scores and values are both pandas Series (or frames), rows are matched by index.
-
-    Raises:
-        InputError: Another number of rows than scores, indices that do not match, or missing values.
+    Where scores and values are both pandas Series (or frames), rows are matched by index. ``InputError`` for
+    another number of rows than scores; messages call them ``name``.
     """
     own = given(values, f"task {task!r}: {name}")
-    there = scores.given[task] if isinstance(scores, Scores) else Given(scores[task])
+    there = as_given(scores, task)
     own = in_order(own, there.index, name, "scores", f"task {task!r}: ")
     shape = there.values.shape
     if own.values.shape[:1] != shape:
@@ -308,13 +292,18 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
         )
     kept = scores.kept[task] if isinstance(scores, Scores) else None
     if kept is not None:
-        own = Given(own.values, own.missing if own.masked is None else own.masked).taken(kept)
+        own = Given(own.values, own.absent).taken(kept)
     return present(own, f"task {task!r}: ", name)
+
+
+def as_given(scores: Mapping[str, np.ndarray], task: str) -> Given:
+    """Return a task's scores as they came."""
+    return scores.given[task] if isinstance(scores, Scores) else Given(scores[task])
 
 
 def present(found: Given, place: str, name: str) -> np.ndarray:
     """Return the values, or refuse (``InputError``) those of which some are missing or masked."""
-    missing, array = found.missing if found.masked is None else found.masked, found.values
+    missing, array = found.absent, found.values
     if missing is None and array.ndim == 1 and array.dtype.kind in "fU":
         missing = np.isnan(array) if array.dtype.kind == "f" else missing_text(array)
     if missing is not None and missing.any():
@@ -328,8 +317,7 @@ def present(found: Given, place: str, name: str) -> np.ndarray:
 def in_order(own: Given, index: Any, name: str, others: str, place: str = "") -> Given:
     """Return ``own`` in the order of the pandas index that ``others`` have; as it is where one has none.
 
-    Raises:
-        InputError: Indices that do not match.
+    ``InputError`` for indices that do not match.
     """
     if own.index is None or index is None or index.equals(own.index):
         return own
@@ -371,43 +359,27 @@ def checked_numbers(values: Any, name: str, dimensions: int) -> np.ndarray:
     if array.ndim != dimensions or array.dtype.kind not in "fiub":
         shape = "[n]" if dimensions == 1 else "[n, D]"
         raise InputError(f"{name} must be numbers of shape {shape}, got shape {array.shape} of {array.dtype}")
-    missing = found.missing if found.masked is None else found.masked
-    if missing is not None and missing.any():
+    if (missing := found.absent) is not None and missing.any():
         raise InputError(f"{int(missing.sum())} of {len(array)} {name} are missing; leave them out")
     return array.astype(np.float64, copy=False)
 
 
 def checked_integer(value: Any, name: str, least: int) -> int:
     """Return an integer of at least ``least``, or refuse (``InputError``) anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not is_number(value, numbers.Integral) or value < least:
         raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
     return int(value)
 
 
 def checked_fraction(value: Any, name: str) -> float:
     """Return a number between 0 and 1, both excluded, or refuse (``InputError``) anything else."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:  # type: ignore[operator]
+    if not is_number(value) or not 0 < value < 1:
         raise InputError(f"{name} must lie between 0 and 1, got {value!r}")
     return float(value)
 
 
-def sorted_pool(values: np.ndarray) -> Pool:
-    """Sort one task's scores, once."""
-    return _pool(np.sort(values))
-
-
-def weighted_pool(values: np.ndarray, weights: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
-    """Sort one task's scores and carry each score's weight and subject code along."""
-    ordered, order = sorted_with_order(values)
-    return Pool(_pool(ordered).values, weights[order] / weights.sum()), codes[order]
-
-
 def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return one weight per score for every task, or say what is wrong with them.
-
-    Raises:
-        InputError: A task without weights; misaligned, missing, negative, infinite weights, or none above 0.
-    """
+    """Return one finite weight per score for every task, some above 0; ``InputError`` for others."""
     checked = {}
     for task in scores:
         array = of_task(weights, task, scores, "weights")
@@ -424,38 +396,121 @@ def checked_weights(weights: Any, scores: Mapping[str, np.ndarray]) -> dict[str,
     return checked
 
 
-def drop_weightless(weights: dict[str, np.ndarray], *arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Leave out, in place, the samples of weight 0 from weights and the arrays aligned with them."""
-    for task, own in weights.items():
-        for held in (*arrays, weights):
-            held[task] = held[task][own > 0]
-    return weights
+def sorted_pool(
+    values: np.ndarray, codes: np.ndarray | None = None, weights: np.ndarray | None = None
+) -> Pool:
+    """Sort one task's scores, once, and carry each one's subject code and weight along.
 
-
-def sorted_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
-    """Sort one task's scores and carry each score's subject code along."""
-    if values.dtype == np.float32:
-        return _float32_pool_with_codes(values, codes)
-    ordered, order = sorted_with_order(values)
-    return _pool(ordered), codes[order]
-
-
-def _float32_pool_with_codes(values: np.ndarray, codes: np.ndarray) -> tuple[Pool, np.ndarray]:
-    """As ``sorted_pool_with_codes``: score bits and code (< 2³²) share an integer, which is sorted.
-
-    The bits of a float32 that is not negative sort as its value does. Codes stay below 2³²: no pool holds
-    that many samples.
+    Float32 scores and their codes (< 2³²: no pool holds that many samples) share an integer, which is sorted:
+    the bits of a float32 that is not negative sort as its value does.
     """
-    keys = (values + np.float32(0)).view(np.uint32).astype(np.uint64)
-    keys <<= _HALF
-    keys |= codes.view(np.uint64)
-    keys.sort()
-    ordered = (keys >> _HALF).astype(np.uint32).view(np.float32)
-    keys &= _LOWER_HALF
-    return _pool(ordered), keys.view(np.int64)
-
-
-def _pool(ordered: np.ndarray) -> Pool:
+    if weights is None and codes is None:
+        ordered = np.sort(values)
+    elif weights is None and codes is not None and values.dtype == np.float32:
+        keys = (values + np.float32(0)).view(np.uint32).astype(np.uint64)
+        keys <<= _HALF
+        keys |= codes.view(np.uint64)
+        keys.sort()
+        ordered = (keys >> _HALF).astype(np.uint32).view(np.float32)
+        keys &= _LOWER_HALF
+        codes = keys.view(np.int64)
+    else:
+        ordered, order = sorted_with_order(values)
+        codes = None if codes is None else codes[order]
+        weights = None if weights is None else weights[order] / weights.sum()
     ordered = ordered.astype(np.float64, copy=False)
     ordered += 0.0  # a negative zero becomes a positive one, whose bits sort as its value does
-    return Pool(ordered)
+    return Pool(ordered, weights, codes)
+
+
+@dataclass(frozen=True, eq=False)
+class Pools:
+    """The checked samples of all tasks: what every audit is made from.
+
+    Attributes:
+        scores: Task → scores [n].
+        tolerances: δ of every task pair, 0 if none was asked for.
+        ids: The distinct subjects [G], ascending; None where none are known.
+        codes: Task → each sample's subject, its place in ``ids`` [n]; empty without subjects.
+        weights: Task → weights [n]; empty where all samples weigh alike.
+    """
+
+    scores: dict[str, np.ndarray]
+    tolerances: dict[Pair, float]
+    ids: np.ndarray | None = None
+    codes: dict[str, np.ndarray] = field(default_factory=dict)
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        scores: Any,
+        tolerance: Any = 0.0,
+        subjects: Any = None,
+        weights: Any = None,
+        *,
+        clustered: bool = False,
+        least: int = 2,
+    ) -> "Pools":
+        """Return what an audit is given, checked; ``clustered`` ones need subjects, all ``least`` tasks."""
+        checked = checked_scores(scores, least)
+        tolerances = checked_tolerances(tolerance, list(checked))
+        known = subjects is not None or clustered
+        ids, codes = subject_codes(checked_labels(subjects, checked, "subjects")) if known else (None, {})
+        return cls(
+            checked, tolerances, ids, codes, {} if weights is None else checked_weights(weights, checked)
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what was put right in the input and what a reader has to know of it."""
+        whole = [
+            f"no gap can exceed the tolerance 1 of {pair}"
+            for pair, own in self.tolerances.items()
+            if own == 1
+        ]
+        weighted = ["samples are drawn in proportion to their weights"] * bool(self.weights)
+        return [*getattr(self.scores, "notes", ()), *whole, *weighted]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the number of samples of every task."""
+        return {task: len(values) for task, values in self.scores.items()}
+
+    @property
+    def people(self) -> int:
+        """Return the number of subjects, 0 where none are known."""
+        return 0 if self.ids is None else len(self.ids)
+
+    def taken(self, places: Mapping[str, np.ndarray]) -> "Pools":
+        """Return the samples at every task's ``places`` (positions or a mask), with their subjects alone."""
+        scores, codes, weights = (
+            {task: own[places[task]] for task, own in held.items()}
+            for held in (self.scores, self.codes, self.weights)
+        )
+        if self.ids is None:
+            return replace(self, scores=scores, weights=weights)
+        held, codes = subject_codes(codes)
+        return Pools(scores, self.tolerances, self.ids[held], codes, weights)
+
+    def weighty(self) -> "Pools":
+        """Return the samples that weigh anything."""
+        return self.taken({task: own > 0 for task, own in self.weights.items()}) if self.weights else self
+
+    def apart(self) -> "Pools":
+        """Return the same samples, each a subject of its own."""
+        codes = distinct_codes(self.sizes)
+        return replace(self, ids=np.arange(sum(self.sizes.values())), codes=codes)
+
+    def sorted(self) -> dict[str, Pool]:
+        """Return every task's samples in ascending order of their scores."""
+        return {
+            task: sorted_pool(own, self.codes.get(task), self.weights.get(task))
+            for task, own in self.scores.items()
+        }
+
+
+def distinct_codes(sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return subject codes of so many samples per task that no two of them share."""
+    ends = np.cumsum(list(sizes.values())).tolist()
+    return {task: np.arange(end - size, end) for (task, size), end in zip(sizes.items(), ends, strict=True)}

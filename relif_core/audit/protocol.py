@@ -9,26 +9,11 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit import compiled
-from relif_core.audit.door import columns, is_frame
-from relif_core.audit.exact import PairTerms, pair_terms
+from relif_core.audit.door import columns, is_frame, over_tasks
+from relif_core.audit.exact import PairTerms, Ranks, pair_terms
 from relif_core.audit.groups import audit_groups
-from relif_core.audit.pools import (
-    Pair,
-    Pool,
-    Tolerance,
-    checked_integer,
-    checked_labels,
-    checked_scores,
-    checked_tolerances,
-    checked_weights,
-    sorted_pool,
-    sorted_pool_with_codes,
-    task_pairs,
-    weighted_pool,
-)
-from relif_core.audit.ranks import Ranks
+from relif_core.audit.pools import Pair, Pools, Tolerance, checked_integer, checked_labels
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
-from relif_core.audit.sampled import SampledPair, sampled_pairs, sampled_pools
 from relif_core.audit.sorting import stable_order
 from relif_core.audit.subject_ids import fingerprint, subject_codes
 from relif_core.audit.uncertainty import SampleSpread, SubjectSpread
@@ -96,26 +81,16 @@ def audit(
     """
     if is_frame(scores):
         scores, subjects, groups, weights = _from_frame(scores, subjects, groups, weights)
-    checked = checked_scores(scores)
-    tasks = tuple(checked)
-    tolerances = checked_tolerances(tolerance, tasks)
-    notes = [
-        *checked.notes,
-        *(f"no gap can exceed the tolerance 1 of {pair}" for pair, value in tolerances.items() if value == 1),
-    ]
-    if weights is not None:
-        notes.append("samples are drawn in proportion to their weights")
+    pools = Pools.of(scores, tolerance, subjects, weights)
     stated = AuditContext.of(context)
     if protocol not in ("exact", "sampled"):
         raise InputError(f"protocol {protocol!r} is unknown; use 'exact' or 'sampled'")
     sampling = _Sampling(pair_seed, pool_size, pairs) if protocol == "sampled" else None
-    ids = checked_labels(subjects, checked, "subjects") if subjects is not None else None
-    held = checked_weights(weights, checked) if weights is not None else None
-    result = replace(_audit(checked, tolerances, ids, sampling, stated, held), notes=tuple(notes))
+    result = replace(_audit(pools, sampling, stated), notes=tuple(pools.notes))
     if groups is None:
         return result
-    labels = checked_labels(groups, checked, "groups")
-    parts, left_out = _audit_groups(checked, tolerances, ids, sampling, stated, held, labels)
+    labels = checked_labels(groups, pools.scores, "groups")
+    parts, left_out = _audit_groups(pools, labels, sampling, stated)
     return replace(result, groups=parts, groups_left_out=left_out)
 
 
@@ -123,14 +98,9 @@ def _from_frame(frame: Any, subjects: Any, groups: Any, weights: Any) -> tuple[A
     """Split a data frame into its task columns, and spread what belongs to its rows over the tasks."""
     named = tuple(name for name in (subjects, groups, weights) if isinstance(name, str))
     tasks = list(columns(frame, named))
-
-    def of_rows(labels: Any) -> Any:
-        if labels is None or isinstance(labels, Mapping):
-            return labels
-        return dict.fromkeys(tasks, frame[labels] if isinstance(labels, str) else labels)
-
-    rows = np.arange(len(frame)) if subjects is None else subjects
-    return frame[tasks], of_rows(rows), of_rows(groups), of_rows(weights)
+    given = (np.arange(len(frame)) if subjects is None else subjects, groups, weights)
+    of_rows = (over_tasks(labels, tasks, frame, "column") for labels in given)
+    return frame[tasks], *of_rows
 
 
 @dataclass(frozen=True)
@@ -143,218 +113,142 @@ class _Sampling:
         for name, least in (("pair_seed", 0), ("pool_size", 1), ("pairs", 1)):
             checked_integer(getattr(self, name), name, least)
 
+    def draw(self, pools: Pools) -> "tuple[Pools, dict[Pair, _Draws]]":
+        """Return the sampled pools and each task pair's drawn pairs, as the released implementation draws.
+
+        One generator draws the pools without replacement, those of up to ``pool_size`` and weighted ones are
+        whole. Then it draws per task pair the positions in the first pool and those in the second, uniformly
+        with replacement or in proportion to weights. Gaps are evaluated in float32.
+        """
+        generator, drawn = np.random.default_rng(self.pair_seed), {}
+        if not pools.weights:
+            chosen = {task: np.arange(size) for task, size in pools.sizes.items()}
+            for task, size in pools.sizes.items():
+                if size > self.pool_size:
+                    chosen[task] = generator.choice(size, self.pool_size, replace=False)
+            pools = pools.taken(chosen)
+
+        def values(task: str) -> np.ndarray:
+            own, mass = pools.scores[task], pools.weights.get(task)
+            if mass is None:
+                places = generator.integers(0, len(own), self.pairs)
+            else:
+                places = generator.choice(len(own), self.pairs, p=mass / mass.sum())
+            return own[places].astype(np.float32)
+
+        for (i, j), delta in pools.tolerances.items():
+            gap, tolerance = np.abs(values(i) - values(j)), np.float32(delta)
+            drawn[i, j] = _Draws(np.maximum(gap - tolerance, np.float32(0)), gap > tolerance)
+        return pools, drawn
+
 
 @dataclass(frozen=True, eq=False)
-class _Clusters:
-    """Distinct subject ids [G] and, per task, each sample's index into them."""
+class _Draws:
+    """Of every drawn pair the violation max(0, |x − y| − δ), float32 [pairs], and whether there is one."""
 
-    ids: np.ndarray
-    codes: dict[str, np.ndarray]
+    violations: np.ndarray
+    violated: np.ndarray
+
+    def estimates(self) -> tuple[float, float, np.ndarray]:
+        """Return Bias, violation rate and the variances [2] of drawing."""
+        violations = self.violations.astype(np.float64)
+        variance = np.array([violations.var(), self.violated.var()]) / len(violations)
+        return float(violations.mean()), float(self.violated.mean()), variance
 
 
-def _audit(
-    scores: dict[str, np.ndarray],
-    tolerances: dict[Pair, float],
-    subjects: dict[str, np.ndarray] | None,
-    sampling: _Sampling | None,
-    context: AuditContext,
-    weights: dict[str, np.ndarray] | None,
-) -> AuditResult:
-    clusters = _Clusters(*subject_codes(subjects)) if subjects is not None else None
-    used, codes, draws = scores, clusters.codes if clusters else None, None
-    if sampling:
-        used, codes, draws = _sample(scores, codes, tolerances, sampling, weights)
-    ranks = None
-    fast = compiled.loaded((len(used) - 1) * sum(map(len, used.values())))
-    if not weights and not fast and len(used) >= MANY_TASKS and len(set(tolerances.values())) == 1:
-        ranks = Ranks(used)
-        pools = ranks.pools
-        ordered = {task: codes[task][order] for task, order in ranks.orders.items()} if codes else {}
-        spread = _spread(pools, ordered, clusters, len(tolerances))
-    elif weights is None:
-        pools, spread = _sorted(used, codes, clusters, len(tolerances))
-    else:
-        pools, spread = _weighted(used, weights, clusters, len(tolerances))
+def _audit(pools: Pools, sampling: _Sampling | None, context: AuditContext) -> AuditResult:
+    used, draws = sampling.draw(pools) if sampling else (pools, {})
+    if used.weights and used.ids is None:
+        used = used.apart()
+    tolerances, sizes = used.tolerances, used.sizes
+    fast = compiled.loaded((len(sizes) - 1) * sum(sizes.values()))
+    many = len(sizes) >= MANY_TASKS and len(set(tolerances.values())) == 1
+    ranks = Ranks(used) if many and not used.weights and not fast else None
+    ordered = ranks.pools if ranks else used.sorted()
+    spread: SubjectSpread | SampleSpread = (
+        SampleSpread(ordered, len(tolerances))
+        if used.ids is None
+        else SubjectSpread(ordered, used.ids, len(tolerances))
+    )
     rows, draw_variance = [], np.zeros(2)
-    for pair in task_pairs(list(pools)):
-        delta = tolerances[pair]
+    for pair, delta in tolerances.items():
         within = (ranks.within(pair, delta), ranks.within(pair[::-1], delta)) if ranks else None
-        terms = pair_terms(pools[pair[0]], pools[pair[1]], delta, within)
-        row, variance = _audit_pair(pair, delta, terms, spread, draws[pair] if draws else None)
+        terms = pair_terms(ordered[pair[0]], ordered[pair[1]], delta, within)
+        row, variance = _audit_pair(pair, delta, terms, spread, draws.get(pair))
         rows.append(row)
         draw_variance += variance / len(tolerances) ** 2
+    by_subject = spread if isinstance(spread, SubjectSpread) and pools.ids is not None else None
     found = spread.total()
-    by_subject = spread if isinstance(spread, SubjectSpread) and clusters else None
-    counts = by_subject.counts if by_subject and not (weights or sampling) else None
-    bias_se, rate_se = np.sqrt(found.errors**2 + draw_variance).tolist()
-    bias_freedom, rate_freedom = found.freedoms.tolist()
     return AuditResult(
         context=context,
-        tasks=tuple(scores),
+        tasks=tuple(sizes),
         protocol="sampled" if sampling else "exact",
         pair_seed=int(sampling.pair_seed) if sampling else None,
-        pool_size=int(sampling.pool_size) if sampling and not weights else None,
+        pool_size=int(sampling.pool_size) if sampling and not pools.weights else None,
         pairs=int(sampling.pairs) if sampling else None,
-        samples={task: len(values) for task, values in scores.items()},
-        pool_fingerprint=_fingerprint(scores, clusters, weights, counts, ordered=sampling is not None),
-        clustered_by="subject" if clusters else "sample",
-        clusters=found.units,
+        samples=pools.sizes,
+        pool_fingerprint=_fingerprint(pools, by_subject, ordered=sampling is not None),
+        clustered_by="subject" if by_subject else "sample",
         freedom=found.freedom,
-        bias_freedom=bias_freedom,
-        violation_rate_freedom=rate_freedom,
-        effective_pairs=min(found.effective_pairs, sampling.pairs if sampling else math.inf),
         bias=math.fsum(row.bias for row in rows) / len(rows),
         violation_rate=math.fsum(row.violation_rate for row in rows) / len(rows),
-        bias_se=bias_se,
-        violation_rate_se=rate_se,
         draw_errors=(math.sqrt(draw_variance[0]), math.sqrt(draw_variance[1])),
         per_pair=tuple(rows),
         influences=by_subject.influences() if by_subject else None,
         draws=np.array([[d.violations, d.violated] for d in draws.values()]) if draws else None,
+        **found.fields(draw_variance, sampling.pairs if sampling else None),
     )
-
-
-def _sample(
-    scores: dict[str, np.ndarray],
-    codes: dict[str, np.ndarray] | None,
-    tolerances: dict[Pair, float],
-    sampling: _Sampling,
-    weights: dict[str, np.ndarray] | None,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None, dict[Pair, SampledPair]]:
-    """Return the sampled pools, the subject codes of their samples and the drawn pairs."""
-    generator = np.random.default_rng(sampling.pair_seed)
-    if weights:
-        return scores, codes, sampled_pairs(scores, tolerances, sampling.pairs, generator, weights)
-    chosen = sampled_pools({task: len(pool) for task, pool in scores.items()}, sampling.pool_size, generator)
-    used = {task: scores[task][chosen[task]] for task in scores}
-    return (
-        used,
-        {task: codes[task][chosen[task]] for task in scores} if codes else None,
-        sampled_pairs(used, tolerances, sampling.pairs, generator),
-    )
-
-
-def _sorted(
-    scores: dict[str, np.ndarray],
-    codes: dict[str, np.ndarray] | None,
-    clusters: _Clusters | None,
-    pairs: int,
-) -> tuple[dict[str, Pool], SubjectSpread | SampleSpread]:
-    """Sort every pool once and prepare the standard errors that fit what is known of its samples."""
-    if codes is None:
-        pools, ordered = {task: sorted_pool(values) for task, values in scores.items()}, {}
-    else:
-        carried = {task: sorted_pool_with_codes(scores[task], codes[task]) for task in scores}
-        pools = {task: pool for task, (pool, _) in carried.items()}
-        ordered = {task: own for task, (_, own) in carried.items()}
-    return pools, _spread(pools, ordered, clusters, pairs)
-
-
-def _spread(
-    pools: dict[str, Pool], codes: dict[str, np.ndarray], clusters: _Clusters | None, pairs: int
-) -> SubjectSpread | SampleSpread:
-    return SubjectSpread(pools, codes, clusters.ids, pairs) if clusters else SampleSpread(pools, pairs)
-
-
-def _weighted(
-    scores: dict[str, np.ndarray], weights: dict[str, np.ndarray], clusters: _Clusters | None, pairs: int
-) -> tuple[dict[str, Pool], SubjectSpread]:
-    """As ``_sorted`` with weights; without subjects every sample is a subject of its own."""
-    if clusters is None:
-        ends = np.cumsum([len(values) for values in scores.values()]).tolist()
-        codes = {
-            task: np.arange(end - len(scores[task]), end) for task, end in zip(scores, ends, strict=True)
-        }
-        clusters = _Clusters(np.arange(ends[-1]), codes)
-    carried = {task: weighted_pool(scores[task], weights[task], clusters.codes[task]) for task in scores}
-    pools = {task: pool for task, (pool, _) in carried.items()}
-    return pools, SubjectSpread(pools, {task: own for task, (_, own) in carried.items()}, clusters.ids, pairs)
 
 
 def _audit_pair(
-    pair: Pair,
-    tolerance: float,
-    terms: PairTerms,
-    spread: SubjectSpread | SampleSpread,
-    draws: SampledPair | None,
+    pair: Pair, tolerance: float, terms: PairTerms, spread: SubjectSpread | SampleSpread, draws: _Draws | None
 ) -> tuple[PairAudit, np.ndarray]:
     """Return the row of one task pair and the variances [2] that drawing pairs adds to it."""
-    found = spread.add(pair, terms)
-    bias, rate, variance = _estimates(terms, draws)
-    bias_se, rate_se = np.sqrt(found.errors**2 + variance).tolist()
-    bias_freedom, rate_freedom = found.freedoms.tolist()
+    bias, rate, variance = draws.estimates() if draws else (terms.bias, terms.violation_rate, np.zeros(2))
     row = PairAudit(
         tasks=pair,
         tolerance=tolerance,
-        samples=(len(terms.bias_first), len(terms.bias_second)),
-        clusters=found.units,
-        bias_freedom=bias_freedom,
-        violation_rate_freedom=rate_freedom,
-        effective_pairs=found.effective_pairs
-        if draws is None
-        else min(found.effective_pairs, len(draws.first)),
+        samples=(len(terms.first[0]), len(terms.second[0])),
         bias=bias,
         violation_rate=rate,
-        bias_se=bias_se,
-        violation_rate_se=rate_se,
+        **spread.add(pair, terms).fields(variance, len(draws.violations) if draws else None),
     )
     return row, variance
 
 
-def _estimates(terms: PairTerms, draws: SampledPair | None) -> tuple[float, float, np.ndarray]:
-    if draws is None:
-        return terms.bias, terms.violation_rate, np.zeros(2)
-    violations = draws.violations.astype(np.float64)
-    variance = np.array([violations.var(), draws.violated.var()]) / len(violations)
-    return float(violations.mean()), float(draws.violated.mean()), variance
-
-
-def _fingerprint(
-    scores: dict[str, np.ndarray],
-    clusters: _Clusters | None,
-    weights: dict[str, np.ndarray] | None,
-    counts: dict[str, np.ndarray] | None,
-    *,
-    ordered: bool,
-) -> str:
+def _fingerprint(pools: Pools, spread: SubjectSpread | None, *, ordered: bool) -> str:
     """Hash which subjects lie in which pool, how often and how heavy; sampled pools also in which order.
 
-    ``counts`` are the numbers of samples per task and subject, where they are known.
+    ``spread`` has counted every subject's samples already, unless they were sampled or weighted.
     """
-    sizes = {task: len(values) for task, values in scores.items()}
-    count = len(clusters.ids) if clusters else 0
+    counted = spread.counts if spread and not ordered and not pools.weights else None
 
     def members() -> Iterator[np.ndarray]:
-        for task, own in clusters.codes.items() if clusters else ():
-            yield own if ordered else counts[task] if counts else np.bincount(own, minlength=count)
-        for task, own in (weights or {}).items():
-            in_order = own if ordered else np.sort(own)
-            held = np.bincount(clusters.codes[task], own, count) if clusters and not ordered else in_order
+        for task, own in pools.codes.items():
+            yield own if ordered else counted[task] if counted else np.bincount(own, minlength=pools.people)
+        for task, own in pools.weights.items():
+            held = own if ordered else np.sort(own)
+            if pools.codes and not ordered:
+                held = np.bincount(pools.codes[task], own, pools.people)
             yield held / own.sum()
 
-    return fingerprint(sizes, clusters.ids if clusters else None, members())
+    return fingerprint(pools.sizes, pools.ids, members())
 
 
 def _audit_groups(
-    scores: dict[str, np.ndarray],
-    tolerances: dict[Pair, float],
-    subjects: dict[str, np.ndarray] | None,
-    sampling: _Sampling | None,
-    context: AuditContext,
-    weights: dict[str, np.ndarray] | None,
-    labels: dict[str, np.ndarray],
+    pools: Pools, labels: dict[str, np.ndarray], sampling: _Sampling | None, context: AuditContext
 ) -> tuple[dict[str, AuditResult], dict[str, str]]:
     """Audit every group by itself, many together where exact and unweighted; tell which are left out."""
     names, codes = subject_codes(labels)
     numbers = {task: np.bincount(own, minlength=len(names)) for task, own in codes.items()}
-    held = {task: np.bincount(codes[task], own, len(names)) for task, own in (weights or {}).items()}
     left_out: dict[str, str] = {}
     full = np.min(list(numbers.values()), axis=0) > 0
     for group in np.flatnonzero(~full).tolist():
         empty = [task for task, number in numbers.items() if number[group] == 0]
         left_out[str(names[group])] = f"no sample in the pools of {listed(empty)}"
-    if held:
-        light = full & (np.min(list(held.values()), axis=0) == 0)
+    if pools.weights:
+        held = [np.bincount(codes[task], own, len(names)) for task, own in pools.weights.items()]
+        light = full & (np.min(held, axis=0) == 0)
         left_out.update(dict.fromkeys(map(str, names[light]), "no sample of some pool has a weight above 0"))
         full &= ~light
     kept = [str(name) for name in names[full].tolist()]
@@ -364,7 +258,7 @@ def _audit_groups(
     order = {task: stable_order(own) for task, own in codes.items()}
     if left_out:
         order = {task: own[full[codes[task][own]]] for task, own in order.items()}
-    together = not sampling and not weights
+    together = not sampling and not pools.weights
     edges = [
         0,
         *(np.flatnonzero(np.diff(np.sum(list(ends.values()), axis=0)[1:] // TOGETHER)) + 1).tolist(),
@@ -372,18 +266,13 @@ def _audit_groups(
     ]
     results: dict[str, AuditResult] = {}
     for first, last in pairwise(edges if together else range(len(kept) + 1)):
-        places = {task: own[ends[task][first] : ends[task][last]] for task, own in order.items()}
-        own, own_ids, own_weights = (
-            {task: values[task][place] for task, place in places.items()} if values else None
-            for values in (scores, subjects, weights)
-        )
-        assert own is not None
+        part = pools.taken({task: own[ends[task][first] : ends[task][last]] for task, own in order.items()})
         if together:
-            parts = {
-                task: np.repeat(np.arange(last - first), np.diff(ends[task][first : last + 1]))
-                for task in own
+            groups = {
+                task: np.repeat(np.arange(last - first), np.diff(own[first : last + 1]))
+                for task, own in ends.items()
             }
-            results |= audit_groups(own, parts, kept[first:last], tolerances, own_ids, context)
+            results |= audit_groups(part, groups, kept[first:last], context)
         else:
-            results[kept[first]] = _audit(own, tolerances, own_ids, sampling, context, own_weights)
+            results[kept[first]] = _audit(part, sampling, context)
     return results, left_out

@@ -79,16 +79,10 @@ class Estimates:
         return self.interval("violation_rate", level)
 
     def interval(self, kind: Kind, level: float) -> tuple[float, float]:
-        """Return the confidence interval of Bias or of the violation rate.
-
-        Args:
-            kind: "bias" or "violation_rate".
-            level: In (0, 1).
-        """
-        widest = max(0.0, 1 - self._least_tolerance()) if kind == "bias" else 1.0
+        """Return the confidence interval of Bias or of the violation rate at a level in (0, 1)."""
         error, freedom = getattr(self, f"{kind}_se"), getattr(self, f"{kind}_freedom")
         ends = [
-            unit_interval(end, error, level, freedom, self.effective_pairs, widest)
+            unit_interval(end, error, level, freedom, self.effective_pairs, self.widest(kind))
             for end in self._ends(kind)
         ]
         return ends[0][0], ends[-1][1]
@@ -97,8 +91,10 @@ class Estimates:
         """Return what the interval is about: an estimate, or both ends of its proven range."""
         return (getattr(self, kind),)
 
-    def _least_tolerance(self) -> float:
-        raise NotImplementedError
+    def widest(self, kind: Kind) -> float:
+        """Return the largest possible violation rate, or Bias: 1 less the least tolerance."""
+        rows: Any = getattr(self, "per_pair", (self,))
+        return max(0.0, 1 - min(row.tolerance for row in rows)) if kind == "bias" else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +112,6 @@ class PairAudit(Estimates):
     tasks: Pair
     tolerance: float
     samples: tuple[int, int]
-
-    def _least_tolerance(self) -> float:
-        return self.tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +158,6 @@ class AuditResult(Estimates):
     def tolerances(self) -> dict[Pair, float]:
         """Return the tolerance of every task pair."""
         return {row.tasks: row.tolerance for row in self.per_pair}
-
-    def _least_tolerance(self) -> float:
-        return min(row.tolerance for row in self.per_pair)
 
     def as_dict(self, *, include_influences: bool = False) -> dict[str, Any]:
         """Return the result as JSON-ready values; NaN standard errors become None.
@@ -230,11 +220,8 @@ def _influences_from(arrays: Mapping[str, Any], subjects: Any) -> Influences:
     found = Influences(**{name: np.asarray(own) for name, own in arrays.items()})
     for item in fields(found):
         own, kinds = getattr(found, item.name), "iuU" if item.name == "subjects" else "fiu"
-        if (
-            own.shape != (subjects,)
-            or own.dtype.kind not in kinds
-            or not (own.dtype.kind != "f" or np.isfinite(own).all())
-        ):
+        finite = own.dtype.kind != "f" or np.isfinite(own).all()
+        if own.shape != (subjects,) or own.dtype.kind not in kinds or not finite:
             raise ValueError(f"influences: {item.name} are not one per subject")
     return found
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit.door import columns, given, is_frame
-from relif_core.audit.plain import damaged, json_object, rebuilt
+from relif_core.audit.plain import Stored, picked, rebuilt
 from relif_core.audit.pools import checked_fraction, checked_integer, checked_tolerance, in_order
 from relif_core.audit.tolerance import (
     conformal_tolerance,
     matched_distances,
     refuse_weights,
-    row_ids,
+    subject_ids,
     unit_rows,
 )
 from relif_core.errors import InputError, RecordError, listed
@@ -208,7 +208,7 @@ def _mapped(task: str, rule: Mapping[str, Any], raw: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Ruler:
+class Ruler(Stored):
     """A calibrated tolerance and the score map that it belongs to.
 
     Attributes:
@@ -229,6 +229,9 @@ class Ruler:
     spread: dict[str, float]
     score_map: ScoreMap
     reference: str | None = None
+
+    _schemas = (SCHEMA,)
+    _damage = "this is no ruler", "make one with `relif audit calibrate`"
 
     def scores(self, outputs: Any) -> MappedScores:
         """Return the audit scores of a model's outputs under this ruler's map (:meth:`ScoreMap.scores`)."""
@@ -253,34 +256,22 @@ class Ruler:
         )
 
     def _content(self) -> dict[str, Any]:
-        names = ("tolerance", "alpha", "pairs", "seed", "matchings", "spread", "reference")
-        return {
-            "schema": SCHEMA,
-            **{name: getattr(self, name) for name in names},
-            "score_map": self.score_map.rules,
-        }
+        own = picked(self, "tolerance", "alpha", "pairs", "seed", "matchings", "spread", "reference")
+        return {"schema": SCHEMA, **own, "score_map": self.score_map.rules}
 
     def to_json(self) -> str:
         """Return the ruler as JSON text with its digest; :meth:`from_json` reads it back."""
         return json.dumps({**self._content(), "sha256": self.sha256}, indent=1, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> "Ruler":
-        """Rebuild a ruler from :meth:`to_json`.
-
-        Raises:
-            RecordError: Text that is no ruler of this schema, or was changed by hand.
-        """
-        with damaged("this is no ruler", "make one with `relif audit calibrate`"):
-            content = json_object(text, SCHEMA)
-            values = {name: value for name, value in content.items() if name not in ("schema", "sha256")}
-            ruler = rebuilt(cls, {**values, "score_map": _map_from(values["score_map"])}, "ruler")
-            checked_tolerance(ruler.tolerance, "tolerance")
-            checked_fraction(ruler.alpha, "alpha")
-            if not ruler.spread.keys() >= {"low", "median", "high", "deviation"}:
-                raise ValueError("the spread over matchings is incomplete")
-            matches = ruler.sha256 == content["sha256"]
-        if not matches:
+    def _from(cls, content: dict[str, Any]) -> "Ruler":
+        values = {name: value for name, value in content.items() if name not in ("schema", "sha256")}
+        ruler: Ruler = rebuilt(cls, {**values, "score_map": _map_from(values["score_map"])}, "ruler")
+        checked_tolerance(ruler.tolerance, "tolerance")
+        checked_fraction(ruler.alpha, "alpha")
+        if not ruler.spread.keys() >= {"low", "median", "high", "deviation"}:
+            raise ValueError("the spread over matchings is incomplete")
+        if ruler.sha256 != content["sha256"]:
             raise RecordError(
                 "this ruler was changed after it was made: its digest does not fit; calibrate again"
             )
@@ -328,7 +319,7 @@ def calibrate(
     checked_integer(matchings, "matchings", 1)
     checked_integer(seed, "seed", 0)
     units = unit_rows(embeddings)
-    ids = row_ids(units, np.arange(len(units)) if subject is None else subject, embeddings)
+    ids = subject_ids(np.arange(len(units)) if subject is None else subject, embeddings)
     distances = [matched_distances(units, ids, seed + k) for k in range(matchings)]
     found = np.array([conformal_tolerance(one, alpha) for one in distances])
     return Ruler(

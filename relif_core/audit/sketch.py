@@ -9,25 +9,23 @@ Theorem T6 of the book: with m bins, every gap read from bin centres is within 1
 import hashlib
 import json
 import math
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from relif_core.audit.binned import Mass, Terms
-from relif_core.audit.plain import damaged, json_object
+from relif_core.audit.door import is_number
+from relif_core.audit.plain import Stored
 from relif_core.audit.pools import (
     Pair,
+    Pools,
     Tolerance,
-    checked_labels,
-    checked_scores,
     checked_tolerance,
     checked_tolerances,
-    checked_weights,
 )
-from relif_core.audit.sketch_result import InfluenceSums, SketchAudit, SketchPair, spread_of
-from relif_core.audit.subject_ids import subject_codes
+from relif_core.audit.sketch_result import InfluenceSums, Mass, SketchAudit, SketchPair, Terms, spread_of
 from relif_core.audit.uncertainty import NO_VARIATION, Spread
 from relif_core.errors import ComparabilityError, InputError, listed
 
@@ -40,7 +38,7 @@ _MOST_SAMPLES = 1 << 42  # times the bins, 62 bits hold them
 
 
 @dataclass(frozen=True, eq=False)
-class HistogramSketch:
+class HistogramSketch(Stored):
     """Counts of audit scores per bin and task: constant in size, mergeable, an audit within 1/bins.
 
     The number of bins is a power of two, so that binning is exact in binary arithmetic.
@@ -64,6 +62,9 @@ class HistogramSketch:
     score_definition: str | None = None
     weights: dict[str, np.ndarray] | None = None
     tolerance: float | None = None
+
+    _schemas = SCHEMA, WEIGHTED_SCHEMA
+    _damage = "histogram is damaged", "make it again at the site"
 
     def __post_init__(self) -> None:
         if isinstance(self.tolerance, Mapping):
@@ -109,16 +110,15 @@ class HistogramSketch:
                 a score definition that is no text, or a number of bins that is no power of two.
         """
         checked_bins(bins)
-        checked = checked_scores(scores)
-        held = None if weights is None else checked_weights(weights, checked)
-        places = {task: _bins_of(values, bins) for task, values in checked.items()}
+        pools = Pools.of(scores, weights=weights)
+        places = {task: _bins_of(values, bins) for task, values in pools.scores.items()}
         masses = {}
-        for task, own in (held or {}).items():
+        for task, own in pools.weights.items():
             with np.errstate(over="ignore"):
                 masses[task] = np.array([np.bincount(places[task], own**k, bins + 1) for k in (1, 2)])
             places[task] = places[task][own > 0]
         counts = {task: np.bincount(own, minlength=bins) for task, own in places.items()}
-        return cls(counts, dict.fromkeys(counts, 0), score_definition, masses if held else None, tolerance)
+        return cls(counts, dict.fromkeys(counts, 0), score_definition, masses or None, tolerance)
 
     @property
     def bins(self) -> int:
@@ -132,14 +132,14 @@ class HistogramSketch:
 
     @property
     def _hidden_masses(self) -> dict[str, float]:
-        """What the hidden samples of every task count for."""
+        """Return what the hidden samples of every task count for."""
         if self.weights is None:
             return dict(self.hidden)
         return {task: float(own[0, -1]) for task, own in self.weights.items()}
 
     @property
     def _masses(self) -> dict[str, np.ndarray]:
-        """What each cell counts for: its number of samples, or the sum of their weights."""
+        """Return what each cell counts for: its number of samples, or the sum of their weights."""
         return self.counts if self.weights is None else {t: own[0, :-1] for t, own in self.weights.items()}
 
     def __add__(self, other: "HistogramSketch") -> "HistogramSketch":
@@ -187,7 +187,7 @@ class HistogramSketch:
             InputError: ``least`` below 1, of a weighted sketch below 3, or a weighted task of fewer samples,
                 whose weight would show.
         """
-        if isinstance(least, bool) or not isinstance(least, int | np.integer) or least < 1:
+        if not is_number(least, numbers.Integral) or least < 1:
             raise InputError(f"the smallest cell shown must hold at least 1 sample, got {least!r}")
         if self.weights is not None and least < 3:
             raise InputError(
@@ -247,11 +247,8 @@ class HistogramSketch:
             for (i, j), delta, terms in self._pairs(tolerances)
         )
         if errors is None:
-            spread = (
-                self._sample_spread(tolerances)
-                if self.weights is None
-                else self._weighted_spread(tolerances, self.weights)
-            )
+            weighted = self.weights is not None
+            spread = (self._weighted_spread if weighted else self._sample_spread)(tolerances)
         elif not isinstance(errors, InfluenceSums):
             raise InputError(f"errors are the influence sums of all sites, not a {type(errors).__name__}")
         elif errors.of != self._digest(tolerances) or errors.effective.keys() != self.counts.keys():
@@ -261,12 +258,7 @@ class HistogramSketch:
             )
         else:
             spread = errors.spread()
-        ranges = [[row.bias_range for row in rows], [row.violation_rate_range for row in rows]]
-        (bias_low, bias_high), (rate_low, rate_high) = (
-            [_mean(end) for end in zip(*own, strict=True)] for own in ranges
-        )
-        bias_se, rate_se = spread.errors.tolist()
-        bias_freedom, rate_freedom = spread.freedoms.tolist()
+        names = ("bias", "bias_range", "violation_rate", "violation_rate_range")
         return SketchAudit(
             bins=self.bins,
             tasks=tuple(self.counts),
@@ -274,18 +266,10 @@ class HistogramSketch:
             hidden=dict(self.hidden),
             score_definition=self.score_definition,
             clustered_by=errors.unit if errors else "sample",
-            clusters=spread.units,
             freedom=spread.freedom,
-            effective_pairs=spread.effective_pairs,
-            bias=_mean(row.bias for row in rows),
-            bias_range=(bias_low, bias_high),
-            bias_se=bias_se,
-            bias_freedom=bias_freedom,
-            violation_rate=_mean(row.violation_rate for row in rows),
-            violation_rate_range=(rate_low, rate_high),
-            violation_rate_se=rate_se,
-            violation_rate_freedom=rate_freedom,
             per_pair=rows,
+            **{name: _mean([getattr(row, name) for row in rows]) for name in names},
+            **spread.fields(),
         )
 
     def subject_sums(
@@ -315,19 +299,18 @@ class HistogramSketch:
                 the histogram's, a single subject, or weights beside a histogram without, and the other way
                 round.
         """
-        checked = checked_scores(scores)
         if (weights is None) != (self.weights is None):
             raise InputError(
                 "weights go with a histogram that was made with them; pass those that made the site's own"
             )
-        held = {} if weights is None else checked_weights(weights, checked)
-        if list(checked) != list(self.counts):
+        pools = Pools.of(scores, subjects=subjects, weights=weights, clustered=True)
+        codes, held, people = pools.codes, pools.weights, pools.people
+        if list(codes) != list(self.counts):
             raise InputError(
-                f"scores have the tasks {listed(checked)}, the histograms {listed(self.counts)}; pass the"
+                f"scores have the tasks {listed(codes)}, the histograms {listed(self.counts)}; pass the"
                 " same tasks"
             )
-        ids, codes = subject_codes(checked_labels(subjects, checked, "subjects"))
-        numbers = {task: np.bincount(codes[task], held.get(task), len(ids)) for task in checked}
+        numbers = {task: np.bincount(own, held.get(task), people) for task, own in codes.items()}
         if np.count_nonzero(sum(numbers.values())) < 2:
             raise InputError(
                 "the sums of a site with a single subject are that subject's; leave the site to the site sums"
@@ -340,10 +323,10 @@ class HistogramSketch:
                     f"task {task!r}: the site has more samples than the histogram of all sites; pass the"
                     " scores that went into it"
                 )
-        places = {task: _bins_of(values, self.bins) for task, values in checked.items()}
+        places = {task: _bins_of(values, self.bins) for task, values in pools.scores.items()}
 
         def summed(task: str, influence: np.ndarray) -> np.ndarray:
-            return np.bincount(codes[task], influence[places[task]] * held.get(task, 1), len(ids))
+            return np.bincount(codes[task], influence[places[task]] * held.get(task, 1), people)
 
         ends = self._hidden_influences(tolerances) if any(hidden.values()) else [self._influences(tolerances)]
         shares = {task: own / totals[task] for task, own in numbers.items()}
@@ -442,9 +425,8 @@ class HistogramSketch:
         influences = {task: np.zeros((2, self.bins)) for task in self.counts}
         for pair, _, terms in self._pairs(tolerances):
             for task, means in zip(pair, terms.means(), strict=True):
-                influences[task] += (
-                    (means - [[terms.bias], [terms.rate]]) / self._masses[task].sum() / len(tolerances)
-                )
+                centred = means - [[terms.bias], [terms.rate]]
+                influences[task] += centred / self._masses[task].sum() / len(tolerances)
         return influences
 
     def _hidden_influences(self, tolerances: dict[Pair, float]) -> list[dict[str, np.ndarray]]:
@@ -483,14 +465,14 @@ class HistogramSketch:
             excess += np.square(square) @ cells - own**2 / n
         return spread_of(squares, excess, freedom, sum(sizes.values()), min(sizes.values()))
 
-    def _weighted_spread(self, tolerances: dict[Pair, float], weights: dict[str, np.ndarray]) -> Spread:
+    def _weighted_spread(self, tolerances: dict[Pair, float]) -> Spread:
         """Return the jackknife over samples; a cell's weights w pass for (Σw)²/Σw² of weight Σw²/Σw each.
 
         Exact where a cell's weights are equal; else the degrees of freedom are an upper bound.
         """
         squares, fourths, effective = np.zeros(2), np.zeros(2), {}
         for task, influence in self._influences(tolerances).items():
-            mass, square = weights[task][:, :-1]
+            mass, square = (self.weights or {})[task][:, :-1]
             typical, number = np.zeros((2, self.bins))
             np.divide(square, mass, out=typical, where=mass > 0)
             np.divide(mass, typical, out=number, where=mass > 0)
@@ -536,38 +518,25 @@ class HistogramSketch:
         return json.dumps(content, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> "HistogramSketch":
-        """Rebuild a sketch from :meth:`to_json`.
-
-        Raises:
-            RecordError: Text that is no JSON, no histogram of this schema, or whose counts or weights are no
-                counts or weights.
-        """
-        with damaged("histogram is damaged", "make it again at the site"):
-            content = json_object(text, SCHEMA, WEIGHTED_SCHEMA)
-            counts = {task: _counts(one["counts"]) for task, one in content["tasks"].items()}
-            hidden = {task: int(_counts([one["hidden"]])[0]) for task, one in content["tasks"].items()}
-            sizes = {len(cells) for cells in counts.values()}
-            if len(counts) < 2 or len(sizes) != 1:
-                raise ValueError(f"{len(counts)} tasks with {listed(sorted(sizes))} bins")
-            checked_bins(sizes.pop())
-            weights = {}
-            for task, one in content["tasks"].items() if content["schema"] == WEIGHTED_SCHEMA else ():
-                own = np.asarray(one["weights"])
-                if own.dtype.kind not in "if":
-                    raise ValueError("weights must be numbers")
-                weights[task] = own.astype(np.float64)
-            return cls(counts, hidden, content["score_definition"], weights or None, content.get("tolerance"))
+    def _from(cls, content: dict[str, Any]) -> "HistogramSketch":
+        counts = {task: _counts(one["counts"]) for task, one in content["tasks"].items()}
+        hidden = {task: int(_counts([one["hidden"]])[0]) for task, one in content["tasks"].items()}
+        sizes = {len(cells) for cells in counts.values()}
+        if len(counts) < 2 or len(sizes) != 1:
+            raise ValueError(f"{len(counts)} tasks with {listed(sorted(sizes))} bins")
+        checked_bins(sizes.pop())
+        weights = {}
+        for task, one in content["tasks"].items() if content["schema"] == WEIGHTED_SCHEMA else ():
+            own = np.asarray(one["weights"])
+            if own.dtype.kind not in "if":
+                raise ValueError("weights must be numbers")
+            weights[task] = own.astype(np.float64)
+        return cls(counts, hidden, content["score_definition"], weights or None, content.get("tolerance"))
 
 
 def checked_bins(bins: int) -> None:
     """Refuse (``InputError``) bins that are no power of two between 2 and 2²⁰."""
-    if (
-        isinstance(bins, bool)
-        or not isinstance(bins, int | np.integer)
-        or not 2 <= bins <= _MOST_BINS
-        or bins & (bins - 1)
-    ):
+    if not is_number(bins, numbers.Integral) or not 2 <= bins <= _MOST_BINS or bins & (bins - 1):
         raise InputError(
             f"bins must be a power of two from 2 to {_MOST_BINS}, so that binning is exact, got {bins!r}"
         )
@@ -579,16 +548,14 @@ def _bins_of(values: np.ndarray, bins: int) -> np.ndarray:
 
 def _counts(values: Any) -> np.ndarray:
     array = np.asarray(values)
-    if (
-        array.ndim != 1
-        or array.dtype.kind != "i"
-        or array.min() < 0
-        or array.sum(dtype=float) >= _MOST_SAMPLES
-    ):
+    whole = array.ndim == 1 and array.dtype.kind == "i"
+    if not whole or array.min() < 0 or array.sum(dtype=float) >= _MOST_SAMPLES:
         raise ValueError("counts must be whole numbers, at least 0, of fewer than 2⁴² samples")
     return array.astype(np.int64)
 
 
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers)
+def _mean(values: Sequence[Any]) -> Any:
+    """Return the mean of numbers, or of both ends of ranges."""
+    if isinstance(values[0], tuple):
+        return tuple(map(_mean, zip(*values, strict=True)))
+    return math.fsum(values) / len(values)

@@ -3,10 +3,11 @@
 import json
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from relif_core.audit.plain import damaged, json_object, plain, rebuilt
+from relif_core.audit.plain import Stored, plain, rebuilt
 from relif_core.audit.pools import Pair
 from relif_core.audit.result import Estimates
 from relif_core.audit.uncertainty import Spread, satterthwaite_freedom
@@ -15,8 +16,60 @@ from relif_core.errors import ComparabilityError, InputError
 SUMS_SCHEMA = "relif-influence-sums/1"
 
 
+@dataclass(frozen=True, eq=False)
+class Mass:
+    """One task's cells [bins] and the prefix sums [bins + 1] of their masses and of mass times bin."""
+
+    cells: np.ndarray
+    number: np.ndarray
+    moment: np.ndarray
+
+    @classmethod
+    def of(cls, cells: np.ndarray) -> "Mass":
+        """Return the cells with their prefix sums."""
+        bins = np.arange(len(cells))
+        return cls(cells, np.append(0, np.cumsum(cells)), np.append(0, np.cumsum(cells * bins)))
+
+    def terms(self, other: "Mass", tolerance: float, least: int) -> np.ndarray:
+        """Return [2, bins] over the other task: the mean of d − tolerance where d ≥ ``least``, and the share.
+
+        d is the distance from each own bin to the sample's, in bins.
+        """
+        bins = np.arange(len(self.cells))
+        over, under = np.minimum(bins + least, len(bins)), np.maximum(bins + 1 - max(least, 1), 0)
+        above, below = other.number[-1] - other.number[over], other.number[under]
+        distance = other.moment[-1] - other.moment[over] - bins * above + bins * below - other.moment[under]
+        violating = above + below
+        return np.array([(distance - tolerance * violating) / len(bins), violating]) / other.number[-1]
+
+
+class Terms:
+    """Bias and violation rate of two histograms, at the tolerance and one bin's width to either side."""
+
+    def __init__(self, first: Mass, second: Mass, tolerance: float) -> None:
+        """Take two tasks' masses and a tolerance in bins."""
+        self._first, self._second, self._tolerance = first, second, tolerance
+        self._least = int(min(tolerance, len(first.cells))) + 1
+        self.bias, self.rate = self._at(0)
+        self._low, self._high = self._at(1), self._at(-1)
+
+    def _at(self, shift: int) -> tuple[float, float]:
+        own = self._first.terms(self._second, self._tolerance + shift, self._least + shift)
+        bias, rate = (own @ self._first.cells / self._first.number[-1]).tolist()
+        return max(0.0, bias), min(1.0, rate)
+
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return per task [2, bins] a sample's Bias and violation rate over the other task, by bin."""
+        at = self._tolerance, self._least
+        return self._first.terms(self._second, *at), self._second.terms(self._first, *at)
+
+    def range(self, kind: int, seen: float, most: float) -> tuple[float, float]:
+        """Return bounds of Bias (0) or rate (1): a share of pairs is ``seen``, others have ``most``."""
+        return seen * self._low[kind], min(most, seen * self._high[kind] + (1 - seen) * most)
+
+
 @dataclass(frozen=True, kw_only=True)
-class InfluenceSums:
+class InfluenceSums(Stored):
     """Sums over the subjects of a site, or over sites, that give a merged histogram its standard errors.
 
     Sums of disjoint sites add up with +.
@@ -36,6 +89,9 @@ class InfluenceSums:
     bias: tuple[float, float]
     violation_rate: tuple[float, float]
     effective: dict[str, float]
+
+    _schemas = (SUMS_SCHEMA,)
+    _damage = "influence sums are damaged", "make them again at the site"
 
     def __add__(self, other: "InfluenceSums") -> "InfluenceSums":
         """Return the sums over both sites.
@@ -64,24 +120,14 @@ class InfluenceSums:
         return json.dumps({"schema": SUMS_SCHEMA, **plain(self)}, allow_nan=False, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> "InfluenceSums":
-        """Rebuild sums from :meth:`to_json`.
-
-        Raises:
-            RecordError: Text that is no JSON, or no sums of this schema.
-        """
-        with damaged("influence sums are damaged", "make them again at the site"):
-            content = json_object(text, SUMS_SCHEMA)
-            del content["schema"]
-            sums = rebuilt(cls, content, "sums", ("bias", "violation_rate"))
-            if (
-                sums.unit not in ("subject", "site")
-                or sums.units < 1
-                or min(*sums.bias, *sums.violation_rate) < 0
-            ):
-                raise ValueError("they hold numbers or a unit that no site sends")
-            if min(sums.effective.values(), default=0) <= 0:
-                raise ValueError("'effective' holds no task, or a sum of squares that is not above 0")
+    def _from(cls, content: dict[str, Any]) -> "InfluenceSums":
+        del content["schema"]
+        sums: InfluenceSums = rebuilt(cls, content, "sums", ("bias", "violation_rate"))
+        negative = min(*sums.bias, *sums.violation_rate) < 0
+        if sums.unit not in ("subject", "site") or sums.units < 1 or negative:
+            raise ValueError("they hold numbers or a unit that no site sends")
+        if min(sums.effective.values(), default=0) <= 0:
+            raise ValueError("'effective' holds no task, or a sum of squares that is not above 0")
         return sums
 
     def spread(self) -> Spread:
@@ -136,9 +182,6 @@ class SketchAudit(Estimates):
 
     def _ends(self, kind: str) -> tuple[float, ...]:
         return getattr(self, f"{kind}_range")
-
-    def _least_tolerance(self) -> float:
-        return min(row.tolerance for row in self.per_pair)
 
 
 def spread_of(

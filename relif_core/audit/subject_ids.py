@@ -44,7 +44,7 @@ def fingerprint(sizes: Mapping[str, int], ids: np.ndarray | None, members: Itera
 
 
 def _ids_and_codes(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """``np.unique`` of all arrays with inverse, quicker for ids that are, or read as, moderate integers."""
+    """Return ``np.unique`` of all arrays with inverse, quickly for ids that are, or read as, integers."""
     kind = np.result_type(*arrays)
     if kind.kind != "U":
         ids, codes = _distinct_integers(np.concatenate(arrays, dtype=np.int64))

@@ -10,13 +10,12 @@ import numpy as np
 from relif_core.audit.door import given
 from relif_core.audit.pools import (
     Pair,
+    Pools,
     checked_fraction,
     checked_integer,
     checked_numbers,
-    checked_scores,
-    checked_weights,
-    drop_weightless,
     in_order,
+    labels_of,
     of_task,
     present,
     row_index,
@@ -53,11 +52,10 @@ def induced_tolerances(
     {('a', 'b'): 0.5}
     """
     checked_integer(k, "k", 1)
-    checked = checked_scores(scores)
-    rows = {task: _embedding(embeddings, task, checked) for task in checked}
-    if weights is not None:
-        drop_weightless(checked_weights(weights, checked), checked, rows)
-    units = {task: _prototype(task, rows[task], values, k) for task, values in checked.items()}
+    pools = Pools.of(scores, weights=weights)
+    units = {
+        task: _prototype(task, _embedding(embeddings, task, pools.scores), pools, k) for task in pools.scores
+    }
     widths = {task: len(unit) for task, unit in units.items()}
     if len(set(widths.values())) > 1:
         raise InputError(
@@ -76,7 +74,10 @@ def _embedding(embeddings: Mapping[str, Any], task: str, scores: Mapping[str, np
     return array.astype(np.float64, copy=False)
 
 
-def _prototype(task: str, embedding: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+def _prototype(task: str, embedding: np.ndarray, pools: Pools, k: int) -> np.ndarray:
+    scores = pools.scores[task]
+    if task in pools.weights:
+        scores, embedding = (rows[pools.weights[task] > 0] for rows in (scores, embedding))
     chosen = np.argsort(-scores, kind="stable")[:k]
     mean = embedding[chosen].mean(axis=0)
     length = float(np.linalg.norm(mean))
@@ -122,17 +123,13 @@ def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:
 
 
 def subject_ids(subjects: Any, beside: Any = None) -> np.ndarray:
-    """Return subject ids [n], integers or text, in the order of the embeddings that they stand beside.
-
-    Raises:
-        InputError: Missing ids, another kind, or an index that does not match.
-    """
+    """Return subject ids [n] in the order of the embeddings beside them; ``InputError`` for others."""
     found = in_order(given(subjects, "subjects"), row_index(beside), "subjects", "embeddings")
-    if found.values.ndim != 1:
-        raise InputError(f"subjects must be one-dimensional, got shape {found.values.shape}")
-    ids = present(found, "", "subjects")
-    if ids.dtype.kind not in "iubU":
-        raise InputError(f"subjects must be integers or text, got an array of {ids.dtype}")
+    ids = labels_of(present(found, "", "subjects"), "", "subjects")
+    if beside is not None and len(ids) != len(beside):
+        raise InputError(
+            f"embeddings have {len(beside)} rows, and there are {len(ids)} subjects; give one per row"
+        )
     return ids
 
 
@@ -148,21 +145,7 @@ def reference_distances(embeddings: Any, subjects: Any, seed: int) -> np.ndarray
         InputError: Misaligned arrays, embeddings not finite or of length 0, fewer than two subjects.
     """
     units = unit_rows(embeddings)
-    return matched_distances(units, row_ids(units, subjects, embeddings), seed)
-
-
-def row_ids(units: np.ndarray, subjects: Any, beside: Any) -> np.ndarray:
-    """Return the subject ids [n] of unit rows [n, D], in the order of the embeddings that they stand beside.
-
-    Raises:
-        InputError: Ids that :func:`subject_ids` refuses, or another number of them.
-    """
-    ids = subject_ids(subjects, beside)
-    if len(ids) != len(units):
-        raise InputError(
-            f"embeddings have {len(units)} rows, and there are {len(ids)} subjects; give one per row"
-        )
-    return ids
+    return matched_distances(units, subject_ids(subjects, embeddings), seed)
 
 
 def unit_rows(embeddings: Any) -> np.ndarray:

@@ -13,19 +13,11 @@ from relif_core.audit.exact import PairTerms, pair_terms, passes
 from relif_core.audit.pools import (
     Pair,
     Pool,
+    Pools,
     Tolerance,
     checked_fraction,
     checked_integer,
-    checked_labels,
-    checked_scores,
-    checked_tolerances,
-    checked_weights,
-    drop_weightless,
-    sorted_pool_with_codes,
-    task_pairs,
-    weighted_pool,
 )
-from relif_core.audit.subject_ids import subject_codes
 from relif_core.errors import InputError
 
 #: Standard errors up to here are rounding.
@@ -64,6 +56,8 @@ class Influences:
 class Spread(NamedTuple):
     """Standard errors [2] of Bias and violation rate, their degrees of freedom [2], and their units.
 
+    Of G groups all are arrays, [2, G] or [G].
+
     Attributes:
         units: Number of independent units.
         freedom: Degrees of freedom by their number and sizes alone.
@@ -73,9 +67,22 @@ class Spread(NamedTuple):
 
     errors: np.ndarray
     freedoms: np.ndarray
-    units: int
-    freedom: float
-    effective_pairs: float
+    units: Any
+    freedom: Any
+    effective_pairs: Any
+
+    def fields(self, drawn: np.ndarray | float = 0.0, pairs: int | None = None) -> dict[str, Any]:
+        """Return it as fields of :class:`.Estimates`; drawing ``pairs`` adds the variances ``drawn`` [2]."""
+        bias_se, rate_se = np.sqrt(self.errors**2 + drawn).tolist()
+        bias_freedom, rate_freedom = self.freedoms.tolist()
+        return {
+            "clusters": self.units,
+            "bias_se": bias_se,
+            "violation_rate_se": rate_se,
+            "bias_freedom": bias_freedom,
+            "violation_rate_freedom": rate_freedom,
+            "effective_pairs": self.effective_pairs if pairs is None else min(self.effective_pairs, pairs),
+        }
 
 
 class SubjectSpread:
@@ -96,32 +103,25 @@ class SubjectSpread:
     samples are weighted, weights that sum to 1 take the place of 1/n_i everywhere.
     """
 
-    def __init__(
-        self, pools: Mapping[str, Pool], codes: Mapping[str, np.ndarray], ids: np.ndarray, pairs: int
-    ) -> None:
-        self._pools, self._codes, self._ids, self._pairs = pools, codes, ids, pairs
-        self.counts = {task: np.bincount(codes[task], pool.weights, len(ids)) for task, pool in pools.items()}
-        self._shares = {
-            task: own / pools[task].size if pools[task].weights is None else own
-            for task, own in self.counts.items()
+    def __init__(self, pools: Mapping[str, Pool], ids: np.ndarray, pairs: int) -> None:
+        self._pools, self._ids, self._pairs = pools, ids, pairs
+        self.counts = {
+            task: np.bincount(_codes(pool), pool.weights, len(ids)) for task, pool in pools.items()
         }
-        self._effective = {
-            task: (pools[task].size ** 2 if pools[task].weights is None else 1)
-            / float(np.square(own, dtype=np.float64).sum())
-            for task, own in self.counts.items()
-        }
+        mass = {task: pool.size if pool.weights is None else 1 for task, pool in pools.items()}
+        self._shares = {task: own / mass[task] for task, own in self.counts.items()}
+        squares = {task: float(np.square(own, dtype=np.float64).sum()) for task, own in self.counts.items()}
+        self._effective = {task: mass[task] ** 2 / square for task, square in squares.items()}
         self._total = np.zeros((2, len(ids)))
 
     def add(self, pair: Pair, terms: PairTerms) -> Spread:
         """Return the spread of one task pair."""
         both = np.zeros((2, len(self._ids)))
-        sides = (terms.bias_first, terms.rate_first), (terms.bias_second, terms.rate_second)
-        for task, means in zip(pair, sides, strict=True):
-            weights = self._pools[task].weights
-            if weights is None:
-                weights = np.broadcast_to(1 / len(means[0]), len(means[0]))
+        for task, means in zip(pair, (terms.first, terms.second), strict=True):
+            pool = self._pools[task]
+            weights = np.broadcast_to(1 / pool.size, pool.size) if pool.weights is None else pool.weights
             centres = terms.bias, terms.violation_rate
-            passes().subject_sums(both, self._codes[task], means, centres, weights)
+            passes().subject_sums(both, _codes(pool), means, centres, weights)
         spread = self._spread(both, pair)
         both /= self._pairs
         self._total += both
@@ -233,11 +233,7 @@ def satterthwaite_freedom(variance: float, excess: float, most: float) -> float:
 
 
 def interval(estimate: float, error: float, level: float, freedom: float) -> tuple[float, float]:
-    """Return estimate ± t · error, with t the two-sided ``level`` quantile of Student's t distribution.
-
-    Raises:
-        InputError: A level outside (0, 1).
-    """
+    """Return estimate ± t · error, with t the two-sided ``level`` quantile of Student's t distribution."""
     half = student_quantile((1 + checked_level(level)) / 2, freedom) * error
     return estimate - half, estimate + half
 
@@ -317,7 +313,7 @@ def unseen_bound(effective_pairs: float, level: float) -> float:
 
 
 def checked_level(level: float) -> float:
-    """Return a confidence level, or refuse one outside (0, 1)."""
+    """Return a confidence level in (0, 1); ``InputError`` for others."""
     return checked_fraction(level, "level")
 
 
@@ -380,7 +376,7 @@ def _both_tails(t: float, freedom: float) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float, rest: float) -> float:
-    """Regularised incomplete beta function I_x(a, b) by its continued fraction; ``rest`` is 1 − x."""
+    """Return the regularised incomplete beta function I_x(a, b), a continued fraction; ``rest`` is 1 − x."""
     if x == 0:
         return 0.0
     front = math.exp(
@@ -426,30 +422,26 @@ def subject_bootstrap(
         InputError: As :func:`audit` for scores, tolerance, subjects and weights.
     """
     checked_integer(replicates, "replicates", 1)
-    checked = checked_scores(scores)
-    tolerances = checked_tolerances(tolerance, list(checked))
-    labels = checked_labels(subjects, checked, "subjects")
-    held = {} if weights is None else drop_weightless(checked_weights(weights, checked), checked, labels)
-    ids, codes = subject_codes(labels)
-    pools = {
-        task: weighted_pool(values, held[task], codes[task])
-        if held
-        else sorted_pool_with_codes(values, codes[task])
-        for task, values in checked.items()
-    }
+    pools = Pools.of(scores, tolerance, subjects, weights, clustered=True).weighty()
+    ordered, people = pools.sorted(), pools.people
     generator = np.random.default_rng(checked_integer(seed, "seed", 0))
     bias, rate = np.empty(replicates), np.empty(replicates)
     done = 0
     while done < replicates:
-        times = np.bincount(generator.integers(0, len(ids), len(ids)), minlength=len(ids))
-        drawn = {task: _drawn(pool, times[own]) for task, (pool, own) in pools.items()}
+        times = np.bincount(generator.integers(0, people, people), minlength=people)
+        drawn = {task: _drawn(pool, times[_codes(pool)]) for task, pool in ordered.items()}
         if any(pool.size == 0 for pool in drawn.values()):
             continue
-        terms = [pair_terms(drawn[i], drawn[j], tolerances[i, j]) for i, j in task_pairs(list(drawn))]
+        terms = [pair_terms(drawn[i], drawn[j], delta) for (i, j), delta in pools.tolerances.items()]
         bias[done] = np.mean([term.bias for term in terms])
         rate[done] = np.mean([term.violation_rate for term in terms])
         done += 1
     return bias, rate
+
+
+def _codes(pool: Pool) -> np.ndarray:
+    assert pool.codes is not None
+    return pool.codes
 
 
 def _drawn(pool: Pool, times: np.ndarray) -> Pool:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,31 +11,35 @@ from typing import Any, Literal
 import numpy as np
 
 from relif_core.audit.card import Card, audit_card, interval_text
-from relif_core.audit.comparison import Comparison, compare, comparison
-from relif_core.audit.door import columns, is_frame
+from relif_core.audit.comparison import (
+    Comparison,
+    RankingCertificate,
+    compare,
+    comparison,
+    drift_budget,
+    ranking_certificate,
+)
+from relif_core.audit.door import columns, is_frame, is_number, over_tasks
 from relif_core.audit.exact import BiasCurve, bias_curve
 from relif_core.audit.individual import IndividualAudit, similar_pair_audit, similar_pairs
-from relif_core.audit.plain import damaged, json_object, rebuilt
-from relif_core.audit.pools import (
-    Pair,
-    aligned,
-    checked_labels,
-    checked_scores,
-    checked_weights,
-    pair_tolerances,
-)
+from relif_core.audit.plain import Stored, rebuilt
+from relif_core.audit.pools import Pair, Pools, aligned, pair_tolerances
 from relif_core.audit.protocol import audit
-from relif_core.audit.ranking import RankingCertificate, drift_budget, ranking_certificate
 from relif_core.audit.result import KINDS, AuditContext, AuditResult
 from relif_core.audit.ruler import MappedScores, Ruler
 from relif_core.audit.sketch import BINS, HistogramSketch
 from relif_core.audit.sketch_result import InfluenceSums
+from relif_core.audit.subject_ids import subject_codes
 from relif_core.audit.tolerance import induced_tolerances
 from relif_core.audit.uncertainty import checked_level, combined_error
-from relif_core.errors import ComparabilityError, InputError, RecordError, listed
+from relif_core.errors import ComparabilityError, InputError, listed
 
 SCHEMA = "relif-audit-file/1"
 CURVE_TOLERANCES = np.linspace(0, 1, 51)
+
+Verdict = Literal["pass", "fail", "undecided"]
+#: The worst first.
+VERDICTS: tuple[Verdict, ...] = ("fail", "undecided", "pass")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class NamedComparison:
     adjusted_violation_rate_p_value: float
 
 
-class Audit:
+class Audit(Stored):
     """One model's audit under a ruler: what it found, and everything that may be asked of it.
 
     Args:
@@ -68,6 +71,9 @@ class Audit:
     Raises:
         InputError: As :func:`audit`, or a column that the outputs do not have.
     """
+
+    _schemas = (SCHEMA,)
+    _damage = "this is no audit file", "make one with `relif audit run`"
 
     def __init__(
         self,
@@ -88,14 +94,14 @@ class Audit:
             raise InputError(f"name must be text, got {name!r}")
         self.ruler, self.name, self.level = ruler, name, checked_level(level)
         tasks, rest = _split(scores, ruler)
-        self._subjects = _of_tasks(subject, tasks, rest, "subject")
+        self._subjects = over_tasks(subject, ruler.score_map.rules, rest, "subject")
         self._scores: Any = tasks
-        self._weights = _of_tasks(weight, tasks, rest, "weight")
+        self._weights = over_tasks(weight, ruler.score_map.rules, rest, "weight")
         self.result = audit(
             tasks,
             ruler.tolerance,
             subjects=self._subjects,
-            groups=_of_tasks(group, tasks, rest, "group"),
+            groups=over_tasks(group, ruler.score_map.rules, rest, "group"),
             weights=self._weights,
             context=AuditContext(
                 dataset=dataset,
@@ -174,12 +180,10 @@ class Audit:
         for other in others:
             self._same_ruler(other)
         found = [compare(self.result, other.result, self.level) for other in others]
-        adjusted = [
-            [getattr(one, kind) for one in found]
-            if adjust == "none"
-            else holm([getattr(one, kind) for one in found])
-            for kind in ("p_value", "violation_rate_p_value")
-        ]
+        kinds = ("p_value", "violation_rate_p_value")
+        adjusted = [[getattr(one, kind) for one in found] for kind in kinds]
+        if adjust == "holm":
+            adjusted = [holm(own) for own in adjusted]
         return [
             NamedComparison(self.name, other.name, one, bias, rate)
             for other, one, bias, rate in zip(others, found, *adjusted, strict=True)
@@ -209,20 +213,16 @@ class Audit:
             raise InputError(
                 "a difference of groups needs the subjects' influences; audit with subjects, or keep them"
             )
-        ids, place = np.unique(
-            np.concatenate([a.influences.subjects, b.influences.subjects]), return_inverse=True
-        )
-        places = np.split(place, [len(a.influences.subjects)])
-        shares = [np.zeros(len(ids)) for _ in places]
-        for own, at, held in zip(shares, places, (a.influences, b.influences), strict=True):
-            own[at] = held.share
+        both = {"a": a.influences, "b": b.influences}
+        ids, places = subject_codes({name: own.subjects for name, own in both.items()})
+        shares = [np.bincount(places[name], own.share, len(ids)) for name, own in both.items()]
         # Who is in both groups is one unit: as many degrees as one group has if the same people are in both.
         alike = float(shares[0] @ shares[1] / np.sqrt((shares[0] @ shares[0]) * (shares[1] @ shares[1])))
         freedom = min(a.freedom + b.freedom - alike * min(a.freedom, b.freedom), len(ids) - 1)
         errors = {}
         for kind in KINDS:
-            both = np.concatenate([a.influences.scaled(kind), -b.influences.scaled(kind)])
-            errors[kind] = combined_error(np.bincount(place, both), freedom)
+            scaled = np.concatenate([a.influences.scaled(kind), -b.influences.scaled(kind)])
+            errors[kind] = combined_error(np.bincount(np.hstack([*places.values()]), scaled), freedom)
         return comparison(a, b, errors, self.level, paired=False)
 
     def certificate(
@@ -243,15 +243,9 @@ class Audit:
             raise InputError(
                 f"both audits are named {self.name!r}, and induced tolerances go by name; name them apart"
             )
-        budgets = []
+        budgets, given = [], induced if isinstance(induced, Mapping) else {}
         for one in (self, other):
-            own = (
-                one._induced
-                if induced is None
-                else induced.get(one.name)
-                if isinstance(induced, Mapping)
-                else None
-            )
+            own = one._induced if induced is None else given.get(one.name)
             if own is None:
                 raise InputError(
                     f"{one.name}: induced tolerances are missing; pass them by name, or call induce first"
@@ -269,7 +263,7 @@ class Audit:
             k: Samples of a prototype.
         """
         scores = self._held("induced tolerances")
-        rows = _of_tasks(embeddings, scores, {}, "embedding")
+        rows = over_tasks(embeddings, self.ruler.score_map.rules, {}, "embedding")
         self._induced = induced_tolerances(rows, scores, k, weights=self._weights)
         return self._induced
 
@@ -285,13 +279,11 @@ class Audit:
             k: Neighbours of each sample.
             lipschitz: L, one number or task → number (:func:`lipschitz_limit` on reference validation data).
         """
-        checked = checked_scores(self._held("similar pairs"))
-        ids = None if self._subjects is None else checked_labels(self._subjects, checked, "subjects")
-        rows = _of_tasks(embeddings, checked, {}, "embedding")
-        inputs = {task: aligned(rows[task], task, checked, "embeddings") for task in checked if task in rows}
-        held = None if self._weights is None else checked_weights(self._weights, checked)
-        pairs = similar_pairs(inputs, subjects=ids, k=k)
-        return similar_pair_audit(dict(checked), pairs, lipschitz, weights=held)
+        pools = Pools.of(self._held("similar pairs"), subjects=self._subjects, weights=self._weights)
+        rows = over_tasks(embeddings, self.ruler.score_map.rules, {}, "embedding")
+        inputs = {t: aligned(rows[t], t, pools.scores, "embeddings") for t in pools.scores if t in rows}
+        pairs = similar_pairs(inputs, subjects=pools.codes or None, k=k)
+        return similar_pair_audit(dict(pools.scores), pairs, lipschitz, weights=pools.weights or None)
 
     def histogram(self, bins: int = BINS) -> HistogramSketch:
         """Return the counts per bin and task, and the sums of weights, that a site sends instead of scores.
@@ -348,7 +340,6 @@ class Audit:
 
     def to_json(self, *, include_influences: bool = False) -> str:
         """Return result, curve and ruler as JSON: no scores, and one row per subject only on request."""
-        curve = self.curve()
         content = {
             "schema": SCHEMA,
             "name": self.name,
@@ -358,37 +349,25 @@ class Audit:
             "induced": None
             if self._induced is None
             else [[*pair, value] for pair, value in self._induced.items()],
-            "curve": {
-                name: getattr(curve, name).tolist() for name in ("tolerances", "bias", "violation_rate")
-            },
+            "curve": self.curve().lists(),
         }
         return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> "Audit":
-        """Rebuild an audit from :meth:`to_json`; what needs the scores themselves is refused.
-
-        Raises:
-            RecordError: Text that is no audit of this schema.
-        """
-        with damaged("this is no audit file", "make one with `relif audit run`"):
-            content = json_object(text, SCHEMA)
-            found = cls.__new__(cls)
-            found.name = rebuilt(str, content["name"], "name")
-            found.level = checked_level(content["level"])
-            found.ruler = Ruler.from_json(json.dumps(content["ruler"]))
-            found.result = AuditResult.from_dict(content["result"])
-            induced = rebuilt(tuple[tuple[str, str, float], ...] | None, content["induced"], "induced")
-            found._induced = (
-                None
-                if induced is None
-                else pair_tolerances({(i, j): value for i, j, value in induced}, "induced tolerance")
-            )
-            lists = rebuilt(dict[str, tuple[float, ...]], content["curve"], "curve")
-            found._curve = BiasCurve(**{name: np.array(own) for name, own in lists.items()}, per_pair={})
-            if len(set(map(len, lists.values()))) != 1 or not all(lists.values()):
-                raise ValueError("the lists of its curve are empty or of different lengths")
-            found._scores = found._subjects = found._weights = None
+    def _from(cls, content: dict[str, Any]) -> "Audit":
+        found = cls.__new__(cls)
+        found.name = rebuilt(str, content["name"], "name")
+        found.level = checked_level(content["level"])
+        found.ruler = Ruler.from_json(json.dumps(content["ruler"]))
+        found.result = AuditResult.from_dict(content["result"])
+        induced = rebuilt(tuple[tuple[str, str, float], ...] | None, content["induced"], "induced")
+        pairs = None if induced is None else {(i, j): value for i, j, value in induced}
+        found._induced = None if pairs is None else pair_tolerances(pairs, "induced tolerance")
+        lists = rebuilt(dict[str, tuple[float, ...]], content["curve"], "curve")
+        found._curve = BiasCurve(**{name: np.array(own) for name, own in lists.items()}, per_pair={})
+        if len(set(map(len, lists.values()))) != 1 or not all(lists.values()):
+            raise ValueError("the lists of its curve are empty or of different lengths")
+        found._scores = found._subjects = found._weights = None
         return found
 
     def save(self, path: str | Path, *, include_influences: bool = False) -> None:
@@ -402,16 +381,6 @@ class Audit:
 
         write_file(Path(path), self.to_json(include_influences=include_influences) + "\n")
 
-    @classmethod
-    def load(cls, path: str | Path) -> "Audit":
-        """Read what :meth:`save` wrote; ``RecordError`` for anything else."""
-        from relif_core.files import read_text
-
-        try:
-            return cls.from_json(read_text(Path(path)))
-        except RecordError as error:
-            raise RecordError(f"{path}: {error}") from error
-
     def check(
         self,
         *,
@@ -419,7 +388,7 @@ class Audit:
         rate_below: float | None = None,
         use: Literal["upper", "estimate"] = "upper",
         worst_group: bool = False,
-    ) -> tuple[Literal["pass", "fail", "undecided"], list[str]]:
+    ) -> tuple[Verdict, list[str]]:
         """Hold the audit against limits.
 
         With ``use="upper"`` it passes where the interval lies below the limit, fails where it lies above, and
@@ -437,7 +406,7 @@ class Audit:
         """
         asked = zip(KINDS, (bias_below, rate_below), strict=True)
         limits = {kind: limit for kind, limit in asked if limit is not None}
-        if not limits or not all(_is_limit(limit) for limit in limits.values()):
+        if not limits or not all(is_number(own) and 0 <= own <= 1 for own in limits.values()):
             raise InputError("a check needs a limit between 0 and 1 for Bias or violation rate")
         if use not in ("upper", "estimate"):
             raise InputError(f"use {use!r} is unknown; use 'upper' or 'estimate'")
@@ -447,24 +416,19 @@ class Audit:
         if worst_group:
             level = 1 - (1 - self.level) / max(1, len(self.result.groups))
             parts += [(f"group {label}", part, level) for label, part in self.result.groups.items()]
-        verdicts, lines = [], []
+        found: list[tuple[Verdict, str]] = []
         for label, part, level in parts:
             for kind, limit in limits.items():
                 value = getattr(part, kind)
                 low, high = (value, value) if use == "estimate" else part.interval(kind, level)
-                state = "pass" if high < limit else "fail" if low >= limit else "undecided"
-                verdicts.append(state)
+                state: Verdict = "pass" if high < limit else "fail" if low >= limit else "undecided"
                 title = "Bias" if kind == "bias" else "violation rate"
                 ends = interval_text((low, high))
-                lines.append(f"{state}: {label}, {title} {value:.4f} ({ends}) against {limit:g}")
-        if worst_group:
-            for label, reason in self.result.groups_left_out.items():
-                verdicts.append("undecided")
-                lines.append(f"undecided: group {label} was left out, {reason}")
-        worst: Literal["pass", "fail", "undecided"] = (
-            "fail" if "fail" in verdicts else "undecided" if "undecided" in verdicts else "pass"
-        )
-        return worst, lines
+                found.append((state, f"{label}, {title} {value:.4f} ({ends}) against {limit:g}"))
+        for label, reason in self.result.groups_left_out.items() if worst_group else ():
+            found.append(("undecided", f"group {label} was left out, {reason}"))
+        worst = min((state for state, _ in found), key=VERDICTS.index)
+        return worst, [f"{state}: {line}" for state, line in found]
 
     def _same_ruler(self, other: "Audit") -> None:
         if not isinstance(other, Audit):
@@ -515,18 +479,3 @@ def _split(scores: Any, ruler: Ruler) -> tuple[Any, Mapping[str, Any]]:
             f"scores lack the ruler's tasks {listed(absent)}; map outputs with ruler.scores first"
         )
     return tasks, {name: values for name, values in everything.items() if name not in names}
-
-
-def _is_limit(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value <= 1  # type: ignore[operator]
-
-
-def _of_tasks(labels: Any, tasks: Any, rest: Mapping[str, Any], what: str) -> Any:
-    if labels is None or isinstance(labels, Mapping):
-        return labels
-    if isinstance(labels, str):
-        if labels not in rest:
-            known = listed(rest) or "no other columns"
-            raise InputError(f"{what} {labels!r} is no column beside the tasks; there are {known}")
-        labels = rest[labels]
-    return dict.fromkeys(columns(tasks) if is_frame(tasks) else tasks, labels)

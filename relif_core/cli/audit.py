@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from relif_core.errors import InputError, RecordError
+from relif_core.errors import InputError
 from relif_core.files import read_text, write_file
 
 if TYPE_CHECKING:
     import polars
 
-    from relif_core.audit import Audit, AuditResult
-    from relif_core.cli.score_tables import ScoreTable
+    from relif_core.audit import AuditResult
 
 
 class _VerbOrFile(TyperGroup):
@@ -84,6 +83,7 @@ Cards = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+AuditFile = Annotated[Path, typer.Argument(help="Audit file of `run`.")]
 
 
 @audit_app.command(hidden=True)
@@ -111,16 +111,15 @@ def file(
     """Audit a table of scores at a fixed tolerance."""
     from relif_core.audit import audit as audit_scores
     from relif_core.audit import audit_card, compare
-    from relif_core.audit.card import checked_card_path, interval_text
+    from relif_core.audit.card import interval_text
     from relif_core.cli.score_tables import read_score_table
 
-    for path in card or []:
-        checked_card_path(path)
-    _apart([scores, versus], card or [])
+    _apart([scores, versus], [], card)
 
     def audited(path: Path) -> "AuditResult":
         table = read_score_table(path, task or (), subject, group, weight)
-        _tell(path, table)
+        for note in table.notes:
+            typer.echo(f"{path}: {note}", err=True)
         return audit_scores(
             table.scores,
             tolerance,
@@ -136,24 +135,13 @@ def file(
     found = None if versus is None else compare(result, audited(versus), level)
     for path in card or []:
         audit_card(result, model=scores.name, level=level).save(path)
-    if as_json:
-        content = result.as_dict()
-        if found is not None:
-            content = {"result": content, "difference": vars(found)}
-        _print_json(content)
-        return
-    for line in _result_lines(result, level):
-        typer.echo(line)
+    content, lines = result.as_dict(), _result_lines(result, level)
     if found is not None and versus is not None:
-        kind = (
-            "not paired"
-            if not found.paired
-            else "paired by subject"
-            if subject
-            else "paired by row, in file order"
-        )
+        content = {"result": content, "difference": vars(found)}
+        how = f"paired by {'subject' if subject else 'row, in file order'}" if found.paired else "not paired"
         ends = interval_text(found.interval, "+.4f")
-        typer.echo(f"Bias minus {versus.name}: {found.difference:+.4f} ({ends}; {kind})")
+        lines.append(f"Bias minus {versus.name}: {found.difference:+.4f} ({ends}; {how})")
+    _tell(as_json, content, lines)
 
 
 @audit_app.command()
@@ -212,10 +200,8 @@ def calibrate(
         reference=reference.name,
     )
     write_file(output, ruler.to_json() + "\n")
-    if as_json:
-        typer.echo(ruler.to_json())
-    else:
-        typer.echo(f"{output}: δ = {ruler.tolerance:.4f}, {ruler.describe()}")
+    told = f"{output}: δ = {ruler.tolerance:.4f}, {ruler.describe()}"
+    _tell(as_json, json.loads(ruler.to_json()), [told])
 
 
 @audit_app.command()
@@ -267,12 +253,10 @@ def run(
 ) -> None:
     """Audit a model's outputs with a ruler; write the audit file and the card."""
     from relif_core.audit import Audit, HistogramSketch, Ruler
-    from relif_core.audit.card import checked_card_path
+    from relif_core.audit.card import rendered
     from relif_core.audit.sketch import BINS
     from relif_core.cli.score_tables import read_table
 
-    for path in card or []:
-        checked_card_path(path)
     if (merged is None) != (sums is None):
         raise InputError("--sums and --merged belong together: the sums are of the histogram of all sites")
     for option, idle, place in (
@@ -282,9 +266,9 @@ def run(
     ):
         if idle:
             raise InputError(f"{option} is about the file of {place}; name it, or leave {option} out")
-    _apart([outputs, ruler, meta, merged], [output, histogram, sums, *(card or [])])
+    _apart([outputs, ruler, meta, merged], [output, histogram, sums], card)
     facts = _facts(meta)
-    measure = _read(Ruler, ruler)
+    measure = Ruler.load(ruler)
     table = read_table(outputs)
     scores = measure.scores(table)
     found = Audit(
@@ -300,25 +284,20 @@ def run(
     )
     if embedding:
         found.induce(dict.fromkeys(scores, _embeddings(outputs, table, embedding)))
-    sketch = None if histogram is None else found.histogram(BINS if bins is None else bins)
-    if sketch is not None and hide is not None:
-        sketch = sketch.hide(hide)
-    part = None if merged is None else found.influence_sums(_read(HistogramSketch, merged))
-    shown = found.card(utility=facts.get("utility"), controller=facts.get("controller")) if card else None
+    texts = {}
+    if histogram is not None:
+        sketch = found.histogram(BINS if bins is None else bins)
+        texts[histogram] = (sketch if hide is None else sketch.hide(hide)).to_json() + "\n"
+    if merged is not None and sums is not None:
+        texts[sums] = found.influence_sums(HistogramSketch.load(merged)).to_json() + "\n"
+    if card:
+        shown = found.card(utility=facts.get("utility"), controller=facts.get("controller"))
+        texts |= {path: rendered(shown, path) for path in card}
     if output is not None:
         found.save(output, include_influences=keep_influences)
-    if histogram is not None and sketch is not None:
-        write_file(histogram, sketch.to_json() + "\n")
-    if sums is not None and part is not None:
-        write_file(sums, part.to_json() + "\n")
-    for path in card or []:
-        if shown is not None:
-            shown.save(path)
-    if as_json:
-        _print_json(found.result.as_dict())
-        return
-    for line in found.summary().splitlines():
-        typer.echo(line)
+    for path, text in texts.items():
+        write_file(path, text)
+    _tell(as_json, found.result.as_dict(), found.summary().splitlines())
 
 
 @audit_app.command()
@@ -334,62 +313,59 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare models that were audited with one ruler."""
+    from relif_core.audit import Audit
     from relif_core.audit.card import interval_text
 
     if len(audits) < 2:
         raise InputError("name two audit files or more")
-    first, *others = (_audit_file(path) for path in audits)
+    first, *others = map(Audit.load, audits)
     found = first.compare(*others, adjust=adjust)  # type: ignore[arg-type]
-    orders = [first.certificate(other) for other in others] if certificate else [None] * len(others)
-    if as_json:
-        _print_json(
-            [
-                {"a": one.a, "b": one.b, **vars(one.comparison), "adjusted_p_value": one.adjusted_p_value,
-                 "certificate": None if order is None else vars(order)}
-                for one, order in zip(found, orders, strict=True)
-            ]
+    content, lines = [], []
+    for one, other in zip(found, others, strict=True):
+        order, own = first.certificate(other) if certificate else None, one.comparison
+        content.append(
+            {"a": one.a, "b": one.b, **vars(own), "adjusted_p_value": one.adjusted_p_value,
+             "certificate": None if order is None else vars(order)}
         )  # fmt: skip
-        return
-    for one, order in zip(found, orders, strict=True):
-        kind = "paired" if one.comparison.paired else "not paired"
-        typer.echo(
-            f"{one.a} minus {one.b}: Bias {one.comparison.difference:+.4f}"
-            f" ({interval_text(one.comparison.interval, '+.4f')}; {kind}), adjusted p"
+        ends, kind = interval_text(own.interval, "+.4f"), "paired" if own.paired else "not paired"
+        lines.append(
+            f"{one.a} minus {one.b}: Bias {own.difference:+.4f} ({ends}; {kind}), adjusted p"
             f" {one.adjusted_p_value:.3g}"
         )
         if order is not None:
             word = "certified" if order.certified else "not certified (which does not mean that it flips)"
-            typer.echo(
+            lines.append(
                 f"  order under own tolerances: {word}; margin {order.margin:.4f}, budget {order.budget:.4f}"
             )
+    _tell(as_json, content, lines)
 
 
 @audit_app.command()
 def curve(
-    audit_file: Annotated[Path, typer.Argument(help="Audit file of `run`.")],
+    audit_file: AuditFile,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="SVG file to write.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw or print Bias and violation rate over the tolerance."""
+    from relif_core.audit import Audit
     from relif_core.audit.card import curve_svg
 
     _apart([audit_file], [output])
-    found = _audit_file(audit_file)
-    line = {name: getattr(found.curve(), name).tolist() for name in ("tolerances", "bias", "violation_rate")}
+    found = Audit.load(audit_file)
+    line = found.curve().lists()
     if output is not None:
         if output.suffix != ".svg":
             raise InputError(f"{output}: a curve is written as .svg; use --json for numbers")
         write_file(output, curve_svg(**line, held=found.ruler.tolerance) + "\n")
-    if as_json:
-        _print_json(line)
-    elif output is None:
-        for delta, bias, rate in zip(*line.values(), strict=True):
-            typer.echo(f"δ {delta:.2f}  Bias {bias:.4f}  violation rate {rate:.4f}")
+    rows = zip(*line.values(), strict=True) if output is None else ()
+    _tell(
+        as_json, line, (f"δ {at:.2f}  Bias {bias:.4f}  violation rate {rate:.4f}" for at, bias, rate in rows)
+    )
 
 
 @audit_app.command()
 def check(
-    audit_file: Annotated[Path, typer.Argument(help="Audit file of `run`.")],
+    audit_file: AuditFile,
     bias_below: Annotated[float | None, typer.Option(help="Limit of Bias.")] = None,
     rate_below: Annotated[float | None, typer.Option(help="Limit of the violation rate.")] = None,
     use: Annotated[
@@ -399,18 +375,16 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Hold an audit against limits: status 0 passed, 1 shown to fail, 3 undecided, 2 bad input."""
-    state, lines = _audit_file(audit_file).check(
+    from relif_core.audit import Audit
+
+    state, lines = Audit.load(audit_file).check(
         bias_below=bias_below,
         rate_below=rate_below,
         use=use,  # type: ignore[arg-type]
         worst_group=worst_group,
     )
     with _reader_may_leave():
-        if as_json:
-            _print_json({"verdict": state, "parts": lines})
-        else:
-            for line in [*lines, f"verdict: {state}"]:
-                typer.echo(line)
+        _tell(as_json, {"verdict": state, "parts": lines}, [*lines, f"verdict: {state}"])
     raise typer.Exit({"pass": 0, "fail": 1, "undecided": 3}[state])
 
 
@@ -441,6 +415,8 @@ def merge(
 
     from relif_core.audit import HistogramSketch, InfluenceSums, Ruler
     from relif_core.audit.card import interval_text
+    from relif_core.audit.result import KINDS
+    from relif_core.audit.uncertainty import checked_level
 
     if ruler is not None and tolerance is not None:
         raise InputError("name either --ruler or --tolerance")
@@ -452,13 +428,13 @@ def merge(
         if twice := next((path for path in paths if places.count(path.resolve()) > 1), None):
             raise InputError(f"{twice} is named twice; every site counts once")
     # Weights add up to the same bits in one order alone, whichever the files are named in.
-    sketches = sorted((_read(HistogramSketch, path) for path in histograms), key=HistogramSketch.to_json)
+    sketches = sorted((HistogramSketch.load(path) for path in histograms), key=HistogramSketch.to_json)
     merged = reduce(add, sketches)
     if any(one.to_json() == other.to_json() for one, other in pairwise(sketches)):
         typer.echo("two of the histograms are equal in every cell: is one site there twice?", err=True)
     held = merged.tolerance if tolerance is None else tolerance
     if ruler is not None:
-        measure = _read(Ruler, ruler)
+        measure = Ruler.load(ruler)
         held = measure.tolerance
         if merged.score_definition != measure.score_definition or merged.tolerance not in (None, held):
             raise InputError(f"{ruler}: the histograms were made with another ruler; use that one")
@@ -468,47 +444,31 @@ def merge(
     elif sums:
         if len(sums) != len(histograms):
             raise InputError(f"{len(histograms)} sites, but sums of {len(sums)}; name those of every site")
-        errors = reduce(add, [_read(InfluenceSums, path) for path in sums])
+        errors = reduce(add, [InfluenceSums.load(path) for path in sums])
     found = merged.audit(held, errors)
-    ends, rate_ends = found.bias_interval(level), found.violation_rate_interval(level)
+    checked_level(level)
     if output is not None:
         write_file(output, merged.to_json() + "\n")
-    if as_json:
-        _print_json(
-            {"sites": len(histograms), "samples": found.samples, "hidden": found.hidden, "tolerance": held,
-             "bias": found.bias, "bias_range": found.bias_range, "bias_interval": ends,
-             "violation_rate": found.violation_rate, "violation_rate_range": found.violation_rate_range,
-             "violation_rate_interval": rate_ends, "level": level,
-             "clustered_by": found.clustered_by, "clusters": found.clusters}
-        )  # fmt: skip
-        return
-    typer.echo(f"{len(histograms)} sites, {sum(found.samples.values()):,} scores, δ = {held:.4f}")
-    for title, value, (least, most), own in (
-        ("Bias          ", found.bias, found.bias_range, ends),
-        ("Violation rate", found.violation_rate, found.violation_rate_range, rate_ends),
-    ):
+    content: dict[str, Any] = {
+        "sites": len(histograms),
+        "samples": found.samples,
+        "hidden": found.hidden,
+        "tolerance": held,
+    }
+    lines = [f"{len(histograms)} sites, {sum(found.samples.values()):,} scores, δ = {held:.4f}"]
+    for kind, title in zip(KINDS, ("Bias          ", "Violation rate"), strict=True):
+        value, (least, most) = getattr(found, kind), getattr(found, f"{kind}_range")
+        own = found.interval(kind, level)
+        content |= {kind: value, f"{kind}_range": (least, most), f"{kind}_interval": own}
         told = "" if math.isnan(own[0]) else f"{100 * level:g} % interval "
-        typer.echo(f"{title} {value:.4f}, proven {least:.4f} to {most:.4f}; {told}{interval_text(own)}")
-    if errors is None:
-        typer.echo(
-            "Intervals take every score as independent; subjects with several scores make them too narrow."
-        )
-    else:
-        typer.echo(f"Intervals from {found.clusters:,} independent {found.clustered_by}s.")
-
-
-def _read(kind: Any, path: Path) -> Any:
-    """Return what ``kind.from_json`` reads from a file; its errors name the file."""
-    try:
-        return kind.from_json(read_text(path))
-    except RecordError as error:
-        raise RecordError(f"{path}: {error}") from error
-
-
-def _audit_file(path: Path) -> "Audit":
-    from relif_core.audit import Audit
-
-    return Audit.load(path)
+        lines.append(f"{title} {value:.4f}, proven {least:.4f} to {most:.4f}; {told}{interval_text(own)}")
+    content |= {"level": level, "clustered_by": found.clustered_by, "clusters": found.clusters}
+    lines.append(
+        "Intervals take every score as independent; subjects with several scores make them too narrow."
+        if errors is None
+        else f"Intervals from {found.clusters:,} independent {found.clustered_by}s."
+    )
+    _tell(as_json, content, lines)
 
 
 def _facts(path: Path | None) -> dict[str, Any]:
@@ -546,15 +506,16 @@ def _embeddings(path: Path, table: "polars.DataFrame", patterns: Sequence[str]) 
     return np.ascontiguousarray(table.select(names).to_numpy(), dtype=np.float64)
 
 
-def _tell(path: Path, table: "ScoreTable") -> None:
-    for note in table.notes:
-        typer.echo(f"{path}: {note}", err=True)
+def _apart(
+    inputs: Iterable[Path | None], outputs: Iterable[Path | None], cards: Sequence[Path] | None = None
+) -> None:
+    """Refuse a folder as an output, a file that is read or written as something else too, and other cards."""
+    from relif_core.audit.card import checked_card_path
 
-
-def _apart(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
-    """Refuse a folder as an output, and a file that is read or written as something else too."""
+    for path in cards or ():
+        checked_card_path(path)
     taken = {path.resolve() for path in inputs if path is not None}
-    for path in (path for path in outputs if path is not None):
+    for path in (path for path in (*outputs, *(cards or ())) if path is not None):
         if path.is_dir():
             raise InputError(f"{path} is a folder; name a file")
         if path.resolve() in taken:
@@ -565,10 +526,14 @@ def _apart(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> Non
         taken.add(path.resolve())
 
 
-def _print_json(content: Any) -> None:
+def _tell(as_json: bool, content: Any, lines: Iterable[str]) -> None:
+    """Print the content as JSON, or the lines."""
     from relif_core.audit.plain import plain
 
-    typer.echo(json.dumps(plain(content), ensure_ascii=False, indent=1, default=str))
+    if as_json:
+        lines = [json.dumps(plain(content), ensure_ascii=False, indent=1, default=str)]
+    for line in lines:
+        typer.echo(line)
 
 
 def _result_lines(result: "AuditResult", level: float) -> list[str]:

@@ -4,10 +4,10 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -64,28 +64,30 @@ def read_score_table(
             twice or not numeric, a missing subject, group or weight.
     """
     table = read_table(path)
-    for wanted in (*tasks, *(name for name in (subject, group, weight) if name is not None)):
-        long = {"task", "score"} <= set(table.columns) and wanted in tasks
-        if wanted not in table.columns and not long:
-            raise no_column(path, wanted, table)
     roles = {"subject": subject, "group": group, "weight": weight}
     named = {role: name for role, name in roles.items() if name is not None}
-    if {"task", "score"} <= set(table.columns) and "score" not in tasks:
-        return _long(path, table, tasks, named)
-    names, notes = (list(tasks), []) if tasks else _score_columns(path, table, list(named.values()))
+    has_both = {"task", "score"} <= set(table.columns)
+    for wanted in (*tasks, *named.values()):
+        if wanted not in table.columns and not (has_both and wanted in tasks):
+            raise no_column(path, wanted, table)
+    long = has_both and "score" not in tasks
+    if long:
+        columns, notes = _long(path, table, tasks, named)
+    else:
+        names, notes = (list(tasks), []) if tasks else _score_columns(path, table, list(named.values()))
+        columns = ((task, _numbers(path, table.get_column(task))) for task in names)
     scores: Scores = {}
     labels: dict[str, Scores] = {role: {} for role in named}
     rows: Scores = {}
-    for task in names:
-        column = _numbers(path, table.get_column(task))
+    for task, column in columns:
         held = column.is_not_null()
         scores[task] = column.filter(held).to_numpy()
         rows[task] = np.flatnonzero(held.to_numpy())
         for role, name in named.items():
-            labels[role][task] = _labels(
-                path, table.get_column(name).filter(held), f"rows scored for {task!r}"
-            )
-    return ScoreTable(scores, labels.get("subject", rows), labels.get("group"), labels.get("weight"), notes)
+            own = table.get_column(name).filter(held)
+            labels[role][task] = _labels(path, own, f"rows scored for {task!r}")
+    subjects = labels.get("subject", None if long else rows)
+    return ScoreTable(scores, subjects, labels.get("group"), labels.get("weight"), notes)
 
 
 def _score_columns(
@@ -119,8 +121,11 @@ def _counts_rows(column: "polars.Series") -> bool:
 
 
 def _long(
-    path: Path | str, table: "polars.DataFrame", tasks: Sequence[str], named: dict[str, str]
-) -> ScoreTable:
+    path: Path | str, table: "polars.DataFrame", tasks: Sequence[str], named: Collection[str]
+) -> tuple["Iterable[tuple[str, polars.Series]]", list[str]]:
+    """Return every task's scores, empty in the rows of others, and what is to be said about a long table."""
+    import polars
+
     score = _numbers(path, table.get_column("score"))
     task_column = table.get_column("task")
     if task_column.null_count():
@@ -129,19 +134,12 @@ def _long(
     for task in tasks:
         if task not in found:
             raise InputError(f"{path}: column 'task' never says {task!r}; it has {listed(found)}")
-    scores: Scores = {}
-    labels: dict[str, Scores] = {role: {} for role in named}
-    for task in tasks or found:
-        held = (task_column.cast(str) == task) & score.is_not_null()
-        scores[task] = score.filter(held).to_numpy()
-        for role, name in named.items():
-            labels[role][task] = _labels(
-                path, table.get_column(name).filter(held), f"rows scored for {task!r}"
-            )
-    notes = [f"long table: tasks {listed(scores)}"]
+    names = list(dict.fromkeys(tasks or found))
+    notes = [f"long table: tasks {listed(names)}"]
     if "subject" not in named:
         notes.append("no --subject: every score counts as independent, which intervals may not survive")
-    return ScoreTable(scores, labels.get("subject"), labels.get("group"), labels.get("weight"), notes)
+    texts, nothing = task_column.cast(str), polars.Series([None], dtype=score.dtype)
+    return ((task, score.zip_with(texts == task, nothing)) for task in names), notes
 
 
 def _numbers(path: Path | str, column: "polars.Series") -> "polars.Series":
@@ -183,9 +181,9 @@ def read_table(path: Path | str) -> "polars.DataFrame":
     import polars
 
     path = Path(path)
-    source: Any = io.BytesIO(_standard_input()) if str(path) == "-" else path
-    kind = ".csv" if str(path) == "-" else path.suffix.lower()
-    if str(path) != "-" and not path.is_file():
+    piped = str(path) == "-"
+    kind = ".csv" if piped else path.suffix.lower()
+    if not piped and not path.is_file():
         raise InputError(
             f"{path} is no file; name a table of scores: {', '.join(KINDS)}, or - for standard input"
         )
@@ -195,14 +193,12 @@ def read_table(path: Path | str) -> "polars.DataFrame":
         )
     try:
         if kind == ".parquet":
-            table = polars.read_parquet(source, glob=False)
+            table = polars.read_parquet(path, glob=False)
         elif kind in (".jsonl", ".ndjson"):
             content = path.read_bytes().removeprefix(BOM)
             table = polars.read_ndjson(io.BytesIO(content), infer_schema_length=None)
         else:
-            table = _delimited(
-                path, source.read() if isinstance(source, io.BytesIO) else path.read_bytes(), kind
-            )
+            table = _delimited(path, _standard_input() if piped else path.read_bytes(), kind)
     except (polars.exceptions.PolarsError, csv.Error, OSError, UnicodeDecodeError) as error:
         # Other libraries' words may quote cells.
         reason = str(error) if isinstance(error, OSError) else "is it whole, and what its ending says?"

@@ -144,8 +144,10 @@ def test_rows_of_one_index_belong_together_in_every_function() -> None:
     pairs = public.similar_pairs({"stay": frame}, subjects={"stay": ids}, k=2)
     same = public.similar_pairs({"stay": frame}, subjects={"stay": IDS}, k=2)
     assert (pairs.pairs["stay"][1] == same.pairs["stay"][1]).all()
-    with pytest.raises(ReliFError, match="task 'stay': the scores have another index than the inputs"):
-        public.similar_pair_audit({"stay": pd.Series(SCORES["stay"]).iloc[order]}, pairs, 0.1)
+    mapped = ScoreMap(stay="identity").scores(table.iloc[order])
+    for scores in ({"stay": pd.Series(SCORES["stay"]).iloc[order]}, mapped):
+        with pytest.raises(ReliFError, match="task 'stay': the scores have another index than the inputs"):
+            public.similar_pair_audit(scores, pairs, 0.1)
     with pytest.raises(ReliFError, match="1 of 40 embeddings have an index entry that subjects lack"):
         reference_distances(frame, pd.Series(IDS, index=range(1, 41)), 3)
     logits = {"l0": pd.Series([0.0, 9.0]), "l1": pd.Series([9.0, 0.0], index=[1, 0])}

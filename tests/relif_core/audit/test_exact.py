@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relif_core.audit import audit, bias_curve, exact
 from relif_core.audit.exact import reach
-from relif_core.audit.pools import Pool, sorted_pool_with_codes
+from relif_core.audit.pools import Pool, sorted_pool
 from relif_core.audit.sorting import sorting_order
 from tests.relif_core.audit.brute_force import GRID, all_pairs, pools, tolerances
 
@@ -146,13 +146,13 @@ def test_sorting_order_sorts(values: np.ndarray) -> None:
 def test_sorted_pools_keep_every_score_with_its_code(values: np.ndarray, single: bool, seed: int) -> None:
     values = values.astype(np.float32) if single else values
     codes = np.random.default_rng(seed).integers(0, len(values), len(values))
-    pool, carried = sorted_pool_with_codes(values, codes)
+    pool = sorted_pool(values, codes)
     assert pool.values.dtype == np.float64
     assert (pool.values == np.sort(values)).all()
     assert not np.signbit(pool.values).any()
-    found = np.lexsort((carried, pool.values))
+    found = np.lexsort((pool.codes, pool.values))
     expected = np.lexsort((codes, values))
-    assert (carried[found] == codes[expected]).all()
+    assert (pool.codes[found] == codes[expected]).all()
 
 
 def test_prefix_sums_keep_their_precision_over_long_constant_pools() -> None:
