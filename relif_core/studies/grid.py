@@ -18,10 +18,10 @@ import torch
 from relif_core.errors import InputError, RecordError, listed
 from relif_core.files import refuse_inside
 from relif_core.methods import STATIC_WEIGHTS, STEP_SIZES, TARGET_STEP_SIZE, TARGETS, method_of
+from relif_core.problems import CLINICAL
 from relif_core.record import Record, run_key
 from relif_core.settings import (
     ControllerSettings,
-    ModelSettings,
     RunSettings,
     as_json,
     method_settings,
@@ -180,7 +180,7 @@ def named_study(
             raise InputError(
                 f"no study is called {name!r} (studies are {', '.join(STUDIES)}); {error}"
             ) from error
-    if study.changes and not isinstance(changes.get("model"), ModelSettings | Mapping | None):
+    if study.changes and not CLINICAL.allows(changes):
         raise InputError(f"study {name!r} is of clinical data; choose methods for dense data by name")
     if block is not None and not 1 <= block <= len(study.blocks):
         raise InputError(f"study {name!r} has the blocks 1 to {len(study.blocks)}, not {block}")

@@ -157,9 +157,8 @@ class Schedule:
         kind = kind_of_settings(job.settings)
         if any(kind.waits_for(job.settings, other.settings) for other in self.waiting):
             return False
-        at_end = kind.at_end is not None and kind.at_end(job.settings)
         awaited = [other for other in self._under_way if kind.waits_for(job.settings, other.settings)]
-        if not awaited or not at_end:
+        if not awaited or not kind.at_end(job.settings):
             return not awaited
         return all(is_held(other.folder / LOCK) for other in awaited) or None
 
