@@ -177,7 +177,7 @@ class Dropout(nn.Dropout):
     """``dropout`` as a layer."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """See :func:`dropout`."""
+        """Return ``dropout`` of the input."""
         return dropout(input, self.p, self.training)
 
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relif_core.errors import DataError, InputError, listed
+from relif_core.methods import DENSE_TASKS
 from relif_core.models import MultiTaskModel
 from relif_core.tensors.dense import IGNORE
 from relif_core.torchvision_import import import_torchvision
 
-TASKS = ("segmentation", "depth", "normals")
+TASKS = DENSE_TASKS
 ENCODERS: dict[str, int] = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
 DOWNLOAD = "download"
 #: What ImageNet-trained encoders expect of an RGB image in 0..1.
@@ -384,7 +385,7 @@ def _stride_on_first_convolution(encoder: Encoder) -> None:
 
 
 def _pixel_loss(task: str, predicted: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of every pixel [B, H, W], valid or not."""
+    """Return the loss of every pixel [B, H, W], valid or not."""
     if task == "segmentation":
         return functional.cross_entropy(
             predicted.float(), batch["labels"].long(), ignore_index=IGNORE, reduction="none"

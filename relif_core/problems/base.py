@@ -2,7 +2,7 @@
 
 import abc
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -182,12 +182,22 @@ class Problem(abc.ABC):
             DataError: The split is empty.
         """
 
-    def _passes(self, model: Any, samples: np.ndarray, size: int) -> Iterator[tuple[dict[str, Tensor], Any]]:
-        """Yield the batches of some samples and the outputs of a model in evaluation mode."""
+    @torch.no_grad()
+    def _gather(
+        self,
+        model: Any,
+        samples: np.ndarray,
+        size: int,
+        read: Callable[[dict[str, Tensor], Any], dict[str, Tensor]],
+    ) -> dict[str, np.ndarray]:
+        """Return what ``read`` takes from every batch and the outputs of a model in evaluation mode."""
         model.eval()
+        found: dict[str, list[Tensor]] = {}
         for start in range(0, len(samples), size):
             batch = self.batch(samples[start : start + size])
-            yield batch, model(batch)
+            for name, values in read(batch, model(batch)).items():
+                found.setdefault(name, []).append(values)
+        return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
 
     def raw_scores(self, model: Any, split: str) -> dict[str, np.ndarray]:
         """Return per task and pool what audits under other calibrations need beyond scores and logits.

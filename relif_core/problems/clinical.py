@@ -8,7 +8,7 @@ from torch import Tensor
 
 from relif_core.calibration import LabelledLogits
 from relif_core.errors import DataError
-from relif_core.models.clinical import ClinicalModel, audit_score
+from relif_core.models.clinical import ClinicalModel, ClinicalOutputs, audit_score
 from relif_core.problems import CLINICAL
 from relif_core.problems.base import Evaluation, Problem
 from relif_core.problems.utility import Utility, task_utility
@@ -154,45 +154,39 @@ class ClinicalProblem(Problem):
             batch[f"mask/{task.name}"] = mask[rows] * inside if hourly else mask[index]
         return batch
 
-    @torch.no_grad()
     def evaluate(self, model: ClinicalModel, split: str) -> Evaluation:
         """Run a model over a split in evaluation mode and return utility, audit scores and embeddings."""
-        stays = self.rows(split)
+        stays, tasks = self.rows(split), self.tensors.tasks
         # Neighbours in length share a batch; everything is put back into file order below.
         by_length = stays[np.argsort(self._lengths[stays], kind="stable")]
         back = np.argsort(by_length, kind="stable")
-        embeddings: list[Tensor] = []
-        gathered: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in self.task_names}
-        for batch, outputs in self._passes(model, by_length, EVALUATION_BATCH):
-            embeddings.append(outputs.embedding.float())
-            for task in self.tensors.tasks:
+
+        def read(batch: dict[str, Tensor], outputs: ClinicalOutputs) -> dict[str, Tensor]:
+            found = {"embedding": outputs.embedding.float()}
+            for task in tasks:
                 logits, mask = outputs.logits[task.name].float(), batch[f"mask/{task.name}"]
                 valid, hourly = mask.bool(), task.level == "hourly"
                 probability = logits.softmax(-1) if task.kind == "binned" else logits.sigmoid()
-                gathered[task.name].append(
-                    (
-                        audit_score(task, logits, mask),
-                        valid.any(1) if hourly else valid,
-                        valid.sum(1) if hourly else valid.long(),
-                        probability[valid],
-                        batch[f"label/{task.name}"][valid],
-                        logits[valid],
-                    )
-                )
-        utility, scores, samples, found = {}, {}, {}, {}
-        for task in self.tensors.tasks:
-            score, carries, rows, prediction, label, logit = (
-                torch.cat(pieces).cpu().numpy() for pieces in zip(*gathered[task.name], strict=True)
+                found |= {
+                    f"score/{task.name}": audit_score(task, logits, mask),
+                    f"held/{task.name}": valid.any(1) if hourly else valid,
+                    f"rows/{task.name}": valid.sum(1) if hourly else valid.long(),
+                    f"prediction/{task.name}": probability[valid],
+                    f"label/{task.name}": batch[f"label/{task.name}"][valid],
+                    f"logit/{task.name}": logits[valid],
+                }
+            return found
+
+        found = self._gather(model, by_length, EVALUATION_BATCH, read)
+        utility, scores, samples, kept = {}, {}, {}, {}
+        for task in tasks:
+            name, label, rows = task.name, found[f"label/{task.name}"], found[f"rows/{task.name}"]
+            held, in_order = (
+                found[f"held/{name}"][back],
+                np.argsort(np.repeat(by_length, rows), kind="stable"),
             )
-            held, in_order = carries[back], np.argsort(np.repeat(by_length, rows), kind="stable")
-            scores[task.name], samples[task.name] = score[back][held], stays[held]
-            found[task.name] = LabelledLogits(task.kind, logit[in_order], label[in_order], rows[back][held])
-            utility[task.name] = task_utility(task, label, prediction)
-        return Evaluation(
-            utility=Utility(utility),
-            scores=scores,
-            samples=samples,
-            embeddings=torch.cat(embeddings).cpu().numpy()[back],
-            order=stays,
-            logits=found,
-        )
+            logits = found[f"logit/{name}"][in_order]
+            scores[name], samples[name] = found[f"score/{name}"][back][held], stays[held]
+            kept[name] = LabelledLogits(task.kind, logits, label[in_order], rows[back][held])
+            utility[name] = task_utility(task, label, found[f"prediction/{name}"])
+        return Evaluation(Utility(utility), scores, samples, found["embedding"][back], stays, logits=kept)

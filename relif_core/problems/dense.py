@@ -11,13 +11,20 @@ from torch.nn import functional
 
 from relif_core.errors import DataError, InputError, RecordError
 from relif_core.files import LOCK, is_held, sha256_of
-from relif_core.models.vision import DOWNLOAD, TASKS, DenseModel, calibration_quantiles, valid_pixels
+from relif_core.models.vision import (
+    DOWNLOAD,
+    TASKS,
+    DenseModel,
+    DenseOutputs,
+    calibration_quantiles,
+    valid_pixels,
+)
 from relif_core.problems import DENSE, is_reference, scores_follow
 from relif_core.problems.base import Evaluation, Problem
 from relif_core.problems.dense_utility import DenseMeter
 from relif_core.record import Record
 from relif_core.settings import DenseModelSettings, RunSettings
-from relif_core.tensors.dense import FRAME_ARRAYS, IGNORE, NORMAL_SCALE, SPLITS, DenseTensors
+from relif_core.tensors.dense import FRAME_ARRAYS, NORMAL_SCALE, SPLITS, DenseTensors
 
 EVALUATION_BATCH = 16
 #: Temperatures at which a record keeps the confidence of segmentation.
@@ -144,10 +151,10 @@ class DenseProblem(Problem):
             settings.encoder, len(self.tensors.class_names), source, settings.head, settings.task
         )
         model.calibrate(self.calibration)
-        model.start_at(*self.training_constants())
+        model.start_at(*self._training_constants())
         return model.to(self.device)
 
-    def training_constants(self) -> tuple[float, Tensor]:
+    def _training_constants(self) -> tuple[float, Tensor]:
         """Return median depth in metres and mean normal [3] of the training frames, measured once.
 
         Both are exact: depth is counted by its float16 value (the order of whose bit patterns is that of
@@ -173,11 +180,10 @@ class DenseProblem(Problem):
             raise DataError(
                 f"{self.tensors.folder}: one validation frame calibrates no scores; give two or more"
             )
-        valid = {"segmentation": ("labels", IGNORE), "depth": ("depth", 0), "normals": ("normals", 0)}
         for split in SPLITS:
             for task in self.task_names:
-                name, none = valid[task]
-                if not any((self.tensors.arrays[name][frame] != none).any() for frame in self.rows(split)):
+                frames = map(self.batch, self.rows(split)[:, None])
+                if not any(valid_pixels(frame, (task,))[task].any() for frame in frames):
                     raise DataError(f"{self.tensors.folder}: no {split} frame has a label of task {task!r}")
 
     def _weights_for(self, settings: DenseModelSettings) -> Path | str | None:
@@ -244,35 +250,30 @@ class DenseProblem(Problem):
     def _augmented(self, batch: dict[str, Tensor], generator: np.random.Generator) -> dict[str, Tensor]:
         return augment(batch, self.augmentation, generator)
 
-    @torch.no_grad()
     def evaluate(self, model: DenseModel, split: str) -> Evaluation:
         """Run a model over a split in evaluation mode and return utility, audit scores and embeddings."""
         frames = self.rows(split)
         meter = DenseMeter(len(self.tensors.class_names), self.device, model.task_names)
-        embeddings: list[Tensor] = []
-        parts: dict[str, list[list[Tensor]]] = {task: [] for task in model.task_names}
-        for batch, outputs in self._passes(model, frames, EVALUATION_BATCH):
+
+        def read(batch: dict[str, Tensor], outputs: DenseOutputs) -> dict[str, Tensor]:
             meter.add(outputs.predictions, batch)
-            embeddings.append(outputs.embedding.float())
             raw, carries = model.raw_scores(outputs, batch), model.carries(batch)
-            scores = model.scaled(raw, carries)
-            for task, rows in parts.items():
-                rows.append([scores[task], raw[task], carries[task]])
-        found = {
-            task: [torch.cat(part).cpu().numpy() for part in zip(*rows, strict=True)]
-            for task, rows in parts.items()
-        }
+            parts = {"score": model.scaled(raw, carries), "raw": raw, "held": carries}
+            found = {f"{kind}/{task}": own for kind, tasks in parts.items() for task, own in tasks.items()}
+            return {"embedding": outputs.embedding.float(), **found}
+
+        found = self._gather(model, frames, EVALUATION_BATCH, read)
+        held = {task: found[f"held/{task}"] for task in model.task_names}
         return Evaluation(
             utility=meter.utility(),
-            scores={task: scores[held] for task, (scores, _, held) in found.items()},
-            raw={task: raw[held] for task, (_, raw, held) in found.items()},
-            samples={task: frames[held] for task, (_, _, held) in found.items()},
-            embeddings=torch.cat(embeddings).cpu().numpy(),
+            scores={task: found[f"score/{task}"][own] for task, own in held.items()},
+            raw={task: found[f"raw/{task}"][own] for task, own in held.items()},
+            samples={task: frames[own] for task, own in held.items()},
+            embeddings=found["embedding"],
             order=frames,
             on_scale=any(quantiles != (0.0, 1.0) for quantiles in model.calibration.values()),
         )
 
-    @torch.no_grad()
     def raw_scores(self, model: DenseModel, split: str) -> dict[str, np.ndarray]:
         """Return per task what audits under other calibrations read, for its pool's images [n], float32.
 
@@ -280,14 +281,14 @@ class DenseProblem(Problem):
         at each of ``TEMPERATURES`` [n, 8]; "segmentation_nll": the mean negative log-likelihood, in nats, of
         an image's labelled pixels there, by which a temperature is chosen on validation.
         """
-        found: dict[str, list[Tensor]] = {}
-        for batch, outputs in self._passes(model, self.rows(split), EVALUATION_BATCH):
+
+        def read(batch: dict[str, Tensor], outputs: DenseOutputs) -> dict[str, Tensor]:
             rows, carries = model.raw_scores(outputs, batch), model.carries(batch)
             if "segmentation" in rows:
                 rows |= _by_temperature(outputs.predictions["segmentation"].float(), batch)
-            for name, values in rows.items():
-                found.setdefault(name, []).append(values[carries[name.removesuffix("_nll")]])
-        return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
+            return {name: values[carries[name.removesuffix("_nll")]] for name, values in rows.items()}
+
+        return self._gather(model, self.rows(split), EVALUATION_BATCH, read)
 
     def measure_calibration(self, model: DenseModel) -> dict[str, tuple[float, float]]:
         """Return (q10, q90) of a reference model's raw depth and normals scores on validation."""
