@@ -20,14 +20,13 @@ from relif_book.evidence.results import PLANNED, ResultSet, planned, published
 from relif_book.figures.tables import MISSING, Table, signed
 from relif_core.errors import InputError, RecordError
 from relif_core.methods import title_of
-from relif_core.studies.grid import STUDIES
 
 if TYPE_CHECKING:
     from relif_book.page import Page
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not testable here"]
 #: The folders that stand in where the plan's studies are not published.
-EXPLORATORY_FOLDERS = STUDIES["methods"].folders
+EXPLORATORY_FOLDERS = ("physionet2012_methods", "eicu_demo_methods")
 COLUMNS = ("Effect", "95 % interval", "Seeds", "Power", "Seeds for 80 %")
 
 

@@ -166,7 +166,8 @@ class ResultSet:
     def head(self) -> str:
         """How captions begin: whose runs, on what, how many, and what evidence they are."""
         deaths = f", {self.deaths} deaths: too few to decide" if (self.deaths or FEW) < FEW else ""
-        unit = kind_of_settings(self.records[0].settings).subjects
+        dense = kind_of_settings(self.records[0].settings).name == "dense"
+        unit = "rooms of test images" if dense else "test subjects"
         subjects = f"{self.table.subjects:,} {unit}{deaths}"
         parts = [self.label, self.data, subjects, self.seeds_in_words]
         return " · ".join(filter(None, [*parts, "" if self.study == self.label else self.standing]))

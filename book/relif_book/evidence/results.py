@@ -23,18 +23,21 @@ from relif_book.figures.tables import MISSING, Cell, Interval, Seeds, Table, sho
 from relif_book.project import project_root
 from relif_core.errors import InputError, RecordError, listed
 from relif_core.methods import title_of
-from relif_core.problems import kind_of_settings
-from relif_core.settings import as_json, method_settings
+from relif_core.settings import ModelSettings, as_json, method_settings
 from relif_core.studies.grid import SEVEN_METHODS, STUDIES
 
 if TYPE_CHECKING:
     from relif_book import Page
 
 Rows = list[dict[str, Cell]]
-#: The analysis plan's studies by folder below ``data/records``: name, and the seeds of its looks.
+#: The analysis plan's studies by folder below ``data/records``: name, and the seeds of its looks, the last
+#: one whole. A look is taken when every method of the study's first block has all its seeds.
 PLANNED: Mapping[str, tuple[str, tuple[range, ...]]] = {
-    folder: (name, study.looks) for name, study in STUDIES.items() for folder in study.folders if study.looks
-} | {"nyuv2": ("nyuv2", ())}
+    "physionet2012_table3": ("table3", (range(200, 203), range(200, 207))),
+    "physionet2012_power": ("power", (range(100, 115), range(100, 130))),
+    "physionet2012_b3": ("b3", (range(300, 307),)),
+    "nyuv2": ("nyuv2", ()),
+}
 EXPLORATORY = "exploratory"
 #: Quantities of :func:`~relif_book.evidence.frame.wide_frame` as columns: title and decimals.
 COLUMNS = {
@@ -325,13 +328,14 @@ def kept_rows(found: Sequence[ResultSet]) -> Rows:
     rows: Rows = []
     for results in found:
         settings = results.records[0].settings
+        model = settings.model
         commands = {record.content["made"].get("command", MISSING) for record in results.records}
         rows.append(
             {
                 "Study": f"{results.data}, {results.standing}",
                 "Runs": len(results.records),
                 "Seeds": results.seeds_in_words,
-                "Width": str(getattr(settings.model, kind_of_settings(settings).size)),
+                "Width": str(model.hidden) if isinstance(model, ModelSettings) else model.encoder,
                 "Epochs": settings.training.epochs,
                 "Made on": results.made_on,
                 "Core-hours": f"{results.core_hours:.1f}",
