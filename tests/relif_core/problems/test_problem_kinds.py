@@ -34,6 +34,11 @@ def test_every_kind_opens_and_checks_its_folders(folders: dict[str, Path]) -> No
         assert kind_of(folder) == kind
         settings = method_settings("relif", **changes_for(folder, {"training": {"epochs": 2}}))
         assert kind_of_settings(settings) == kind
+        assert getattr(settings.model, kind.size)
+        for other in KINDS:
+            assert other.takes(settings) == other.allows({"model": settings.model}) == (other is kind)
+            assert other.allows({"model": {"hidden": 3}})
+            assert other.allows({})
         assert settings.training.epochs == 2
         assert isinstance(open_problem(folder, "cpu", settings), classes[kind.name])
         assert check_folder(folder)["format"] == kind.format

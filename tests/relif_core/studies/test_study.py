@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import multiprocessing
 import os
 import random
@@ -239,6 +240,16 @@ def test_bad_studies_are_refused(icu_folder: Path, tmp_path: Path, small: Small)
         run_study([small(), small()], icu_folder, tmp_path)
     with pytest.raises(InputError, match="at least one worker"):
         run_study([small()], icu_folder, tmp_path, workers=0)
+
+
+def test_studies_of_the_plan_alone_have_looks_and_each_look_holds_the_last() -> None:
+    planned = {name: study for name, study in STUDIES.items() if study.looks}
+    assert list(planned) == ["table3", "power", "b3"]
+    for study in planned.values():
+        assert study.looks[-1] == study.seeds[0]
+        assert all({*early} < {*later} for early, later in itertools.pairwise(study.looks))
+    folders = [folder for study in STUDIES.values() for folder in study.folders]
+    assert len({*folders}) == len(folders)
 
 
 @pytest.mark.parametrize("name", STUDIES)
