@@ -3,9 +3,9 @@
 import csv
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 OutputPolicy = Literal["person", "aggregate"]
 
@@ -17,24 +17,33 @@ class Source:
     Attributes:
         name: Key of the source.
         title: Its name for readers.
+        short: The same in two words.
         licence: In words.
         official_page: Where to get it; empty for simulated data.
         access: Who may.
         expected: The size of the whole source, in words.
         output_policy: "person" where per-person model output may be published, else "aggregate".
         citation: What to cite.
-        synthetic: Whether the data are simulated.
+        guarded: Whether counts that few people make are hidden, even those of an open demo.
+        simulated: Of simulated data, the options of a small set; empty for data of patients and cameras.
     """
 
     name: str
     title: str
+    short: str
     licence: str
     official_page: str
     access: str
     expected: str
     output_policy: OutputPolicy
     citation: str
-    synthetic: bool = False
+    guarded: bool = False
+    simulated: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data are simulated."""
+        return bool(self.simulated)
 
     @property
     def module(self) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 
 from relif_core.errors import InputError
 from relif_core.tensors.clinical import SPLITS, ClinicalTensors, Group, Task
+from relif_data.sources import REGISTRY
 
 FORMAT = "relif-data-summary-1"
 SMALL_CELL = 10
-GUARDED = ("mimic3", "eicu")
 MOST_LEVELS = 12
 
 # A whole number in a note counts people or cells, but for hours, days, bounds, versions and volumes.
@@ -30,7 +30,8 @@ Count = int | None
 
 def least_count(tensors: ClinicalTensors) -> int:
     """Return the smallest count of stays that may be shown: 1 for simulated or per-person data, else 10."""
-    guarded = tensors.dataset in GUARDED or tensors.manifest["output_policy"] != "person"
+    known = tensors.dataset in REGISTRY and REGISTRY[tensors.dataset].guarded
+    guarded = known or tensors.manifest["output_policy"] != "person"
     return SMALL_CELL if guarded and not tensors.manifest["synthetic"] else 1
 
 
