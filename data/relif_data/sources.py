@@ -46,21 +46,28 @@ class Source:
         return bool(self.simulated)
 
     @property
+    def terms(self) -> dict[str, Any]:
+        """What tensors made of the source state of it."""
+        names = ("title", "licence", "output_policy", "synthetic")
+        return {"dataset": self.name, **{name: getattr(self, name) for name in names}}
+
+    @property
     def module(self) -> str:
         """The module whose ``prepare`` turns the source into tensors."""
         return f"relif_data.{self.name}"
 
 
+def own_text(name: str) -> str:
+    """Return the content of one of this package's own files, named from the package's folder."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
 def own_table(name: str) -> list[dict[str, str]]:
     """Return the rows of one of this package's own CSV files, named from the package's folder."""
-    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+    return list(csv.DictReader(own_text(name).splitlines()))
 
 
 REGISTRY: Mapping[str, Source] = {
-    name: Source(name, **entry)
-    for name, entry in tomllib.loads(
-        (Path(__file__).parent / "sources.toml").read_text(encoding="utf-8")
-    ).items()
+    name: Source(name, **entry) for name, entry in tomllib.loads(own_text("sources.toml")).items()
 }
 """What may be said of a source in public, by name."""
