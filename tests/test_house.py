@@ -238,13 +238,12 @@ WHOLE_LISTS = {
     "relif_core.audit.card": "a card shows every task of its audit",
     "relif_core.methods": "an environment variable",
     "relif_core.options": "values that an option takes",
-    "relif_data.closing": "classes of a task, up to a bound of its own",
     "relif_data.eicu.channels": "ranges of our channels",
     "relif_data.eicu.events": "counts of one table",
     "relif_data.eicu.raw_tables": "our channels and tables",
     "relif_data.mimic3.benchmark_folders": "task folders of the benchmark",
     "relif_data.physionet2012": "variables, sets and tasks of the challenge",
-    "relif_data.summary": "rules of one cohort step",
+    "relif_data.summary": "rules of one cohort step; classes of a task, up to a bound",
     "relif_data.tables": "columns of a block that is read",
 }
 

@@ -139,9 +139,7 @@ def hours_of(offsets: np.ndarray) -> np.ndarray:
 def value_columns(filled: np.ndarray, codes: Sequence[Sequence[float]]) -> np.ndarray:
     """Return channels [rows, channels] as float32 [rows, value columns].
 
-    Args:
-        filled: Numbers, or codes of categories.
-        codes: Of each channel: nothing for a number, else the code of each of its one-hot columns.
+    ``codes`` has for each channel nothing, for a number, or the code of each of its one-hot columns.
     """
     columns = (filled[:, channel, None] for channel in range(filled.shape[1]))
     parts = [
@@ -158,11 +156,8 @@ def forward_fill(
 
     Row r of a stay depends on its rows 0..r only: no value moves back in time or between stays.
 
-    Args:
-        values: [rows, channels] in time order.
-        observed: [rows, channels].
-        offsets: Stay i owns rows ``offsets[i]:offsets[i + 1]``.
-        normal: [channels].
+    ``values`` and ``observed`` are [rows, channels] in time order, ``normal`` is [channels], and stay i owns
+    rows ``offsets[i]:offsets[i + 1]``.
     """
     rows = len(values)
     first = np.repeat(offsets[:-1], np.diff(offsets))

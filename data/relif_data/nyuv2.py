@@ -472,8 +472,8 @@ def _list_images(source: Path) -> Listing:
     paths = {part: _paired(source / part, kinds, (".png", ".jpg", ".jpeg")) for part in ("train", "test")}
     numbers = sorted((number, part) for part in paths for number in paths[part])
     ids = np.asarray([number for number, _ in numbers])
-    if len(np.unique(ids)) != len(ids):
-        twice = ids[:-1][np.diff(ids) == 0]
+    twice = ids[:-1][np.diff(ids) == 0]
+    if len(twice):
         raise DataError(f"{source}: frames in train and test: {listed(twice)}")
     test = np.asarray([part == "test" for _, part in numbers])
 

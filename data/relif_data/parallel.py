@@ -20,15 +20,11 @@ def in_order(
 ) -> Iterator[Result]:
     """Apply a function in threads and yield results in order, never more than a few ahead of the reader.
 
-    Args:
-        function: The function.
-        items: What it is applied to.
-        workers: Threads; None: the processors, at most 8.
-        say: Called with a line of text.
-        every: After so many items, and after the last.
+    ``workers`` None means the processors, at most 8; ``say`` is called with a line of text ``every`` so many
+    items and after the last.
     """
-    workers = min(os.cpu_count() or 1, 8) if workers is None else workers
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
+    workers = min(os.cpu_count() or 1, 8) if workers is None else max(workers, 1)
+    with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for count in range(1, len(items) + 1):

@@ -96,6 +96,7 @@ _OUTCOME_RANGES = {
 _HEADER = b"Time,Parameter,Value\n"
 _LAST_MINUTE = HOURS * 60
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_TIME = r"^([0-9]{1,9}):([0-5][0-9])$"
 _CODES = {variable.name: code for code, variable in enumerate(VARIABLES)}
 _CODES |= {name: len(VARIABLES) + code for code, name in enumerate(DESCRIPTORS)}
 _EMPTY_PARAMETER = len(_CODES)
@@ -108,7 +109,7 @@ class ChallengeSet:
 
     Attributes:
         readings: float32 [stays, 48, 37], NaN where an hour has no reading.
-        age: Years, float64 [stays], -1 missing; ``sex`` (0, 1) and ``icu_type`` (1..4) likewise.
+        descriptors: Age (years), Gender (0, 1) and so on → float64 [stays], -1 missing; ICUType is 1..4.
         outcomes: Column → int64 [stays], -1 missing.
         dropped: Impossible readings per variable.
         late: Readings at 48:00.
@@ -118,9 +119,7 @@ class ChallengeSet:
     name: str
     ids: np.ndarray
     readings: np.ndarray
-    age: np.ndarray
-    sex: np.ndarray
-    icu_type: np.ndarray
+    descriptors: dict[str, np.ndarray]
     outcomes: dict[str, np.ndarray]
     dropped: np.ndarray
     late: int
@@ -197,11 +196,8 @@ def read_set(source: Path, name: str) -> ChallengeSet:
 
 
 def _set_path(source: Path, name: str) -> Path | None:
-    for suffix in (".tar.xz", ".tar.gz", ".zip", ""):
-        path = source / f"set-{name}{suffix}"
-        if path.exists():
-            return path
-    return None
+    paths = (source / f"set-{name}{suffix}" for suffix in (".tar.xz", ".tar.gz", ".zip", ""))
+    return next((path for path in paths if path.exists()), None)
 
 
 def _read_records(path: Path) -> tuple[np.ndarray, list[bytes], dict[str, Any]]:
@@ -261,13 +257,12 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
         raise DataError(f"{path}: the records cannot be parsed; download the set again")
 
     table = table.with_columns(pl.all().fill_null(""))
-    minutes = {moment: _minute(moment) for moment in table["time"].unique()}
-    parameters = {name: _CODES.get(name, -1) for name in table["parameter"].unique()}
+    hours, minutes = (pl.col("time").str.extract(_TIME, part).cast(pl.Int64) for part in (1, 2))
     # Set c is known to hold lines without a parameter name: nothing can be read from them.
-    parameters[""] = _EMPTY_PARAMETER
+    codes = _CODES | {"": _EMPTY_PARAMETER}
     parsed = table.select(
-        minute=pl.col("time").replace_strict(minutes, return_dtype=pl.Int32),
-        code=pl.col("parameter").replace_strict(parameters, return_dtype=pl.Int32),
+        minute=(60 * hours + minutes).fill_null(-1),
+        code=pl.col("parameter").replace_strict(codes, default=-1, return_dtype=pl.Int32),
         value=pl.col("value").cast(pl.Float64, strict=False),
     ).with_columns(record=pl.Series(np.repeat(np.arange(len(ids)), lines)))
     unnamed = parsed["code"] == _EMPTY_PARAMETER
@@ -276,7 +271,7 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
         raise fail(first_of(unnamed) - 1, problem)
     no_number = (parsed["code"] != _EMPTY_PARAMETER) & ~parsed["value"].is_finite().fill_null(False)
     for bad, problem in (
-        (parsed["minute"] < 0, f"its time is not between 00:00 and {HOURS}:00"),
+        (~parsed["minute"].is_between(0, _LAST_MINUTE), f"its time is not between 00:00 and {HOURS}:00"),
         (parsed["code"] < 0, "its parameter is unknown"),
         (no_number, "its value of {} is no number"),
     ):
@@ -284,15 +279,6 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
             row = first_of(bad) - 1
             raise fail(row, problem.format(table["parameter"][row]))
     return parsed
-
-
-def _minute(text: str) -> int:
-    """Return minutes of a time HH:MM from admission, -1 where it is none within the 48 hours."""
-    hours, colon, minutes = text.partition(":")
-    if not (colon and _NUMBER.fullmatch(hours) and _NUMBER.fullmatch(minutes) and len(minutes) == 2):
-        return -1
-    total = 60 * int(hours) + int(minutes)
-    return total if int(minutes) < 60 and total <= _LAST_MINUTE else -1
 
 
 def _read_outcomes(path: Path) -> dict[str, np.ndarray]:
@@ -370,9 +356,7 @@ def _grid(
         name=name,
         ids=ids,
         readings=readings,
-        age=descriptors["Age"],
-        sex=descriptors["Gender"],
-        icu_type=descriptors["ICUType"],
+        descriptors=descriptors,
         outcomes=outcomes,
         dropped=dropped,
         late=int(late.sum()),
@@ -411,10 +395,12 @@ def _descriptors(
 
 
 def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float) -> Path:
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
+    def joined(of: str) -> dict[str, np.ndarray]:
+        columns = [getattr(part, of) for part in parts]
+        return {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
 
-    ids, sex, age = joined("ids"), joined("sex"), joined("age")
+    ids = np.concatenate([part.ids for part in parts])
+    sex, age, unit = (joined("descriptors")[name] for name in ("Gender", "Age", "ICUType"))
     distinct, count = np.unique(ids, return_counts=True)
     if (count > 1).any():
         raise DataError(f"record {distinct[count > 1][0]} is in more than one set")
@@ -426,13 +412,11 @@ def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float
             for part in parts
         ]
     )
-    readings = joined("readings").reshape(-1, len(VARIABLES))
+    readings = np.concatenate([part.readings for part in parts]).reshape(-1, len(VARIABLES))
     observed = ~np.isnan(readings)
     offsets = np.arange(len(ids) + 1) * HOURS
     normal, fallbacks = _normal_values(readings, observed, np.repeat(split == 0, HOURS))
-    labels, masks = _labels(
-        {key: np.concatenate([part.outcomes[key] for part in parts]) for key in parts[0].outcomes}
-    )
+    labels, masks = _labels(joined("outcomes"))
     sets = f"{'set' if len(parts) == 1 else 'sets'} {', '.join(part.name for part in parts)}"
     return write_tensors(
         target,
@@ -448,7 +432,7 @@ def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float
             group_codes={
                 "sex": np.where(sex < 0, 2, sex),
                 "age_band": np.where(age < 0, len(AGE_BANDS), age_band(age)),
-                "icu_type": joined("icu_type") - 1,
+                "icu_type": unit - 1,
             },
             cohort=[CohortStep(f"stays of {sets}", 0, len(ids), len(ids))],
             notes=_notes(parts, masks, fallbacks),

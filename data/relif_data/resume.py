@@ -162,11 +162,6 @@ def _left_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray | 
 def refuse_other_sources(target: Path, dataset: str, tables: Mapping[str, Table]) -> None:
     """Check before hours of reading that a target holds nothing else, by its sources' names and sizes.
 
-    Args:
-        target: The folder to be made.
-        dataset: Its data set.
-        tables: The source tables.
-
     Raises:
         DataError: It holds another data set, or one made of other files.
     """

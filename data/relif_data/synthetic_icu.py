@@ -195,6 +195,8 @@ def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> Simulat
     severity = np.concatenate([first.severity, later.severity])
     owner = np.repeat(np.arange(stays), rows)
     ward = rng.choice(len(WARDS), size=stays, p=(0.45, 0.3, 0.25)).astype(np.uint8)
+    _, intercept, loading, slope = map(np.array, zip(*PHENOTYPES, strict=True))
+    logit = intercept + people["factors"] @ loading.T + people["baseline"][:, None] * slope
     return SimulatedCohort(
         stays=np.arange(200_001, 200_001 + stays),
         subjects=subjects,
@@ -206,7 +208,7 @@ def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> Simulat
         baseline=people["baseline"],
         length_hours=np.concatenate([first.length, later.length]),
         died=np.concatenate([first.died, later.died]),
-        phenotypes=_draw_phenotypes(rng, people["factors"], people["baseline"]),
+        phenotypes=(rng.random(logit.shape) < 1 / (1 + np.exp(-logit))).astype(np.uint8),
         offsets=offsets,
         severity=severity,
         readings=_draw_readings(rng, severity, owner, offsets, people, ward),
@@ -374,12 +376,6 @@ def _draw_course(rng: np.random.Generator, baseline: np.ndarray, recorded: int) 
     )
 
 
-def _draw_phenotypes(rng: np.random.Generator, factors: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    _, intercept, loading, slope = map(np.array, zip(*PHENOTYPES, strict=True))
-    logit = intercept + factors @ loading.T + baseline[:, None] * slope
-    return (rng.random(logit.shape) < 1 / (1 + np.exp(-logit))).astype(np.uint8)
-
-
 def _draw_readings(
     rng: np.random.Generator,
     severity: np.ndarray,
@@ -402,7 +398,8 @@ def _draw_readings(
             + people["offsets"][owner, index]
             + channel.noise * rng.normal(size=rows)
         )
-        readings[:, index] = _written(channel, value)
+        # As a chart shows it: within the possible range, rounded to the usual digits.
+        readings[:, index] = np.clip(np.round(value, channel.decimals), channel.low, channel.high)
     _relate_pressures(rng, readings)
     _set_scores(rng, readings, severity, factors)
     coma = rng.random(rows)
@@ -416,11 +413,6 @@ def _draw_readings(
             measured[offsets[:-1]] = chance[offsets[:-1]] < 0.7
         readings[~measured, index] = np.nan
     return readings
-
-
-def _written(channel: SimulatedChannel, value: np.ndarray) -> np.ndarray:
-    """Return values as a chart shows them: within the possible range, rounded to the usual digits."""
-    return np.clip(np.round(value, channel.decimals), channel.low, channel.high)
 
 
 def _relate_pressures(rng: np.random.Generator, readings: np.ndarray) -> None:

@@ -109,14 +109,8 @@ def render(
 ) -> Rendering:
     """Return what a camera sees of a room.
 
-    A ray is ``position + t (u right + v down + forward)``, so t *is* the depth along the optical axis.
-
-    Args:
-        room: The room.
-        camera: The camera.
-        height: In pixels.
-        width: In pixels.
-        generator: Adds patterns and sensor noise to the colours.
+    A ray is ``position + t (u right + v down + forward)``, so t *is* the depth along the optical axis. A
+    ``generator`` adds patterns and sensor noise to the colours; sizes are in pixels.
     """
     axes = camera.axes()
     position = np.asarray(camera.position)

@@ -68,10 +68,6 @@ class Table:
         """The (first) file, for messages."""
         return self.paths[0]
 
-    def has(self, column: str) -> bool:
-        """Say whether the table has a column."""
-        return column in self.header
-
     def stamp(self) -> list[Any]:
         """Return names, sizes and times of change of the files: other ones mean another table."""
         status = [path.stat() for path in self.paths]

@@ -116,11 +116,7 @@ def read_patients(table: Table) -> Patients:
             "weight": numbers["admissionweight"],
         }
     ).with_columns(
-        death_minutes=pl.when("died_unit")
-        .then("minutes")
-        .when("died_hospital")
-        .then("hospital_minutes")
-        .otherwise(None)
+        death_minutes=pl.when("died_unit").then("minutes").when("died_hospital").then("hospital_minutes")
     )
     return Patients(frame, tuple(notes))
 
@@ -157,12 +153,7 @@ def contents_of(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return ids, groups, labels and split of a cohort, for ``ClinicalContents``, and notes on the groups.
 
-    Args:
-        frame: The stays of the cohort.
-        found: Their tasks.
-        hospital: The table of hospitals.
-        shares: Of validation and test patients.
-        seed: Of the split.
+    ``shares`` are those of validation and test patients.
     """
     groups, codes, notes = groups_of(frame, hospital)
     subjects = frame["subject"].to_numpy()

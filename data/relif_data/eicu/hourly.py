@@ -132,31 +132,26 @@ def hourly_tensors(
 
 
 def _read_task(folder: Path) -> _Task:
-    files = []
-    frames = {}
-    for name in ("dyn", "outc"):
+    files, frames = [], {}
+    for name, columns in (("dyn", ("stay_id", "time", *VARIABLES)), ("outc", ("stay_id", "label"))):
         path = folder / f"{name}.parquet"
         if not path.is_file():
             raise DataError(f"{path} is missing; the hourly layout has {', '.join(TASKS)} with dyn and outc")
         try:
-            frames[name] = pl.read_parquet(path, glob=False)
+            frame = pl.read_parquet(path, glob=False)
         except READ_ERRORS as error:
             raise unreadable(path, error) from error
-        files.append(described(path) | {"name": f"{folder.name}/{path.name}", "rows": frames[name].height})
-    dyn, outc = frames["dyn"], frames["outc"]
-    for name, columns in (("dyn", ("stay_id", "time", *VARIABLES)), ("outc", ("stay_id", "label"))):
-        _require(frames[name], columns, folder / f"{name}.parquet")
-    timed = outc.with_columns(hour=_hour(outc, folder / "outc.parquet")) if "time" in outc.columns else outc
-    values = dyn.select(
-        pl.col("stay_id").cast(pl.Int64),
-        _hour(dyn, folder / "dyn.parquet").alias("hour"),
-        *(pl.col(name).cast(pl.Float64) for name in VARIABLES),
-    )
+        files.append(described(path) | {"name": f"{folder.name}/{path.name}", "rows": frame.height})
+        _require(frame, columns, path)
+        hours = [_hour(frame, path)] if "time" in frame.columns else []
+        frames[name] = frame.with_columns(pl.col("stay_id").cast(pl.Int64), *hours)
+    values = frames["dyn"].select("stay_id", "hour", pl.col(*VARIABLES).cast(pl.Float64))
     _require_all_hours(values, folder / "dyn.parquet")
-    return _Task(values, timed.with_columns(pl.col("stay_id").cast(pl.Int64)), tuple(files))
+    return _Task(values, frames["outc"], tuple(files))
 
 
 def _require(frame: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
+    """Check that a file has rows, some columns, numbers in all but the time, and whole numbers as ids."""
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise DataError(f"{path} lacks column {listed(map(repr, missing))}")
@@ -169,8 +164,7 @@ def _require(frame: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
             raise DataError(f"{path}: column {column!r} holds {held}, not numbers")
         if kind.is_float() and (endless := int(frame[column].is_infinite().sum())):
             raise DataError(f"{path}: {endless} values of column {column!r} are infinite; leave them empty")
-    stays = frame["stay_id"]
-    if lost := int((stays.is_null() | (stays.cast(pl.Float64) % 1 != 0)).fill_null(True).sum()):
+    if lost := int((frame["stay_id"].cast(pl.Float64) % 1 != 0).fill_null(True).sum()):
         raise DataError(f"{path}: {lost} rows have no whole number as stay_id; fetch the file again")
 
 
@@ -183,23 +177,22 @@ def _hour(frame: pl.DataFrame, path: Path) -> pl.Series:
         milliseconds = (time * HOUR).cast(pl.Int64, strict=False)
     else:
         raise DataError(f"{path}: column 'time' is {time.dtype}, not a duration or a number of hours")
-    broken = (milliseconds.is_null() | (milliseconds < 0) | (milliseconds % HOUR != 0)).fill_null(True)
+    broken = ((milliseconds < 0) | (milliseconds % HOUR != 0)).fill_null(True)
     if broken.any():
         raise DataError(f"{path}: {int(broken.sum())} times are no whole hours since admission")
     return (milliseconds // HOUR).alias("hour")
 
 
 def _require_all_hours(values: pl.DataFrame, path: Path) -> None:
-    """Each stay has each hour from 0 to its last exactly once."""
-    counts = values.group_by("stay_id").agg(
-        pl.len(), pl.col("hour").max().alias("last"), pl.col("hour").n_unique().alias("distinct")
-    )
-    repeated = counts.filter(pl.col("distinct") < pl.col("len"))
-    if repeated.height:
-        raise DataError(f"{path}: {repeated.height} stays have an hour twice; fetch the file again")
-    gaps = counts.filter(pl.col("last") + 1 != pl.col("len"))
-    if gaps.height:
-        raise DataError(f"{path}: {gaps.height} stays lack hours; fetch the file again")
+    """Check that each stay has each hour from 0 to its last exactly once."""
+    hour = pl.col("hour")
+    counts = values.group_by("stay_id").agg(pl.len(), last=hour.max(), distinct=hour.n_unique())
+    for fault, words in (
+        (pl.col("distinct") < pl.col("len"), "have an hour twice"),
+        (pl.col("last") + 1 != pl.col("len"), "lack hours"),
+    ):
+        if stays := counts.filter(fault).height:
+            raise DataError(f"{path}: {stays} stays {words}; fetch the file again")
 
 
 def _mortality(frame: pl.DataFrame, labels: pl.DataFrame, rows: np.ndarray) -> tuple[targets.Target, int]:
@@ -208,13 +201,8 @@ def _mortality(frame: pl.DataFrame, labels: pl.DataFrame, rows: np.ndarray) -> t
         raise DataError("mortality24/outc.parquet has more than one label for a stay; fetch the file again")
     if not labels["label"].cast(pl.Float64).is_in([0.0, 1.0]).all():
         raise DataError("mortality24/outc.parquet has labels other than 0 and 1; fetch the file again")
-    joined = frame.join(
-        labels.select("stay_id", "label"),
-        left_on="stay",
-        right_on="stay_id",
-        how="left",
-        maintain_order="left",
-    )
+    labels = labels.select("label", stay="stay_id")
+    joined = frame.join(labels, on="stay", how="left", maintain_order="left")
     task = targets.mortality(joined, "unit", MORTALITY_HOUR).task
     label = joined["label"].fill_null(0).to_numpy().astype(np.int16)
     mask = joined["label"].is_not_null().to_numpy() & (rows >= MORTALITY_HOUR)

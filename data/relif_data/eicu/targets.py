@@ -29,10 +29,8 @@ class Target:
 def length_of_stay(minutes: np.ndarray, offsets: np.ndarray, first_label_hour: int) -> Target:
     """Remaining length of stay in ten classes, at hours h with 60 h ≤ minutes: (minutes − 60 h) / 1440 days.
 
-    Args:
-        minutes: Length of the unit stay [stays].
-        offsets: Of the stays' rows.
-        first_label_hour: The least h.
+    ``minutes`` is the length of the unit stay [stays], ``offsets`` bounds the stays' rows, the least h is
+    ``first_label_hour``.
     """
     hour = hours_of(offsets)
     remaining = np.repeat(minutes, np.diff(offsets)) - 60 * hour
@@ -45,12 +43,8 @@ def length_of_stay(minutes: np.ndarray, offsets: np.ndarray, first_label_hour: i
 def mortality(frame: pl.DataFrame, outcome: Literal["hospital", "unit"], horizon: int) -> Target:
     """Death in the hospital or in the unit.
 
-    No label where the outcome is unknown, or `patient` says dead in the unit but alive in the hospital.
-
-    Args:
-        frame: The patients.
-        outcome: "hospital" or "unit".
-        horizon: Hour of the prediction, for stays that last until then.
+    Stays that last until hour ``horizon`` have a label, unless the outcome is unknown, or `patient` says dead
+    in the unit but alive in the hospital.
     """
     died = frame["died_hospital" if outcome == "hospital" else "died_unit"]
     known = died.is_not_null() & ~contradictory(frame) & (frame["minutes"] >= 60 * horizon).fill_null(False)
@@ -60,15 +54,10 @@ def mortality(frame: pl.DataFrame, outcome: Literal["hospital", "unit"], horizon
 
 
 def decompensation(frame: pl.DataFrame, offsets: np.ndarray, first_label_hour: int) -> Target:
-    """Death within the next 24 hours, at every hour to the end of the unit stay.
+    """Death within the next 24 hours, at every hour from the first label's to the end of the unit stay.
 
     The time of death is the unit's discharge for deaths there and the hospital's discharge for later ones. No
     label where the outcome or that time is unknown.
-
-    Args:
-        frame: The patients.
-        offsets: Of the stays' rows.
-        first_label_hour: The first hour.
     """
     hour = hours_of(offsets)
     rows = np.diff(offsets)

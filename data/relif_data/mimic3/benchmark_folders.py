@@ -43,34 +43,21 @@ def is_benchmark_folder(root: Path) -> bool:
 def prepare_benchmark_folder(
     root: Path,
     target: Path,
-    *,
-    validation_share: float = 0.15,
-    seed: int = 0,
-    output_policy: str = "aggregate",
-    progress: Callable[[str], None] | None = None,
+    validation_share: float,
+    seed: int,
+    output_policy: str,
+    report: Callable[[str], None],
 ) -> Path:
     """Turn the benchmark's task folders into clinical tensors of the tasks found there; return ``target``.
 
     The benchmark's train and test subjects are kept; validation subjects come from its ``val_listfile.csv``
-    where there is one, else from the training subjects. Stays are numbered 1000 x subject + episode, since
-    the folders do not name them.
-
-    Args:
-        root: Holds the task folders.
-        target: Folder of the tensors.
-        validation_share: Of the training subjects, where there is no list.
-        seed: Of that draw.
-        output_policy: "aggregate" (credentialed data) or "person".
-        progress: Called with a line of text per step.
+    where there is one, else by ``validation_share`` and ``seed`` from the training subjects. Stays are
+    numbered 1000 x subject + episode, since the folders do not name them. Options are those of ``prepare``.
 
     Raises:
         DataError: Missing files, or lists that contradict each other.
     """
-    report = progress or (lambda message: None)
-    root = Path(root)
     lists = {task: _read_lists(root / name) for task, name in FOLDERS.items() if (root / name).is_dir()}
-    if not lists:
-        raise DataError(f"{root}: none of the task folders {', '.join(FOLDERS.values())} is there")
     present = [name for name in FOLDERS if name in lists]
     report(f"lists: {', '.join(FOLDERS[name] for name in present)}")
     try:

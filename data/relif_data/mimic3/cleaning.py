@@ -84,17 +84,12 @@ def chosen_repairs(compatibility: str, repairs: Iterable[str] | str | None = Non
 def clean(
     rows: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the rows that carry a value, and the numbers behind their keys.
+    """Return the rows of ``MappedEvents`` that carry a value, and the numbers behind their keys.
 
     Rows have ``stay``, ``time``, ``channel``, ``key`` and ``text_key``: of several rows of a channel at one
     chart time the one with the greatest ``key`` wins (``text_key`` is the benchmark's). The second frame
     gives the ``number`` of every (channel, key, text_key); for categorical channels it is the position of the
-    category.
-
-    Args:
-        rows: With the columns of ``MappedEvents``.
-        repairs: In force.
-        counts: Every exclusion adds to them.
+    category. Every exclusion adds to ``counts``.
 
     Raises:
         DataError: One ROW_ID stands for different events.
@@ -129,10 +124,11 @@ def _without_repeats(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     return single
 
 
-def _dropped(rows: pl.DataFrame, condition: pl.Expr, reason: str, counts: Counter[str]) -> pl.DataFrame:
-    kept = rows.filter(~condition)
-    counts[reason] += rows.height - kept.height
-    return kept
+def _dropped(frame: pl.DataFrame, condition: pl.Expr, reason: str, counts: Counter[str]) -> pl.DataFrame:
+    """Leave out rows, or triples that stand for ``len`` rows each, and count them."""
+    lost = frame.filter(condition)
+    counts[reason] += int(lost["len"].sum()) if "len" in lost.columns else lost.height
+    return frame.filter(~condition)
 
 
 def meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]) -> pl.DataFrame:
@@ -145,31 +141,22 @@ def meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[str
     frame = triples.join(known, on="itemid")
     stripped = pl.col("value").str.strip_chars()
     frame = frame.with_columns(stripped.alias("stripped"), text=stripped if repairs else pl.col("value"))
-    frame = _dropped_triples(
+    frame = _dropped(
         frame, pl.col("text").is_null() | pl.col("text").is_in(MISSING_TEXTS), "empty_value", counts
     )
     if "blood_only" in repairs:
-        frame = _dropped_triples(frame, pl.col("body_fluid"), "blood_only", counts)
+        frame = _dropped(frame, pl.col("body_fluid"), "blood_only", counts)
     frame = _checked_units(frame, repairs, counts)
     frame = frame.with_columns(raw=_raw_number())
     frame = frame.with_columns(published=_converted(frozenset()), number=_converted(repairs))
-    frame = _dropped_triples(
-        frame, ~pl.col("number").is_finite().fill_null(False), "unreadable_value", counts
-    )
+    frame = _dropped(frame, ~pl.col("number").is_finite().fill_null(False), "unreadable_value", counts)
     for name, code in (("fio2_scale", FIO2), ("fahrenheit", TEMPERATURE)):
         if name in repairs:
             moved = (pl.col("channel") == code) & (pl.col("number") != pl.col("published"))
             counts[name] += int(frame.filter(moved)["len"].sum())
     if "impossible_values" in repairs:
-        frame = _dropped_triples(frame, _impossible(), "impossible_values", counts)
+        frame = _dropped(frame, _impossible(), "impossible_values", counts)
     return _with_keys(frame, repairs).select(*TRIPLE, "channel", "number", "key", "text_key")
-
-
-def _dropped_triples(
-    frame: pl.DataFrame, condition: pl.Expr, reason: str, counts: Counter[str]
-) -> pl.DataFrame:
-    counts[reason] += int(frame.filter(condition)["len"].sum())
-    return frame.filter(~condition)
 
 
 def _checked_units(frame: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]) -> pl.DataFrame:

@@ -88,7 +88,10 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
             texts that are no level of a group, or an empty cohort.
     """
     flow, excluded = CohortFlow(_read_stays(tables), "all ICU stays", "subject_id"), []
-    admissions, patients = _read_admissions(tables), _read_patients(tables)
+    admissions, table = _read_admissions(tables), tables["patients"]
+    patients = table.read({"subject_id": pl.Int64, **dict.fromkeys(("gender", "dob", "dod"), pl.String)})
+    table.refuse_repeats(patients, "subject_id")
+    patients = parse_times(patients, ("dob", "dod"), table)
 
     def keep(rule: str, reason: str, condition: pl.Expr) -> None:
         excluded.append(flow.keep(rule, condition).select(*IDS, reason=pl.lit(reason)))
@@ -119,7 +122,7 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
         death_hours=_seconds("intime", "deathtime") / 3600.0,
     )
     refuse_lost(
-        f"{tables['patients'].path}: DOB of",
+        f"{table.path}: DOB of",
         int((stays["age"].is_null() | (stays["age"] < 0)).sum()),
         stays.height,
         "stays is missing or after INTIME, so that nobody knows the age; export both tables again",
@@ -149,12 +152,12 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
     heads = stays.select(_ethnicity()).to_series()
     known = (*ETHNICITY_CODES, *OTHER_ETHNICITIES)
     units = (*CARE_UNITS[:-1], *OTHER_UNITS)
-    for table, column, other, levels in (
+    for name, column, other, levels in (
         ("patients", "GENDER", stays["gender_code"] == 3, ("F", "M")),
         ("admissions", "ETHNICITY", ~heads.is_in(known), known),
         ("icustays", "LAST_CAREUNIT", ~stays["last_careunit"].fill_null("").is_in(units), units),
     ):
-        refuse_unknown_levels(tables[table].path, column, int(other.sum()), levels, stays.height)
+        refuse_unknown_levels(tables[name].path, column, int(other.sum()), levels, stays.height)
     return Cohort(stays, pl.concat(excluded), tuple(flow.steps))
 
 
@@ -212,13 +215,6 @@ def _read_admissions(tables: Mapping[str, Table]) -> pl.DataFrame:
         f" {first_of(differ)}); export both columns again",
     )
     return frame
-
-
-def _read_patients(tables: Mapping[str, Table]) -> pl.DataFrame:
-    table = tables["patients"]
-    frame = table.read({"subject_id": pl.Int64, **dict.fromkeys(("gender", "dob", "dod"), pl.String)})
-    table.refuse_repeats(frame, "subject_id")
-    return parse_times(frame, ("dob", "dod"), table)
 
 
 def _seconds(start: str, end: str) -> pl.Expr:

@@ -26,6 +26,7 @@ from relif_data.tables import FEW, LOST_SHARE, VALUE_SHARE, Table, Types, refuse
 EVENT_TABLES = ("chartevents", "labevents", "outputevents")
 PART_ROWS = 500_000
 """Rows of a file of mapped events, sorted by stay: a run of stays is found in it without reading the rest."""
+_FLAGGED = r"(?i)^\s*(1(\.0+)?|t|true)\s*$"
 _COMPACT_ROWS = 2_000_000
 _REPORT_ROWS = 5_000_000
 CAUSES = {
@@ -104,7 +105,7 @@ def _scan_table(
 ) -> list[Path]:
     """Write a table's counts by (subject, admission, stay), and its mapped rows in parts sorted by stay."""
     name = table.name.lower()
-    ids = [column for column in ("row_id", *IDS) if table.has(column)]
+    ids = [column for column in ("row_id", *IDS) if column in table.header]
     types: dict[str, Any] = dict.fromkeys(ids, pl.Int64)
     mapped = name != "outputevents"
     if mapped:
@@ -168,10 +169,9 @@ def _mapped_rows(lazy: pl.LazyFrame, types: Mapping[str, Any], number: int, coho
     def column(name: str, kind: type[pl.DataType]) -> pl.Expr:
         return pl.col(name) if name in types else pl.lit(None, dtype=kind)
 
-    by_admission = cohort.stays.lazy().select(
-        "subject_id", "hadm_id", pl.col("icustay_id").alias("own"), pl.col("stay").alias("admission_stay")
-    )
-    by_stay = cohort.stays.lazy().select("subject_id", "icustay_id", pl.col("stay").alias("own_stay"))
+    stays = cohort.stays.lazy()
+    by_admission = stays.select("subject_id", "hadm_id", own="icustay_id", admission_stay="stay")
+    by_stay = stays.select("subject_id", "icustay_id", own_stay="stay")
     valid = pl.col("admission_stay").is_not_null() & (
         pl.col("icustay_id").is_null() | (pl.col("icustay_id") == pl.col("own"))
     )
@@ -181,44 +181,36 @@ def _mapped_rows(lazy: pl.LazyFrame, types: Mapping[str, Any], number: int, coho
         .join(by_stay, on=["subject_id", "icustay_id"], how="left")
         .filter(valid | recovered)
         .select(
-            pl.lit(number, dtype=pl.UInt8).alias("table"),
-            column("row_id", pl.Int64).alias("row_id"),
-            pl.coalesce("admission_stay", "own_stay").alias("stay"),
-            recovered.alias("recovered"),
-            column("itemid", pl.Int32).alias("itemid"),
-            time_of(column("charttime", pl.String)).dt.epoch("s").alias("time"),
-            column("value", pl.String).alias("value"),
-            column("valueuom", pl.String).fill_null("").str.strip_chars().str.to_lowercase().alias("unit"),
-            column("error", pl.String)
-            .str.contains(r"(?i)^\s*(1(\.0+)?|t|true)\s*$")
-            .fill_null(False)
-            .alias("flagged"),
+            table=pl.lit(number, dtype=pl.UInt8),
+            row_id=column("row_id", pl.Int64),
+            stay=pl.coalesce("admission_stay", "own_stay"),
+            recovered=recovered,
+            itemid=column("itemid", pl.Int32),
+            time=time_of(column("charttime", pl.String)).dt.epoch("s"),
+            value=column("value", pl.String),
+            unit=column("valueuom", pl.String).fill_null("").str.strip_chars().str.to_lowercase(),
+            flagged=column("error", pl.String).str.contains(_FLAGGED).fill_null(False),
         )
     )
 
 
 def _validation_counts(groups: pl.DataFrame, cohort: Cohort) -> pl.DataFrame:
     """Return, per cohort subject, the number of rows at each step of validation."""
-    own = cohort.stays.select("subject_id", "hadm_id", pl.col("icustay_id").alias("own"))
+    own = cohort.stays.select("subject_id", "hadm_id", own="icustay_id")
     subjects = cohort.stays.select("subject_id").unique()
-    rows = groups.join(subjects, on="subject_id", how="semi").join(
-        own, on=["subject_id", "hadm_id"], how="left"
-    )
-    no_admission = pl.col("hadm_id").is_null()
-    known = pl.col("own").is_not_null()
-    no_stay = pl.col("icustay_id").is_null()
+    rows = groups.join(subjects, on="subject_id", how="semi").join(own, on=IDS[:2], how="left")
+    no_admission, known = pl.col("hadm_id").is_null(), pl.col("own").is_not_null()
     other = known & (pl.col("icustay_id") != pl.col("own")).fill_null(False)
-
-    def total(condition: pl.Expr, name: str) -> pl.Expr:
-        return pl.col("len").filter(condition).sum().alias(name)
-
+    conditions = {
+        "n_events": pl.lit(True),
+        "empty_hadm": no_admission,
+        "no_hadm_in_stay": ~no_admission & ~known,
+        "no_icustay_recovered": known & pl.col("icustay_id").is_null(),
+        "icustay_missing_in_stays": other,
+        "kept": known & ~other,
+    }
     counted = rows.group_by("subject_id").agg(
-        pl.col("len").sum().alias("n_events"),
-        total(no_admission, "empty_hadm"),
-        total(~no_admission & ~known, "no_hadm_in_stay"),
-        total(known & no_stay, "no_icustay_recovered"),
-        total(other, "icustay_missing_in_stays"),
-        total(known & ~other, "kept"),
+        pl.col("len").filter(condition).sum().alias(name) for name, condition in conditions.items()
     )
     return subjects.join(counted, on="subject_id", how="left").fill_null(0).sort("subject_id")
 
@@ -235,14 +227,7 @@ def refuse_losses(
     Wanted are the rows of mapped items that belong to stays of the cohort. Times may be unreadable, or a year
     away from the stay, in 1 % of a table's, and a day away in half of CHARTEVENTS (laboratories serve the
     whole hospital); a value, or its unit, in half of a channel's rows of a table. Ten rows or fewer never
-    refuse.
-
-    Args:
-        tables: As opened.
-        cohort: The selected stays.
-        events: Of ``scan_events`` over both.
-        repairs: In force.
-        report: Hears of times a year away that are too few to refuse.
+    refuse; ``report`` hears of times a year away that are too few.
 
     Raises:
         DataError: A ceiling is exceeded.

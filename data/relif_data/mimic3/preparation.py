@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -113,14 +113,7 @@ def prepare(
             "test_share": test_share,
         }
         refuse_changed(prepare, of_tables, f"{source} holds the benchmark's task folders, which fix this")
-        return prepare_benchmark_folder(
-            source,
-            target,
-            validation_share=validation_share,
-            seed=seed,
-            output_policy=output_policy,
-            progress=progress,
-        )
+        return prepare_benchmark_folder(source, target, validation_share, seed, output_policy, report)
     of_folders = {"output_policy": output_policy}
     refuse_changed(prepare, of_folders, "the licence file beside raw tables decides this")
     chosen = chosen_repairs(compatibility, repairs)
@@ -130,9 +123,11 @@ def prepare(
             " 0 and together below 1"
         )
     # A list that cannot be read is named before hours of reading tables.
-    for path in (train_subjects, validation_subjects, test_subjects):
-        if path is not None:
-            read_subject_list(Path(path))
+    lists = {
+        code: (path, read_subject_list(Path(path)))
+        for code, path in enumerate((train_subjects, validation_subjects, test_subjects))
+        if path is not None
+    }
     tables = find_tables(source, chosen)
     refuse_other_sources(target, "mimic3", tables)
     terms = _terms(tables["icustays"].path.parent)
@@ -141,22 +136,15 @@ def prepare(
     unread = sum(sum(tables[name].unreadable.values()) for name in EVENT_TABLES if name in tables)
     counts.update({"unreadable_id": unread} if unread else {})
     arrays, stays, steps = _assemble(extraction, counts, report)
-    split = subject_split(
-        stays["subject_id"].to_numpy(),
-        train_subjects=train_subjects,
-        validation_subjects=validation_subjects,
-        test_subjects=test_subjects,
-        shares=(validation_share, test_share),
-        seed=seed,
-    )
+    subjects = stays["subject_id"].to_numpy()
     contents = ClinicalContents(
         **terms,
         sources=[file for table in tables.values() for file in table.files],
         channels=tensor_channels(),
         tasks=tensor_tasks(),
         stays=stays["icustay_id"].to_numpy(),
-        subjects=stays["subject_id"].to_numpy(),
-        split=split,
+        subjects=subjects,
+        split=subject_split(subjects, lists, (validation_share, test_share), seed),
         groups=GROUPS,
         group_codes=_group_codes(stays),
         cohort=(*extraction.cohort.steps, *steps),
@@ -271,39 +259,29 @@ def series_of(
 
 
 def subject_split(
-    subjects: np.ndarray,
-    *,
-    train_subjects: Path | None = None,
-    validation_subjects: Path | None = None,
-    test_subjects: Path | None = None,
-    shares: tuple[float, float] = (0.15, 0.15),
-    seed: int = 0,
+    subjects: np.ndarray, lists: Mapping[int, tuple[Path, np.ndarray]], shares: tuple[float, float], seed: int
 ) -> np.ndarray:
     """Return 0, 1 or 2 (train, validation, test) per stay, by lists where given, the rest drawn by subject.
 
-    With a test list but no validation list, the validation part is drawn from the other subjects; a subject
-    in no list is train.
+    ``lists`` gives a part's file and ids, ``shares`` are those of validation and test subjects. With a test
+    list but no validation list, the validation part is drawn from the other subjects; a subject in no list is
+    train.
 
     Raises:
-        DataError: A list is unreadable or names no subject of the data, or two lists share a subject.
+        DataError: A list names no subject of the data, or two lists share a subject.
     """
-    if test_subjects is None and validation_subjects is None and train_subjects is None:
-        return split_by_subject(subjects, shares[0], shares[1], seed)
-    split = np.zeros(len(subjects), dtype=np.uint8)
-    taken = np.zeros(len(subjects), dtype=bool)
-    for code, path in ((0, train_subjects), (1, validation_subjects), (2, test_subjects)):
-        if path is None:
-            continue
-        chosen = np.isin(subjects, read_subject_list(Path(path)))
+    if not lists:
+        return split_by_subject(subjects, *shares, seed)
+    split, taken = np.zeros(len(subjects), dtype=np.uint8), np.zeros(len(subjects), dtype=bool)
+    for code, (path, ids) in lists.items():
+        chosen = np.isin(subjects, ids)
         if (chosen & taken).any():
             raise DataError(f"{path} shares subjects with another list; each subject belongs to one split")
         if not chosen.any():
             raise DataError(f"{path} names no subject of these tables; is it the list of another data set?")
         split[chosen], taken = code, taken | chosen
-    if validation_subjects is None:
-        free = (split == 0) & (~taken if train_subjects is not None else True)
-        if free.any():
-            split[free] = split_by_subject(subjects[free], shares[0], 0.0, seed)
+    if 1 not in lists and not taken.all():
+        split[~taken] = split_by_subject(subjects[~taken], shares[0], 0.0, seed)
     return split
 
 

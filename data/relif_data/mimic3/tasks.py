@@ -21,10 +21,10 @@ from relif_data.labels import (
 )
 from relif_data.mimic3.channels import phenotypes
 from relif_data.mimic3.series import EPSILON_HOURS
-from relif_data.tables import Table
+from relif_data.tables import FEW, LOST_SHARE, Table
 
 LAST_UNLABELLED_HOUR = 4
-FOREIGN_SHARE, MANY = 0.01, 1000
+MANY = 1000
 _ICD9 = r"^(\d{3,5}|V\d{2,4}|E\d{3,4})$"
 _ICD10 = r"^[A-DF-UW-Z]\d[0-9A-Z]{1,5}$"
 
@@ -56,11 +56,8 @@ def label_stays(
     died = stays["mortality"].to_numpy().astype(bool)
     first = stays["first_hours"].to_numpy()
     hour = hours_of(offsets_of(bins))
-    row_length = np.repeat(length, bins)
-    row_death = np.repeat(death, bins)
-    staying = (
-        (hour > LAST_UNLABELLED_HOUR) & (hour > np.repeat(first, bins)) & (hour < row_length + EPSILON_HOURS)
-    )
+    row_length, row_death, row_first = (np.repeat(hours, bins) for hours in (length, death, first))
+    staying = (hour > np.maximum(row_first, LAST_UNLABELLED_HOUR)) & (hour < row_length + EPSILON_HOURS)
     alive = staying & (hour < row_death + EPSILON_HOURS)
     remaining = np.round(row_length - hour, 6)
     dying = np.repeat(died, bins) & (row_death - hour < DECOMPENSATION_HOURS)
@@ -102,10 +99,6 @@ def read_diagnoses(tables: dict[str, Table], repairs: frozenset[str]) -> pl.Data
     Codes with a point (401.9), from a column of floats (4019.0), padded or in lower case are read; where a
     spreadsheet took the leading zeros of the diagnoses they are put back by the dictionary.
 
-    Args:
-        tables: The source tables.
-        repairs: The repairs in force.
-
     Returns:
         subject_id, hadm_id, icd9_code.
 
@@ -128,13 +121,12 @@ def read_diagnoses(tables: dict[str, Table], repairs: frozenset[str]) -> pl.Data
         names = source.read({"icd9_code": pl.String}).drop_nulls()
         dictionary = names.select(icd9_code=_plain(names["icd9_code"])).unique()
         diagnoses = _zeros_restored(diagnoses, dictionary, table, source)
-    code = pl.col("icd9_code")
     for kind, few, condition in (
-        ("a code of ICD-10", 0, code.str.contains(_ICD10)),
-        ("no ICD-9 code", 10, ~code.str.contains(_ICD9)),
+        ("a code of ICD-10", 0, pl.col("icd9_code").str.contains(_ICD10)),
+        ("no ICD-9 code", FEW, ~pl.col("icd9_code").str.contains(_ICD9)),
     ):
         foreign = diagnoses.filter(condition)
-        if foreign.height > max(FOREIGN_SHARE * diagnoses.height, few):
+        if foreign.height > max(LOST_SHARE * diagnoses.height, few):
             raise DataError(
                 f"{table.path}: ICD9_CODE of {foreign.height:,} of {diagnoses.height:,} rows is {kind}"
                 f" (first: data row {foreign['place'][0]}); phenotypes are defined by ICD-9: take"
