@@ -7,17 +7,12 @@ import typer
 
 from relif_core.errors import InputError
 from relif_core.options import read_pairs, typed_options
+from relif_data import REGISTRY, prepare
 
 
 def register(app: typer.Typer) -> None:
     """Add this package's command to the command line."""
     app.command()(data)
-
-
-def _sources() -> list[str]:
-    from relif_data import REGISTRY
-
-    return ["list", "check", "nyuv2_travel", *REGISTRY]
 
 
 def data(
@@ -28,7 +23,7 @@ def data(
                 "A source's name, `check` to verify a tensor folder, `list`, or nyuv2_travel: a small form of"
                 " NYUv2."
             ),
-            autocompletion=_sources,
+            autocompletion=lambda: ["list", "check", "nyuv2_travel", *REGISTRY],
         ),
     ],
     place: Annotated[
@@ -44,8 +39,7 @@ def data(
 ) -> None:
     """Turn raw tables into tensors, verify a tensor folder, or list the sources."""
     from relif_core.problems import check_folder
-    from relif_data import REGISTRY, prepare
-    from relif_data.closing import closing_lines
+    from relif_data.summary import closing_lines
 
     if source == "list":
         for name, entry in REGISTRY.items():

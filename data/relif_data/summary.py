@@ -2,22 +2,28 @@
 
 ``summarise_tensors`` gives plain values that fit a small JSON file. Where the data came from a credentialed
 source, or its open demo, counts that fewer than ``least`` stays make are hidden (None), and so is what would
-let a reader compute them from the rest.
+let a reader compute them from the rest. ``closing_lines`` says the same at the end of ``relif data``: cohort,
+drops and classes, so that a wrong reading is seen early.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from relif_core.errors import InputError
+from relif_core.tensors.clinical import FORMAT as CLINICAL
 from relif_core.tensors.clinical import SPLITS, ClinicalTensors, Group, Task
+from relif_core.tensors.folder import read_manifest
+from relif_data.sources import REGISTRY
 
 FORMAT = "relif-data-summary-1"
 SMALL_CELL = 10
-GUARDED = ("mimic3", "eicu")
 MOST_LEVELS = 12
+#: Notes of the manifest that tell what was not read; those of rules and sources stay there.
+_LOSSES = re.compile(r"left out: \d|out of range|are no numbers|without a? ?label|dropped|passed over")
 
 # A whole number in a note counts people or cells, but for hours, days, bounds, versions and volumes.
 _COUNT = re.compile(
@@ -30,7 +36,8 @@ Count = int | None
 
 def least_count(tensors: ClinicalTensors) -> int:
     """Return the smallest count of stays that may be shown: 1 for simulated or per-person data, else 10."""
-    guarded = tensors.dataset in GUARDED or tensors.manifest["output_policy"] != "person"
+    known = tensors.dataset in REGISTRY and REGISTRY[tensors.dataset].guarded
+    guarded = known or tensors.manifest["output_policy"] != "person"
     return SMALL_CELL if guarded and not tensors.manifest["synthetic"] else 1
 
 
@@ -55,11 +62,7 @@ def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dic
     subjects, split = arrays["subjects"], arrays["split"]
     return {
         "format": FORMAT,
-        "dataset": tensors.dataset,
-        "title": manifest["title"],
-        "licence": manifest["licence"],
-        "synthetic": manifest["synthetic"],
-        "fingerprint": tensors.fingerprint,
+        **{name: manifest[name] for name in ("dataset", "title", "licence", "synthetic", "fingerprint")},
         "least_count": least,
         "stays": len(split),
         "subjects": len(np.unique(subjects)),
@@ -72,12 +75,11 @@ def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dic
         "channels": _channels(tensors, least),
         "tasks": [_task(tensors, task, least) for task in tensors.tasks],
         "groups": [_group(group, arrays[f"groups/{group.name}"], least) for group in tensors.groups],
-        "notes": [_COUNT.sub(lambda found: _said(found[0], least), note) for note in manifest["notes"]],
+        "notes": [
+            _COUNT.sub(lambda found: f"fewer than {least}" if 0 < int(found[0]) < least else found[0], note)
+            for note in manifest["notes"]
+        ],
     }
-
-
-def _said(count: str, least: int) -> str:
-    return f"fewer than {least}" if 0 < int(count) < least else count
 
 
 def merged_steps(steps: Sequence[Mapping[str, Any]], least: int) -> list[dict[str, Any]]:
@@ -119,16 +121,11 @@ def _channels(tensors: ClinicalTensors, least: int) -> list[dict[str, Any]]:
     channels = []
     for index, channel in enumerate(tensors.channels):
         seen = np.asarray(observed[:, index])
-        stays = int((np.add.reduceat(seen, offsets[:-1], dtype=np.int64) > 0).sum())
-        shown = _shown(stays, len(offsets) - 1, least)
+        stays = int(np.logical_or.reduceat(seen, offsets[:-1]).sum())
+        hours = int(seen.sum(dtype=np.int64)) if stays == 0 or stays >= least else None
+        shown = {"observed_hours": hours, "observed_stays": _shown(stays, len(offsets) - 1, least)}
         channels.append(
-            {
-                "name": channel.name,
-                "unit": channel.unit,
-                "columns": len(channel.columns),
-                "observed_hours": int(seen.sum(dtype=np.int64)) if stays == 0 or stays >= least else None,
-                "observed_stays": shown,
-            }
+            {"name": channel.name, "unit": channel.unit, "columns": len(channel.columns), **shown}
         )
     return channels
 
@@ -171,16 +168,8 @@ def _task(tensors: ClinicalTensors, task: Task, least: int) -> dict[str, Any]:
             "stays": None if hidden else carriers,
             "counts": counts,
         }
-    return {
-        "name": task.name,
-        "title": task.title,
-        "kind": task.kind,
-        "level": task.level,
-        "horizon_hours": task.horizon_hours,
-        "class_names": list(task.class_names),
-        "unit": task.unit,
-        "splits": splits,
-    }
+    told = {name: getattr(task, name) for name in ("name", "title", "kind", "level", "horizon_hours")}
+    return {**told, "class_names": list(task.class_names), "unit": task.unit, "splits": splits}
 
 
 def _shown(count: int, total: int, least: int) -> Count:
@@ -206,12 +195,51 @@ def guarded_effects(rows: Sequence[Mapping[str, Any]], least: int) -> list[dict[
     """
     guarded = []
     for row in rows:
-        few = 0 < row["stays"] < least
-        item = dict(row)
-        for name in ("value_cells", "mask_cells", "stays"):
-            item[name] = None if few else row[name]
-        for name in row:
-            if name.endswith("_labels") and 0 < row[name] < least:
-                item[name] = None
-        guarded.append(item)
+        hidden = {name for name in row if name.endswith("_labels") and 0 < row[name] < least}
+        hidden |= {"value_cells", "mask_cells", "stays"} if 0 < row["stays"] < least else set()
+        guarded.append({name: None if name in hidden else cell for name, cell in row.items()})
     return guarded
+
+
+def closing_lines(folder: Path) -> list[str]:
+    """Return a tensor folder's closing summary, small cells hidden; empty for image tensors."""
+    if read_manifest(folder)["format"] != CLINICAL:
+        return []
+    tensors = ClinicalTensors.open(folder)
+    found = summarise_tensors(tensors)
+    least = found["least_count"]
+    lines = [
+        f"cohort: {step['rule']}: {_told(step['stays'], least)} stays left, {_told(step['removed'], least)}"
+        " removed"
+        for step in found["cohort"]
+    ]
+    drops = tensors.manifest["options"].get("counts", {})
+    lines += [
+        f"rows: {name}: {_told(count if count >= least else None, least)}"
+        for name, count in drops.items()
+        if count
+    ]
+    lines += [f"note: {note}" for note in found["notes"] if _LOSSES.search(note)]
+    lines += [
+        f"{group['name']}: {_levels(group['levels'], group['stays'])}"
+        for group in found["groups"]
+        if group["stays"]
+    ]
+    for task in found["tasks"]:
+        names = task["class_names"] or ["no", "yes"]
+        for split, part in task["splits"].items():
+            head = f"{task['title']}, {split}: {_told(part['labels'], least)} labels"
+            shown = len(names) <= MOST_LEVELS
+            lines.append(f"{head}; {_levels(names, part['counts'])}" if shown else head)
+    return lines
+
+
+def _told(count: Count, least: int) -> str:
+    return f"hidden (fewer than {least})" if count is None else f"{count:,}"
+
+
+def _levels(names: Sequence[str], counts: Sequence[Count]) -> str:
+    return ", ".join(
+        f"{name} {'hidden' if count is None else f'{count:,}'}"
+        for name, count in zip(names, counts, strict=True)
+    )

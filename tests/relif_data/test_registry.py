@@ -24,6 +24,8 @@ def test_all_sources_are_registered_under_their_name():
 def test_every_entry_is_complete(name):
     entry = source(name)
     assert entry.title
+    assert entry.short
+    assert entry.synthetic == name.startswith("synthetic")
     assert entry.licence
     assert entry.access
     assert entry.expected
@@ -45,6 +47,7 @@ def test_credentialed_patients_leave_the_machine_as_aggregates_only():
         "mimic3",
         "eicu",
     }
+    assert all(entry.guarded == (entry.output_policy == "aggregate") for entry in REGISTRY.values())
 
 
 def test_importing_the_registry_loads_no_heavy_library():

@@ -13,9 +13,9 @@ from relif_book.figures.style import new_figure
 from relif_core.errors import InputError
 from relif_core.tensors.clinical import ClinicalTensors
 from relif_data import prepare
-from relif_data.closing import closing_lines
 from relif_data.summary import (
     SMALL_CELL,
+    closing_lines,
     guarded_effects,
     least_count,
     merged_steps,

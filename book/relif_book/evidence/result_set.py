@@ -23,17 +23,12 @@ from relif_core.errors import RecordError
 from relif_core.files import read_json
 from relif_core.problems import kind_of_settings
 from relif_core.record import Record
+from relif_data.sources import REGISTRY
 
 #: Fewer deaths than this among the test stays leave the order of methods open.
 FEW = 50
 #: Data sets in two words.
-SHORT_NAMES = {
-    "physionet2012": "PhysioNet 2012",
-    "eicu": "eICU",
-    "mimic3": "MIMIC-III",
-    "nyuv2": "NYUv2",
-    "synthetic_icu": "simulated stays",
-}
+SHORT_NAMES = {name: source.short for name, source in REGISTRY.items()}
 
 
 @dataclass(frozen=True)

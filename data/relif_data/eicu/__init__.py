@@ -16,7 +16,7 @@ from relif_core.tensors.clinical import write_tensors
 from relif_core.tensors.folder import refuse_to_overwrite
 from relif_data.eicu.hourly import hourly_tensors
 from relif_data.eicu.raw_tables import table_tensors
-from relif_data.labels import refuse_changed
+from relif_data.labels import refuse_changed, require_integer
 from relif_data.resume import Work
 
 
@@ -68,10 +68,8 @@ def prepare(
         raise InputError(f"layout={layout!r}: choose auto, tables or hourly")
     if mortality not in ("hospital", "unit"):
         raise InputError(f"mortality={mortality!r}: choose hospital or unit")
-    if mortality_hours < 1 or first_label_hour < 1:
-        raise InputError(
-            f"mortality_hours={mortality_hours}, first_label_hour={first_label_hour}: both must be at least 1"
-        )
+    require_integer("mortality_hours", mortality_hours, least=1)
+    require_integer("first_label_hour", first_label_hour, least=1)
     if maximum_hours is not None and maximum_hours < max(mortality_hours, first_label_hour):
         raise InputError(
             f"maximum_hours={maximum_hours}: must reach mortality_hours and first_label_hour, or be None"

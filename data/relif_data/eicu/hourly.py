@@ -19,18 +19,10 @@ from relif_core.errors import DataError, listed
 from relif_core.files import described
 from relif_core.tensors.clinical import Channel, ClinicalContents
 from relif_data.eicu import targets
-from relif_data.eicu.cohort import (
-    HOSPITAL_COLUMNS,
-    PATIENT_COLUMNS,
-    CohortFlow,
-    groups_of,
-    read_patients,
-    terms_of,
-)
-from relif_data.imputation import forward_fill
-from relif_data.labels import split_by_subject
+from relif_data.eicu.cohort import HOSPITAL_COLUMNS, PATIENT_COLUMNS, contents_of, read_patients, terms_of
+from relif_data.labels import CohortFlow, forward_fill, offsets_of
 from relif_data.sources import own_table
-from relif_data.tables import FEW, LOST_SHARE, READ_ERRORS, VALUE_SHARE, find_tables, unreadable
+from relif_data.tables import READ_ERRORS, VALUE_SHARE, find_tables, refuse_lost, unreadable
 
 TASKS = ("los", "mortality24")
 CAPPED_HOURS = 168
@@ -83,11 +75,8 @@ def hourly_tensors(
     flow = CohortFlow(patients.frame, "unit stays in table patient")
     present = values["stay_id"].unique()
     strangers = int((~present.is_in(patients.frame["stay"].implode())).sum())
-    if strangers > max(LOST_SHARE * len(present), FEW):
-        raise DataError(
-            f"{source}: {strangers} of {len(present)} stays of the hourly files are not in table patient;"
-            " take both from one release"
-        )
+    rest = "stays of the hourly files are not in table patient; take both from one release"
+    refuse_lost(f"{source}:", strangers, len(present), rest)
     flow.keep(
         "on the hourly grid (long enough, measured enough: chosen by its makers)",
         pl.col("stay").is_in(present.implode()),
@@ -103,7 +92,7 @@ def hourly_tensors(
     rows = values.join(hours, left_on="stay_id", right_on="stay").filter(pl.col("hour") < pl.col("last"))
     rows = rows.sort("stay_id", "hour")
     counts = rows.group_by("stay_id", maintain_order=True).len()["len"].cast(pl.Int64).to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(counts)])
+    offsets = offsets_of(counts)
     raw = rows.select(*VARIABLES).to_numpy()
     observed = np.isfinite(raw)
     normal = np.array([variable[2] for variable in VARIABLES.values()])
@@ -111,23 +100,16 @@ def hourly_tensors(
 
     length = targets.length_of_stay(minutes, offsets, first_label_hour)
     mortality, alive_later = _mortality(frame, deaths.labels, counts)
-    groups, codes, group_notes = groups_of(frame, tables.get("hospital"))
-    subjects = frame["subject"].to_numpy()
+    found, shares = [mortality, length], (validation_fraction, test_fraction)
+    of_stays, group_notes = contents_of(frame, found, tables.get("hospital"), shares, seed)
     return ClinicalContents(
         **terms,
+        **of_stays,
         sources=[*los.files, *deaths.files, *(file for table in tables.values() for file in table.files)],
         channels=[Channel(name, unit, (key,), start) for key, (name, unit, start) in VARIABLES.items()],
-        tasks=[mortality.task, length.task],
-        labels={"mortality": mortality.labels, "los": length.labels},
-        label_masks={"mortality": mortality.mask, "los": length.mask},
         values=filled,
         observed=observed,
         offsets=offsets,
-        stays=frame["stay"].to_numpy(),
-        subjects=subjects,
-        split=split_by_subject(subjects, validation_fraction, test_fraction, seed),
-        groups=groups,
-        group_codes=codes,
         cohort=flow.steps,
         notes=[
             *patients.notes,
@@ -150,31 +132,26 @@ def hourly_tensors(
 
 
 def _read_task(folder: Path) -> _Task:
-    files = []
-    frames = {}
-    for name in ("dyn", "outc"):
+    files, frames = [], {}
+    for name, columns in (("dyn", ("stay_id", "time", *VARIABLES)), ("outc", ("stay_id", "label"))):
         path = folder / f"{name}.parquet"
         if not path.is_file():
             raise DataError(f"{path} is missing; the hourly layout has {', '.join(TASKS)} with dyn and outc")
         try:
-            frames[name] = pl.read_parquet(path, glob=False)
+            frame = pl.read_parquet(path, glob=False)
         except READ_ERRORS as error:
             raise unreadable(path, error) from error
-        files.append(described(path) | {"name": f"{folder.name}/{path.name}", "rows": frames[name].height})
-    dyn, outc = frames["dyn"], frames["outc"]
-    for name, columns in (("dyn", ("stay_id", "time", *VARIABLES)), ("outc", ("stay_id", "label"))):
-        _require(frames[name], columns, folder / f"{name}.parquet")
-    timed = outc.with_columns(hour=_hour(outc, folder / "outc.parquet")) if "time" in outc.columns else outc
-    values = dyn.select(
-        pl.col("stay_id").cast(pl.Int64),
-        _hour(dyn, folder / "dyn.parquet").alias("hour"),
-        *(pl.col(name).cast(pl.Float64) for name in VARIABLES),
-    )
+        files.append(described(path) | {"name": f"{folder.name}/{path.name}", "rows": frame.height})
+        _require(frame, columns, path)
+        hours = [_hour(frame, path)] if "time" in frame.columns else []
+        frames[name] = frame.with_columns(pl.col("stay_id").cast(pl.Int64), *hours)
+    values = frames["dyn"].select("stay_id", "hour", pl.col(*VARIABLES).cast(pl.Float64))
     _require_all_hours(values, folder / "dyn.parquet")
-    return _Task(values, timed.with_columns(pl.col("stay_id").cast(pl.Int64)), tuple(files))
+    return _Task(values, frames["outc"], tuple(files))
 
 
 def _require(frame: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
+    """Check that a file has rows, some columns, numbers in all but the time, and whole numbers as ids."""
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise DataError(f"{path} lacks column {listed(map(repr, missing))}")
@@ -187,8 +164,7 @@ def _require(frame: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
             raise DataError(f"{path}: column {column!r} holds {held}, not numbers")
         if kind.is_float() and (endless := int(frame[column].is_infinite().sum())):
             raise DataError(f"{path}: {endless} values of column {column!r} are infinite; leave them empty")
-    stays = frame["stay_id"]
-    if lost := int((stays.is_null() | (stays.cast(pl.Float64) % 1 != 0)).fill_null(True).sum()):
+    if lost := int((frame["stay_id"].cast(pl.Float64) % 1 != 0).fill_null(True).sum()):
         raise DataError(f"{path}: {lost} rows have no whole number as stay_id; fetch the file again")
 
 
@@ -201,23 +177,22 @@ def _hour(frame: pl.DataFrame, path: Path) -> pl.Series:
         milliseconds = (time * HOUR).cast(pl.Int64, strict=False)
     else:
         raise DataError(f"{path}: column 'time' is {time.dtype}, not a duration or a number of hours")
-    broken = (milliseconds.is_null() | (milliseconds < 0) | (milliseconds % HOUR != 0)).fill_null(True)
+    broken = ((milliseconds < 0) | (milliseconds % HOUR != 0)).fill_null(True)
     if broken.any():
         raise DataError(f"{path}: {int(broken.sum())} times are no whole hours since admission")
     return (milliseconds // HOUR).alias("hour")
 
 
 def _require_all_hours(values: pl.DataFrame, path: Path) -> None:
-    """Each stay has each hour from 0 to its last exactly once."""
-    counts = values.group_by("stay_id").agg(
-        pl.len(), pl.col("hour").max().alias("last"), pl.col("hour").n_unique().alias("distinct")
-    )
-    repeated = counts.filter(pl.col("distinct") < pl.col("len"))
-    if repeated.height:
-        raise DataError(f"{path}: {repeated.height} stays have an hour twice; fetch the file again")
-    gaps = counts.filter(pl.col("last") + 1 != pl.col("len"))
-    if gaps.height:
-        raise DataError(f"{path}: {gaps.height} stays lack hours; fetch the file again")
+    """Check that each stay has each hour from 0 to its last exactly once."""
+    hour = pl.col("hour")
+    counts = values.group_by("stay_id").agg(pl.len(), last=hour.max(), distinct=hour.n_unique())
+    for fault, words in (
+        (pl.col("distinct") < pl.col("len"), "have an hour twice"),
+        (pl.col("last") + 1 != pl.col("len"), "lack hours"),
+    ):
+        if stays := counts.filter(fault).height:
+            raise DataError(f"{path}: {stays} stays {words}; fetch the file again")
 
 
 def _mortality(frame: pl.DataFrame, labels: pl.DataFrame, rows: np.ndarray) -> tuple[targets.Target, int]:
@@ -226,13 +201,8 @@ def _mortality(frame: pl.DataFrame, labels: pl.DataFrame, rows: np.ndarray) -> t
         raise DataError("mortality24/outc.parquet has more than one label for a stay; fetch the file again")
     if not labels["label"].cast(pl.Float64).is_in([0.0, 1.0]).all():
         raise DataError("mortality24/outc.parquet has labels other than 0 and 1; fetch the file again")
-    joined = frame.join(
-        labels.select("stay_id", "label"),
-        left_on="stay",
-        right_on="stay_id",
-        how="left",
-        maintain_order="left",
-    )
+    labels = labels.select("label", stay="stay_id")
+    joined = frame.join(labels, on="stay", how="left", maintain_order="left")
     task = targets.mortality(joined, "unit", MORTALITY_HOUR).task
     label = joined["label"].fill_null(0).to_numpy().astype(np.int16)
     mask = joined["label"].is_not_null().to_numpy() & (rows >= MORTALITY_HOUR)
@@ -252,11 +222,14 @@ def _length_notes(rows: pl.DataFrame, labels: pl.DataFrame, frame: pl.DataFrame)
     )
     capped = joined.filter(pl.col("exact") > CAPPED_HOURS)
     same = joined.filter(pl.col("exact").clip(upper_bound=CAPPED_HOURS) == pl.col("label")).height
-    if joined.height - same > max(VALUE_SHARE * joined.height, FEW):
-        raise DataError(
-            f"los/outc.parquet: {joined.height - same} of {joined.height} labels are not the hours left until"
-            " the discharge minute in table patient; take both from one release"
-        )
+    refuse_lost(
+        "los/outc.parquet:",
+        joined.height - same,
+        joined.height,
+        "labels are not the hours left until the discharge minute in table patient; take both from one"
+        " release",
+        VALUE_SHARE,
+    )
     return [
         (
             "Remaining length of stay comes from the discharge minute in table patient, which has no cap: of"

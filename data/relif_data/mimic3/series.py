@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from relif_data.imputation import forward_fill
+from relif_data.labels import forward_fill, offsets_of
 from relif_data.mimic3.channels import channels
 
 EPSILON_HOURS = 1e-6
@@ -23,11 +23,8 @@ def time_series(
 ) -> pl.DataFrame:
     """Return a sorted row per stay, chart time and channel: ``stay``, ``hours`` in, ``channel``, ``number``.
 
-    Args:
-        rows: Of ``clean``.
-        numbers: Of ``clean``.
-        stays: Cohort stays of all subjects in ``rows``.
-        counts: Counts chart times with another winning number than the benchmark's ("numeric_maximum").
+    ``rows`` and ``numbers`` are those of ``clean``, ``stays`` the cohort stays of all their subjects;
+    ``counts`` counts chart times with another winning number than the benchmark's ("numeric_maximum").
     """
     owner = stays.select(
         "stay", "subject", intime=pl.col("intime").dt.epoch("s"), outtime=pl.col("outtime").dt.epoch("s")
@@ -50,23 +47,14 @@ def time_series(
     several = owner.filter(~alone)
     if several.height:
         shared = best.join(several.select("subject").unique(), on="subject", how="semi")
-        charted = (
-            rows.join(several.select("stay"), on="stay", how="semi")
-            .select("subject", "time", "stay")
-            .unique()
-        )
-        within = (
-            shared.select("subject", "time")
-            .unique()
-            .join(several, on="subject")
-            .filter(pl.col("time").is_between(pl.col("intime"), pl.col("outtime")))
-            .select("subject", "time", "stay")
-        )
-        moments = pl.concat([charted, within]).unique()
+        charted = rows.join(several.select("stay"), on="stay", how="semi")
+        inside = pl.col("time").is_between(pl.col("intime"), pl.col("outtime"))
+        within = shared.select("subject", "time").unique().join(several, on="subject").filter(inside)
+        moments = pl.concat(part.select("subject", "time", "stay") for part in (charted, within)).unique()
         single = pl.concat([single, shared.join(moments, on=["subject", "time"]).select(single.columns)])
     return (
         single.join(owner.select("stay", "intime"), on="stay")
-        .with_columns(((pl.col("time") - pl.col("intime")).cast(pl.Float64) / 60.0 / 60.0).alias("hours"))
+        .with_columns(hours=(pl.col("time") - pl.col("intime")).cast(pl.Float64) / 60.0 / 60.0)
         .select("stay", "hours", "channel", "number")
         .sort("stay", "hours", "channel")
     )
@@ -106,7 +94,7 @@ def hourly_grid(series: pl.DataFrame, stay_ids: np.ndarray, bins: np.ndarray) ->
         stay_ids: Ascending values of ``stay``.
         bins: Their numbers of bins.
     """
-    offsets = np.concatenate([[0], np.cumsum(bins)]).astype(np.int64)
+    offsets = offsets_of(bins)
     width = len(channels())
     place = np.searchsorted(stay_ids, series["stay"].to_numpy())
     hour = np.trunc(series["hours"].to_numpy() - EPSILON_HOURS).astype(np.int64)
