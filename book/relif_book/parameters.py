@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from relif_book.project import project_root
@@ -135,13 +136,17 @@ PARAMETERS: Mapping[str, Domain] = {
 }  # fmt: skip
 
 
-def declared_parameters(page: str) -> dict[str, Any]:
+def declared_parameters(page: str, root: Path | None = None) -> dict[str, Any]:
     """Return the names and values of the cell tagged ``parameters`` in ``notebooks/<page>.md``.
+
+    Args:
+        page: Its name.
+        root: The checkout, if not that of the current folder.
 
     Raises:
         InputError: There is no such page, or it has no such cell of plain assignments.
     """
-    source = project_root() / "notebooks" / f"{page}.md"
+    source = (root or project_root()) / "notebooks" / f"{page}.md"
     if not source.is_file():
         raise InputError(f"page source {source.name} does not exist beside the other pages in notebooks/")
     cell = _CELL.search(source.read_text(encoding="utf-8"))
