@@ -131,11 +131,8 @@ def record_folders(source: str) -> tuple[str, ...]:
     if not source.endswith(".ipynb"):
         return ()
     read = read_notebook(Path(source)).metadata.get("relif", {}).get("depends_on", {})
-    return tuple(sorted(name.rpartition("/")[2] for name in read if _is_study(name)))
-
-
-def _is_study(name: str) -> bool:
-    return bool(re.fullmatch(r"data/records/[^/.]+", name)) and bool(runs_of(Path(name).name))
+    named = [name.rpartition("/")[2] for name in read if re.fullmatch(r"data/records/[^/.]+", name)]
+    return tuple(sorted(filter(runs_of, named)))
 
 
 def _figure_links(app: Any, drawing: str, docname: str, up: str, folders: tuple[str, ...]) -> str:

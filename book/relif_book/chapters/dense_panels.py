@@ -142,12 +142,13 @@ def load_models(
     from safetensors.torch import load_file
 
     from relif_core.problems.dense import DenseProblem
+    from relif_core.training.run import WEIGHTS
 
     records = {method: Record.load(folder) for method, folder in folders.items()}
     problem = DenseProblem(DenseTensors.open(data), device, weights=weights)
     models = {}
     for method, folder in folders.items():
-        path = Path(folder) / "model.safetensors"
+        path = Path(folder) / WEIGHTS
         if not path.is_file():
             raise RecordError(
                 f"{path} is missing: panels need the weights of the run, which published records lack"
@@ -197,7 +198,11 @@ def write_panels(
 
 
 def read_panels(folder: Path | str) -> DensePanels:
-    """Read the panels of a published folder; ``RecordError`` where they are missing or damaged."""
+    """Return the panels of a published folder.
+
+    Raises:
+        RecordError: They are missing or damaged.
+    """
     path = Path(folder) / PANELS
     try:
         with np.load(path, allow_pickle=False) as archive:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from relif_book.evidence.audit_table import SCORE_DEFINITION
+from relif_book.evidence.audit_table import audit_record
 from relif_book.evidence.contrasts import Kind, seed_contrast
 from relif_book.evidence.reporting import choose_reference_tolerance
 from relif_book.figures.live import rounded
-from relif_core.audit import AuditContext, AuditResult, audit
+from relif_core.audit import AuditResult
 from relif_core.errors import InputError
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.problems.utility import task_utility
@@ -89,15 +89,7 @@ def leakage_study(
             report(f"{reading}, {method}, seed {seed}")
     first = records["causal", "erm", min(seeds)]
     reference = choose_reference_tolerance(first)
-    context = AuditContext(
-        dataset=f"{tensors.dataset} {tensors.fingerprint[:12]}, labels at hour {hour}",
-        split="test",
-        score_definition=SCORE_DEFINITION,
-    )
-    audits = {
-        name: audit(record.scores(), reference.tolerance, subjects=record.subjects(), context=context)
-        for name, record in records.items()
-    }
+    audits = {name: audit_record(record, reference.tolerance) for name, record in records.items()}
     made = machine(problem.device, first.settings.training.precision)
     del made["source"]
     return {
@@ -183,7 +175,7 @@ def _run_row(name: tuple[str, str, int], record: Record, found: AuditResult) -> 
             {
                 "bias": found.bias,
                 "violation_rate": found.violation_rate,
-                "raw_bias": audit(record.scores(), induced).bias,
+                "raw_bias": audit_record(record, induced).bias,
                 "induced_tolerance": float(np.mean(list(induced.values()))),
             },
             DIGITS,

@@ -193,21 +193,18 @@ def own_calibrated(record: Record, split: str = "test") -> dict[str, np.ndarray]
     return scores
 
 
-def own_bias(results: ResultSet, method: str) -> float:
-    """Return a method's mean Bias, each run's scores by its own quantiles; NaN where clipping hid one."""
-    own = [own_calibrated(record) for record in results.records if record.method == method]
-    known = [scores for scores in own if scores is not None]
-    biases = [audit(scores, results.reference.tolerance).bias for scores in known]
-    return float(np.mean(biases)) if own and len(known) == len(own) else math.nan
-
-
 def both_calibrations(results: ResultSet) -> dict[str, dict[str, float]]:
-    """Return every method's mean Bias at the shared quantiles (key "") and at its own ("-own")."""
-    methods = list(results.summaries)
-    return {
-        "": {method: results.mean(method, "bias") for method in methods},
-        "-own": {method: own_bias(results, method) for method in methods},
-    }
+    """Return every method's mean Bias at the shared quantiles (key "") and at each run's own ("-own").
+
+    NaN where clipping hid one of these.
+    """
+    shared, own = {}, {}
+    for method in results.summaries:
+        shared[method] = results.mean(method, "bias")
+        scores = [own_calibrated(record) for record in results.records if record.method == method]
+        biases = [audit(each, results.reference.tolerance).bias if each else math.nan for each in scores]
+        own[method] = float(np.mean(biases))
+    return {"": shared, "-own": own}
 
 
 def lead_lost(results: ResultSet) -> float:

@@ -15,12 +15,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from relif_book.evidence.audit_table import SCORE_DEFINITION
 from relif_book.evidence.contrasts import seed_contrast, seed_mean
 from relif_book.evidence.reporting import ReferenceTolerance
 from relif_book.figures.live import rounded
 from relif_core.audit import (
-    AuditContext,
     AuditResult,
     audit,
     conformal_tolerance,
@@ -64,7 +62,7 @@ class _Seen:
         )
         return conformal_tolerance(distances, alpha), len(distances)
 
-    def audit(self, tolerance: float, context: AuditContext, codes: np.ndarray | None = None) -> AuditResult:
+    def audit(self, tolerance: float, codes: np.ndarray | None = None) -> AuditResult:
         """Audit the test pools exactly; ``codes`` [stays of the data set] are those of a group."""
         samples = self.test.samples
         return audit(
@@ -72,7 +70,6 @@ class _Seen:
             tolerance,
             subjects={task: self.subjects[own] for task, own in samples.items()},
             groups=None if codes is None else {task: codes[own] for task, own in samples.items()},
-            context=context,
         )
 
 
@@ -132,11 +129,6 @@ def varying_tolerances(
     for split in ("validation", "test"):
         if not reached[tensors.stays_of(split)].any():
             raise InputError(f"hours={listed(hours)}: no stay of the {split} split is {hours[-1]} hours long")
-    context = AuditContext(
-        dataset=f"{tensors.dataset} {tensors.fingerprint[:12]}, stays of {hours[-1]} hours",
-        split="test",
-        score_definition=SCORE_DEFINITION,
-    )
     seen: dict[tuple[str, int], dict[int, _Seen]] = {_name(record): {} for record, _ in runs}
     for hour in hours:
         problem = ClinicalProblem(_read_at(tensors, hour, reached), device, maximum_hours=hour)
@@ -147,10 +139,10 @@ def varying_tolerances(
     calibrated = seen["erm", seeds[0]]
     schedule = {hour: calibrated[hour].own_tolerance(reference.alpha) for hour in hours}
     last = {name: by_hour[hours[-1]] for name, by_hour in seen.items()}
-    groups, group_audits, group_means = _by_group(tensors, last, reference, context)
+    groups, group_audits, group_means = _by_group(tensors, last, reference)
     made = machine(torch.device(device), "float32")
     del made["source"]
-    hour_audits, hour_contrasts = _by_hour(seen, schedule, reference, context, seeds)
+    hour_audits, hour_contrasts = _by_hour(seen, schedule, reference, seeds)
     return {
         "format": FORMAT,
         "dataset": tensors.dataset,
@@ -229,7 +221,6 @@ def _by_group(
     tensors: ClinicalTensors,
     runs: Mapping[tuple[str, int], _Seen],
     reference: ReferenceTolerance,
-    context: AuditContext,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the levels of every group, the audit of every run in every level, and their means over seeds."""
     groups, rows, means = [], [], []
@@ -238,7 +229,7 @@ def _by_group(
         codes = np.asarray(tensors.arrays[f"groups/{group.name}"]).astype(np.int64)
         levels = _levels(group, codes, next(iter(runs.values())), reference.alpha)
         groups.append({"name": group.name, "title": group.title, "levels": levels})
-        fixed = {name: run.audit(reference.tolerance, context, codes).groups for name, run in runs.items()}
+        fixed = {name: run.audit(reference.tolerance, codes).groups for name, run in runs.items()}
         for level in levels:
             if level["left_out"]:
                 continue
@@ -246,7 +237,7 @@ def _by_group(
             own: dict[tuple[str, int], AuditResult] = {}
             for name, run in runs.items():
                 tolerance, _ = run.own_tolerance(reference.alpha, codes[run.validation.order] == code)
-                own[name] = run.audit(tolerance, context, codes).groups[str(code)]
+                own[name] = run.audit(tolerance, codes).groups[str(code)]
                 rows.append(
                     {
                         "group": group.name,
@@ -295,7 +286,6 @@ def _by_hour(
     seen: Mapping[tuple[str, int], Mapping[int, _Seen]],
     schedule: Mapping[int, tuple[float, int]],
     reference: ReferenceTolerance,
-    context: AuditContext,
     seeds: Sequence[int],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return every run's audits by hour under three rulers, and methods minus ERM under the shared two."""
@@ -304,8 +294,8 @@ def _by_hour(
     for (method, seed), by_hour in seen.items():
         for hour, run in by_hour.items():
             tolerance, _ = run.own_tolerance(reference.alpha)
-            fixed = shared["fixed", method, seed, hour] = run.audit(reference.tolerance, context)
-            timed = shared["schedule", method, seed, hour] = run.audit(schedule[hour][0], context)
+            fixed = shared["fixed", method, seed, hour] = run.audit(reference.tolerance)
+            timed = shared["schedule", method, seed, hour] = run.audit(schedule[hour][0])
             rows.append(
                 {
                     "method": method,
@@ -315,7 +305,7 @@ def _by_hour(
                     **_estimates("", fixed),
                     **_estimates("schedule_", timed),
                     "own_tolerance": tolerance,
-                    **_estimates("own_", run.audit(tolerance, context)),
+                    **_estimates("own_", run.audit(tolerance)),
                 }
             )
     for method, ruler, hour in itertools.product(

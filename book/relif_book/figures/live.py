@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from relif_book.page import show_glued
 from relif_core.errors import InputError
 
 #: The figures that ``live.js`` draws.
@@ -41,12 +42,7 @@ def show_live(figure: str, data: Mapping[str, Any] | None = None, *, name: str =
     content = {"text/html": live_html(figure, data), "text/plain": f"A figure that moves: {figure}"}
     display(content, raw=True)
     if name:
-        prefix = "application/papermill.record/"
-        display(
-            {prefix + kind: value for kind, value in content.items()},
-            metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
-            raw=True,
-        )
+        show_glued(name, content)
 
 
 def rounded(value: Any, digits: int = 5) -> Any:
