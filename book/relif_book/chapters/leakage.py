@@ -29,8 +29,6 @@ FORMAT = "relif-leakage-1"
 CONTRASTED: tuple[Kind, ...] = ("bias", "violation_rate")
 #: Hours after the label at which an input is cut, to see how much its length gives away.
 HOURS_AFTER = (0, 6, 12, 24, 48, 72, 96, 144)
-#: More digits than any difference here can mean.
-DIGITS = 6
 
 
 def leakage_study(
@@ -177,8 +175,7 @@ def _run_row(name: tuple[str, str, int], record: Record, found: AuditResult) -> 
                 "violation_rate": found.violation_rate,
                 "raw_bias": audit_record(record, induced).bias,
                 "induced_tolerance": float(np.mean(list(induced.values()))),
-            },
-            DIGITS,
+            }
         ),
     }
 
@@ -195,7 +192,7 @@ def _contrast(
     contrast: dict[str, Any] = {"method": method, "reading": reading}
     for kind in CONTRASTED:
         found = seed_contrast([audits[name] for name in before], [audits[name] for name in after], kind)
-        contrast[kind], contrast[f"{kind}_interval"] = rounded(found, DIGITS)
+        contrast[kind], contrast[f"{kind}_interval"] = rounded(found)
     utilities = {name: record.result["utility"]["test"] for name, record in records.items()}
     for quantity in ("worst", "macro"):
         contrast[quantity] = [

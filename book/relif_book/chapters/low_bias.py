@@ -89,7 +89,7 @@ def coupling_interval(record: Record, tolerance: float, split: str = "test") -> 
     rows = []
     for i, j in task_pairs(list(scores)):
         common, at_i, at_j = np.intersect1d(subjects[i], subjects[j], return_indices=True)
-        if not len(common) == len(np.unique(subjects[i][np.isin(subjects[i], common)])):
+        if any(np.isin(subjects[task], common).sum() > len(common) for task in (i, j)):
             raise RecordError(f"record {record.key[:12]}: a subject has several samples of a task")
         pair = {i: scores[i][at_i], j: scores[j][at_j]}
         low, high = coupling_bounds(pair[i], pair[j], tolerance)

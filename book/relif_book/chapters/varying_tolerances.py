@@ -37,8 +37,6 @@ from relif_data.label_reading import read_labels_at
 
 FORMAT = "relif-varying-tolerances-1"
 HOURS = (12, 24, 36, 48)
-#: More digits than any difference here can mean.
-DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -155,14 +153,14 @@ def varying_tolerances(
         "hours": list(hours),
         "runs": [{"method": record.method, "seed": record.seed, "key": record.key} for record, _ in runs],
         "groups": groups,
-        "group_audits": rounded(group_audits, DIGITS),
-        "group_means": rounded(group_means, DIGITS),
+        "group_audits": rounded(group_audits),
+        "group_means": rounded(group_means),
         "schedule": [
-            {"hour": hour, "tolerance": rounded(tolerance, DIGITS), "pairs": pairs}
+            {"hour": hour, "tolerance": rounded(tolerance), "pairs": pairs}
             for hour, (tolerance, pairs) in schedule.items()
         ],
-        "hour_audits": rounded(hour_audits, DIGITS),
-        "hour_contrasts": rounded(hour_contrasts, DIGITS),
+        "hour_audits": rounded(hour_audits),
+        "hour_contrasts": rounded(hour_contrasts),
         "made": made,
     }
 

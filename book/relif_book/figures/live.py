@@ -28,7 +28,7 @@ def live_html(figure: str, data: Mapping[str, Any] | None = None) -> str:
     """
     if figure not in FIGURES:
         raise InputError(f"no live figure is called {figure!r}; there are {', '.join(FIGURES)}")
-    content = json.dumps(rounded(data or {}), allow_nan=False).replace("</", "<\\/")
+    content = json.dumps(rounded(data or {}, 5), allow_nan=False).replace("</", "<\\/")
     return (
         f'<div class="relif-live" data-live="{figure}"><script'
         f' type="application/json">{content}</script></div>'
@@ -45,8 +45,11 @@ def show_live(figure: str, data: Mapping[str, Any] | None = None, *, name: str =
         show_glued(name, content)
 
 
-def rounded(value: Any, digits: int = 5) -> Any:
-    """Return plain values: arrays as lists, floats at so many significant digits."""
+def rounded(value: Any, digits: int = 6) -> Any:
+    """Return plain values: arrays as lists, floats at so many significant digits.
+
+    Six are more than a difference between audits can mean, five more than a reader of a figure can see.
+    """
     if isinstance(value, Mapping):
         return {name: rounded(item, digits) for name, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
