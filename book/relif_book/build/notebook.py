@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,8 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
             kept["tags"] = tags_of(cell)
         if cell.metadata.get("mystnb"):
             kept["mystnb"] = dict(cell.metadata["mystnb"])
+        if cell.cell_type == "code":
+            cell["outputs"] = _joined(cell.outputs)
         for output in cell.get("outputs", []):
             relif |= output.get("data", {}).pop(PROVENANCE_MIME, {})
             for kind in PICTURES:
@@ -120,6 +123,17 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     notebook["metadata"] = nbformat.from_dict({**_METADATA, **({"relif": relif} if relif else {})})
     notebook["nbformat"], notebook["nbformat_minor"] = 4, 5
     return notebook
+
+
+def _joined(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """Return outputs with each run of pieces of one stream, which a kernel cuts by the clock, as one."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and "name" in output and output.name == joined[-1].get("name"):
+            joined[-1]["text"] += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def seal_of(notebook: NotebookNode) -> str:
