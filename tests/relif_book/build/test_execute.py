@@ -55,6 +55,14 @@ def test_an_executed_page_is_clean_and_comes_out_the_same_twice(project: Path, w
     assert not list((project / "_build" / "failed").iterdir())
 
 
+def test_what_a_cell_prints_is_one_output_however_long_it_takes(project: Path, write_page: WritePage) -> None:
+    write_page(
+        "import time\nfor word in 'abc':\n    print(word, flush=True)\n    time.sleep(0.5)\ndisplay(1)"
+    )
+    printed, shown = run(project).cells[3].outputs
+    assert (printed.text, shown.output_type) == ("a\nb\nc\n", "display_data")
+
+
 def test_parameters_reach_the_page_and_such_a_notebook_never_counts_as_fresh(
     project: Path, write_page: WritePage
 ) -> None:
