@@ -214,7 +214,7 @@ def own_calibrated(record: Record, split: str = "test") -> dict[str, np.ndarray]
 
 def own_bias(results: ResultSet, method: str) -> float:
     """Return a method's mean Bias, each run's scores by its own quantiles; NaN where clipping hid one."""
-    own = [own_calibrated(record) for record in results.records if record.method == method]
+    own = [own_calibrated(record) for record in results.runs[method]]
     known = [scores for scores in own if scores is not None]
     biases = [audit(scores, results.reference.tolerance).bias for scores in known]
     return float(np.mean(biases)) if own and len(known) == len(own) else math.nan
@@ -222,7 +222,7 @@ def own_bias(results: ResultSet, method: str) -> float:
 
 def both_calibrations(results: ResultSet) -> dict[str, dict[str, float]]:
     """Return every method's mean Bias at the shared quantiles (key "") and at its own ("-own")."""
-    methods = list(results.summaries)
+    methods = list(results.runs)
     return {
         "": {method: results.mean(method, "bias") for method in methods},
         "-own": {method: own_bias(results, method) for method in methods},
