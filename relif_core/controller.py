@@ -6,6 +6,7 @@ Every controller has the same small surface: ``update(violation_rate) -> weight`
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 from relif_core.domains import check_domains
@@ -36,10 +37,13 @@ class Controller:
     """
 
     def __init__(self, initial: float, ema: float) -> None:
-        check_domains(type(self).__name__, initial=initial, ema=ema)
-        self.initial = initial
-        self.ema = ema
-        self._weight = float(initial)
+        self.initial, self.ema = initial, ema
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Check the settings and take the initial state; ``InputError`` as of the class."""
+        check_domains(type(self).__name__, **vars(self))
+        self._weight = float(self.initial)
         self._smoothed_rate: float | None = None
         self._updates = 0
 
@@ -135,19 +139,18 @@ class ConstantWeight(Controller):
 class _BoundedController(Controller):
     """A controller with a target, bounds on the weight, and a warm-up during which the weight stays."""
 
-    def __init__(
-        self, target: float, initial: float, minimum: float, maximum: float, warmup: int, ema: float
-    ) -> None:
-        super().__init__(initial, ema)
-        check_domains(type(self).__name__, target=target, minimum=minimum, maximum=maximum, warmup=warmup)
+    target: float
+    minimum: float
+    maximum: float
+    warmup: int
+
+    def __post_init__(self) -> None:
+        """Check the settings and take the initial state; ``InputError`` as of the class."""
+        super().__post_init__()
         self._require(
-            minimum <= initial <= maximum,
-            f"minimum <= initial <= maximum must hold, got {minimum}, {initial}, {maximum}",
+            self.minimum <= self.initial <= self.maximum,
+            f"minimum <= initial <= maximum must hold, got {self.minimum}, {self.initial}, {self.maximum}",
         )
-        self.target = target
-        self.minimum = minimum
-        self.maximum = maximum
-        self.warmup = warmup
 
     def _next_weight(self, smoothed_rate: float) -> float:
         if self.updates <= self.warmup:
@@ -159,6 +162,7 @@ class _BoundedController(Controller):
         raise NotImplementedError
 
 
+@dataclass(eq=False)
 class ViolationController(_BoundedController):
     r"""Multiplicative feedback that steers the smoothed violation rate towards a target.
 
@@ -189,24 +193,19 @@ class ViolationController(_BoundedController):
         InputError: A setting is outside its range.
     """
 
-    def __init__(
-        self,
-        target: float = 0.16,
-        step_size: float = 0.001,
-        initial: float = 0.1,
-        minimum: float = 0.01,
-        maximum: float = 1.0,
-        warmup: int = 100,
-        ema: float = 0.1,
-    ) -> None:
-        super().__init__(target, initial, minimum, maximum, warmup, ema)
-        check_domains(type(self).__name__, step_size=step_size)
-        self.step_size = step_size
+    target: float = 0.16
+    step_size: float = 0.001
+    initial: float = 0.1
+    minimum: float = 0.01
+    maximum: float = 1.0
+    warmup: int = 100
+    ema: float = 0.1
 
     def _respond(self, error: float) -> float:
         return self.weight * (1 + self.step_size * error)
 
 
+@dataclass(eq=False)
 class ProportionalIntegralController(_BoundedController):
     r"""Proportional-integral feedback on log λ: an extension that answers faster and keeps the target.
 
@@ -227,11 +226,8 @@ class ProportionalIntegralController(_BoundedController):
         target: :math:`\rho^*` in [0, 1].
         proportional_gain: :math:`K_P \ge 0`.
         integral_gain: :math:`K_I \ge 0`, the counterpart of the step size.
-        initial: As in :class:`ViolationController`.
-        minimum: As in :class:`ViolationController`.
-        maximum: As in :class:`ViolationController`.
-        warmup: As in :class:`ViolationController`.
-        ema: As in :class:`ViolationController`.
+
+    The other arguments are those of :class:`ViolationController`.
 
     Raises:
         InputError: A setting is outside its range.
@@ -242,21 +238,18 @@ class ProportionalIntegralController(_BoundedController):
     has no proportional term.
     """
 
-    def __init__(
-        self,
-        target: float = 0.16,
-        proportional_gain: float = 1.0,
-        integral_gain: float = 0.001,
-        initial: float = 0.1,
-        minimum: float = 0.01,
-        maximum: float = 1.0,
-        warmup: int = 100,
-        ema: float = 0.1,
-    ) -> None:
-        super().__init__(target, initial, minimum, maximum, warmup, ema)
-        check_domains(type(self).__name__, proportional_gain=proportional_gain, integral_gain=integral_gain)
-        self.proportional_gain = proportional_gain
-        self.integral_gain = integral_gain
+    target: float = 0.16
+    proportional_gain: float = 1.0
+    integral_gain: float = 0.001
+    initial: float = 0.1
+    minimum: float = 0.01
+    maximum: float = 1.0
+    warmup: int = 100
+    ema: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the settings and take the initial state; ``InputError`` as of the class."""
+        super().__post_init__()
         self._integral = 0.0
 
     @property

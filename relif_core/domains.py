@@ -1,4 +1,4 @@
-"""The domain of every setting by its name: one table for the settings and for the classes that take them."""
+"""The domain of every number by its name: one table for settings, classes and sources' options."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ _TABLE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "be finite and not negative",
         lambda value: 0 <= value < math.inf,
         "weight_decay gradient_clip minimum_improvement slope step_size initial warmup proportional_gain"
-        " integral_gain pair_seed",
+        " integral_gain pair_seed first_label_hour",
     ),
     (
         "be at least 1 and below 2^31",
@@ -32,8 +32,18 @@ _TABLE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("lie in (0, 1]", lambda value: 0 < value <= 1, "ema"),
 )
 DOMAINS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    name: (must, holds) for must, holds, names in _TABLE for name in names.split()
+    name: (must, test) for must, test, names in _TABLE for name in names.split()
 }
+
+
+def holds(name: str, value: Any) -> bool:
+    """Tell whether a name has a domain and a value lies in it.
+
+    Args:
+        name: Of a setting or an option.
+        value: Its value.
+    """
+    return name in DOMAINS and DOMAINS[name][1](value)
 
 
 def check_domains(owner: str, **values: Any) -> None:
@@ -49,6 +59,5 @@ def check_domains(owner: str, **values: Any) -> None:
         InputError: Naming owner, setting, what it must be, and its value.
     """
     for name, value in values.items():
-        must, holds = DOMAINS.get(name, ("", lambda value: True))
-        if value is not None and not holds(value):
-            raise InputError(f"{owner}.{name} must {must}, got {value}")
+        if value is not None and name in DOMAINS and not holds(name, value):
+            raise InputError(f"{owner}.{name} must {DOMAINS[name][0]}, got {value}")

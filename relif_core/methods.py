@@ -76,6 +76,8 @@ _BALANCERS = (
     ("dual_proj", "DualProj", "torchjd:DualProj"),
 )
 
+#: The tasks of dense prediction, in their order.
+DENSE_TASKS = ("segmentation", "depth", "normals")
 #: Static penalty weights beside the default λ₀ = 0.1, which is ``relif_static``. The grid is this project's.
 STATIC_WEIGHTS = (0.01, 0.03, 0.3, 1.0)
 #: Step sizes η beside the default 0.001, which is ``relif``. The grid is this project's.
@@ -130,19 +132,17 @@ _PENALTIES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
 
 
 def _table() -> Iterable[Method]:
+    looks = {key: look for key, _, _, *look in _BALANCERS}
     for key, title, source, *look in _BALANCERS:
-        entry = Method(key, title, balancer=key, source=source)
-        if look:
-            entry = replace(entry, colour=look[0], marker=look[1])
-        published = {name: own for name, _, _, *own in _BALANCERS}.get(key.removesuffix("_as_released"))
-        if not look and published:  # another version of a method has its look, hollow
-            entry = replace(entry, colour=published[0], marker=published[1], hollow=True)
-        yield entry
+        # Another version of a method has its look, hollow.
+        colour, marker = look or looks.get(key.removesuffix("_as_released")) or ("", "")
+        hollow = bool(colour and not look)
+        yield Method(key, title, colour, marker, balancer=key, source=source, hollow=hollow)
     for key, title, changes in _PENALTIES:
-        entry = Method(key, title, penalty=True, changes=changes)
-        entry = replace(entry, of_data=_OF_DATA.get(key, ()))
-        yield replace(entry, colour="#0072B2", marker="*") if key == "relif" else entry
-    for task in ("segmentation", "depth", "normals"):
+        colour, marker = ("#0072B2", "*") if key == "relif" else ("", "")
+        of_data = _OF_DATA.get(key, ())
+        yield Method(key, title, colour, marker, penalty=True, changes=changes, of_data=of_data)
+    for task in DENSE_TASKS:
         # No method, but what Δm compares methods with.
         yield Method(f"single_{task}", f"single {task}", changes={"model": {"task": task}}, dense=True)
 

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from relif_core.domains import holds
 from relif_core.errors import InputError, listed
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-#: The smallest value of the whole numbers of a data source that are not counts, which start at 1.
-LEAST = {"seed": 0, "first_label_hour": 0}
 
 
 def read_pairs(pairs: Iterable[str]) -> dict[str, str]:
@@ -61,59 +60,36 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def typed_values(
-    owner: str,
-    hints: Mapping[str, Any],
-    options: Mapping[str, Any],
-    least: Callable[[str], int] | None = None,
-) -> dict[str, Any]:
-    """Return ``options`` as values of the types ``hints``, or refuse one by its name.
-
-    Text, as a shell gives it, becomes a number, a truth value (true, yes, on, 1; false, no, off, 0), None
-    ("none"), one of the type's words, or the path of a file that exists.
-
-    Args:
-        owner: What has the options, for messages.
-        hints: Every option with its type.
-        options: Text, or values of the types already.
-        least: The smallest whole number that an option takes; any if not given.
-
-    Raises:
-        InputError: An option without a type, or a value of another type.
-    """
-    unknown = sorted(options.keys() - hints.keys())
-    if unknown:
-        raise InputError(
-            f"{owner}: unknown option {listed(unknown)}; known are {', '.join(sorted(hints)) or 'none'}"
-        )
-    return {
-        option: typed_value(f"{owner}: option {option}", hints[option], value, least and least(option))
-        for option, value in options.items()
-    }
-
-
 def typed_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as the types that the keyword parameters of a function have: :func:`typed_values`.
+    """Return options as values of the types that the keyword parameters of a function have.
 
-    Whole numbers are counts (``LEAST`` names the others); shares lie together below 1.
+    Whole numbers are counts, from 1 on, where their domain does not hold 0; shares lie together below 1.
 
     Args:
         name: What has the options, for messages.
         function: Its keyword parameters are the options.
-        options: Text, or values of the types already.
+        options: As :func:`typed_value` takes them.
 
     >>> def prepare(source, *, seed: int = 0, decompensation: bool = False, hours: int | None = 48): ...
     >>> typed_options("eicu", prepare, {"decompensation": "no", "seed": "3", "hours": "none"})
     {'decompensation': False, 'seed': 3, 'hours': None}
 
     Raises:
-        InputError: As of :func:`typed_values`, or shares below 0 or together 1 and more.
+        InputError: An unknown option, a value of another type, shares below 0 or together 1 and more.
     """
     hints = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters.values()
     known = {item.name: hints.get(item.name, Any) for item in parameters if item.kind is item.KEYWORD_ONLY}
     known.pop("progress", None)
-    typed = typed_values(name, known, options, lambda option: LEAST.get(option, 1))
+    unknown = sorted(options.keys() - known.keys())
+    if unknown:
+        raise InputError(
+            f"{name}: unknown option {listed(unknown)}; known are {', '.join(sorted(known)) or 'none'}"
+        )
+    typed = {
+        option: typed_value(f"{name}: option {option}", known[option], value, 0 if holds(option, 0) else 1)
+        for option, value in options.items()
+    }
     shares = {option: value for option, value in typed.items() if option.endswith(("_share", "_fraction"))}
     if shares and not (min(shares.values()) >= 0 and sum(shares.values()) < 1):
         raise InputError(f"{name}: {listed(shares)}: shares must be at least 0 and together below 1")
@@ -122,6 +98,9 @@ def typed_options(name: str, function: Callable[..., Any], options: Mapping[str,
 
 def typed_value(what: str, hint: Any, value: Any, least: int | None = None) -> Any:
     """Return a value as the first type of ``hint`` that takes it.
+
+    Text, as a shell gives it, becomes a number, a truth value (true, yes, on, 1; false, no, off, 0), None
+    ("none"), one of the type's words, or the path of a file that exists.
 
     Args:
         what: Begins the message.

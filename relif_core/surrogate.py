@@ -134,20 +134,13 @@ class LipschitzSurrogate(nn.Module):
         align: bool = True,
     ) -> None:
         super().__init__()
-        check_domains(
-            "LipschitzSurrogate",
-            huber_width=huber_width,
-            hinge_width=hinge_width,
-            prototypes=prototypes,
-            distance_floor=distance_floor,
-            ema=ema,
-        )
         self.huber_width = huber_width
         self.hinge_width = hinge_width
         self.prototypes = prototypes
         self.distance_floor = distance_floor
         self.ema = ema
         self.align = align
+        check_domains("LipschitzSurrogate", **vars(self))
         self.register_buffer("gap_scale", torch.ones(()))
         self.register_buffer("distance_scale", torch.ones(()))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))

@@ -1,6 +1,6 @@
 """The one interface of all task balancers: losses and Gram matrix in, one weight per task out."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,12 +9,17 @@ from torch import Tensor, nn
 
 from relif_core.errors import InputError
 
+Array = NDArray[np.float64]
+
 
 class Balancer(nn.Module):
     """A map from the task losses (and the Gram matrix of their gradients) to one weight per task.
 
     The class attributes tell the training loop everything it needs; it never asks which balancer it holds.
     All state lives in ``state_dict``, random generators included, and is restored exactly.
+
+    A subclass names its publication under "Source:" and documents its own arguments alone; what the released
+    code of the paper under study does instead is a class of its own, "...AsReleased".
 
     Args:
         tasks: Number of tasks T, at least 1.
@@ -23,12 +28,6 @@ class Balancer(nn.Module):
     Raises:
         InputError: ``tasks`` is less than 1.
     """
-
-    source: ClassVar[str]
-    """The publication."""
-
-    version: ClassVar[Literal["as_published", "as_released"]] = "as_published"
-    """Whether it follows the publication or what the released code of the paper under study does."""
 
     needs_gradients: bool = False
     """False: the weights depend on the losses alone, and one backward of the weighted loss serves all."""
@@ -50,6 +49,9 @@ class Balancer(nn.Module):
     def _require(self, allowed: bool, text: str) -> None:
         if not allowed:
             raise InputError(f"{type(self).__name__}: {text}")
+
+    def _require_shape(self, what: str, values: Tensor, *shape: int) -> None:
+        self._require(values.shape == shape, f"{what} shape {tuple(values.shape)}, expected {shape}")
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser groups of learned task parameters; empty where nothing is learned.
@@ -78,24 +80,15 @@ class Balancer(nn.Module):
         Raises:
             InputError: A shape is wrong or the Gram matrix is missing.
         """
-        self._require(
-            losses.shape == (self.tasks,),
-            f"losses have shape {tuple(losses.shape)}, expected ({self.tasks},)",
-        )
+        self._require_shape("losses have", losses, self.tasks)
         losses = losses.detach()
         present = torch.ones_like(losses, dtype=torch.bool) if present is None else present
-        self._require(
-            present.shape == (self.tasks,),
-            f"present has shape {tuple(present.shape)}, expected ({self.tasks},)",
-        )
+        self._require_shape("present has", present, self.tasks)
         if not self.needs_gradients:
             return self._weights_from_losses(losses, present).to(losses).where(present, 0.0)
         if gram is None:
             raise InputError(f"{type(self).__name__}: needs the Gram matrix of the task gradients")
-        self._require(
-            gram.shape == (self.tasks, self.tasks),
-            f"the Gram matrix has shape {tuple(gram.shape)}, expected ({self.tasks}, {self.tasks})",
-        )
+        self._require_shape("the Gram matrix has", gram, self.tasks, self.tasks)
         return self._weights_from_gram(losses, gram.detach(), present).to(losses).where(present, 0.0)
 
     def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:
@@ -132,10 +125,10 @@ class SmallMatrixBalancer(Balancer):
             weights[chosen] = self._at_zero_gradients(len(chosen))
         return torch.from_numpy(weights)
 
-    def _at_zero_gradients(self, tasks: int) -> NDArray[np.float64]:
+    def _at_zero_gradients(self, tasks: int) -> Array:
         """Return the weights where every gradient is zero, so that no weight moves the shared parameters."""
         return np.ones(tasks)
 
-    def _solve(self, gram: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    def _solve(self, gram: Array, scale: float) -> Array:
         """Return the weights for ``scale * gram``, where the largest diagonal entry of ``gram`` is 1."""
         raise NotImplementedError

@@ -1,11 +1,8 @@
 """CAGrad: the largest worst-case decrease in a ball around the mean gradient."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from relif_core.balancers.base import SmallMatrixBalancer
-
-Vector = NDArray[np.float64]
+from relif_core.balancers.base import Array, SmallMatrixBalancer
 
 SMALLEST_NORM = 1e-7
 """Below this combined norm (largest gradient 1) the worst case has no direction."""
@@ -28,22 +25,18 @@ class CAGrad(SmallMatrixBalancer):
     c`.
 
     Args:
-        tasks: Number of tasks T.
-        seed: Not used.
         c: Radius of the ball relative to the mean gradient, in [0, 1).
 
     Source: Liu, Liu, Jin, Stone and Liu, Conflict-averse gradient descent for multi-task learning, NeurIPS
         2021.
     """
 
-    source = "Liu, Liu, Jin, Stone and Liu 2021"
-
     def __init__(self, tasks: int, seed: int = 0, c: float = 0.4) -> None:
         super().__init__(tasks, seed)
         self._require(0 <= c < 1, f"c must lie in [0, 1), got {c}")
         self.c = c
 
-    def _solve(self, gram: Vector, scale: float) -> Vector:
+    def _solve(self, gram: Array, scale: float) -> Array:
         mean_products = gram.mean(axis=1)
         radius = self.c * float(np.sqrt(mean_products.mean().clip(0.0)))
         weights = np.ones(len(gram))
@@ -56,11 +49,11 @@ class CAGrad(SmallMatrixBalancer):
         return weights + len(gram) * radius / norm * mixture
 
 
-def _worst_case(gram: Vector, mean_products: Vector, radius: float) -> Vector:
+def _worst_case(gram: Array, mean_products: Array, radius: float) -> Array:
     """Return the point of the simplex where ``u @ mean_products + radius * sqrt(u @ gram @ u)`` is least."""
     from scipy.optimize import minimize
 
-    def value_and_slope(u: Vector) -> tuple[float, Vector]:
+    def value_and_slope(u: Array) -> tuple[float, Array]:
         product = gram @ u
         norm = float(np.sqrt((u @ product).clip(1e-300)))
         return float(u @ mean_products + radius * norm), mean_products + radius * product / norm

@@ -18,15 +18,10 @@ class CATSAsReleased(Balancer):
     weighting and is not reproduced; this is what the released code runs under its name.
 
     Args:
-        tasks: Number of tasks T.
-        seed: Not used.
         ema: Weight :math:`a` of the new loss, in (0, 1].
 
     Source: released code for Liu, Liu and Ge 2023.
     """
-
-    source = "Liu, Liu and Ge 2023"
-    version = "as_released"
 
     average: Tensor
 

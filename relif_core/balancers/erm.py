@@ -12,7 +12,5 @@ class ERM(Balancer):
     Source: Vapnik, Principles of risk minimization for learning theory, NeurIPS 1991.
     """
 
-    source = "Vapnik 1991"
-
     def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:
         return torch.ones_like(losses)

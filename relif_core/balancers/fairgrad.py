@@ -1,13 +1,9 @@
 """FairGrad: weights under which the tasks' rates of decrease are α-fair; Nash-MTL is the case α = 1."""
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from relif_core.balancers.base import Balancer, SmallMatrixBalancer
-
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
+from relif_core.balancers.base import Array, Balancer, SmallMatrixBalancer
 
 LARGEST = 1e4
 """A scaled solution this large (orthogonal gradients: at most 1) means that the gradients cancel."""
@@ -33,27 +29,23 @@ class FairGrad(SmallMatrixBalancer):
     get 1e-6 on the diagonal, which gives large weights with a bounded, nearly cancelling sum.
 
     Args:
-        tasks: Number of tasks T.
-        seed: Not used.
         alpha: Fairness :math:`\alpha > 0`; 1 is proportional, large values approach max-min fairness.
 
     Source: Ban and Ji, Fair resource allocation in multi-task learning, ICML 2024.
     """
-
-    source = "Ban and Ji 2024"
 
     def __init__(self, tasks: int, seed: int = 0, alpha: float = 2.0) -> None:
         super().__init__(tasks, seed)
         self._require(0 < alpha < float("inf"), f"alpha must be positive, got {alpha}")
         self.alpha = alpha
 
-    def _at_zero_gradients(self, tasks: int) -> Vector:
+    def _at_zero_gradients(self, tasks: int) -> Array:
         return np.zeros(tasks)
 
-    def _solve(self, gram: Matrix, scale: float) -> Vector:
+    def _solve(self, gram: Array, scale: float) -> Array:
         weights = np.zeros(len(gram))
         present = gram.diagonal() > 0
-        weights[present] = fair_weights(gram[np.ix_(present, present)], self.alpha)
+        weights[present] = _fair_weights(gram[np.ix_(present, present)], self.alpha)
         return weights * scale ** (-self.alpha / (1 + self.alpha))
 
 
@@ -65,8 +57,6 @@ class NashMTL(FairGrad):
 
     Source: Navon et al., Multi-task learning as a bargaining game, ICML 2022.
     """
-
-    source = "Navon et al. 2022"
 
     def __init__(self, tasks: int, seed: int = 0) -> None:
         super().__init__(tasks, seed, alpha=1.0)
@@ -83,8 +73,6 @@ class FairGradAsReleased(Balancer):
     Source: released code of the paper under study; the method it stands for is :class:`FairGrad`.
     """
 
-    source = "Ban and Ji 2024"
-    version = "as_released"
     needs_gradients = True
     weighted_heads = False
 
@@ -94,12 +82,8 @@ class FairGradAsReleased(Balancer):
         return inverse * (present.sum() / inverse.sum().clamp_min(1.0))
 
 
-def fair_weights(gram: Matrix, alpha: float) -> Vector:
-    r"""Return the solution w > 0 of ``gram @ w = w ** (-1 / alpha)``.
-
-    Args:
-        gram: [T, T] symmetric positive semidefinite with a positive diagonal.
-        alpha: Fairness, positive.
+def _fair_weights(gram: Array, alpha: float) -> Array:
+    r"""Return w > 0 with ``gram @ w = w ** (-1 / alpha)``; ``gram`` has a positive diagonal.
 
     With lengths :math:`n_i`, cosines C and :math:`y_i = n_i w_i / t` the equation becomes
     :math:`C y = b\,y^{-1/\alpha}`, :math:`b_i \propto n_i^{1/\alpha - 1}`, with t chosen so that the largest
@@ -121,9 +105,7 @@ def fair_weights(gram: Matrix, alpha: float) -> Vector:
     return solution * np.exp(shift * alpha / (1 + alpha)) / lengths
 
 
-def _newton(
-    matrix: Matrix, pull: Vector, power: float, start: Vector, limit: float = LARGEST
-) -> Vector | None:
+def _newton(matrix: Array, pull: Array, power: float, start: Array, limit: float = LARGEST) -> Array | None:
     """Return y > 0 with ``matrix @ y = pull * y ** -power``, or None if it grows past its allowed size."""
     y = start.copy()
     for _ in range(2000):
@@ -148,6 +130,6 @@ def _newton(
     return y
 
 
-def _relative_move(step: Vector, largest: float) -> Vector:
+def _relative_move(step: Array, largest: float) -> Array:
     """Return the factors of a Newton step given relative to y, damped to stay inside y > 0."""
     return 1 + step / (1 + largest) if largest > 0.25 else 1 + step

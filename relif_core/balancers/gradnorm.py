@@ -30,8 +30,6 @@ class GradNorm(Balancer):
     its weight and stays out of both means; its :math:`L_i(0)` is its loss in the first batch that has it.
 
     Args:
-        tasks: Number of tasks T.
-        seed: Not used.
         alpha: Strength :math:`\alpha \ge 0` of the pull to equal rates.
         learning_rate: Of the weights' own Adam. The value, and the floor above, are this project's choice.
 
@@ -39,7 +37,6 @@ class GradNorm(Balancer):
     balancing in deep multitask networks, ICML 2018.
     """
 
-    source = "Chen, Badrinarayanan, Lee and Rabinovich 2018"
     needs_gradients = True
     weighted_heads = False
 
@@ -100,15 +97,10 @@ class GradNormAsReleased(Balancer):
     play no part; a zero loss leaves its log-weight alone; one task returns to weight 1 at every division.
 
     Args:
-        tasks: Number of tasks T.
-        seed: Not used.
         every: Steps between two divisions, at least 1.
 
     Source: released code of the paper under study; the method it stands for is :class:`GradNorm`.
     """
-
-    source = "Chen, Badrinarayanan, Lee and Rabinovich 2018"
-    version = "as_released"
 
     steps: Tensor
 

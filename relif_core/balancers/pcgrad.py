@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relif_core.balancers.base import SmallMatrixBalancer
+from relif_core.balancers.base import Array, SmallMatrixBalancer
 
 
 class PCGrad(SmallMatrixBalancer):
@@ -23,15 +23,9 @@ class PCGrad(SmallMatrixBalancer):
     nor changes (weight 1). Opposite gradients of two tasks cancel: the direction is zero. For two tasks the
     direction conflicts with neither gradient.
 
-    Args:
-        tasks: Number of tasks T.
-        seed: Seed of the random orders; the generator's state is part of ``state_dict``.
-
     Source: Yu, Kumar, Gupta, Levine, Hausman and Finn, Gradient surgery for multi-task learning, NeurIPS
     2020, algorithm 1.
     """
-
-    source = "Yu, Kumar, Gupta, Levine, Hausman and Finn 2020"
 
     def __init__(self, tasks: int, seed: int = 0) -> None:
         super().__init__(tasks, seed)
@@ -50,7 +44,7 @@ class PCGrad(SmallMatrixBalancer):
         draws = [torch.randperm(tasks, generator=self.generator) for _ in range(tasks)]
         return torch.stack(draws).numpy()
 
-    def _solve(self, gram: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    def _solve(self, gram: Array, scale: float) -> Array:
         return projected_coefficients(gram, self._orders(len(gram))).sum(axis=0)
 
 
@@ -64,7 +58,6 @@ class PCGradAsReleased(PCGrad):
     Source: released code of the paper under study; the method it stands for is :class:`PCGrad`.
     """
 
-    version = "as_released"
     gradient_scope = "all"
     weighted_heads = True
     gradient_clip = 5.0
@@ -72,14 +65,14 @@ class PCGradAsReleased(PCGrad):
     def _orders(self, tasks: int) -> NDArray[np.int64]:
         return np.tile(torch.randperm(tasks, generator=self.generator).numpy(), (tasks, 1))
 
-    def _at_zero_gradients(self, tasks: int) -> NDArray[np.float64]:
+    def _at_zero_gradients(self, tasks: int) -> Array:
         return np.full(tasks, 1 / tasks)
 
-    def _solve(self, gram: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    def _solve(self, gram: Array, scale: float) -> Array:
         return super()._solve(gram, scale) / len(gram)
 
 
-def projected_coefficients(gram: NDArray[np.float64], orders: NDArray[np.int64]) -> NDArray[np.float64]:
+def projected_coefficients(gram: Array, orders: NDArray[np.int64]) -> Array:
     """Return the coefficients [T, T] of every projected gradient (rows) over the gradients (columns).
 
     Args:

@@ -21,8 +21,6 @@ class Uncertainty(Balancer):
     and semantics, CVPR 2018.
     """
 
-    source = "Kendall, Gal and Cipolla 2018"
-
     def __init__(self, tasks: int, seed: int = 0) -> None:
         super().__init__(tasks, seed)
         self.log_variance = nn.Parameter(torch.zeros(tasks))
@@ -38,9 +36,10 @@ class Uncertainty(Balancer):
 
 
 class UncertaintyAsReleased(Uncertainty):
-    """As :class:`Uncertainty`, with weight decay pulling the log-variances to 0 (released code)."""
+    """As :class:`Uncertainty`, with weight decay pulling the log-variances to 0.
 
-    version = "as_released"
+    Source: released code of the paper under study.
+    """
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Return the log-variances as one group with the weight decay of the model."""

@@ -339,7 +339,7 @@ def _sets_precision(changes: list[str] | None) -> bool:
 
 
 def _fit_precision(settings: "RunSettings", device: str, stated: bool) -> "RunSettings":
-    """bfloat16 is the default where the device has it, float32 elsewhere; what is stated stands."""
+    """Return settings in the device's own precision, bfloat16 where it has that; what is stated stands."""
     from relif_core.provenance import has_bfloat16
     from relif_core.settings import changed
 

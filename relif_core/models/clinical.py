@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relif_core.models import TaskLosses
+from relif_core.models import MultiTaskModel
 from relif_core.settings import ModelSettings
 from relif_core.tensors.clinical import Task
 
@@ -23,7 +23,7 @@ class ClinicalOutputs:
     logits: dict[str, Tensor]
 
 
-class ClinicalModel(nn.Module):
+class ClinicalModel(MultiTaskModel):
     """Two-layer LSTM with a head (linear, ReLU, dropout, linear) per task.
 
     A batch is a mapping with ``inputs`` [B, T, channels], ``lengths`` [B] (valid rows), and per task
@@ -38,6 +38,7 @@ class ClinicalModel(nn.Module):
 
     #: Its passes read the stays' lengths on the host.
     capturable = False
+    encoder: nn.LSTM
 
     def __init__(self, inputs: int, tasks: Sequence[Task], settings: ModelSettings) -> None:
         super().__init__()
@@ -56,14 +57,6 @@ class ClinicalModel(nn.Module):
                 for task in self.tasks
             }
         )
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the encoder's parameters: those on which task gradients can conflict."""
-        return list(self.encoder.parameters())
-
-    def head_parameters(self, task: str) -> list[nn.Parameter]:
-        """Return the parameters of one task's head."""
-        return list(self.heads[task].parameters())
 
     def forward(self, batch: Mapping[str, Tensor]) -> ClinicalOutputs:
         """Run the LSTM once and every head on the states that its task reads."""
@@ -98,15 +91,9 @@ class ClinicalModel(nn.Module):
             return self.encoder(inputs)[0].flatten(0, 1), places
         order = lengths.argsort(descending=True, stable=True)
         encoder, alive = self.encoder, _alive(lengths, hours)
-        weights = [
-            [
-                getattr(encoder, f"{name}_l{layer}")
-                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            ]
-            for layer in range(encoder.num_layers)
-        ]
+        weights: list[list[Tensor]] = [list(own) for own in encoder.all_weights]
         start_of_all = inputs.new_zeros(1, stays, encoder.hidden_size)
-        memory = [(start_of_all, start_of_all)] * encoder.num_layers
+        memory = [[start_of_all, start_of_all] for _ in weights]
         pieces, begun = [], 0
         for start, stop, count in _runs(alive):
             living = order[:count]
@@ -114,38 +101,21 @@ class ClinicalModel(nn.Module):
             for layer, (state, cell) in enumerate(memory):
                 if layer:
                     rows = dropout(rows, encoder.dropout, self.training)
-                rows, state, cell = torch.lstm(
-                    rows,
-                    (state[:, :count], cell[:, :count]),
-                    weights[layer],
-                    True,
-                    1,
-                    0.0,
-                    self.training,
-                    False,
-                    True,
+                before = state[:, :count], cell[:, :count]
+                # with biases, one layer, no dropout, one direction, batch first
+                rows, *memory[layer] = torch.lstm(
+                    rows, before, weights[layer], True, 1, 0.0, self.training, False, True
                 )
-                memory[layer] = (state, cell)
             places[living, start:stop] = torch.arange(begun, begun + count * (stop - start)).view(count, -1)
             pieces.append(rows.flatten(0, 1))
             begun += count * (stop - start)
         return torch.cat(pieces), places.clamp_(max=begun - 1)
 
-    def losses(self, outputs: ClinicalOutputs, batch: Mapping[str, Tensor]) -> TaskLosses:
-        """Return the task losses, each the mean over the batch's labelled entries.
-
-        Args:
-            outputs: Of this batch.
-            batch: See the class.
-        """
-        values = [
-            _masked_loss(
-                task, outputs.logits[task.name], batch[f"label/{task.name}"], batch[f"mask/{task.name}"]
-            )
-            for task in self.tasks
-        ]
-        present = [batch[f"mask/{task.name}"].bool().any() for task in self.tasks]
-        return TaskLosses(torch.stack(values), torch.stack(present))
+    def _loss(
+        self, task: str, outputs: ClinicalOutputs, batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        mask, kind = batch[f"mask/{task}"], self.tasks[self.task_names.index(task)]
+        return _masked_loss(kind, outputs.logits[task], batch[f"label/{task}"], mask), mask.bool().any()
 
     def features(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the inputs' means over valid hours [B, channels], which an external distance compares."""
@@ -207,7 +177,7 @@ class Dropout(nn.Dropout):
     """``dropout`` as a layer."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """See :func:`dropout`."""
+        """Return ``dropout`` of the input."""
         return dropout(input, self.p, self.training)
 
 
@@ -238,12 +208,9 @@ def _masked_loss(task: Task, logits: Tensor, label: Tensor, mask: Tensor) -> Ten
     if task.kind == "binned":
         entries = functional.cross_entropy(logits.flatten(0, -2), label.flatten().long(), reduction="none")
         entries = entries.view(mask.shape)
-    elif task.kind == "multilabel":
-        entries = functional.binary_cross_entropy_with_logits(logits, label.float(), reduction="none").mean(
-            -1
-        )
     else:
-        entries = functional.binary_cross_entropy_with_logits(
-            logits.squeeze(-1), label.float(), reduction="none"
-        )
+        several = task.kind == "multilabel"
+        logits = logits if several else logits.squeeze(-1)
+        entries = functional.binary_cross_entropy_with_logits(logits, label.float(), reduction="none")
+        entries = entries.mean(-1) if several else entries
     return (entries * valid).sum() / valid.sum().clamp(min=1)

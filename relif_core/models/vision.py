@@ -1,7 +1,7 @@
 """The dense model: one ResNet encoder for segmentation, depth and surface normals, and a decoder for each."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relif_core.errors import DataError, InputError, listed
-from relif_core.models import TaskLosses
+from relif_core.methods import DENSE_TASKS
+from relif_core.models import MultiTaskModel
 from relif_core.tensors.dense import IGNORE
 from relif_core.torchvision_import import import_torchvision
 
-TASKS = ("segmentation", "depth", "normals")
+TASKS = DENSE_TASKS
 ENCODERS: dict[str, int] = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
 DOWNLOAD = "download"
 #: What ImageNet-trained encoders expect of an RGB image in 0..1.
@@ -110,7 +111,7 @@ class Encoder(nn.Module):
         return net.layer4(net.layer3(net.layer2(net.layer1(x))))
 
 
-class DenseModel(nn.Module):
+class DenseModel(MultiTaskModel):
     """ResNet encoder with decoders for segmentation, depth and surface normals, or for one ``task``.
 
     A batch is a mapping with ``images`` uint8 [B, 3, H, W] and the targets as stored: ``labels`` [B, H, W]
@@ -156,19 +157,6 @@ class DenseModel(nn.Module):
         self.register_buffer("score_high", torch.ones(len(TASKS)))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """The tasks in the order of ``losses``."""
-        return tuple(self.heads)
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the encoder's parameters: those on which task gradients can conflict."""
-        return list(self.encoder.parameters())
-
-    def head_parameters(self, task: str) -> list[nn.Parameter]:
-        """Return the parameters of one task's decoder."""
-        return list(self.heads[task].parameters())
-
     def forward(self, batch: Mapping[str, Tensor]) -> DenseOutputs:
         """Run the encoder once and every decoder on its map; predictions are upsampled to the image."""
         images = batch["images"]
@@ -185,20 +173,10 @@ class DenseModel(nn.Module):
             predictions[task] = output
         return DenseOutputs(features.float().mean(dim=(2, 3)), predictions, maps)
 
-    def losses(self, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> TaskLosses:
-        """Return the task losses, each a mean over the batch's valid pixels.
-
-        Segmentation: cross entropy; depth: |error| in metres; normals: 1 − cosine.
-
-        Args:
-            outputs: Of this batch.
-            batch: See the class.
-        """
-        valid = valid_pixels(batch)
-        values = [
-            _mean(_pixel_loss(task, outputs.predictions[task], batch), valid[task]) for task in self.heads
-        ]
-        return TaskLosses(torch.stack(values), torch.stack([valid[task].any() for task in self.heads]))
+    def _loss(self, task: str, outputs: DenseOutputs, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return segmentation's cross entropy, |error| of depth in metres, or 1 − cosine of normals."""
+        valid = valid_pixels(batch, (task,))[task]
+        return _mean(_pixel_loss(task, outputs.predictions[task], batch), valid), valid.any()
 
     def features(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the images' 8 × 8 thumbnails in 0..1 [B, 192], which an external distance compares."""
@@ -228,7 +206,7 @@ class DenseModel(nn.Module):
             batch: See the class.
         """
         scores = {}
-        for task, valid in self._valid(batch).items():
+        for task, valid in valid_pixels(batch, self.task_names).items():
             if task == "segmentation":
                 map_ = outputs.predictions[task].float().softmax(dim=1).amax(dim=1)
             else:
@@ -264,10 +242,9 @@ class DenseModel(nn.Module):
 
     def carries(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return bool [B] per task: images with a valid pixel, which form the task's pool."""
-        return {task: valid.flatten(1).any(dim=1) for task, valid in self._valid(batch).items()}
-
-    def _valid(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {task: valid for task, valid in valid_pixels(batch).items() if task in self.heads}
+        return {
+            task: valid.flatten(1).any(dim=1) for task, valid in valid_pixels(batch, self.task_names).items()
+        }
 
     def calibrate(self, quantiles: Mapping[str, tuple[float, float]]) -> None:
         """Set (q10, q90) of the raw score; they travel with the state dictionary.
@@ -309,13 +286,19 @@ def calibration_quantiles(raw: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def valid_pixels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return bool [B, H, W] per task: where the target says something."""
-    return {
-        "segmentation": batch["labels"] != IGNORE,
-        "depth": batch["depth"] > 0,
-        "normals": (batch["normals"] != 0).any(dim=1),
+def valid_pixels(batch: Mapping[str, Tensor], tasks: Sequence[str] = TASKS) -> dict[str, Tensor]:
+    """Return bool [B, H, W] per task: where the target says something.
+
+    Args:
+        batch: Stored arrays of frames.
+        tasks: Those asked for.
+    """
+    says: dict[str, Callable[[], Tensor]] = {
+        "segmentation": lambda: batch["labels"] != IGNORE,
+        "depth": lambda: batch["depth"] > 0,
+        "normals": lambda: (batch["normals"] != 0).any(dim=1),
     }
+    return {task: says[task]() for task in tasks}
 
 
 def load_encoder_weights(encoder: Encoder, weights: Path | str | None) -> str:
@@ -402,7 +385,7 @@ def _stride_on_first_convolution(encoder: Encoder) -> None:
 
 
 def _pixel_loss(task: str, predicted: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of every pixel [B, H, W], valid or not."""
+    """Return the loss of every pixel [B, H, W], valid or not."""
     if task == "segmentation":
         return functional.cross_entropy(
             predicted.float(), batch["labels"].long(), ignore_index=IGNORE, reduction="none"

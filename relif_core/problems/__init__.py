@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def is_reference(settings: RunSettings) -> bool:
     """Tell whether a dense run is the ERM run (over all tasks) whose scores calibrate those of its seed."""
-    alone = isinstance(settings.model, DenseModelSettings) and settings.model.task is not None
+    alone = getattr(settings.model, "task", None) is not None
     return settings.balancer == "erm" and not settings.penalty and not alone
 
 
@@ -35,11 +35,15 @@ class ProblemKind:
     """What the rest of the package has to know of a kind of problem.
 
     Attributes:
+        format: Of its tensor folders.
         problem: "module:Class" with ``open(folder, device, settings, weights)``.
         checked: "module:function" that verifies a folder.
         model: Class of its model's settings.
+        size: The one of these that tells a model's size.
+        mend: How settings of another kind become some of this.
+        subjects: What the test subjects of an audit are.
         defaults: Puts changes of settings on top of its own.
-        weights: Whether its models start from a file of encoder weights.
+        weights: "module:function" that identifies a file of encoder weights; empty: models start from none.
         first: Tells of a run whether those of its seed need its record; None: no run needs another.
         at_end: Tells of a run whether it needs that record only at its end.
     """
@@ -49,10 +53,21 @@ class ProblemKind:
     problem: str
     checked: str
     model: type
+    size: str
+    mend: str
+    subjects: str
     defaults: Callable[..., dict[str, Any]] = dict
-    weights: bool = False
+    weights: str = ""
     first: Callable[[RunSettings], bool] | None = None
-    at_end: Callable[[RunSettings], bool] | None = None
+    at_end: Callable[[RunSettings], bool] = lambda settings: False
+
+    def takes(self, settings: RunSettings) -> bool:
+        """Tell whether a run's settings are for this kind of problem."""
+        return isinstance(settings.model, self.model)
+
+    def allows(self, changes: Mapping[str, Any]) -> bool:
+        """Tell whether changes of settings name no model of another kind."""
+        return isinstance(changes.get("model"), self.model | Mapping | None)
 
     def waits_for(self, settings: RunSettings, other: RunSettings) -> bool:
         """Tell whether a run has to wait until another one has left its record.
@@ -61,34 +76,35 @@ class ProblemKind:
             settings: Of the run.
             other: Of the other run.
         """
-        return (
-            self.first is not None
-            and settings.seed == other.seed
-            and not self.first(settings)
-            and self.first(other)
-        )
+        first = self.first
+        return first is not None and settings.seed == other.seed and not first(settings) and first(other)
 
 
-KINDS = (
-    ProblemKind(
-        "clinical",
-        "relif-clinical-1",
-        "relif_core.problems.clinical:ClinicalProblem",
-        "relif_core.tensors.clinical:check_tensors",
-        ModelSettings,
-    ),
-    ProblemKind(
-        "dense",
-        "relif-dense-1",
-        "relif_core.problems.dense:DenseProblem",
-        "relif_core.tensors.dense:check_dense_tensors",
-        DenseModelSettings,
-        dense_changes,
-        weights=True,
-        first=is_reference,
-        at_end=scores_follow,
-    ),
+CLINICAL = ProblemKind(
+    name="clinical",
+    format="relif-clinical-1",
+    problem="relif_core.problems.clinical:ClinicalProblem",
+    checked="relif_core.tensors.clinical:check_tensors",
+    model=ModelSettings,
+    size="hidden",
+    mend="its model settings are ModelSettings",
+    subjects="test subjects",
 )
+DENSE = ProblemKind(
+    name="dense",
+    format="relif-dense-1",
+    problem="relif_core.problems.dense:DenseProblem",
+    checked="relif_core.tensors.dense:check_dense_tensors",
+    model=DenseModelSettings,
+    size="encoder",
+    mend="start from relif_core.settings.dense_settings (shell: --set model.encoder=resnet50)",
+    subjects="rooms of test images",
+    defaults=dense_changes,
+    weights="relif_core.problems.dense:weights_identity",
+    first=is_reference,
+    at_end=scores_follow,
+)
+KINDS = (CLINICAL, DENSE)
 
 
 def kind_of(data: Path | str) -> ProblemKind:
@@ -111,7 +127,7 @@ def kind_of(data: Path | str) -> ProblemKind:
 
 def kind_of_settings(settings: RunSettings) -> ProblemKind:
     """Return the kind of problem that a run's settings are for."""
-    return next(kind for kind in KINDS if isinstance(settings.model, kind.model))
+    return next(kind for kind in KINDS if kind.takes(settings))
 
 
 def open_problem(
@@ -167,8 +183,7 @@ def changes_for(data: Path, changes: Mapping[str, Any], weights: Path | str | No
     if weights is not None:
         if not kind.weights:
             raise InputError(f"--weights is for dense models, and {data} is {kind.name}")
-        identity = _load("relif_core.problems.dense:weights_identity")(weights)
-        changes = {**changes, "model": {"weights": identity, **changes.get("model", {})}}
+        changes = {**changes, "model": {"weights": _load(kind.weights)(weights), **changes.get("model", {})}}
     return kind.defaults(**changes)
 
 

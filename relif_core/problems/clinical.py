@@ -1,20 +1,17 @@
 """Clinical tensors as a training problem: batches on the device, the model, and evaluation of a split."""
 
-import copy
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from relif_core.calibration import LabelledLogits
-from relif_core.errors import DataError, InputError
-from relif_core.models.clinical import ClinicalModel, audit_score
-from relif_core.problems.base import Evaluation
-from relif_core.problems.utility import TaskUtility, Utility, task_utility
-from relif_core.record import describe_dataset
+from relif_core.errors import DataError
+from relif_core.models.clinical import ClinicalModel, ClinicalOutputs, audit_score
+from relif_core.problems import CLINICAL
+from relif_core.problems.base import Evaluation, Problem
+from relif_core.problems.utility import Utility, task_utility
 from relif_core.settings import ModelSettings, RunSettings
 from relif_core.tensors.clinical import ClinicalTensors, Task
 from relif_core.tensors.folder import SPLITS
@@ -22,7 +19,7 @@ from relif_core.tensors.folder import SPLITS
 EVALUATION_BATCH = 512
 
 
-class ClinicalProblem:
+class ClinicalProblem(Problem):
     """A clinical data set held on one device.
 
     Inputs are standardised with the manifest's training statistics; rows beyond ``maximum_hours`` of a stay
@@ -33,12 +30,12 @@ class ClinicalProblem:
         DataError: The statistics in the manifest are not finite, or a value is not once it is standardised.
     """
 
+    kind, samples = CLINICAL, "stays"
+
     def __init__(
         self, tensors: ClinicalTensors, device: torch.device | str = "cpu", maximum_hours: int | None = None
     ) -> None:
-        self.tensors = tensors
-        self.device = torch.device(device)
-        self.description = describe_dataset(tensors.manifest)
+        super().__init__(tensors, device)
         self.task_names = tuple(task.name for task in tensors.tasks)
         arrays = tensors.arrays
         statistics = tensors.manifest["statistics"]
@@ -62,6 +59,8 @@ class ClinicalProblem:
                 " the tensors again"
             ) from error
         inputs[:, width:] = arrays["observed"]
+        _, ranks = np.unique(arrays["subjects"], return_inverse=True)
+        self._subjects = ranks.astype(np.int32)
         self._inputs = torch.from_numpy(inputs).to(self.device)
         self._starts = torch.from_numpy(arrays["offsets"][:-1].copy()).to(self.device)
         self._cut(maximum_hours)
@@ -75,30 +74,12 @@ class ClinicalProblem:
     def open(
         cls, folder: Path | str, device: str, settings: RunSettings, weights: Path | str | None = None
     ) -> "ClinicalProblem":
-        """Open a tensor folder; clinical models start from no file of weights.
-
-        Args:
-            folder: As of ``open_problem``.
-            device: As of ``open_problem``.
-            settings: As of ``open_problem``.
-            weights: As of ``open_problem``.
-        """
+        """Open a tensor folder; clinical models start from no file of weights."""
         return cls(ClinicalTensors.open(folder), device, settings.training.maximum_hours)
 
-    @property
-    def data_fingerprint(self) -> str:
-        """The data set's fingerprint."""
-        return self.tensors.fingerprint
-
     def for_run(self, settings: RunSettings, records: Path) -> "ClinicalProblem":
-        """Return this problem cut to ``training.maximum_hours``; it needs no other run of its study.
-
-        Raises:
-            InputError: The settings are of a dense model.
-        """
-        if not isinstance(settings.model, ModelSettings):
-            raise InputError(f"{self.tensors.folder} is clinical: its model settings are ModelSettings")
-        problem = copy.copy(self)
+        """Return this problem cut to ``training.maximum_hours``; it needs no other run of its study."""
+        problem = super().for_run(settings, records)
         problem._cut(settings.training.maximum_hours)
         return problem
 
@@ -114,34 +95,24 @@ class ClinicalProblem:
             self._lengths = np.minimum(self._lengths, maximum_hours)
         self._device_lengths = torch.from_numpy(self._lengths).to(self.device)
 
-    def check(self, batch_size: int) -> None:
-        """Refuse data on which a run cannot be trained, selected and reported.
-
-        Raises:
-            DataError: An empty split; fewer than two training batches; a task whose training labels are
-                missing or of one class; validation labels that leave every task's score undefined.
-        """
-        stays = {split: self.tensors.stays_of(split) for split in SPLITS}
-        empty = [split for split, members in stays.items() if not len(members)]
-        if empty:
-            raise DataError(f"{self.tensors.folder}: split {empty[0]!r} is empty")
-        if len(stays["train"]) < batch_size + 2:
-            raise DataError(
-                f"{self.tensors.folder}: {len(stays['train'])} training stays make fewer than two batches of"
-                f" {batch_size}; lower training.batch_size"
-            )
-        for task in self.tensors.tasks:
-            if not self._classes(task, stays["train"]):
-                raise DataError(f"{self.tensors.folder}: no training stay has a label of task {task.name!r}")
-            if self._classes(task, stays["train"]) < 2:
+    def _check_labels(self) -> None:
+        """Refuse training labels of fewer than two classes, and validation labels that can rank no epoch."""
+        tasks, folder = self.tensors.tasks, self.tensors.folder
+        train, validation = (
+            [self._classes(task, self.rows(split)) for task in tasks] for split in SPLITS[:2]
+        )
+        for task, classes in zip(tasks, train, strict=True):
+            if not classes:
+                raise DataError(f"{folder}: no training stay has a label of task {task.name!r}")
+            if classes < 2:
                 raise DataError(
-                    f"{self.tensors.folder}: the training labels of task {task.name!r} are all of one class; "
-                    "leave the task out or take more stays"
+                    f"{folder}: the training labels of task {task.name!r} are all of one class; leave the"
+                    " task out or take more stays"
                 )
-        if all(self._classes(task, stays["validation"]) < 2 for task in self.tensors.tasks):
+        if max(validation) < 2:
             raise DataError(
-                f"{self.tensors.folder}: every task has validation labels of one class only, so that no epoch"
-                " can be selected; take more validation stays"
+                f"{folder}: every task has validation labels of one class only, so that no epoch can be"
+                " selected; take more validation stays"
             )
 
     def _classes(self, task: Task, stays: np.ndarray) -> int:
@@ -168,11 +139,6 @@ class ClinicalProblem:
         """Return a freshly initialised model on this device."""
         return ClinicalModel(self.tensors.inputs, self.tensors.tasks, settings).to(self.device)
 
-    def subjects(self, samples: np.ndarray) -> np.ndarray:
-        """Return each sample's subject as its rank in the data set: no source id leaves."""
-        _, numbers = np.unique(self.tensors.arrays["subjects"], return_inverse=True)
-        return numbers[samples].astype(np.int32)
-
     def batch(self, stays: np.ndarray) -> dict[str, Tensor]:
         """Gather the stays with the given indices [B] as one padded batch (zeros after a stay's last row)."""
         index = torch.from_numpy(np.ascontiguousarray(stays)).to(self.device)
@@ -188,83 +154,39 @@ class ClinicalProblem:
             batch[f"mask/{task.name}"] = mask[rows] * inside if hourly else mask[index]
         return batch
 
-    def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[dict[str, Tensor]]:
-        """Yield an epoch of training batches, shuffled by (seed, epoch); a last single stay is dropped."""
-        stays = self.tensors.stays_of("train")
-        order = np.random.default_rng([seed, epoch]).permutation(stays)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            if len(chosen) > 1:
-                yield self.batch(chosen)
-
-    @torch.no_grad()
     def evaluate(self, model: ClinicalModel, split: str) -> Evaluation:
-        """Run a model over a split in evaluation mode and return utility, audit scores and embeddings.
-
-        Raises:
-            DataError: The split is empty.
-        """
-        model.eval()
-        stays = self.tensors.stays_of(split)
-        if not len(stays):
-            raise DataError(f"{self.tensors.folder}: split {split!r} is empty")
+        """Run a model over a split in evaluation mode and return utility, audit scores and embeddings."""
+        stays, tasks = self.rows(split), self.tensors.tasks
         # Neighbours in length share a batch; everything is put back into file order below.
         by_length = stays[np.argsort(self._lengths[stays], kind="stable")]
-        embeddings, scores, predictions, labels, carries = [], {}, {}, {}, {}
-        found_logits: dict[str, LabelledLogits] = {}
-        parts_of = ("score", "carries", "prediction", "label", "logit", "rows")
-        gathered: dict[str, dict[str, list[Tensor]]] = {
-            task.name: {part: [] for part in parts_of} for task in self.tensors.tasks
-        }
-        for start in range(0, len(by_length), EVALUATION_BATCH):
-            batch = self.batch(by_length[start : start + EVALUATION_BATCH])
-            outputs = model(batch)
-            embeddings.append(outputs.embedding.float())
-            for task in self.tensors.tasks:
-                logits, mask = outputs.logits[task.name].float(), batch[f"mask/{task.name}"]
-                valid = mask.bool()
-                probability = logits.softmax(-1) if task.kind == "binned" else logits.sigmoid()
-                parts = gathered[task.name]
-                parts["score"].append(audit_score(task, logits, mask))
-                parts["carries"].append(valid.any(1) if task.level == "hourly" else valid)
-                parts["prediction"].append(probability[valid])
-                parts["label"].append(batch[f"label/{task.name}"][valid])
-                parts["logit"].append(logits[valid])
-                parts["rows"].append(valid.sum(1) if task.level == "hourly" else valid.long())
         back = np.argsort(by_length, kind="stable")
-        for task in self.tensors.tasks:
-            name, parts = task.name, gathered[task.name]
-            whole = {kind: torch.cat(pieces).cpu().numpy() for kind, pieces in parts.items()}
-            carries[name] = whole["carries"][back]
-            in_order = np.argsort(np.repeat(by_length, whole["rows"]), kind="stable")
-            found_logits[name] = LabelledLogits(
-                task.kind,
-                whole["logit"][in_order],
-                whole["label"][in_order],
-                whole["rows"][back][carries[name]],
+
+        def read(batch: dict[str, Tensor], outputs: ClinicalOutputs) -> dict[str, Tensor]:
+            found = {"embedding": outputs.embedding.float()}
+            for task in tasks:
+                logits, mask = outputs.logits[task.name].float(), batch[f"mask/{task.name}"]
+                valid, hourly = mask.bool(), task.level == "hourly"
+                probability = logits.softmax(-1) if task.kind == "binned" else logits.sigmoid()
+                found |= {
+                    f"score/{task.name}": audit_score(task, logits, mask),
+                    f"held/{task.name}": valid.any(1) if hourly else valid,
+                    f"rows/{task.name}": valid.sum(1) if hourly else valid.long(),
+                    f"prediction/{task.name}": probability[valid],
+                    f"label/{task.name}": batch[f"label/{task.name}"][valid],
+                    f"logit/{task.name}": logits[valid],
+                }
+            return found
+
+        found = self._gather(model, by_length, EVALUATION_BATCH, read)
+        utility, scores, samples, kept = {}, {}, {}, {}
+        for task in tasks:
+            name, label, rows = task.name, found[f"label/{task.name}"], found[f"rows/{task.name}"]
+            held, in_order = (
+                found[f"held/{name}"][back],
+                np.argsort(np.repeat(by_length, rows), kind="stable"),
             )
-            scores[name] = whole["score"][back][carries[name]]
-            predictions[name], labels[name] = whole["prediction"], whole["label"]
-        found: dict[str, TaskUtility] = {
-            task.name: task_utility(task, labels[task.name], predictions[task.name])
-            for task in self.tensors.tasks
-        }
-        return Evaluation(
-            utility=Utility(found),
-            scores=scores,
-            samples={name: stays[held] for name, held in carries.items()},
-            embeddings=torch.cat(embeddings).cpu().numpy()[back],
-            order=stays,
-            logits=found_logits,
-        )
-
-    def raw_scores(self, model: ClinicalModel, split: str) -> dict[str, np.ndarray]:
-        """Return nothing: logits, which records keep, hold all."""
-        return {}
-
-    def waits(self) -> bool:
-        """No clinical run needs another's record."""
-        return False
-
-    def calibrate_scores(self, model: ClinicalModel, found: Mapping[str, Any] | None = None) -> None:
-        """Change nothing: clinical audit scores are probabilities."""
+            logits = found[f"logit/{name}"][in_order]
+            scores[name], samples[name] = found[f"score/{name}"][back][held], stays[held]
+            kept[name] = LabelledLogits(task.kind, logits, label[in_order], rows[back][held])
+            utility[name] = task_utility(task, label, found[f"prediction/{name}"])
+        return Evaluation(Utility(utility), scores, samples, found["embedding"][back], stays, logits=kept)

@@ -1,9 +1,8 @@
 """Dense tensors as a training problem: batches, augmentation, model and evaluation on the device."""
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -12,13 +11,20 @@ from torch.nn import functional
 
 from relif_core.errors import DataError, InputError, RecordError
 from relif_core.files import LOCK, is_held, sha256_of
-from relif_core.models.vision import DOWNLOAD, TASKS, DenseModel, calibration_quantiles, valid_pixels
-from relif_core.problems import is_reference, scores_follow
-from relif_core.problems.base import Evaluation
+from relif_core.models.vision import (
+    DOWNLOAD,
+    TASKS,
+    DenseModel,
+    DenseOutputs,
+    calibration_quantiles,
+    valid_pixels,
+)
+from relif_core.problems import DENSE, is_reference, scores_follow
+from relif_core.problems.base import Evaluation, Problem
 from relif_core.problems.dense_utility import DenseMeter
-from relif_core.record import Record, describe_dataset
+from relif_core.record import Record
 from relif_core.settings import DenseModelSettings, RunSettings
-from relif_core.tensors.dense import FRAME_ARRAYS, IGNORE, NORMAL_SCALE, SPLITS, DenseTensors
+from relif_core.tensors.dense import FRAME_ARRAYS, NORMAL_SCALE, SPLITS, DenseTensors
 
 EVALUATION_BATCH = 16
 #: Temperatures at which a record keeps the confidence of segmentation.
@@ -28,7 +34,7 @@ SCALES = (1.0, 1.2, 1.5)
 Augmentation = Literal["none", "flip", "flip_scale"]
 
 
-class DenseProblem:
+class DenseProblem(Problem):
     """A dense data set held on one device: on a GPU all of it, in its stored types; on a CPU as memory maps.
 
     ``weights`` is the file of encoder weights that ``DenseModelSettings.weights`` names by its sha256.
@@ -37,6 +43,8 @@ class DenseProblem:
     run has none while it trains (its scores steer nothing) and is calibrated by its own selected model at the
     end; so is a run of one task, which no audit reads.
     """
+
+    kind, samples = DENSE, "frames"
 
     def __init__(
         self,
@@ -47,9 +55,7 @@ class DenseProblem:
         augmentation: Augmentation = "none",
         calibration: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        self.tensors = tensors
-        self.device = torch.device(device)
-        self.description = describe_dataset(tensors.manifest)
+        super().__init__(tensors, device)
         self.task_names: tuple[str, ...] = TASKS
         self.augmentation = augmentation
         self.as_released = False
@@ -75,20 +81,8 @@ class DenseProblem:
     def open(
         cls, folder: Path | str, device: str, settings: RunSettings, weights: Path | str | None = None
     ) -> "DenseProblem":
-        """Open a tensor folder; nothing of the settings shapes it before ``for_run``.
-
-        Args:
-            folder: As of ``open_problem``.
-            device: As of ``open_problem``.
-            settings: As of ``open_problem``.
-            weights: As of ``open_problem``.
-        """
+        """Open a tensor folder; nothing of the settings shapes it before ``for_run``."""
         return cls(DenseTensors.open(folder), device, weights=weights)
-
-    @property
-    def data_fingerprint(self) -> str:
-        """The data set's fingerprint."""
-        return self.tensors.fingerprint
 
     def for_run(self, settings: RunSettings, records: Path) -> "DenseProblem":
         """Return this problem with a run's tasks, augmentation, protocol and, if needed, ERM calibration.
@@ -98,13 +92,7 @@ class DenseProblem:
                 the end of the run needs it, none that has begun.
             InputError: The settings are of a clinical model.
         """
-        model = settings.model
-        if not isinstance(model, DenseModelSettings):
-            raise InputError(
-                f"{self.tensors.folder} is dense: start from relif_core.settings.dense_settings (shell: --set"
-                " model.encoder=resnet50)"
-            )
-        problem = copy.copy(self)
+        problem, model = super().for_run(settings, records), cast(DenseModelSettings, settings.model)
         problem.augmentation, problem.as_released = model.augmentation, model.protocol == "as_released"
         problem.calibration, problem.calibrated_by, problem._due, problem._awaited = {}, None, {}, None
         if model.task is not None:
@@ -163,10 +151,10 @@ class DenseProblem:
             settings.encoder, len(self.tensors.class_names), source, settings.head, settings.task
         )
         model.calibrate(self.calibration)
-        model.start_at(*self.training_constants())
+        model.start_at(*self._training_constants())
         return model.to(self.device)
 
-    def training_constants(self) -> tuple[float, Tensor]:
+    def _training_constants(self) -> tuple[float, Tensor]:
         """Return median depth in metres and mean normal [3] of the training frames, measured once.
 
         Both are exact: depth is counted by its float16 value (the order of whose bit patterns is that of
@@ -175,7 +163,7 @@ class DenseProblem:
         """
         if self.as_released not in self._constants:
             counts, total = np.zeros(1 << 16, dtype=np.int64), np.zeros(3, dtype=np.int64)
-            for frame in self._frames("train"):
+            for frame in self.rows("train"):
                 depth = np.ascontiguousarray(self.tensors.arrays["depth"][frame]).view(np.uint16)
                 counts += np.bincount(depth.ravel(), minlength=1 << 16)
                 total += self.tensors.arrays["normals"][frame].sum(axis=(1, 2), dtype=np.int64)
@@ -186,30 +174,17 @@ class DenseProblem:
             self._constants[self.as_released] = median, torch.tensor(total / length, dtype=torch.float32)
         return self._constants[self.as_released]
 
-    def check(self, batch_size: int) -> None:
-        """Refuse data on which a run cannot be trained, selected and reported.
-
-        Raises:
-            DataError: An empty split, one validation frame (its scores have no quantiles), fewer than two
-                training batches, or no labelled frame of a task in one.
-        """
-        if len(self.task_names) > 1 and len(self._frames("validation")) < 2:
+    def _check_labels(self) -> None:
+        """Refuse a split without a label of some task, and one validation frame: it has no quantiles."""
+        if len(self.task_names) > 1 and len(self.rows("validation")) < 2:
             raise DataError(
                 f"{self.tensors.folder}: one validation frame calibrates no scores; give two or more"
             )
-        valid = {"segmentation": ("labels", IGNORE), "depth": ("depth", 0), "normals": ("normals", 0)}
         for split in SPLITS:
-            frames = self._frames(split)
             for task in self.task_names:
-                name, none = valid[task]
-                if not any((self.tensors.arrays[name][frame] != none).any() for frame in frames):
+                frames = map(self.batch, self.rows(split)[:, None])
+                if not any(valid_pixels(frame, (task,))[task].any() for frame in frames):
                     raise DataError(f"{self.tensors.folder}: no {split} frame has a label of task {task!r}")
-        count = len(self._frames("train"))
-        if count < batch_size + 2:
-            raise DataError(
-                f"{self.tensors.folder}: {count} training frames make fewer than two batches of {batch_size};"
-                " lower training.batch_size"
-            )
 
     def _weights_for(self, settings: DenseModelSettings) -> Path | str | None:
         if settings.weights is None or settings.weights == DOWNLOAD:
@@ -243,16 +218,13 @@ class DenseProblem:
         }
         return {"quantiles": quantiles, "reference": self.calibrated_by}
 
-    def subjects(self, samples: np.ndarray) -> np.ndarray:
+    def _rooms(self) -> np.ndarray:
         """Return each frame's subject: its scene where scenes are named, else its run of frame numbers.
 
         Frames of one room are no independent draws, so a room counts as one subject in standard errors.
         NYUv2's official numbers go through the rooms in order and its parts divide rooms, so a run of
         consecutive numbers within a part holds whole rooms. Without either, every frame is its own subject.
         """
-        return self._subjects[samples]
-
-    def _rooms(self) -> np.ndarray:
         scenes, ids = self.tensors.arrays["scenes"], self.tensors.arrays["ids"]
         if (scenes >= 0).all():
             return np.asarray(scenes, dtype=np.int32)
@@ -275,47 +247,33 @@ class DenseProblem:
         index = _sent(torch.from_numpy(rows), self.device)
         return {name: array[index] for name, array in self._resident.items()}
 
-    def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[dict[str, Tensor]]:
-        """Yield an epoch of augmented batches, fixed by (seed, epoch); a last single frame is dropped."""
-        generator = np.random.default_rng([seed, epoch])
-        order = generator.permutation(self._frames("train"))
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            if len(chosen) > 1:
-                yield augment(self.batch(chosen), self.augmentation, generator)
+    def _augmented(self, batch: dict[str, Tensor], generator: np.random.Generator) -> dict[str, Tensor]:
+        return augment(batch, self.augmentation, generator)
 
-    @torch.no_grad()
     def evaluate(self, model: DenseModel, split: str) -> Evaluation:
         """Run a model over a split in evaluation mode and return utility, audit scores and embeddings."""
-        model.eval()
-        frames = self._frames(split)
+        frames = self.rows(split)
         meter = DenseMeter(len(self.tensors.class_names), self.device, model.task_names)
-        embeddings: list[Tensor] = []
-        parts: dict[str, list[list[Tensor]]] = {task: [] for task in model.task_names}
-        for start in range(0, len(frames), EVALUATION_BATCH):
-            batch = self.batch(frames[start : start + EVALUATION_BATCH])
-            outputs = model(batch)
+
+        def read(batch: dict[str, Tensor], outputs: DenseOutputs) -> dict[str, Tensor]:
             meter.add(outputs.predictions, batch)
-            embeddings.append(outputs.embedding.float())
             raw, carries = model.raw_scores(outputs, batch), model.carries(batch)
-            scores = model.scaled(raw, carries)
-            for task, rows in parts.items():
-                rows.append([scores[task], raw[task], carries[task]])
-        found = {
-            task: [torch.cat(part).cpu().numpy() for part in zip(*rows, strict=True)]
-            for task, rows in parts.items()
-        }
+            parts = {"score": model.scaled(raw, carries), "raw": raw, "held": carries}
+            found = {f"{kind}/{task}": own for kind, tasks in parts.items() for task, own in tasks.items()}
+            return {"embedding": outputs.embedding.float(), **found}
+
+        found = self._gather(model, frames, EVALUATION_BATCH, read)
+        held = {task: found[f"held/{task}"] for task in model.task_names}
         return Evaluation(
             utility=meter.utility(),
-            scores={task: scores[held] for task, (scores, _, held) in found.items()},
-            raw={task: raw[held] for task, (_, raw, held) in found.items()},
-            samples={task: frames[held] for task, (_, _, held) in found.items()},
-            embeddings=torch.cat(embeddings).cpu().numpy(),
+            scores={task: found[f"score/{task}"][own] for task, own in held.items()},
+            raw={task: found[f"raw/{task}"][own] for task, own in held.items()},
+            samples={task: frames[own] for task, own in held.items()},
+            embeddings=found["embedding"],
             order=frames,
             on_scale=any(quantiles != (0.0, 1.0) for quantiles in model.calibration.values()),
         )
 
-    @torch.no_grad()
     def raw_scores(self, model: DenseModel, split: str) -> dict[str, np.ndarray]:
         """Return per task what audits under other calibrations read, for its pool's images [n], float32.
 
@@ -323,18 +281,14 @@ class DenseProblem:
         at each of ``TEMPERATURES`` [n, 8]; "segmentation_nll": the mean negative log-likelihood, in nats, of
         an image's labelled pixels there, by which a temperature is chosen on validation.
         """
-        model.eval()
-        frames = self._frames(split)
-        found: dict[str, list[Tensor]] = {}
-        for start in range(0, len(frames), EVALUATION_BATCH):
-            batch = self.batch(frames[start : start + EVALUATION_BATCH])
-            outputs = model(batch)
+
+        def read(batch: dict[str, Tensor], outputs: DenseOutputs) -> dict[str, Tensor]:
             rows, carries = model.raw_scores(outputs, batch), model.carries(batch)
             if "segmentation" in rows:
                 rows |= _by_temperature(outputs.predictions["segmentation"].float(), batch)
-            for name, values in rows.items():
-                found.setdefault(name, []).append(values[carries[name.removesuffix("_nll")]])
-        return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
+            return {name: values[carries[name.removesuffix("_nll")]] for name, values in rows.items()}
+
+        return self._gather(model, self.rows(split), EVALUATION_BATCH, read)
 
     def measure_calibration(self, model: DenseModel) -> dict[str, tuple[float, float]]:
         """Return (q10, q90) of a reference model's raw depth and normals scores on validation."""
@@ -345,18 +299,10 @@ class DenseProblem:
             if task != "segmentation"
         }
 
-    def _frames(self, split: str) -> np.ndarray:
-        if self.as_released:
-            split = "test" if split == "validation" else split
-            own = {"train": ("train", "validation"), "test": ("test",)}[split]
-            frames = np.flatnonzero(
-                np.isin(self.tensors.arrays["split"], [SPLITS.index(name) for name in own])
-            )
-        else:
-            frames = self.tensors.frames_of(split)
-        if not len(frames):
-            raise DataError(f"{self.tensors.folder}: split {split!r} is empty")
-        return frames
+    def _parts(self, split: str) -> tuple[str, ...]:
+        if not self.as_released:
+            return (split,)
+        return ("train", "validation") if split == "train" else ("test",)
 
 
 def _sent(small: Tensor, device: torch.device) -> Tensor:
@@ -366,7 +312,7 @@ def _sent(small: Tensor, device: torch.device) -> Tensor:
 
 def _by_temperature(logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return segmentation's score and its labels' loss per image and temperature [B, 8] from logits."""
-    valid = valid_pixels(batch)["segmentation"]
+    valid = valid_pixels(batch, ("segmentation",))["segmentation"]
     labels = batch["labels"].long().where(valid, 0)[:, None]
     shares = valid.float() / valid.sum((1, 2)).clamp(min=1)[:, None, None]
     rows = []

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from relif_core.errors import DivergenceError, InputError
+from relif_core.methods import DENSE_TASKS
 from relif_core.problems.utility import TaskUtility, Utility
 from relif_core.tensors.dense import IGNORE
 
@@ -136,10 +137,7 @@ class DenseMeter:
     """The meters of the named tasks (all three by default) over one pass through a split."""
 
     def __init__(
-        self,
-        classes: int,
-        device: torch.device | str = "cpu",
-        tasks: Sequence[str] = ("segmentation", "depth", "normals"),
+        self, classes: int, device: torch.device | str = "cpu", tasks: Sequence[str] = DENSE_TASKS
     ) -> None:
         meters: dict[str, SegmentationMeter | DepthMeter | NormalsMeter] = {
             "segmentation": SegmentationMeter(classes, device),
@@ -159,9 +157,8 @@ class DenseMeter:
         """
         for task, predicted in predictions.items():
             self.finite[task] = self.finite[task] & predicted.isfinite().all()
-        targets = {"segmentation": "labels", "depth": "depth", "normals": "normals"}
         for task, meter in self.meters.items():
-            meter.add(predictions[task], batch[targets[task]])
+            meter.add(predictions[task], batch["labels" if task == "segmentation" else task])
 
     def utility(self) -> Utility:
         """Return the utility of the tasks; its ``worst`` and ``macro`` are over the defined scores.

@@ -4,6 +4,7 @@ Every run owns the folder ``<target>/<method>-seed<seed>-<key>``; a study that w
 where it was when it is started again. ``ENGINES`` maps names to ways to work off missing runs.
 """
 
+import itertools
 import math
 import os
 import re
@@ -18,22 +19,27 @@ import torch
 from relif_core.errors import InputError, RecordError, listed
 from relif_core.files import refuse_inside
 from relif_core.methods import STATIC_WEIGHTS, STEP_SIZES, TARGET_STEP_SIZE, TARGETS, method_of
+from relif_core.problems import CLINICAL
 from relif_core.record import Record, run_key
 from relif_core.settings import (
     ControllerSettings,
-    ModelSettings,
     RunSettings,
     as_json,
     method_settings,
 )
 from relif_core.studies import processes
-from relif_core.studies.jobs import Engine, Job, Outcome, Schedule, Watch, Workshop, in_process
+from relif_core.studies.jobs import Engine, Job, Outcome, Schedule, Watch, WorkerContext, in_process
 from relif_core.tensors.folder import read_manifest
 
 #: Seeds that one study may have, and the largest that every generator takes.
 MOST_SEEDS, LARGEST_SEED = 10_000, 2**32 - 1
 #: A number alone says how many seeds, as far as nobody can mean the seed of this number.
 FEW_SEEDS = 50
+
+
+def _together(*methods: Sequence[str]) -> tuple[str, ...]:
+    """Return the methods of several lists, each once."""
+    return tuple(dict.fromkeys(itertools.chain(*methods)))
 
 
 @dataclass(frozen=True)
@@ -44,16 +50,28 @@ class Study:
         blocks: Methods, the most valuable block first; a block is worked off seed by seed.
         seeds: Of each block; one entry: of all.
         changes: Of the settings of every run.
+        folders: Of its kept records, below ``data/records``.
+        interim: Seeds of the looks that the analysis plan takes before the last one.
     """
 
     blocks: tuple[tuple[str, ...], ...]
     seeds: tuple[range, ...] = (range(7),)
     changes: Mapping[str, Any] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+    interim: tuple[range, ...] = ()
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods of all blocks."""
-        return tuple(dict.fromkeys(method for block in self.blocks for method in block))
+        return _together(*self.blocks)
+
+    @property
+    def looks(self) -> tuple[range, ...]:
+        """The seeds of each look of a study of the analysis plan, which states its settings; else none.
+
+        A look is taken when every method of the first block has all its seeds.
+        """
+        return (*self.interim, self.seeds[0]) if self.changes else ()
 
 
 @dataclass
@@ -132,28 +150,35 @@ POWER_FURTHER = (
 
 #: Named studies. Runs that studies share are made once, if the studies keep their records in one folder.
 STUDIES: Mapping[str, Study] = {
-    "table3": Study((SEVEN_METHODS,), (range(200, 207),), TABLE_5),
+    "table3": Study(
+        (SEVEN_METHODS,),
+        (range(200, 207),),
+        TABLE_5,
+        folders=("physionet2012_table3",),
+        interim=(range(200, 203),),
+    ),
     "power": Study(
         (POWER, POWER_FURTHER, ("fairgrad",)),
         (range(100, 130), range(100, 115), range(100, 110)),
         MANY_SEEDS,
+        folders=("physionet2012_power",),
+        interim=(range(100, 115),),
     ),
-    "b3": Study((tuple(dict.fromkeys(STEP_SIZE_SWEEP + TARGET_SWEEP)),), (range(300, 307),), MANY_SEEDS),
+    "b3": Study(
+        (_together(STEP_SIZE_SWEEP, TARGET_SWEEP),),
+        (range(300, 307),),
+        MANY_SEEDS,
+        folders=("physionet2012_b3",),
+    ),
     "erm_relif": Study((("erm", "relif"),), (range(3),)),
-    "methods": Study((SEVEN_METHODS + AS_RELEASED,)),
+    "methods": Study((SEVEN_METHODS + AS_RELEASED,), folders=("physionet2012_methods", "eicu_demo_methods")),
     "components": Study((COMPONENTS,)),
     "step_size": Study((("erm", *STEP_SIZE_SWEEP),)),
     "target": Study((("erm", *TARGET_SWEEP),)),
     "hybrids": Study((("erm", "uncertainty", "gradnorm", "pcgrad", "fairgrad", "relif", *HYBRIDS),)),
     "further_balancers": Study((("erm", *FURTHER_BALANCERS),)),
     "clinical": Study(
-        (
-            tuple(
-                dict.fromkeys(
-                    SEVEN_METHODS + AS_RELEASED + COMPONENTS + HYBRIDS + STEP_SIZE_SWEEP + TARGET_SWEEP
-                )
-            ),
-        )
+        (_together(SEVEN_METHODS, AS_RELEASED, COMPONENTS, HYBRIDS, STEP_SIZE_SWEEP, TARGET_SWEEP),)
     ),
 }
 
@@ -180,7 +205,7 @@ def named_study(
             raise InputError(
                 f"no study is called {name!r} (studies are {', '.join(STUDIES)}); {error}"
             ) from error
-    if study.changes and not isinstance(changes.get("model"), ModelSettings | Mapping | None):
+    if study.changes and not CLINICAL.allows(changes):
         raise InputError(f"study {name!r} is of clinical data; choose methods for dense data by name")
     if block is not None and not 1 <= block <= len(study.blocks):
         raise InputError(f"study {name!r} has the blocks 1 to {len(study.blocks)}, not {block}")
@@ -216,17 +241,15 @@ def read_seeds(text: str) -> list[int]:
             twice, or there is none; a number alone is above ``FEW_SEEDS``.
     """
     usage = "write a number of seeds (7: 0 to 6), or seeds and ranges such as 100-129 or 100,103,110-112"
-    parts = [part.strip() for part in text.split(",")]
-    spans = []
+    parts, spans = [part.strip() for part in text.split(",")], []
     for part in parts:
-        first, dash, last = part.partition("-")
-        ends = (first, last) if dash else (first, first)
-        if not all(re.fullmatch(r"\s*[0-9]{1,99}\s*", end) for end in ends):
+        ends = re.fullmatch(r"([0-9]{1,99})(?:\s*-\s*([0-9]{1,99}))?", part)
+        if ends is None:
             raise InputError(
                 f"--seeds: {part[:40]!r} is no seed and no range of seeds, which are whole numbers >= 0;"
                 f" {usage}"
             )
-        spans.append((int(ends[0]), int(ends[1])))
+        spans.append((int(ends[1]), int(ends[2] or ends[1])))
     if len(parts) == 1 and "-" not in parts[0]:
         number = spans[0][0]
         if number > FEW_SEEDS:
@@ -321,7 +344,7 @@ def run_study(
             starts one here.
         weights: The file of encoder weights that dense settings name.
         epoch_seconds: As of :class:`.Schedule`, measured with as many workers.
-        checkpoint_seconds: As of :class:`.Workshop`.
+        checkpoint_seconds: As of :class:`.WorkerContext`.
 
     Raises:
         InputError: Runs listed twice, a target inside the data folder, or an unknown engine.
@@ -345,10 +368,10 @@ def run_study(
     summary.found = len(records)
     deadline = math.inf if minutes is None else began + 60 * minutes
     place = None if weights is None else Path(weights).absolute()
-    workshop = Workshop(data, device, threads, deadline, address, place, checkpoint_seconds)
+    context = WorkerContext(data, device, threads, deadline, address, place, checkpoint_seconds)
     missing = [job for job in jobs if job not in records]
     schedule = Schedule(missing, deadline, records.values(), epoch_seconds)
-    for job, ending in ENGINES[engine](schedule, workshop, workers, watch or (lambda name, report: None)):
+    for job, ending in ENGINES[engine](schedule, context, workers, watch or (lambda name, report: None)):
         if ending.state == "busy":
             summary.busy.append(job.name)
         elif ending.state in ("failed", "no_storage"):
@@ -383,20 +406,15 @@ def _folder(target: Path, settings: RunSettings, fingerprint: str, device: str) 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``base`` with ``changes`` on top, section by section."""
-    both = {name: (base[name], changes[name]) for name in base.keys() & changes.keys()}
-    return {
-        **base,
-        **changes,
-        **{
-            name: {**low, **high}
-            for name, (low, high) in both.items()
-            if isinstance(low, Mapping) and isinstance(high, Mapping)
-        },
-    }
+    found = {**base, **changes}
+    for name in base.keys() & changes.keys():
+        if isinstance(base[name], Mapping) and isinstance(changes[name], Mapping):
+            found[name] = {**base[name], **changes[name]}
+    return found
 
 
 def _shared(settings: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
-    """What the records of one study have in common, flat: not what belongs to the method or the seed."""
+    """Return what the records of one study have in common, flat: nothing of the method or the seed."""
     own = {"method", "balancer", "penalty", "seed", "surrogate", "controller", "audit"}
     flat: dict[str, Any] = {"data": fingerprint[:12]}
     for name, value in settings.items():
@@ -408,11 +426,11 @@ def _shared(settings: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
     return flat
 
 
-def _ray(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
+def _ray(schedule: Schedule, context: WorkerContext, workers: int, watch: Watch) -> Iterable[Outcome]:
     """Work off the jobs on a Ray cluster, at most ``workers`` at a time."""
     from relif_core.studies.ray_engine import work_off
 
-    return work_off(schedule, workshop, workers, watch)
+    return work_off(schedule, context, workers, watch)
 
 
 ENGINES: Mapping[str, Engine] = {"in_process": in_process, "processes": processes.work_off, "ray": _ray}

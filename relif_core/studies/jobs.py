@@ -42,7 +42,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class WorkerContext:
     """What every worker of a study needs: the data, the device, and until when a run may go on.
 
     Attributes:
@@ -137,29 +137,31 @@ class Schedule:
             self._deadline = -math.inf
         return job, ending
 
-    def died(self, job: Job, cause: str) -> Iterable[Outcome]:
-        """Charge a worker's death to the job it ran alone: it waits for another worker or is given up.
+    def died(self, job: Job, cause: str) -> Outcome | None:
+        """Charge a worker's death to the job it ran alone, which waits for another worker or is given up.
 
         Args:
             job: The job.
             cause: For the message.
+
+        Returns:
+            How a job ended that is given up.
         """
         self._deaths[job] += 1
         if self._deaths[job] == ATTEMPTS:
             message = f"its worker process died {ATTEMPTS} times, last of {cause}; run it alone to see why"
-            yield self.ended(job, Ending("failed", message))
-        else:
-            del self._under_way[job]
-            self.waiting.insert(0, job)
+            return self.ended(job, Ending("failed", message))
+        del self._under_way[job]
+        self.waiting.insert(0, job)
+        return None
 
     def _ready(self, job: Job) -> bool | None:
         """Tell whether a job may begin; None: once the run that it waits for, handed out, has begun."""
         kind = kind_of_settings(job.settings)
         if any(kind.waits_for(job.settings, other.settings) for other in self.waiting):
             return False
-        at_end = kind.at_end is not None and kind.at_end(job.settings)
         awaited = [other for other in self._under_way if kind.waits_for(job.settings, other.settings)]
-        if not awaited or not at_end:
+        if not awaited or not kind.at_end(job.settings):
             return not awaited
         return all(is_held(other.folder / LOCK) for other in awaited) or None
 
@@ -175,7 +177,7 @@ class Schedule:
 
 
 def _kinds(settings: RunSettings) -> tuple[str, str]:
-    """What runs share that last equally long (all but the seed), and whose epochs differ by method alone."""
+    """Return what runs share that last equally long, and those whose epochs differ by method alone."""
     content = as_json(settings)
     del content["seed"]
     return json.dumps(content, sort_keys=True), json.dumps(
@@ -191,39 +193,35 @@ def _cost(settings: RunSettings) -> float:
 
 
 def _epochs_of(job: Job) -> int:
-    """How many epochs a finished job ran; all of its settings where its record is not seen from here."""
+    """Return how many epochs a finished job ran; all of its settings where its record cannot be read."""
     try:
         return int(Record.load(job.folder).result["epochs"])
     except RecordError:
         return job.settings.training.epochs
 
 
-def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"], watch: Watch) -> Ending:
+def run_job(job: Job, context: WorkerContext, opened: dict[WorkerContext, "Problem"], watch: Watch) -> Ending:
     """Run one job, or go on with it, and tell how it ended; nothing is raised but what ends the process.
 
     Args:
         job: The job.
-        workshop: Where it runs.
-        problems: Keeps the opened data by ``training.maximum_hours`` from one job to the next.
+        context: Where it runs.
+        opened: Keeps the opened data from one job to the next.
         watch: Told what happens.
     """
     from relif_core.problems import open_problem
     from relif_core.training.run import run
 
-    def progress(report: "EpochReport") -> None:
-        watch(job.name, report)
-
     try:
-        hours = job.settings.training.maximum_hours
-        if hours not in problems:
-            problems[hours] = open_problem(workshop.data, workshop.device, job.settings, workshop.weights)
+        if context not in opened:
+            opened[context] = open_problem(context.data, context.device, job.settings, context.weights)
         run(
             job.settings,
-            problems[hours],
+            opened[context],
             job.folder,
-            progress,
-            workshop.deadline,
-            workshop.checkpoint_seconds,
+            lambda report: watch(job.name, report),
+            context.deadline,
+            context.checkpoint_seconds,
         )
     except RunPaused as error:
         return Ending("paused", str(error))
@@ -236,23 +234,23 @@ def attempt(job: Job, workshop: Workshop, problems: dict[int | None, "Problem"],
     return Ending("made")
 
 
-def in_process(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
+def in_process(schedule: Schedule, context: WorkerContext, workers: int, watch: Watch) -> Iterable[Outcome]:
     """Work off the jobs one after another in this process.
 
     Args:
         schedule: As of every engine.
-        workshop: As of every engine.
+        context: As of every engine.
         workers: As of every engine.
         watch: As of every engine.
     """
     import torch
 
     before = torch.get_num_threads()
-    problems: dict[int | None, Problem] = {}
+    opened: dict[WorkerContext, Problem] = {}
     try:
-        torch.set_num_threads(workshop.threads)
+        torch.set_num_threads(context.threads)
         while job := schedule.next():
-            ending = attempt(job, workshop, problems, watch)
+            ending = run_job(job, context, opened, watch)
             watch(job.name, None)
             yield schedule.ended(job, ending)
     finally:
@@ -260,4 +258,4 @@ def in_process(schedule: Schedule, workshop: Workshop, workers: int, watch: Watc
 
 
 #: An engine works off a schedule with a number of workers and yields every job that ended.
-Engine = Callable[[Schedule, Workshop, int, Watch], Iterable[Outcome]]
+Engine = Callable[[Schedule, WorkerContext, int, Watch], Iterable[Outcome]]

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
-from relif_core.studies.jobs import Ending, Job, Outcome, Schedule, Watch, Workshop, attempt
+from relif_core.studies.jobs import Ending, Job, Outcome, Schedule, Watch, WorkerContext, run_job
 from relif_core.training.stopping import GRACE, STOP
 
 if TYPE_CHECKING:
@@ -43,40 +43,40 @@ class _Worker:
             self.line.send(job)
 
 
-def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterable[Outcome]:
+def work_off(schedule: Schedule, context: WorkerContext, workers: int, watch: Watch) -> Iterable[Outcome]:
     """Work off the jobs; a worker that dies is replaced and its run continued from the checkpoint.
 
     Args:
         schedule: As of every engine.
-        workshop: As of every engine.
+        context: As of every engine.
         workers: As of every engine.
         watch: As of every engine.
     """
-    crew: dict[Connection, _Worker] = {}
+    running: dict[Connection, _Worker] = {}
     spares = workers
     try:
         while True:
-            yield from _listen(crew, schedule, watch)
-            idle = [worker for worker in crew.values() if worker.job is None]
-            while (idle or len(crew) < workers) and (job := schedule.next()):
-                worker = idle.pop() if idle else _hire(workshop)
-                crew[worker.line] = worker
+            yield from _listen(running, schedule, watch)
+            idle = [worker for worker in running.values() if worker.job is None]
+            while (idle or len(running) < workers) and (job := schedule.next()):
+                worker = idle.pop() if idle else _start(context)
+                running[worker.line] = worker
                 worker.begin(job)
-            if schedule.holding and len(crew) < workers and spares:
+            if schedule.holding and len(running) < workers and spares:
                 # Gets ready while a run that others wait for begins.
                 spares -= 1
-                worker = _hire(workshop)
-                crew[worker.line] = worker
-            if STOP.is_set() or all(worker.job is None for worker in crew.values()):
+                worker = _start(context)
+                running[worker.line] = worker
+            if STOP.is_set() or all(worker.job is None for worker in running.values()):
                 break
     finally:
-        _dismiss(crew.values())
+        _stop(running.values())
 
 
-def _hire(workshop: Workshop) -> _Worker:
+def _start(context: WorkerContext) -> _Worker:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
-        target=_serve, args=(theirs, workshop, os.getpid()), daemon=True
+        target=_serve, args=(theirs, context, os.getpid()), daemon=True
     )
     # The worker inherits the mask: Ctrl-C in a terminal reaches every process, and the study alone answers.
     # (The tracker would lift the mask where it is not running yet.)
@@ -90,19 +90,18 @@ def _hire(workshop: Workshop) -> _Worker:
     return _Worker(process, ours)
 
 
-def _listen(crew: dict[Connection, _Worker], schedule: Schedule, watch: Watch) -> Iterator[Outcome]:
+def _listen(running: dict[Connection, _Worker], schedule: Schedule, watch: Watch) -> Iterator[Outcome]:
     """Take in what the workers have to say, their deaths included."""
-    for line in wait(list(crew), LOOK) if crew else ():
-        worker = crew[line]  # type: ignore[index]
+    for line in wait(list(running), LOOK) if running else ():
+        worker = running[line]  # type: ignore[index]
         try:
             name, news = worker.line.recv()
         except (EOFError, OSError):
-            del crew[worker.line]
+            del running[worker.line]
             worker.process.join()
-            if worker.job is not None:
-                for outcome in schedule.died(worker.job, _cause(worker.process.exitcode)):
-                    watch(worker.job.name, None)
-                    yield outcome
+            if (job := worker.job) and (outcome := schedule.died(job, _cause(worker.process.exitcode))):
+                watch(job.name, None)
+                yield outcome
             continue
         if isinstance(news, Ending):
             job, worker.job = worker.job, None
@@ -112,9 +111,9 @@ def _listen(crew: dict[Connection, _Worker], schedule: Schedule, watch: Watch) -
             watch(name, news)
 
 
-def _dismiss(crew: Collection[_Worker]) -> None:
+def _stop(running: Collection[_Worker]) -> None:
     """End the workers; a run under way has what is left of ``GRACE`` for its checkpoint."""
-    busy = {worker.process.sentinel: worker.process for worker in crew if worker.job is not None}
+    busy = {worker.process.sentinel: worker.process for worker in running if worker.job is not None}
     try:
         for process in busy.values():
             process.terminate()
@@ -123,10 +122,10 @@ def _dismiss(crew: Collection[_Worker]) -> None:
             for sentinel in wait(list(busy), left):
                 del busy[sentinel]  # type: ignore[arg-type]
     finally:
-        for worker in crew:
+        for worker in running:
             worker.process.kill()
             worker.line.close()
-        for worker in crew:
+        for worker in running:
             worker.process.join()
 
 
@@ -134,7 +133,7 @@ def _cause(status: int | None) -> str:
     return signal.Signals(-status).name if status is not None and status < 0 else f"exit status {status}"
 
 
-def _serve(line: Connection, workshop: Workshop, parent: int) -> None:
+def _serve(line: Connection, context: WorkerContext, parent: int) -> None:
     """Run in a worker: one job after another from the line, until it closes."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -142,8 +141,8 @@ def _serve(line: Connection, workshop: Workshop, parent: int) -> None:
     signal.signal(signal.SIGTERM, _stop_soon)
     import torch
 
-    torch.set_num_threads(workshop.threads)
-    problems: dict[int | None, Problem] = {}
+    torch.set_num_threads(context.threads)
+    opened: dict[WorkerContext, Problem] = {}
 
     def tell(name: str, news: "EpochReport | Ending | None") -> None:
         line.send((name, news))
@@ -151,7 +150,7 @@ def _serve(line: Connection, workshop: Workshop, parent: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while not STOP.is_set():
             job = line.recv()
-            tell(job.name, attempt(job, workshop, problems, tell))
+            tell(job.name, run_job(job, context, opened, tell))
     # Taking torch down would last longer than a stop may.
     os._exit(0)
 

@@ -5,6 +5,7 @@ shared file system). A task whose machine dies is started again elsewhere and go
 checkpoint. Needs the package ``ray``.
 """
 
+import contextlib
 import logging
 import queue
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from relif_core.errors import InputError, listed
-from relif_core.studies.jobs import ATTEMPTS, Ending, Job, Outcome, Schedule, Watch, Workshop, attempt
+from relif_core.studies.jobs import ATTEMPTS, Ending, Job, Outcome, Schedule, Watch, WorkerContext, run_job
 from relif_core.training.stopping import STOP
 
 if TYPE_CHECKING:
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
 HEAD = "node:__internal_head__"
 #: Seconds that a cluster has to answer.
 ANSWER = 10
-_problems: dict[Workshop, dict[int | None, "Problem"]] = {}
+_opened: dict[WorkerContext, "Problem"] = {}
 
 
-def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch) -> Iterator[Outcome]:
+def work_off(schedule: Schedule, context: WorkerContext, workers: int, watch: Watch) -> Iterator[Outcome]:
     """Work off the jobs, at most ``workers`` at a time; on a GPU they share each device.
 
     A job that took ``ATTEMPTS`` workers with it is given up.
 
     Args:
         schedule: The jobs.
-        workshop: Its ``address`` names a running cluster ("auto": this machine's); without one, a cluster
+        context: Its ``address`` names a running cluster ("auto": this machine's); without one, a cluster
             starts here and ends with the study.
         workers: Number of jobs at a time.
         watch: Told what happens.
@@ -48,14 +49,14 @@ def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch)
     except ImportError as error:
         raise InputError("engine 'ray' needs the package ray; install it (pip install ray)") from error
     own = not ray.is_initialized()
-    needs = {"CPU": workshop.threads, "GPU": 1 / workers if workshop.device.startswith("cuda") else 0}
+    needs = {"CPU": context.threads, "GPU": 1 / workers if context.device.startswith("cuda") else 0}
     if own:
-        _reach(workshop.address)
+        _reach(context.address)
         try:
             # "local": a cluster of this study's own, whatever else runs on this machine.
-            ray.init(address=workshop.address or "local", log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=context.address or "local", log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"no Ray cluster answers at {workshop.address!r}: {error}") from error
+            raise InputError(f"no Ray cluster answers at {context.address!r}: {error}") from error
     pending: dict[Any, Job] = {}
     try:
         _can_hold(ray.nodes(), needs)
@@ -63,11 +64,13 @@ def work_off(schedule: Schedule, workshop: Workshop, workers: int, watch: Watch)
         task = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=ATTEMPTS - 1)(_work)
         while not STOP.is_set():
             while len(pending) < workers and (job := schedule.next()):
-                pending[task.remote(job, workshop, reports)] = job
+                pending[task.remote(job, context, reports)] = job
             if not pending:
                 break
             done, _ = ray.wait(list(pending), timeout=0.2)
-            _pass_on(reports, watch)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    watch(*reports.get_nowait())
             for reference in done:
                 job = pending.pop(reference)
                 watch(job.name, None)
@@ -112,24 +115,15 @@ def _can_hold(nodes: list[dict[str, Any]], needs: dict[str, float]) -> None:
         )
 
 
-def _pass_on(reports: Any, watch: Watch) -> None:
-    while True:
-        try:
-            watch(*reports.get_nowait())
-        except queue.Empty:
-            return
-
-
-def _work(job: Job, workshop: Workshop, reports: Any) -> Ending:
+def _work(job: Job, context: WorkerContext, reports: Any) -> Ending:
     """Run one job in a worker of the cluster, which keeps the data for the next one."""
     import torch
 
-    torch.set_num_threads(workshop.threads)
-    problems = _problems.setdefault(workshop, {})
+    torch.set_num_threads(context.threads)
     STOP.clear()
     # What a cancelled task gets.
     before = signal.signal(signal.SIGINT, lambda *_: STOP.set())
     try:
-        return attempt(job, workshop, problems, lambda name, report: reports.put((name, report)))
+        return run_job(job, context, _opened, lambda name, report: reports.put((name, report)))
     finally:
         signal.signal(signal.SIGINT, before)

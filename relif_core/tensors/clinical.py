@@ -22,6 +22,7 @@ deviation over the *training* rows, with which a model input is standardised.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,9 +37,8 @@ from relif_core.tensors.folder import (
     Contents,
     TensorFolder,
     check_array_folder,
-    open_arrays,
-    read_manifest_of,
     release,
+    require,
     whole_numbers,
     write_array_folder,
 )
@@ -104,12 +104,7 @@ class ClinicalContents(Contents):
     Attributes:
         channels: What was measured.
         tasks: What is predicted.
-        values: Array as in the module.
-        observed: Array as in the module.
-        offsets: Array as in the module.
-        stays: Array as in the module.
-        subjects: Array as in the module.
-        split: Array as in the module.
+        values: Like ``observed`` to ``split``, the array of the module.
         labels: Task → array as in the module.
         label_masks: Task → array as in the module.
         groups: Subgroups of stays.
@@ -132,6 +127,16 @@ class ClinicalContents(Contents):
     cohort: Sequence[CohortStep] = ()
 
 
+#: Arrays of whole numbers that every folder has.
+_WHOLE: dict[str, type[np.integer]] = {
+    "observed": np.uint8,
+    "offsets": np.int64,
+    "stays": np.int64,
+    "subjects": np.int64,
+    "split": np.uint8,
+}
+
+
 def write_tensors(target: Path, contents: ClinicalContents) -> Path:
     """Write a clinical tensor folder in one atomic step and return it.
 
@@ -144,11 +149,7 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
     """
     arrays: dict[str, np.ndarray] = {
         "values": np.ascontiguousarray(contents.values, dtype=np.float32),
-        "observed": whole_numbers("observed", contents.observed, np.uint8),
-        "offsets": whole_numbers("offsets", contents.offsets, np.int64),
-        "stays": whole_numbers("stays", contents.stays, np.int64),
-        "subjects": whole_numbers("subjects", contents.subjects, np.int64),
-        "split": whole_numbers("split", contents.split, np.uint8),
+        **{name: whole_numbers(name, getattr(contents, name), kind) for name, kind in _WHOLE.items()},
     }
     for task in contents.tasks:
         if task.name not in contents.labels or task.name not in contents.label_masks:
@@ -177,10 +178,10 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
     manifest = {
         "format": FORMAT,
         **contents.manifest(),
-        "channels": [dataclasses.asdict(channel) for channel in contents.channels],
-        "tasks": [dataclasses.asdict(task) for task in contents.tasks],
-        "groups": [dataclasses.asdict(group) for group in contents.groups],
-        "cohort": [dataclasses.asdict(step) for step in contents.cohort],
+        **{
+            name: [dataclasses.asdict(item) for item in getattr(contents, name)]
+            for name in ("channels", "tasks", "groups", "cohort")
+        },
         "statistics": {"mean": mean.tolist(), "standard_deviation": deviation.tolist()},
     }
     _check_schema(manifest, arrays, str(target))
@@ -191,23 +192,15 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
 class ClinicalTensors(TensorFolder):
     """An opened clinical tensor folder; the arrays are memory-mapped and read-only."""
 
+    format = FORMAT
     channels: tuple[Channel, ...]
     tasks: tuple[Task, ...]
     groups: tuple[Group, ...]
 
     @classmethod
-    def open(cls, folder: Path | str) -> "ClinicalTensors":
-        """Open a folder that ``write_tensors`` made; ``DataError`` where it is incomplete or no such."""
-        folder = Path(folder)
-        manifest = read_manifest_of(folder, FORMAT)
-        return cls(
-            folder=folder,
-            manifest=manifest,
-            channels=tuple(Channel(**_tuples(item)) for item in manifest["channels"]),
-            tasks=tuple(Task(**_tuples(item)) for item in manifest["tasks"]),
-            groups=tuple(Group(**_tuples(item)) for item in manifest["groups"]),
-            arrays=open_arrays(folder, manifest),
-        )
+    def _schema(cls, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        kinds: dict[str, Any] = {"channels": Channel, "tasks": Task, "groups": Group}
+        return {name: tuple(kind(**_tuples(item)) for item in manifest[name]) for name, kind in kinds.items()}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -257,75 +250,71 @@ def training_statistics(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndar
 
 
 def _tuples(item: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only; the schema's dataclasses hold tuples."""
+    """Return an item of the manifest as the schema's dataclasses hold it: with tuples for JSON's lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}
 
 
 def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], place: str) -> None:
     """Refuse (``DataError``) arrays against the schema: shapes, ranges, masks, ids, splits."""
-
-    def require(holds: Any, problem: str) -> None:
-        if not holds:
-            raise DataError(f"{place}: {problem}")
-
+    check = functools.partial(require, place)
     values, observed, offsets = arrays["values"], arrays["observed"], arrays["offsets"]
     count, rows = len(arrays["stays"]), len(values)
     columns = sum(len(channel["columns"]) for channel in manifest["channels"])
-    require(
+    check(
         values.shape == (rows, columns),
         f"values have shape {values.shape}, the channels name {columns} columns",
     )
     for start in range(0, rows, BLOCK_ROWS):
-        require(np.isfinite(values[start : start + BLOCK_ROWS]).all(), "values hold NaN or infinity")
+        check(np.isfinite(values[start : start + BLOCK_ROWS]).all(), "values hold NaN or infinity")
         release(values)
-    require(
+    check(
         observed.shape == (rows, len(manifest["channels"])),
         f"observed has shape {observed.shape}, expected ({rows}, {len(manifest['channels'])})",
     )
-    require(not rows or observed.max() <= 1, "observed holds values other than 0 and 1")
+    check(not rows or observed.max() <= 1, "observed holds values other than 0 and 1")
     release(observed)
-    require(
+    check(
         offsets.shape == (count + 1,)
         and offsets[0] == 0
         and offsets[-1] == rows
         and (np.diff(offsets) > 0).all(),
         "offsets do not cut the rows into one non-empty piece per stay",
     )
-    require(len(np.unique(arrays["stays"])) == count, "stay ids repeat")
-    require(
+    check(len(np.unique(arrays["stays"])) == count, "stay ids repeat")
+    check(
         arrays["subjects"].shape == arrays["split"].shape == (count,),
         "subjects and split need one entry per stay",
     )
-    require((arrays["split"] < len(SPLITS)).all(), "split holds values other than 0, 1 and 2")
+    check((arrays["split"] < len(SPLITS)).all(), "split holds values other than 0, 1 and 2")
     order = np.argsort(arrays["subjects"], kind="stable")
     same = arrays["subjects"][order][1:] == arrays["subjects"][order][:-1]
     moved = arrays["split"][order][1:] != arrays["split"][order][:-1]
-    require(not (same & moved).any(), "a subject stands in more than one split")
+    check(not (same & moved).any(), "a subject stands in more than one split")
     for task in manifest["tasks"]:
         name, length = task["name"], rows if task["level"] == "hourly" else count
         label, mask = arrays[f"labels/{name}"], arrays[f"masks/{name}"]
         shape = (length, task["classes"]) if task["kind"] == "multilabel" else (length,)
-        require(label.shape == shape, f"task {name!r}: labels have shape {label.shape}, expected {shape}")
-        require(
+        check(label.shape == shape, f"task {name!r}: labels have shape {label.shape}, expected {shape}")
+        check(
             mask.shape == (length,), f"task {name!r}: the mask has shape {mask.shape}, expected ({length},)"
         )
-        require((mask <= 1).all(), f"task {name!r}: the mask holds values other than 0 and 1")
+        check((mask <= 1).all(), f"task {name!r}: the mask holds values other than 0 and 1")
         used = label[mask == 1]
         top = task["classes"] - 1 if task["kind"] == "binned" else 1
-        require(
+        check(
             not len(used) or (used.min() >= 0 and used.max() <= top),
             f"task {name!r}: labels outside 0..{top}",
         )
         if task["level"] == "stay" and task["horizon_hours"] is not None:
             short = (np.diff(offsets) < task["horizon_hours"]) & (mask == 1)
-            require(
+            check(
                 not short.any(),
                 f"task {name!r}: {int(short.sum())} labelled stays end before hour {task['horizon_hours']}",
             )
     for group in manifest["groups"]:
         codes = arrays[f"groups/{group['name']}"]
-        require(codes.shape == (count,), f"group {group['name']!r} needs one code per stay")
-        require(
+        check(codes.shape == (count,), f"group {group['name']!r} needs one code per stay")
+        check(
             (codes < len(group["levels"])).all(),
             f"group {group['name']!r} has codes beyond its {len(group['levels'])} levels",
         )

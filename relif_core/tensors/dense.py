@@ -16,6 +16,8 @@ Normals are in camera axes: x to the right, y down, z forward, pointing towards 
 the classes, the pinhole intrinsics at this size, and statistics over the *training* frames.
 """
 
+import functools
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +32,8 @@ from relif_core.tensors.folder import (
     Contents,
     TensorFolder,
     check_array_folder,
-    open_arrays,
-    read_manifest_of,
     refuse_to_overwrite,
+    require,
     whole_numbers,
     write_array_folder,
 )
@@ -41,7 +42,13 @@ FORMAT = "relif-dense-1"
 IGNORE = 255
 NORMAL_SCALE = 127
 MAXIMUM_DEPTH = 1000.0
-FRAME_ARRAYS = ("images", "labels", "depth", "normals")
+#: The arrays of every frame, and their types.
+FRAME_ARRAYS: dict[str, type[np.generic]] = {
+    "images": np.uint8,
+    "labels": np.uint8,
+    "depth": np.float16,
+    "normals": np.int8,
+}
 TASKS = (
     {"name": "segmentation", "title": "Semantic segmentation", "kind": "pixel classes", "unit": ""},
     {"name": "depth", "title": "Depth", "kind": "pixel depth", "unit": "m"},
@@ -66,60 +73,47 @@ class Frame:
     normals: np.ndarray
 
 
-def check_frame(frame: Frame, *, height: int, width: int, classes: int, place: str) -> None:
-    """Refuse a frame of a wrong shape, type or range.
+def _check_frame(frame: Frame, *, height: int, width: int, classes: int, place: str) -> None:
+    """Refuse (``DataError``) a frame of a wrong shape, type or range.
 
-    Args:
-        frame: The frame.
-        height: The stated height in pixels.
-        width: The stated width in pixels.
-        classes: Labels lie in 0..classes-1 or are 255.
-        place: Named in the message.
-
-    Raises:
-        DataError: Other shapes or labels; depth not finite, negative or beyond 1000 m; normals not finite, or
-            neither zero nor of unit length (within 2 %); depth without any normal.
+    Depth lies in 0..1000 m; normals are zero or of unit length (within 2 %), and there where depth is.
     """
-
-    def require(holds: Any, problem: str) -> None:
-        if not holds:
-            raise DataError(f"{place}: {problem}")
-
+    check = functools.partial(require, place)
     size = (height, width)
-    require(
+    check(
         frame.image.shape == (3, *size) and frame.image.dtype == np.uint8,
         f"image is {frame.image.dtype}{list(frame.image.shape)}, expected uint8{[3, *size]}",
     )
-    require(frame.labels.shape == size, f"labels have shape {frame.labels.shape}, expected {size}")
-    require(np.issubdtype(frame.labels.dtype, np.integer), f"labels are {frame.labels.dtype}, not integers")
+    check(frame.labels.shape == size, f"labels have shape {frame.labels.shape}, expected {size}")
+    check(np.issubdtype(frame.labels.dtype, np.integer), f"labels are {frame.labels.dtype}, not integers")
     known = (frame.labels == IGNORE) | ((frame.labels >= 0) & (frame.labels < classes))
-    require(
+    check(
         known.all(),
         f"labels outside 0..{classes - 1} and {IGNORE}: {listed(np.unique(frame.labels[~known]))}",
     )
-    require(frame.depth.shape == size, f"depth has shape {frame.depth.shape}, expected {size}")
+    check(frame.depth.shape == size, f"depth has shape {frame.depth.shape}, expected {size}")
     finite = np.isfinite(frame.depth)
-    require(
+    check(
         finite.all(),
         f"{int((~finite).sum())} depth values are NaN or infinite; write 0 where none was measured",
     )
-    require(
+    check(
         frame.depth.min() >= 0 and frame.depth.max() <= MAXIMUM_DEPTH,
         f"depth spans {frame.depth.min():.3g}..{frame.depth.max():.3g}, expected metres in"
         f" 0..{MAXIMUM_DEPTH:g}",
     )
-    require(
+    check(
         frame.normals.shape == (3, *size),
         f"normals have shape {frame.normals.shape}, expected {(3, *size)}",
     )
     length = np.einsum("chw,chw->hw", frame.normals, frame.normals, dtype=np.float64)
-    require(np.isfinite(length).all(), "normals hold NaN or infinity; write 0 where there is none")
+    check(np.isfinite(length).all(), "normals hold NaN or infinity; write 0 where there is none")
     present = length > 0
-    require(
+    check(
         (np.abs(np.sqrt(length[present]) - 1) < 0.02).all(),
         "normals are neither zero nor of unit length; divide them by their length",
     )
-    require(
+    check(
         present.any() or not (frame.depth > 0).any(),
         "every normal is zero although depth was measured; the normals are missing",
     )
@@ -189,14 +183,8 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
     }
     _check_index(arrays, manifest, count, str(target))
     with scratch_folder(target.with_name(f"{target.name}.frames")) as scratch:
-        types: dict[str, tuple[Any, tuple[int, ...]]] = {
-            "images": (np.uint8, (count, 3, height, width)),
-            "labels": (np.uint8, (count, height, width)),
-            "depth": (np.float16, (count, height, width)),
-            "normals": (np.int8, (count, 3, height, width)),
-        }
-        for name, (dtype, shape) in types.items():
-            path = scratch / f"{name}.npy"
+        for name, dtype in FRAME_ARRAYS.items():
+            path, shape = scratch / f"{name}.npy", _shape(name, count, height, width)
             arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             reserve(path, path.stat().st_size)
         statistics = _Statistics(classes)
@@ -204,7 +192,7 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
         for frame in contents.frames:
             if written == count:
                 raise DataError(f"{dataset}: more frames than the {count} ids given")
-            check_frame(
+            _check_frame(
                 frame,
                 height=height,
                 width=width,
@@ -224,6 +212,11 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
         return write_array_folder(target, manifest, arrays)
 
 
+def _shape(name: str, count: int, height: int, width: int) -> tuple[int, ...]:
+    channels = (3,) if name in ("images", "normals") else ()
+    return count, *channels, height, width
+
+
 def encode_normals(normals: np.ndarray) -> np.ndarray:
     """Return unit normals as int8: each component times 127, rounded (angular error at most 0.4 degrees)."""
     return np.rint(normals * NORMAL_SCALE).astype(np.int8)
@@ -240,12 +233,7 @@ def decode_normals(encoded: np.ndarray) -> np.ndarray:
 class DenseTensors(TensorFolder):
     """An opened dense tensor folder; the arrays are memory-mapped and read-only."""
 
-    @classmethod
-    def open(cls, folder: Path | str) -> "DenseTensors":
-        """Open what ``write_dense_tensors`` made; ``DataError`` where it is incomplete or no such folder."""
-        folder = Path(folder)
-        manifest = read_manifest_of(folder, FORMAT)
-        return cls(folder=folder, manifest=manifest, arrays=open_arrays(folder, manifest))
+    format = FORMAT
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -276,23 +264,15 @@ def check_dense_tensors(folder: Path | str) -> DenseTensors:
         raise DataError(f"{folder}: arrays missing: {listed(sorted(missing))}; make the tensors again")
     count = len(tensors.arrays["ids"])
     _check_index(tensors.arrays, manifest, count, str(folder))
-    height, width = tensors.size
-    shapes = {
-        "images": (count, 3, height, width),
-        "labels": (count, height, width),
-        "depth": (count, height, width),
-        "normals": (count, 3, height, width),
-    }
-    for name, shape in shapes.items():
-        if tensors.arrays[name].shape != shape:
-            raise DataError(f"{folder}: {name} has shape {tensors.arrays[name].shape}, expected {shape}")
+    for name in FRAME_ARRAYS:
+        found, shape = tensors.arrays[name].shape, _shape(name, count, *tensors.size)
+        require(str(folder), found == shape, f"{name} has shape {found}, expected {shape}")
     classes = len(tensors.class_names)
     for index in range(count):
         labels, depth = tensors.arrays["labels"][index], tensors.arrays["depth"][index]
-        if ((labels >= classes) & (labels != IGNORE)).any():
-            raise DataError(f"{folder}: frame {index} has labels outside 0..{classes - 1} and {IGNORE}")
-        if not (np.isfinite(depth).all() and (depth >= 0).all()):
-            raise DataError(f"{folder}: frame {index} has negative or non-finite depth")
+        known, place = (labels < classes) | (labels == IGNORE), f"{folder}: frame {index}"
+        require(place, known.all(), f"labels outside 0..{classes - 1} and {IGNORE}")
+        require(place, (np.isfinite(depth) & (depth >= 0)).all(), "negative or non-finite depth")
     return tensors
 
 
@@ -338,37 +318,37 @@ class _Statistics:
     """Sums over training frames: colour mean and deviation, class shares, depth and normal coverage."""
 
     def __init__(self, classes: int) -> None:
-        self.pixels = 0
-        self.colour = np.zeros(3)
-        self.colour_squared = np.zeros(3)
-        self.labels = np.zeros(256, dtype=np.int64)
         self.classes = classes
-        self.depth_pixels = self.normal_pixels = 0
-        self.depth_sum = 0.0
+        self.sums: defaultdict[str, Any] = defaultdict(int)
 
     def add(self, frame: Frame) -> None:
         image = frame.image.reshape(3, -1).astype(np.float32) / 255
-        self.pixels += image.shape[1]
-        self.colour += image.sum(axis=1, dtype=np.float64)
-        self.colour_squared += np.square(image).sum(axis=1, dtype=np.float64)
-        self.labels += np.bincount(frame.labels.ravel(), minlength=256)
-        self.depth_pixels += int((frame.depth > 0).sum())
-        self.depth_sum += float(frame.depth.sum(dtype=np.float64))
-        self.normal_pixels += int((frame.normals != 0).any(axis=0).sum())
+        terms = {
+            "pixels": image.shape[1],
+            "colour": image.sum(axis=1, dtype=np.float64),
+            "colour_squared": np.square(image).sum(axis=1, dtype=np.float64),
+            "labels": np.bincount(frame.labels.ravel(), minlength=256),
+            "depth": float(frame.depth.sum(dtype=np.float64)),
+            "depth_pixels": int((frame.depth > 0).sum()),
+            "normal_pixels": int((frame.normals != 0).any(axis=0).sum()),
+        }
+        for name, term in terms.items():
+            self.sums[name] = self.sums[name] + term
 
     def result(self) -> dict[str, Any]:
-        if not self.pixels:
+        sums, pixels = self.sums, self.sums["pixels"]
+        if not pixels:
             raise DataError("no training frames: statistics need some; check the split")
-        mean = self.colour / self.pixels
-        variance = np.maximum(self.colour_squared / self.pixels - mean**2, 0)
+        mean = sums["colour"] / pixels
+        variance = np.maximum(sums["colour_squared"] / pixels - mean**2, 0)
         return {
             "image_mean": mean.tolist(),
             "image_standard_deviation": np.sqrt(variance).tolist(),
-            "class_share": (self.labels[: self.classes] / self.pixels).tolist(),
-            "ignored_share": float(self.labels[IGNORE] / self.pixels),
-            "depth_mean": self.depth_sum / max(self.depth_pixels, 1),
-            "depth_share": self.depth_pixels / self.pixels,
-            "normal_share": self.normal_pixels / self.pixels,
+            "class_share": (sums["labels"][: self.classes] / pixels).tolist(),
+            "ignored_share": float(sums["labels"][IGNORE] / pixels),
+            "depth_mean": sums["depth"] / max(sums["depth_pixels"], 1),
+            "depth_share": sums["depth_pixels"] / pixels,
+            "normal_share": sums["normal_pixels"] / pixels,
         }
 
 
@@ -377,14 +357,13 @@ def _check_index(
 ) -> None:
     """Refuse (``DataError``) ids, split and scenes that contradict each other."""
     split, ids, scenes = arrays["split"], arrays["ids"], arrays["scenes"]
-    if not split.shape == ids.shape == scenes.shape == (count,):
-        raise DataError(f"{place}: split, ids and scenes need one entry per frame")
-    if len(np.unique(ids)) != count:
-        raise DataError(f"{place}: frame ids repeat")
-    if (split >= len(SPLITS)).any():
-        raise DataError(f"{place}: split holds values other than 0, 1 and 2")
-    if (scenes < -1).any() or (scenes >= max(len(manifest["scenes"]), 0)).any():
-        raise DataError(f"{place}: scenes beyond the {len(manifest['scenes'])} names of the manifest")
+    same = split.shape == ids.shape == scenes.shape == (count,)
+    require(place, same, "split, ids and scenes need one entry per frame")
+    require(place, len(np.unique(ids)) == count, "frame ids repeat")
+    require(place, (split < len(SPLITS)).all(), "split holds values other than 0, 1 and 2")
+    names = manifest["scenes"]
+    named = ((scenes >= -1) & (scenes < len(names))).all()
+    require(place, named, f"scenes beyond the {len(names)} names of the manifest")
     for scene in np.unique(scenes[scenes >= 0]):
-        if len(np.unique(split[scenes == scene])) > 1:
-            raise DataError(f"{place}: scene {manifest['scenes'][scene]!r} stands in more than one split")
+        one = len(np.unique(split[scenes == scene])) == 1
+        require(place, one, f"scene {names[scene]!r} stands in more than one split")

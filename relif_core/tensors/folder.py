@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -31,9 +31,27 @@ SPLITS = ("train", "validation", "test")
 class TensorFolder:
     """An opened tensor folder of some format; the arrays are memory-mapped and read-only."""
 
+    format: ClassVar[str]
     folder: Path
     manifest: dict[str, Any]
     arrays: dict[str, np.ndarray] = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Open a folder of this format; ``DataError`` where it is incomplete or no such folder."""
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        if manifest.get("format") != cls.format:
+            raise DataError(
+                f"{folder} has format {manifest.get('format')!r}, not {cls.format!r}; make the tensors again"
+            )
+        arrays = _open_arrays(folder, manifest)
+        return cls(folder=folder, manifest=manifest, arrays=arrays, **cls._schema(manifest))
+
+    @classmethod
+    def _schema(cls, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a subclass that its manifest states."""
+        return {}
 
     @property
     def fingerprint(self) -> str:
@@ -134,6 +152,21 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
     return target
 
 
+def require(place: str, holds: Any, problem: str) -> None:
+    """Raise an error unless something holds.
+
+    Args:
+        place: Begins the message.
+        holds: What must be true.
+        problem: The rest of it.
+
+    Raises:
+        DataError: It does not hold.
+    """
+    if not holds:
+        raise DataError(f"{place}: {problem}")
+
+
 def whole_numbers(name: str, values: Any, kind: type[np.integer]) -> np.ndarray:
     """Return values as whole numbers of a type.
 
@@ -231,24 +264,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_manifest_of(folder: Path, kind: str) -> dict[str, Any]:
-    """Return the manifest of a tensor folder of one format.
-
-    Args:
-        folder: The folder.
-        kind: The format.
-
-    Raises:
-        DataError: It is missing, unreadable or of another format.
-    """
-    manifest = read_manifest(folder)
-    if manifest.get("format") != kind:
-        raise DataError(
-            f"{folder} has format {manifest.get('format')!r}, not {kind!r}; make the tensors again"
-        )
-    return manifest
-
-
 def read_array(path: Path, mend: str, *, mode: Literal["r"] | None = None) -> np.ndarray:
     """Return the array of a .npy file, mapped into memory where ``mode`` is "r".
 
@@ -268,16 +283,8 @@ def read_array(path: Path, mend: str, *, mode: Literal["r"] | None = None) -> np
         raise DataError(f"{path} cannot be read as an array ({error}); {mend}") from error
 
 
-def open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Memory-map every array that a manifest names, keyed without suffix; shapes and types are checked.
-
-    Args:
-        folder: The folder.
-        manifest: Its manifest.
-
-    Raises:
-        DataError: An array is missing, or of another shape or type.
-    """
+def _open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Memory-map every array that a manifest names, keyed without suffix, or raise ``DataError``."""
     arrays = {}
     for name, expected in manifest["files"].items():
         path = inside(folder, name)
@@ -306,7 +313,7 @@ def check_array_folder(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder / MANIFEST}: {listed(sorted(missing))} missing; make the tensors again")
     if fingerprint_of(manifest) != manifest["fingerprint"]:
         raise DataError(f"{folder / MANIFEST} was changed after it was written; make the tensors again")
-    open_arrays(folder, manifest)
+    _open_arrays(folder, manifest)
     for name, expected in manifest["files"].items():
         if sha256_of(folder / name) != expected["sha256"]:
             raise DataError(

@@ -54,7 +54,7 @@ class EpochAudits:
         found: dict[str, Any] = {
             "worst": utility.worst,
             "macro": utility.macro,
-            "scores": [_number(utility.tasks[task].score) for task in self.tasks],
+            "scores": np.array([utility.tasks[task].score for task in self.tasks], dtype=float).tolist(),
             "temperature": [temperatures.get(task, np.nan) for task in self.tasks],
         }
         pools = {"": evaluation.scores}
@@ -122,7 +122,3 @@ def calibrated_scores(evaluation: Evaluation, temperatures: Mapping[str, float])
         temperatures: Of every task with logits.
     """
     return {task: found.scores(temperatures[task]) for task, found in evaluation.logits.items()}
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value

@@ -129,7 +129,7 @@ def record_of(loop: "TrainingLoop", key: str, began: float, resumed: bool) -> Re
 def _outputs(
     prefix: str, split: str, evaluation: Evaluation, temperatures: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-    """What a split's audit can be redone from: calibrated scores, logits and (once) labels and rows."""
+    """Return what a split's audit can be redone from: calibrated scores, logits, and once labels and rows."""
     found: dict[str, np.ndarray] = {}
     for task, scores in calibrated_scores(evaluation, temperatures).items():
         logits = evaluation.logits[task]
@@ -145,7 +145,7 @@ def _outputs(
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: undefined numbers become None."""
+    """Return a value with None for every undefined number: JSON has no NaN."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list):

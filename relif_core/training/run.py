@@ -67,7 +67,8 @@ class EpochReport:
 
 
 Progress = Callable[[EpochReport], None]
-#: What a checkpoint carries of a loop as it is.
+#: What a checkpoint carries of a loop: the states of these, and the values of those.
+_PARTS = ("model", "balancer", "surrogate", "controller", "optimizer", "schedule")
 _PLAIN_STATE = (
     "epoch", "steps", "total", "best_epoch", "best_worst", "best_weights", "best_temperatures",
     "last_temperatures", "seconds", "history", "trace", "sources",
@@ -300,9 +301,7 @@ class TrainingLoop:
         if worst > self.best_worst + self.settings.training.minimum_improvement:
             self.best_worst, self.best_epoch = worst, self.epoch
             self.best_temperatures = self.last_temperatures
-            self.best_weights = {
-                name: value.detach().clone() for name, value in self.model.state_dict().items()
-            }
+            self.best_weights = self._weights()
         self._note_epoch(worst, macro, [task.score for task in evaluation.utility.tasks.values()])
 
     def _note_epoch(self, worst: float, macro: float, scores: list[float | None]) -> None:
@@ -319,12 +318,8 @@ class TrainingLoop:
             epoch=self.epoch,
             epochs=self.settings.training.epochs,
             losses=dict(zip(self.problem.task_names, last["losses"], strict=True)),
-            penalty=last["penalty"],
-            weight=last["weight"],
-            smoothed_rate=last["smoothed_rate"],
-            worst=last["worst"],
-            macro=last["macro"],
             best_epoch=self.best_epoch,
+            **{name: last[name] for name in ("penalty", "weight", "smoothed_rate", "worst", "macro")},
         )
 
     def final_evaluations(self) -> dict[str, Evaluation]:
@@ -340,14 +335,14 @@ class TrainingLoop:
                 f"{self.settings.method}, seed {self.settings.seed}: validation Worst was undefined in every"
                 " epoch; give a validation split with both classes of some task"
             )
-        last = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        last = self._weights()
         self.model.load_state_dict(self.best_weights)
         with self._precision():
             self.score_calibration = self.problem.calibrate_scores(self.model)
         found = {split: self._evaluate(split) for split in ("validation", "test")}
         found["last"] = found["test"]
         if self.best_epoch != self.epoch:
-            selected = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            selected = self._weights()
             self.model.load_state_dict(last)
             self.problem.calibrate_scores(self.model, self.score_calibration)
             found["last"] = self._evaluate("test")
@@ -363,10 +358,7 @@ class TrainingLoop:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next epoch depends on."""
-        state: dict[str, Any] = {
-            name: getattr(self, name).state_dict()
-            for name in ("model", "balancer", "surrogate", "controller", "optimizer", "schedule")
-        }
+        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in _PARTS}
         state |= {name: getattr(self, name) for name in _PLAIN_STATE}
         state["audits"] = self.audits.readings
         state["random"] = torch.get_rng_state()
@@ -376,7 +368,7 @@ class TrainingLoop:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state."""
-        for name in ("model", "balancer", "surrogate", "controller", "optimizer", "schedule"):
+        for name in _PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.steering = self._steering()
         for name in _PLAIN_STATE:
@@ -385,6 +377,10 @@ class TrainingLoop:
         torch.set_rng_state(state["random"].cpu())
         if self.problem.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.problem.device)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return a copy of the model's weights."""
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def _batches(self) -> Iterator[Mapping[str, Tensor]]:
         training = self.settings.training
@@ -445,7 +441,7 @@ class TrainingLoop:
         return torch.autocast(self.problem.device.type, torch.bfloat16, enabled=enabled)
 
     def _steering(self) -> DeviceController | None:
-        """On a GPU λ stays there, and the host learns of it once an epoch."""
+        """Return what moves λ on a GPU, where it stays: the host learns of it once an epoch."""
         on_gpu = self.problem.device.type == "cuda"
         return DeviceController(self.controller, self.problem.device) if on_gpu else None
 
@@ -455,8 +451,8 @@ class TrainingLoop:
             self._note_step(*step)
 
     def _note_step(self, weight: float, rate: float, smoothed: float) -> None:
-        for name, value in (("weight", weight), ("violation_rate", rate), ("smoothed_rate", smoothed)):
-            self.trace[name].append(value)
+        for values, value in zip(self.trace.values(), (weight, rate, smoothed), strict=True):
+            values.append(value)
 
     def _smoothed_rate(self) -> float:
         rate = self.controller.smoothed_rate if self.settings.penalty else None

@@ -18,6 +18,7 @@ from relif_core.errors import InputError, RecordError, listed
 from relif_core.files import read_json
 from relif_core.problems import kind_of_settings
 from relif_core.record import Record
+from relif_core.studies.grid import STUDIES
 
 #: Fewer deaths than this among the test stays leave the order of methods open.
 FEW = 50
@@ -29,17 +30,13 @@ SHORT_NAMES = {
     "nyuv2": "NYUv2",
     "synthetic_icu": "simulated stays",
 }
-#: The analysis plan's studies by folder below ``data/records``: name, and the seeds of its looks, the last
-#: one whole. A look is taken when every method of the study's first block has all its seeds.
+#: The analysis plan's studies by folder below ``data/records``: name, and the seeds of its looks.
 PLANNED: Mapping[str, tuple[str, tuple[range, ...]]] = {
-    "physionet2012_table3": ("table3", (range(200, 203), range(200, 207))),
-    "physionet2012_power": ("power", (range(100, 115), range(100, 130))),
-    "physionet2012_b3": ("b3", (range(300, 307),)),
-    "nyuv2": ("nyuv2", ()),
-}
+    folder: (name, study.looks) for name, study in STUDIES.items() for folder in study.folders if study.looks
+} | {"nyuv2": ("nyuv2", ())}
 EXPLORATORY = "exploratory"
 #: The folders that stand in where the plan's studies are not published.
-EXPLORATORY_FOLDERS = ("physionet2012_methods", "eicu_demo_methods")
+EXPLORATORY_FOLDERS = STUDIES["methods"].folders
 
 
 @dataclass(frozen=True)
@@ -261,7 +258,7 @@ class ResultSet:
     def head(self) -> str:
         """How captions begin: whose runs, on what, how many, and what evidence they are."""
         deaths = f", {self.deaths} deaths: too few to decide" if (self.deaths or FEW) < FEW else ""
-        unit = "rooms of test images" if self.kind == "dense" else "test subjects"
+        unit = kind_of_settings(self.records[0].settings).subjects
         subjects = f"{self.table.subjects:,} {unit}{deaths}"
         parts = [self.label, self.data, subjects, self.seeds_in_words]
         return " · ".join(filter(None, [*parts, "" if self.study == self.label else self.standing]))

@@ -28,7 +28,8 @@ from relif_book.figures.tables import (
 from relif_book.project import project_root
 from relif_core.errors import RecordError, listed
 from relif_core.methods import title_of
-from relif_core.settings import ModelSettings, as_json, method_settings
+from relif_core.problems import kind_of_settings
+from relif_core.settings import as_json, method_settings
 from relif_core.studies.grid import SEVEN_METHODS, STUDIES
 
 if TYPE_CHECKING:
@@ -295,14 +296,13 @@ def kept_rows(found: Sequence[ResultSet]) -> Rows:
     rows: Rows = []
     for results in found:
         settings = results.records[0].settings
-        model = settings.model
         commands = {record.content["made"].get("command", MISSING) for record in results.records}
         rows.append(
             {
                 "Study": results.title,
                 "Runs": len(results.records),
                 "Seeds": results.seeds_in_words,
-                "Width": str(model.hidden) if isinstance(model, ModelSettings) else model.encoder,
+                "Width": str(getattr(settings.model, kind_of_settings(settings).size)),
                 "Epochs": settings.training.epochs,
                 "Made on": results.made_on,
                 "Core-hours": f"{results.core_hours:.1f}",

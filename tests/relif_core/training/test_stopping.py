@@ -15,7 +15,7 @@ import pytest
 from relif_core.record import load_records
 from relif_core.settings import RunSettings
 from relif_core.studies.grid import grid, run_study
-from relif_core.studies.processes import _dismiss
+from relif_core.studies.processes import _stop
 from relif_core.training.stopping import GRACE, STOP
 
 #: Two seconds are the bar on a machine of its own (benchmarks tell); a test shares its processor.
@@ -122,9 +122,9 @@ def test_the_time_for_checkpoints_runs_from_the_request_and_is_not_given_twice()
         assert STOP.grace() == GRACE
         STOP.set()
         began = time.monotonic()
-        _dismiss([deaf])
+        _stop([deaf])
         first = time.monotonic() - began
-        _dismiss([deaf])
+        _stop([deaf])
         assert first > GRACE - 0.1
         assert STOP.grace() == 0
         assert calls == ["terminate", "kill", "join"] * 2
