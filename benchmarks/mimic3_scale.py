@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.files import atomic_file
-from relif_data.mimic3.sources import TABLES, find_tables
+from relif_data.mimic3.cohort import TABLES, find_tables
 
 FULL_ROWS = 330_712_483
 FULL_STAY_HOURS = 3_450_000 + 5 * 42_276

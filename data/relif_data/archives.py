@@ -87,7 +87,7 @@ def _hidden(name: str) -> bool:
 
 
 def _require_inside(path: Path, name: str) -> None:
-    """Refuse member names that would leave the folder they are unpacked into, on any system."""
+    """Check that a member's name stays in the folder it is unpacked into, on any system."""
     parts = name.replace("\\", "/").split("/")
     absolute = parts[0] == "" or parts[0][1:2] == ":"
     if absolute or ".." in parts:

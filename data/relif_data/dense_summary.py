@@ -52,17 +52,11 @@ def summarise_dense(tensors: DenseTensors) -> dict[str, Any]:
             "depth_histogram": _shares(depth, depths),
             "upward_histogram": _shares(upward, normals),
         }
-    manifest = tensors.manifest
+    facts = ("dataset", "title", "licence", "synthetic", "fingerprint", "height", "width")
     return {
-        "dataset": tensors.dataset,
-        "title": manifest["title"],
-        "licence": manifest["licence"],
-        "synthetic": manifest["synthetic"],
-        "fingerprint": tensors.fingerprint,
-        "height": manifest["height"],
-        "width": manifest["width"],
+        **{name: tensors.manifest[name] for name in facts},
         "classes": list(tensors.class_names),
-        "options": manifest["options"],
+        "options": tensors.manifest["options"],
         "depth_edges": DEPTH_EDGES.tolist(),
         "upward_edges": UPWARD_EDGES.tolist(),
         "splits": splits,
@@ -82,9 +76,7 @@ def constant_predictors(tensors: DenseTensors) -> dict[str, Any]:
     normals = np.zeros((3, *tensors.size))
     values = []
     for frame in tensors.frames_of("train"):
-        labels = tensors.arrays["labels"][frame]
-        for number in range(classes):
-            counts[number] += labels == number
+        counts += tensors.arrays["labels"][frame] == np.arange(classes)[:, None, None]
         depth = np.asarray(tensors.arrays["depth"][frame], dtype=np.float64)
         depths += depth
         known += depth > 0
@@ -105,19 +97,12 @@ def constant_predictors(tensors: DenseTensors) -> dict[str, Any]:
         batch = {name: torch.from_numpy(stored[name].astype(np.float32)) for name in ("labels", "depth")}
         batch["normals"] = torch.from_numpy(decode_normals(stored["normals"][0]))[None]
         for title, parts in rows.items():
-            predictions = [
-                torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))[None] for part in parts
-            ]
+            predictions = [torch.from_numpy(part.astype(np.float32, order="C"))[None] for part in parts]
             predictions[1] = predictions[1].reshape(batch["depth"].shape)
             meters[title].add(dict(zip(meters[title].meters, predictions, strict=True)), batch)
-    manifest = tensors.manifest
-    return {
-        "dataset": tensors.dataset,
-        "fingerprint": tensors.fingerprint,
-        "height": manifest["height"],
-        "width": manifest["width"],
-        "rows": [{"title": title, **meter.utility().as_json()} for title, meter in meters.items()],
-    }
+    facts = {name: tensors.manifest[name] for name in ("dataset", "fingerprint", "height", "width")}
+    rows_told = [{"title": title, **meter.utility().as_json()} for title, meter in meters.items()]
+    return {**facts, "rows": rows_told}
 
 
 def write_constant_predictors(tensors: Path, target: Path) -> Path:

@@ -1,12 +1,14 @@
-"""Conventions that several clinical sources share: label classes, splits, checks of options."""
+"""Conventions that several clinical sources share: cohorts, hourly rows, label classes, splits, options."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from relif_core.errors import DataError, InputError, listed
-from relif_core.tensors.clinical import Task
+from relif_core.tensors.clinical import CohortStep, Task
+from relif_data.tables import refuse_lost
 
 LENGTH_OF_STAY_DAYS = (1, 2, 3, 4, 5, 6, 7, 8, 14)
 """Lower bounds in days of the length-of-stay classes after the first (ten, Harutyunyan et al. 2019)."""
@@ -23,31 +25,43 @@ REMAINING_STAY = Task(
 )
 """The hourly task of every source with whole stays."""
 
-LEVEL_SHARE, FEW = 0.1, 10
-"""Share of rows, and number of them, whose text may be none of a group's levels."""
+MORTALITY_HOUR, DECOMPENSATION_HOURS = 48, 24
+"""When the benchmark predicts death in hospital, and how far ahead death at every hour."""
+
+LEVEL_SHARE = 0.1
+"""Share of rows whose text may be none of a group's levels."""
 ADULT_AGE_BANDS = ("18-44", "45-64", "65-79", "80+")
 """``AGE_BANDS`` as the sources name them whose cohorts begin at 18 years."""
 AGE_BANDS = ("< 45", "45–64", "65–79", "≥ 80")
 """Age bands, in years, of the subgroup audits."""
 
 
+def benchmark_tasks(mortality: str, phenotypes: tuple[str, ...]) -> tuple[Task, ...]:
+    """Return the four tasks of Harutyunyan et al. 2019: title of the first, names in the last are given."""
+    return (
+        Task("mortality", mortality, "binary", "stay", horizon_hours=MORTALITY_HOUR),
+        Task("decompensation", f"Death within {DECOMPENSATION_HOURS} hours", "binary", "hourly"),
+        REMAINING_STAY,
+        Task("phenotypes", "Phenotypes", "multilabel", "stay", len(phenotypes), phenotypes),
+    )
+
+
 def require_integer(name: str, value: object, least: int) -> None:
-    """Refuse (``InputError``) an option ``name`` that is no integer of at least ``least``."""
+    """Check that the option ``name`` is an integer of at least ``least``, or ``InputError``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f"{name}={value!r}: give an integer of at least {least}")
 
 
 def refuse_unknown_levels(place: object, column: str, unknown: int, known: Sequence[str], rows: int) -> None:
-    """Raise ``DataError`` where a tenth of a column's texts, and more than ten, are no known level."""
-    if unknown > max(LEVEL_SHARE * rows, FEW):
-        raise DataError(
-            f"{place}: {column} of {unknown:,} of {rows:,} rows is none of this"
-            f" source's texts ({listed(known)}); export the column as it is delivered, or empty it"
-        )
+    """Check that nine tenths of a column's texts, or all but ten, are known levels, or ``DataError``."""
+    words = f"({listed(known)}); export the column as it is delivered, or empty it"
+    refuse_lost(
+        f"{place}: {column} of", unknown, rows, f"rows is none of this source's texts {words}", LEVEL_SHARE
+    )
 
 
 def refuse_changed(prepare: Any, options: Mapping[str, Any], reason: str) -> None:
-    """Refuse (``InputError``) keyword options of ``prepare`` that were given a value of their own."""
+    """Check that keyword options of ``prepare`` have their default values, or ``InputError``."""
     changed = [name for name, value in options.items() if value != prepare.__kwdefaults__[name]]
     if changed:
         raise InputError(f"{listed(changed)}: {reason}; leave the option off")
@@ -82,3 +96,80 @@ def split_by_subject(subjects: np.ndarray, validation: float, test: float, seed:
     codes[order[:held_out]] = 2
     codes[order[held_out : held_out + round(validation * len(distinct))]] = 1
     return codes[inverse]
+
+
+class CohortFlow:
+    """Applies the rules of a cohort in order to ``frame`` and counts in ``steps`` what each removes.
+
+    Args:
+        frame: All stays.
+        rule: What they are.
+        subject: The column that names a stay's subject.
+    """
+
+    def __init__(self, frame: pl.DataFrame, rule: str, subject: str = "subject") -> None:
+        self.frame, self.subject = frame, subject
+        self.steps = [CohortStep(rule, 0, frame.height, frame[subject].n_unique())]
+
+    def keep(self, rule: str, condition: pl.Expr | pl.Series) -> pl.DataFrame:
+        """Keep the stays for which ``condition`` is true (null counts as false); return the others.
+
+        Raises:
+            DataError: No stay is left.
+        """
+        marked = self.frame.select(kept=condition)["kept"].fill_null(False)
+        removed, self.frame = self.frame.filter(~marked), self.frame.filter(marked)
+        subjects = self.frame[self.subject].n_unique()
+        self.steps.append(CohortStep(rule, removed.height, self.frame.height, subjects))
+        if not self.frame.height:
+            raise DataError(f"no stay is left after the cohort rule {rule!r}; check the tables")
+        return removed
+
+
+def offsets_of(rows: np.ndarray) -> np.ndarray:
+    """Return int64 [stays + 1]: stay i of ``rows[i]`` hourly rows owns rows ``offsets[i]:offsets[i + 1]``."""
+    return np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+
+
+def hours_of(offsets: np.ndarray) -> np.ndarray:
+    """Return the hour at which each row ends and its label stands: 1 for a stay's first row, [rows]."""
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets)) + 1
+
+
+def value_columns(filled: np.ndarray, codes: Sequence[Sequence[float]]) -> np.ndarray:
+    """Return channels [rows, channels] as float32 [rows, value columns].
+
+    Args:
+        filled: Numbers, or codes of categories.
+        codes: Of each channel: nothing for a number, else the code of each of its one-hot columns.
+    """
+    columns = (filled[:, channel, None] for channel in range(filled.shape[1]))
+    parts = [
+        column == np.array(code, np.float32) if len(code) else column
+        for column, code in zip(columns, codes, strict=True)
+    ]
+    return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def forward_fill(
+    values: np.ndarray, observed: np.ndarray, offsets: np.ndarray, normal: np.ndarray
+) -> np.ndarray:
+    """Return values with unobserved cells at the stay's last observed value, or the channel's normal one.
+
+    Row r of a stay depends on its rows 0..r only: no value moves back in time or between stays.
+
+    Args:
+        values: [rows, channels] in time order.
+        observed: [rows, channels].
+        offsets: Stay i owns rows ``offsets[i]:offsets[i + 1]``.
+        normal: [channels].
+    """
+    rows = len(values)
+    first = np.repeat(offsets[:-1], np.diff(offsets))
+    position = np.arange(rows)
+    filled = np.empty(values.shape, dtype=np.float32)
+    for channel in range(values.shape[1]):
+        last = np.maximum.accumulate(np.where(observed[:, channel] != 0, position, -1))
+        seen = last >= first
+        filled[:, channel] = np.where(seen, values[np.maximum(last, 0), channel], normal[channel])
+    return filled

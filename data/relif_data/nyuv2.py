@@ -41,6 +41,7 @@ from relif_core.tensors.folder import read_array
 from relif_data.parallel import in_order
 from relif_data.sources import own_table
 from relif_data.surface_normals import (
+    EDGE,
     AxisOrder,
     Intrinsics,
     default_radius,
@@ -56,6 +57,14 @@ OFFICIAL_SIZE = (480, 640)
 #: Beside a travelling form (``relif_data.nyuv2_travel``): what was changed, and the sources' checksums.
 TRAVEL = "travel.json"
 MAT_FILE, SPLIT_FILE, MAPPING_FILE = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
+#: Files beside it, and what each is for.
+BESIDE = {
+    SPLIT_FILE: "it holds the official train and test frames; take it from the dataset page",
+    MAPPING_FILE: (
+        "it maps the 894 classes to 40; take it from the data of Gupta, Arbelaez and Malik (CVPR 2013) or A."
+        " Handa's nyuv2-meta-data"
+    ),
+}
 #: Arrays of the .mat file, and the kinds of number that each may hold.
 FRAME_KINDS = {"images": "iu", "labels": "iu", "depths": "f"}
 #: Consecutive frames show one room: where the source names no scenes, blocks of this many stay together.
@@ -94,10 +103,8 @@ class Listing:
 
 def map_40_to_13() -> np.ndarray:
     """Return uint8 [41]: the 13-class index of each of the 40 classes (counted from 1), 255 at 0."""
-    table = np.full(41, IGNORE, dtype=np.uint8)
-    for row in _CLASSES:
-        table[int(row["class_40"])] = int(row["class_13"])
-    return table
+    classes = {int(row["class_40"]): int(row["class_13"]) for row in _CLASSES}
+    return np.array([classes.get(code, IGNORE) for code in range(41)], dtype=np.uint8)
 
 
 def prepare(
@@ -149,22 +156,20 @@ def prepare(
     travel = _travel_statement(source)
     if travel:
         options["travelling_form"] = travel
-    axes: AxisOrder | None = None
-    if listing.has_normals:
-        axes = _axes_of(listing, camera, (height, width))
+    axes = _axes_of(listing, camera, (height, width)) if listing.has_normals else None
+    if axes is None:
+        options["normals"] = {"from": "depth", "radius": default_radius(width), "edge": EDGE}
+    else:
         options["normals"] = {
             "from": "source",
             "channels": list(axes.channels),
             "signs": list(axes.signs),
             "median_angle_to_depth": round(axes.median_angle, 3),
         }
-    else:
-        options["normals"] = {"from": "depth", "radius": default_radius(width), "edge": 0.05}
 
     def convert(index: int) -> Frame:
-        return convert_frame(
-            listing.read(index), (height, width), camera, axes, f"NYUv2 frame {int(listing.ids[index])}"
-        )
+        place = f"NYUv2 frame {int(listing.ids[index])}"
+        return convert_frame(listing.read(index), (height, width), camera, axes, place)
 
     contents = DenseContents(
         dataset="nyuv2",
@@ -205,10 +210,9 @@ def _travel_statement(source: Path) -> dict[str, Any]:
 
 def list_frames(source: Path) -> Listing:
     """Tell the layout of ``source`` and list its frames; ``DataError`` if unknown or pairs are incomplete."""
-    if source.is_file() and source.suffix == ".mat":
-        return _list_official(source)
-    if (source / MAT_FILE).is_file():
-        return _list_official(source / MAT_FILE)
+    for path in (source, source / MAT_FILE):
+        if path.is_file() and path.suffix == ".mat":
+            return _list_official(path)
     if (source / "val" / "image").is_dir():
         return _list_arrays(source)
     if (source / "test" / "image").is_dir():
@@ -228,31 +232,32 @@ def convert_frame(
         DataError: Shapes that disagree, or depth that is negative, not finite, zero everywhere or in another
             unit.
     """
+
+    def require(holds: Any, problem: str) -> None:
+        if not holds:
+            raise DataError(f"{place}: {problem}")
+
     shape = raw.image.shape[:2]
-    if raw.image.ndim != 3 or raw.image.shape[2] != 3:
-        raise DataError(f"{place}: image has shape {raw.image.shape}, expected [height, width, 3]")
+    whole = raw.image.ndim == 3 and raw.image.shape[2] == 3
+    require(whole, f"image has shape {raw.image.shape}, expected [height, width, 3]")
     for name, array in (("label", raw.labels), ("depth", raw.depth)):
-        if array.shape != shape:
-            raise DataError(f"{place}: {name} has shape {array.shape}, its image {shape}")
-    if not np.isfinite(raw.depth).all():
-        raise DataError(f"{place}: depth holds NaN or infinity; write 0 where none was measured")
-    if (raw.depth < 0).any():
-        raise DataError(f"{place}: depth is negative; write 0 where none was measured")
-    if not raw.depth.any():
-        raise DataError(f"{place}: depth is 0 at every pixel, so none was measured; leave the frame out")
+        require(array.shape == shape, f"{name} has shape {array.shape}, its image {shape}")
+    require(np.isfinite(raw.depth).all(), "depth holds NaN or infinity; write 0 where none was measured")
+    require((raw.depth >= 0).all(), "depth is negative; write 0 where none was measured")
+    require(raw.depth.any(), "depth is 0 at every pixel, so none was measured; leave the frame out")
     middle = float(np.median(raw.depth[raw.depth > 0]))
-    if not ROOM[0] <= middle <= ROOM[1]:
-        raise DataError(
-            f"{place}: the median depth is {middle:.3g} m, and the sensor sees 0.7 to 10 m; folders of images"
-            " hold depth in millimetres, arrays and the .mat file in metres"
-        )
+    require(
+        ROOM[0] <= middle <= ROOM[1],
+        f"the median depth is {middle:.3g} m, and the sensor sees 0.7 to 10 m; folders of images hold depth"
+        " in millimetres, arrays and the .mat file in metres",
+    )
     depth = nearest(raw.depth, size)
     if raw.normals is None or axes is None:
         normals = normals_from_depth(depth, camera)
     else:
-        if raw.normals.shape != (3, *shape):
-            raise DataError(f"{place}: normals have shape {raw.normals.shape}, expected {(3, *shape)}")
-        normals = unit(nearest(axes.to_camera(raw.normals), size), place)
+        stored = raw.normals
+        require(stored.shape == (3, *shape), f"normals have shape {stored.shape}, expected {(3, *shape)}")
+        normals = unit(nearest(axes.to_camera(stored), size), place)
     return Frame(
         image=shrink_image(raw.image, size).transpose(2, 0, 1),
         labels=nearest(raw.labels, size),
@@ -319,20 +324,10 @@ def _axes_of(listing: Listing, camera: Intrinsics, size: tuple[int, int]) -> Axi
 def _list_official(path: Path) -> Listing:
     import h5py
 
-    def beside(name: str, why: str) -> Path:
-        found = path.parent / name
-        if not found.is_file():
-            raise DataError(f"{found} is missing: {why}")
-        return found
-
-    split_path = beside(
-        SPLIT_FILE, "it holds the official train and test frames; take it from the dataset page"
-    )
-    mapping_path = beside(
-        MAPPING_FILE,
-        "it maps the 894 classes to 40; take it from the data of Gupta, Arbelaez and Malik (CVPR 2013) or A."
-        " Handa's nyuv2-meta-data",
-    )
+    split_path, mapping_path = (path.parent / name for name in BESIDE)
+    for name, why in BESIDE.items():
+        if not (path.parent / name).is_file():
+            raise DataError(f"{path.parent / name} is missing: {why}")
     training, testing = _mat_numbers(split_path, "trainNdxs", "testNdxs")
     (to_40,) = _mat_numbers(mapping_path, "mapClass")
     if to_40.min(initial=0) < 0 or to_40.max(initial=0) > 40:
@@ -349,13 +344,15 @@ def _list_official(path: Path) -> Listing:
     ids = np.sort(np.concatenate([training, testing]))
     if len(np.unique(ids)) != len(ids) or len(ids) == 0 or ids[0] < 1 or ids[-1] > count:
         raise DataError(f"{split_path} names frames twice or outside 1..{count}")
-    groups, scene_names, scenes = _blocks(ids, np.isin(ids, testing)), (), None
-    rule = "whole runs of consecutive official frame numbers"
+    scenes: dict[str, Any] = {
+        "groups": _blocks(ids, np.isin(ids, testing)),
+        "validation_rule": "whole runs of consecutive official frame numbers",
+    }
     if "scenes" in content:
         names = _scene_names(path, content, count)
         unique, codes = np.unique(np.asarray(names)[ids - 1], return_inverse=True)
-        scene_names, scenes, groups = tuple(unique.tolist()), codes, codes
-        rule = "whole scenes, as the source names them"
+        scenes = {"groups": codes, "scenes": codes, "scene_names": tuple(unique.tolist())}
+        scenes["validation_rule"] = "whole scenes, as the source names them"
 
     def read(index: int) -> RawFrame:
         row = int(ids[index]) - 1
@@ -373,12 +370,9 @@ def _list_official(path: Path) -> Listing:
         layout="official",
         ids=ids,
         test=np.isin(ids, testing),
-        groups=groups,
-        scenes=scenes,
-        scene_names=scene_names,
         read=read,
         sources=[described(file) for file in (path, split_path, mapping_path)],
-        validation_rule=rule,
+        **scenes,
     )
 
 
@@ -402,11 +396,8 @@ def _count_frames(path: Path, content: Any) -> int:
     shapes = {name: getattr(content.get(name), "shape", ()) for name in FRAME_KINDS}
     count, sizes = shapes["images"][:1], shapes["images"][2:]
     wanted = {"images": (*count, 3, *sizes), "labels": count + sizes, "depths": count + sizes}
-    if (
-        len(sizes) != 2
-        or shapes != wanted
-        or any(content[name].dtype.kind not in kinds for name, kinds in FRAME_KINDS.items())
-    ):
+    fits = len(sizes) == 2 and shapes == wanted
+    if not (fits and all(content[name].dtype.kind in kinds for name, kinds in FRAME_KINDS.items())):
         raise DataError(
             f"{path}: images, depths and labels are no numbers of as many frames of one size"
             f" ({listed(f'{name} {shape}' for name, shape in shapes.items())}); download the file again"
@@ -532,17 +523,12 @@ def _paired(folder: Path, kinds: Sequence[str], suffixes: Sequence[str]) -> dict
     for kind in kinds:
         if not (folder / kind).is_dir():
             raise DataError(f"{folder / kind} is missing")
-        files = [
-            path
-            for path in (folder / kind).iterdir()
-            if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-        ]
-        strangers = [path.name for path in files if not _NUMBER.fullmatch(path.stem)]
+        inside = (path for path in (folder / kind).iterdir() if not path.name.startswith("."))
+        files = [path for path in inside if path.suffix.lower() in suffixes and path.is_file()]
+        strangers = sorted(path.name for path in files if not _NUMBER.fullmatch(path.stem))
         if strangers:
-            raise DataError(
-                f"{folder / kind}: names are not frame numbers: {listed(sorted(strangers))}; rename or remove"
-                " them"
-            )
+            names = f"names are not frame numbers: {listed(strangers)}"
+            raise DataError(f"{folder / kind}: {names}; rename or remove them")
         found[kind] = {int(path.stem): path for path in files}
         if len(found[kind]) != len(files):
             raise DataError(f"{folder / kind}: a frame number occurs twice")
@@ -573,7 +559,6 @@ def _folder_entries(
     for part, kind in itertools.product(paths, kinds):
         files = [frame[kind] for frame in paths[part].values()]
         lines = "".join(f"{sha256_of(path)}  {path.relative_to(source).as_posix()}\n" for path in files)
-        size, digest = sum(path.stat().st_size for path in files), hashlib.sha256(lines.encode())
-        name = f"{part}/{kind}"
-        entries.append({"name": name, "files": len(files), "bytes": size, "sha256": digest.hexdigest()})
+        size, digest = sum(path.stat().st_size for path in files), hashlib.sha256(lines.encode()).hexdigest()
+        entries.append({"name": f"{part}/{kind}", "files": len(files), "bytes": size, "sha256": digest})
     return entries

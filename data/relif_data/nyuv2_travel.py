@@ -7,8 +7,8 @@ and depth only what whole millimetres cost; images are JPEG files; surface norma
 are fitted to the depth.
 """
 
-import shutil
-import tempfile
+import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from relif_core.errors import DataError, listed
-from relif_core.files import write_json
+from relif_core.files import atomic_folder, write_json
 from relif_core.tensors.dense import IGNORE
 from relif_data.nyuv2 import (
     CLASS_NAMES,
@@ -71,25 +71,18 @@ def write_travel_form(
         raise DataError(f"quality {quality} and size {height} x {width}: give 1..95 and at least 32 x 32")
     listing = list_frames(source)
     size = (height, width)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=target.parent, prefix=f".{target.name}.", suffix=".partial"
-    ) as scratch:
-        folder = Path(scratch) / "set"
-        for part in ("train", "test"):
-            for kind in KINDS:
-                (folder / part / kind).mkdir(parents=True)
+    with atomic_folder(target) as folder:
+        for part, kind in itertools.product(("train", "test"), KINDS):
+            (folder / part / kind).mkdir(parents=True)
 
         def convert(index: int) -> dict[str, int]:
             number = int(listing.ids[index])
             part = folder / ("test" if listing.test[index] else "train")
             return _write_frame(listing.read(index), part, number, size, quality)
 
-        bytes_of = dict.fromkeys(KINDS, 0)
+        bytes_of: Counter[str] = Counter()
         for written in in_order(convert, range(len(listing.ids)), workers, progress, every=200):
-            for kind, size_of_file in written.items():
-                bytes_of[kind] += size_of_file
-        camera = COLOUR_CAMERA.resized(OFFICIAL_SIZE, size)
+            bytes_of.update(written)
         write_json(
             folder / TRAVEL,
             {
@@ -107,14 +100,13 @@ def write_travel_form(
                 "height": height,
                 "width": width,
                 "quality": quality,
-                "intrinsics": asdict(camera),
+                "intrinsics": asdict(COLOUR_CAMERA.resized(OFFICIAL_SIZE, size)),
                 "classes": list(CLASS_NAMES),
                 "layout_of_source": listing.layout,
                 "sources": listing.sources,
-                "bytes": bytes_of,
+                "bytes": dict(bytes_of),
             },
         )
-        shutil.move(folder, target)
     return target
 
 
@@ -147,9 +139,10 @@ def measure_travel_form(source: Path, travel: Path, frames: int = 48) -> dict[st
         image = shrink_image(before.image, size).astype(np.float64)
         squared = float(np.square(image - after.image).mean())
         noise.append(10 * np.log10(255**2 / squared) if squared else np.inf)
-        fitted = normals_from_depth(after.depth, COLOUR_CAMERA.resized(OFFICIAL_SIZE, size))
-        direct = normals_from_depth(depth, COLOUR_CAMERA.resized(OFFICIAL_SIZE, size))
-        own = normals_from_depth(before.depth, COLOUR_CAMERA.resized(OFFICIAL_SIZE, before.depth.shape))
+        fitted, direct, own = (
+            normals_from_depth(metres, COLOUR_CAMERA.resized(OFFICIAL_SIZE, metres.shape))
+            for metres in (after.depth, depth, before.depth)
+        )
         half.append(angles(fitted, direct).ravel())
         full.append(angles(fitted, nearest(own, size)).ravel())
     files = [path for path in Path(travel).rglob("*") if path.is_file()]

@@ -27,28 +27,16 @@ def in_order(
         say: Called with a line of text.
         every: After so many items, and after the last.
     """
-    for count, result in enumerate(_results(function, items, workers), start=1):
-        yield result
-        if say is not None and (count % every == 0 or count == len(items)):
-            say(f"{count} of {len(items)} frames")
-
-
-def _results(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None
-) -> Iterator[Result]:
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
-    if workers <= 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
         pending: deque[Future[Result]] = deque()
         try:
-            for item in items:
-                pending.append(pool.submit(partial(function, item)))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
+            for count in range(1, len(items) + 1):
+                ahead = items[count - 1 + len(pending) : count + 2 * workers]
+                pending.extend(pool.submit(partial(function, item)) for item in ahead)
                 yield pending.popleft().result()
+                if say is not None and (count % every == 0 or count == len(items)):
+                    say(f"{count} of {len(items)} frames")
         finally:
             for future in pending:
                 future.cancel()

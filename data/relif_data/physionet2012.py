@@ -35,17 +35,17 @@ from relif_core.errors import DataError, InputError, listed
 from relif_core.files import described, refuse_inside
 from relif_core.tensors.clinical import Channel, ClinicalContents, CohortStep, Group, Task, write_tensors
 from relif_data.archives import read_members
-from relif_data.imputation import forward_fill
 from relif_data.labels import (
     AGE_BANDS,
     LENGTH_OF_STAY_CLASSES,
     age_band,
+    forward_fill,
     length_of_stay_class,
     require_integer,
     split_by_subject,
 )
 from relif_data.sources import REGISTRY, own_table
-from relif_data.tables import FEW, READ_ERRORS, VALUE_SHARE, unreadable
+from relif_data.tables import FEW, VALUE_SHARE, first_of, open_table, refuse_lost
 
 HOURS = 48
 UNNAMED_SHARE = 0.01
@@ -64,8 +64,8 @@ class Variable:
 
 
 VARIABLES = tuple(
-    Variable(row["name"], row["unit"], float(row["low"]), float(row["high"]), float(row["usual"]))
-    for row in own_table("tables/physionet2012.csv")
+    Variable(name, unit, float(low), float(high), float(usual))
+    for name, unit, low, high, usual in map(dict.values, own_table("tables/physionet2012.csv"))
 )
 DESCRIPTORS = ("RecordID", "Age", "Gender", "Height", "ICUType")
 SEXES = ("female", "male", "unknown")
@@ -271,25 +271,18 @@ def _parse(path: Path, ids: np.ndarray, bodies: list[bytes]) -> pl.DataFrame:
         value=pl.col("value").cast(pl.Float64, strict=False),
     ).with_columns(record=pl.Series(np.repeat(np.arange(len(ids)), lines)))
     unnamed = parsed["code"] == _EMPTY_PARAMETER
-    if unnamed.sum() > max(UNNAMED_SHARE * parsed.height, FEW):
-        row = int(unnamed.arg_max() or 0)
-        raise fail(
-            row,
-            f"no parameter name, as on {int(unnamed.sum()):,} of {parsed.height:,} lines; get the set again",
-        )
-    for column, bad in (
-        ("time", parsed["minute"] < 0),
-        ("parameter", parsed["code"] < 0),
-        ("value", (parsed["code"] != _EMPTY_PARAMETER) & ~parsed["value"].is_finite().fill_null(False)),
+    if (lost := int(unnamed.sum())) > max(UNNAMED_SHARE * parsed.height, FEW):
+        problem = f"no parameter name, as on {lost:,} of {parsed.height:,} lines; get the set again"
+        raise fail(first_of(unnamed) - 1, problem)
+    no_number = (parsed["code"] != _EMPTY_PARAMETER) & ~parsed["value"].is_finite().fill_null(False)
+    for bad, problem in (
+        (parsed["minute"] < 0, f"its time is not between 00:00 and {HOURS}:00"),
+        (parsed["code"] < 0, "its parameter is unknown"),
+        (no_number, "its value of {} is no number"),
     ):
         if bad.any():
-            row = int(bad.arg_max() or 0)
-            problem = {
-                "time": f"its time is not between 00:00 and {HOURS}:00",
-                "parameter": "its parameter is unknown",
-                "value": f"its value of {table['parameter'][row]} is no number",
-            }[column]
-            raise fail(row, problem)
+            row = first_of(bad) - 1
+            raise fail(row, problem.format(table["parameter"][row]))
     return parsed
 
 
@@ -304,25 +297,14 @@ def _minute(text: str) -> int:
 
 def _read_outcomes(path: Path) -> dict[str, np.ndarray]:
     """Read an Outcomes file into int64 columns in the order of the record ids."""
-    try:
-        table = pl.read_csv(path, glob=False, infer_schema=False, quote_char=None)
-    except READ_ERRORS as error:
-        raise unreadable(path, error) from error
-    missing = [name for name in _OUTCOME_RANGES if name not in table.columns]
-    if missing:
-        raise DataError(f"{path}: column {listed(missing)} missing; the challenge's file has it")
-    # Polars renames the second of two columns of one name.
-    twice = [name for name in _OUTCOME_RANGES if f"{name}_duplicated_0" in table.columns]
-    if twice:
-        raise DataError(f"{path}: column {twice[0]} stands there twice; remove one")
+    wanted = [name.lower() for name in _OUTCOME_RANGES]
+    table = open_table("Outcomes", (path,), wanted).read(dict.fromkeys(wanted, pl.String))
     columns = {}
-    for name in _OUTCOME_RANGES:
-        numbers = table[name].str.strip_chars().cast(pl.Int64, strict=False)
-        low, high = _OUTCOME_RANGES[name]
+    for name, (low, high) in _OUTCOME_RANGES.items():
+        numbers = table[name.lower()].cast(pl.Int64, strict=False)
         bad = ~numbers.is_between(low, high).fill_null(False)
         if bad.any():
-            row = int(bad.arg_max() or 0)
-            raise DataError(f"{path}, line {row + 2}: {name} is not an integer in {low}..{high}")
+            raise DataError(f"{path}, line {first_of(bad) + 1}: {name} is not an integer in {low}..{high}")
         columns[name] = numbers.to_numpy()
     order = np.argsort(columns["RecordID"], kind="stable")
     columns = {name: column[order] for name, column in columns.items()}
@@ -333,7 +315,7 @@ def _read_outcomes(path: Path) -> dict[str, np.ndarray]:
 
 
 def _require_same_ids(path: Path, ids: np.ndarray, outcomes_path: Path, outcome_ids: np.ndarray) -> None:
-    """Refuse sets in which a record lacks its outcome or an outcome its record."""
+    """Check that every record has its outcome and every outcome its record."""
     for given, place, other, lacking in (
         (ids, outcomes_path, outcome_ids, "outcome"),
         (outcome_ids, path, ids, "record"),
@@ -375,11 +357,9 @@ def _grid(
         np.bincount(code[rows], minlength=len(VARIABLES)) for rows in (known, known & ~possible)
     )
     for variable, total, lost in zip(VARIABLES, given, dropped, strict=True):
-        if lost > max(VALUE_SHARE * total, FEW):
-            raise DataError(
-                f"{path}: {lost:,} of {total:,} readings of {variable.name} lie outside {variable.low:g} to"
-                f" {variable.high:g} {variable.unit}, perhaps in another unit; get the set again"
-            )
+        rest = f"outside {variable.low:g} to {variable.high:g} {variable.unit}, perhaps in another unit"
+        rest = f"readings of {variable.name} lie {rest}; get the set again"
+        refuse_lost(f"{path}:", lost, total, rest, VALUE_SHARE)
 
     readings = np.full((len(ids), HOURS, len(VARIABLES)), np.nan, dtype=np.float32)
     # Assignment runs in order, so the last reading of an hour stays.
@@ -431,7 +411,10 @@ def _descriptors(
 
 
 def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float) -> Path:
-    ids = np.concatenate([part.ids for part in parts])
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    ids, sex, age = joined("ids"), joined("sex"), joined("age")
     distinct, count = np.unique(ids, return_counts=True)
     if (count > 1).any():
         raise DataError(f"record {distinct[count > 1][0]} is in more than one set")
@@ -443,24 +426,18 @@ def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float
             for part in parts
         ]
     )
-    readings = np.concatenate([part.readings for part in parts]).reshape(-1, len(VARIABLES))
+    readings = joined("readings").reshape(-1, len(VARIABLES))
     observed = ~np.isnan(readings)
     offsets = np.arange(len(ids) + 1) * HOURS
     normal, fallbacks = _normal_values(readings, observed, np.repeat(split == 0, HOURS))
     labels, masks = _labels(
         {key: np.concatenate([part.outcomes[key] for part in parts]) for key in parts[0].outcomes}
     )
-    sex = np.concatenate([part.sex for part in parts])
-    age = np.concatenate([part.age for part in parts])
-    entry, present = REGISTRY["physionet2012"], [part.name for part in parts]
+    sets = f"{'set' if len(parts) == 1 else 'sets'} {', '.join(part.name for part in parts)}"
     return write_tensors(
         target,
         ClinicalContents(
-            dataset=entry.name,
-            title=entry.title,
-            licence=entry.licence,
-            output_policy=entry.output_policy,
-            synthetic=False,
+            **REGISTRY["physionet2012"].terms,
             sources=[source for part in parts for source in part.sources],
             channels=[
                 Channel(variable.name, variable.unit, (variable.name,), float(value))
@@ -471,16 +448,9 @@ def _write(parts: list[ChallengeSet], target: Path, seed: int, validation: float
             group_codes={
                 "sex": np.where(sex < 0, 2, sex),
                 "age_band": np.where(age < 0, len(AGE_BANDS), age_band(age)),
-                "icu_type": np.concatenate([part.icu_type for part in parts]) - 1,
+                "icu_type": joined("icu_type") - 1,
             },
-            cohort=[
-                CohortStep(
-                    f"stays of {'set' if len(parts) == 1 else 'sets'} {', '.join(present)}",
-                    0,
-                    len(ids),
-                    len(ids),
-                )
-            ],
+            cohort=[CohortStep(f"stays of {sets}", 0, len(ids), len(ids))],
             notes=_notes(parts, masks, fallbacks),
             options={"seed": seed, "validation": validation},
             values=forward_fill(readings, observed, offsets, normal),
@@ -523,39 +493,27 @@ def _labels(outcomes: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
         "saps": np.searchsorted(SAPS_BOUNDS, saps, side="right"),
         "sofa": np.searchsorted(SOFA_BOUNDS, sofa, side="right"),
     }
-    masks = {
-        "mortality": np.ones(len(days), dtype=np.uint8),
-        "los": (days >= 0).astype(np.uint8),
-        "saps": (saps >= 0).astype(np.uint8),
-        "sofa": (sofa >= 0).astype(np.uint8),
-    }
-    return labels, masks
+    known = {"mortality": outcomes["In-hospital_death"], "los": days, "saps": saps, "sofa": sofa}
+    return labels, {name: (values >= 0).astype(np.uint8) for name, values in known.items()}
 
 
 def _notes(parts: list[ChallengeSet], masks: dict[str, np.ndarray], fallbacks: list[str]) -> list[str]:
     dropped = np.sum([part.dropped for part in parts], axis=0)
     short = sum(int(np.isin(part.outcomes["Length_of_stay"], (0, 1)).sum()) for part in parts)
     absent = [name for name in SETS if name not in {part.name for part in parts}]
-    impossible = ", ".join(
-        f"{variable.name} {count}" for variable, count in zip(VARIABLES, dropped, strict=True) if count
-    )
+    counts = (f"{variable.name} {count}" for variable, count in zip(VARIABLES, dropped, strict=True) if count)
+    impossible = f" ({', '.join(counts)})" if dropped.any() else ""
+    tests = ", ".join(f"set {part.name}" for part in parts if part.name != "a")
+    unlabelled = ", ".join(f"{name} {int((mask == 0).sum())}" for name, mask in masks.items())
+    without = sum(part.without_series for part in parts)
     notes = [
-        "Train and validation: set a; test: "
-        + (", ".join(f"set {part.name}" for part in parts if part.name != "a") or "as many stays of set a")
-        + "."
+        f"Train and validation: set a; test: {tests or 'as many stays of set a'}."
         + "".join(f" Set {name} was absent." for name in absent),
         "Subjects are stays: the challenge does not tell which stays belong to one person.",
-        f"Readings dropped as impossible: {int(dropped.sum())}"
-        + (f" ({impossible})" if impossible else "")
-        + ".",
+        f"Readings dropped as impossible: {int(dropped.sum())}{impossible}.",
         f"Readings at 48:00, after the last row: {sum(part.late for part in parts)}.",
-        (
-            "Stays without any time series, kept with filled rows:"
-            f" {sum(part.without_series for part in parts)}."
-        ),
-        "Stays without a label: "
-        + ", ".join(f"{name} {int((mask == 0).sum())}" for name, mask in masks.items())
-        + ".",
+        f"Stays without any time series, kept with filled rows: {without}.",
+        f"Stays without a label: {unlabelled}.",
         f"Published lengths of stay below two days, kept: {short}.",
         "SAPS-I and SOFA describe hours that the input contains: reconstruction, not forecast.",
     ]

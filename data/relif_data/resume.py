@@ -35,7 +35,7 @@ class Work:
 
     def __init__(self, target: Path, key: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
         self.folder, self.tables = work_folder(target), tables
-        code = package_digest(Path(__file__).parent, (".py", ".csv"))
+        code = package_digest(Path(__file__).parent, (".py", ".csv", ".json", ".toml"))
         self.key = {**key, "code": code, "polars": pl.__version__}
         self.state: dict[str, dict[str, Any]] = {"begun": {}, "finished": {}}
         try:
@@ -160,7 +160,7 @@ def _left_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray | 
 
 
 def refuse_other_sources(target: Path, dataset: str, tables: Mapping[str, Table]) -> None:
-    """Refuse, before hours of reading, a target that holds something else by its sources' names and sizes.
+    """Check before hours of reading that a target holds nothing else, by its sources' names and sizes.
 
     Args:
         target: The folder to be made.

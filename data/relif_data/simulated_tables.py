@@ -1,16 +1,24 @@
-"""Simulated cohorts as raw tables of MIMIC-III or eICU: the whole road runs without any patient's data."""
+"""Simulated cohorts as raw tables of MIMIC-III or eICU: the whole road runs without any patient's data.
+
+``write_raw`` writes the tables, ``plant_quirks`` puts quirks of the real MIMIC-III into them in known
+numbers, for every repair to find. How a reading stands in a table says ``tables/simulated_tables.toml``.
+"""
 
 import gzip
 import json
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
-from relif_core.files import atomic_folder, write_file
+from relif_core.errors import DataError, InputError
+from relif_core.files import atomic_file, atomic_folder, write_file
 from relif_data.mimic3.channels import phenotypes
-from relif_data.synthetic_icu import CHANNELS, SimulatedCohort
+from relif_data.mimic3.cleaning import REPAIRS
+from relif_data.sources import own_text
+from relif_data.synthetic_icu import CHANNELS, COLUMN, SimulatedCohort
 from relif_data.tables import TIME_FORMAT
 
 MARKS = {"mimic3": "SYNTHETIC.md", "eicu": "simulated.json"}
@@ -18,81 +26,7 @@ MARKS = {"mimic3": "SYNTHETIC.md", "eicu": "simulated.json"}
 FIRST_ADMISSION = np.datetime64("2130-01-01T08:00:00")
 DAYS_BETWEEN_STAYS = 200
 OTHER_CODE = "V3000"
-EYE = ("1 No Response", "2 To pain", "3 To speech", "4 Spontaneously")
-VERBAL = ("1 No Response", "2 Incomp sounds", "3 Inapprop words", "4 Confused", "5 Oriented")
-MOTOR = (
-    "1 No Response",
-    "2 Abnorm extensn",
-    "3 Abnorm flexion",
-    "4 Flex-withdraws",
-    "5 Localizes Pain",
-    "6 Obeys Commands",
-)
-CAPILLARY = ("Normal <3 secs", "Abnormal >3 secs")
-ITEMS: dict[str, tuple[int, str]] = {
-    "Capillary refill rate": (3348, ""),
-    "Diastolic blood pressure": (8368, "mmHg"),
-    "Fraction inspired oxygen": (223835, ""),
-    "Glasgow coma scale eye opening": (184, ""),
-    "Glasgow coma scale motor response": (454, ""),
-    "Glasgow coma scale total": (198, "points"),
-    "Glasgow coma scale verbal response": (723, ""),
-    "Glucose": (50931, "mg/dL"),
-    "Heart Rate": (211, "bpm"),
-    "Height": (226730, "cm"),
-    "Mean blood pressure": (52, "mmHg"),
-    "Oxygen saturation": (646, "%"),
-    "Respiratory rate": (618, "BPM"),
-    "Systolic blood pressure": (51, "mmHg"),
-    "Temperature": (676, "Deg. C"),
-    "Weight": (763, "kg"),
-    "pH": (50820, "units"),
-}
-LABORATORY = (50931, 50820)
-
-# Simulated channel: table, then the column of a wide table or the label texts of a long one.
-_WIDE: dict[str, tuple[str, str]] = {
-    "Heart Rate": ("vitalPeriodic", "heartrate"),
-    "Oxygen saturation": ("vitalPeriodic", "sao2"),
-    "Systolic blood pressure": ("vitalAperiodic", "noninvasivesystolic"),
-    "Diastolic blood pressure": ("vitalAperiodic", "noninvasivediastolic"),
-    "Mean blood pressure": ("vitalAperiodic", "noninvasivemean"),
-}
-_LONG: dict[str, tuple[str, tuple[str, ...]]] = {
-    "Respiratory rate": ("nurseCharting", ("Vital Signs", "Respiratory Rate", "Respiratory Rate")),
-    "Temperature": ("nurseCharting", ("Vital Signs", "Temperature", "Temperature (F)")),
-    "Glasgow coma scale eye opening": ("nurseCharting", ("Scores", "Glasgow coma score", "Eyes")),
-    "Glasgow coma scale motor response": ("nurseCharting", ("Scores", "Glasgow coma score", "Motor")),
-    "Glasgow coma scale verbal response": ("nurseCharting", ("Scores", "Glasgow coma score", "Verbal")),
-    "Glasgow coma scale total": ("nurseCharting", ("Scores", "Glasgow coma score", "GCS Total")),
-    "Glucose": ("lab", ("glucose", "mg/dL")),
-    "pH": ("lab", ("pH", "")),
-    "Fraction inspired oxygen": ("respiratoryCharting", ("respFlowSettings", "FiO2")),
-    "Weight": ("intakeOutput", ("Bodyweight (kg)",)),
-    "Capillary refill rate": ("nurseAssessment", ("Capillary Refill", "Capillary Refill")),
-}
-_LONG_COLUMNS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "nurseCharting": (
-        "nursingchartoffset",
-        ("nursingchartcelltypecat", "nursingchartcelltypevallabel", "nursingchartcelltypevalname"),
-        "nursingchartvalue",
-    ),
-    "lab": ("labresultoffset", ("labname", "labmeasurenamesystem"), "labresult"),
-    "respiratoryCharting": ("respchartoffset", ("respcharttypecat", "respchartvaluelabel"), "respchartvalue"),
-    "intakeOutput": ("intakeoutputoffset", ("celllabel",), "cellvaluenumeric"),
-    "nurseAssessment": ("nurseassessoffset", ("celllabel", "cellattribute"), "cellattributevalue"),
-}
-_PERIODIC = (
-    "temperature",
-    "sao2",
-    "heartrate",
-    "respiration",
-    "cvp",
-    "systemicsystolic",
-    "systemicdiastolic",
-    "systemicmean",
-)
-_APERIODIC = ("noninvasivesystolic", "noninvasivediastolic", "noninvasivemean")
+_LAYOUT: dict[str, Any] = tomllib.loads(own_text("tables/simulated_tables.toml"))
 _HOSPITALS = 12
 
 
@@ -130,29 +64,55 @@ def write_raw(
     return Path(folder)
 
 
+# --- MIMIC-III ----------------------------------------------------------------------------------------------
+
+
 def _mimic3_tables(cohort: SimulatedCohort) -> dict[str, pl.DataFrame]:
-    rng = np.random.default_rng([cohort.seed, 3])
-    people = _stay_frame(cohort)
-    events, laboratory = _events(cohort, people, rng), pl.col("itemid").is_in(LABORATORY)
+    people, ids = _people(cohort), ("subject_id", "hadm_id", "icustay_id")
+    events = _events(cohort, people)
+    laboratory = pl.col("itemid").is_in(
+        [item["item"] for item in _LAYOUT["mimic3"].values() if item.get("laboratory")]
+    )
+    ward = pl.col("ward").cast(pl.Int64) + 10
     tables = {
-        "icustays": _icustays(people),
-        "admissions": _admissions(people),
-        "patients": _patients(people),
+        "icustays": people.select(
+            *ids,
+            dbsource=pl.lit("carevue"),
+            first_careunit="unit",
+            last_careunit="unit",
+            first_wardid=ward,
+            last_wardid=ward,
+            intime="intime",
+            outtime="outtime",
+            los=(pl.col("seconds") / 86_400).round(4),
+        ),
+        "admissions": people.select(
+            *(*ids[:2], "admittime", "dischtime", "deathtime"),
+            ethnicity=pl.lit("UNKNOWN/NOT SPECIFIED"),
+            hospital_expire_flag=pl.col("died").cast(pl.Int64),
+        ),
+        "patients": people.sort("intime")
+        .group_by("subject_id", maintain_order=True)
+        .agg(pl.col("sex", "age", "intime").first(), pl.col("deathtime").drop_nulls().first())
+        .select(
+            "subject_id",
+            gender=pl.when(pl.col("sex") == 0).then(pl.lit("F")).otherwise(pl.lit("M")),
+            dob=(
+                pl.col("intime") - pl.duration(days=(pl.col("age") * 365).round().cast(pl.Int64))
+            ).dt.truncate("1d"),
+            dod=pl.col("deathtime").dt.truncate("1d"),
+        )
+        .sort("subject_id"),
         "diagnoses_icd": _diagnoses(cohort, people),
-        "d_icd_diagnoses": _dictionary(),
+        "d_icd_diagnoses": pl.DataFrame({"icd9_code": [*phenotypes()[1]["icd9_code"], OTHER_CODE]}),
         "chartevents": events.filter(~laboratory).with_columns(error=pl.lit(None, dtype=pl.Int64)),
         "labevents": events.filter(laboratory).drop("icustay_id"),
-        "outputevents": people.select(
-            *("subject_id", "hadm_id", "icustay_id"),
-            charttime="outtime",
-            itemid=pl.lit(40055),
-            value=pl.lit(100),
-        ),
+        "outputevents": people.select(*ids, charttime="outtime", itemid=pl.lit(40055), value=pl.lit(100)),
     }
     return {name: frame.with_row_index("row_id", offset=1) for name, frame in tables.items()}
 
 
-def _stay_frame(cohort: SimulatedCohort) -> pl.DataFrame:
+def _people(cohort: SimulatedCohort) -> pl.DataFrame:
     """One row per stay with its ids and times; a subject's later stay follows the earlier one."""
     frame = pl.DataFrame(
         {
@@ -160,126 +120,192 @@ def _stay_frame(cohort: SimulatedCohort) -> pl.DataFrame:
             "icustay_id": cohort.stays,
             "hadm_id": cohort.stays - 100_000,
             "seconds": np.maximum(np.round(cohort.length_hours * 3600), 1).astype(np.int64),
-            "died": cohort.died,
-            "age": cohort.age,
-            "sex": cohort.sex,
-            "ward": cohort.ward,
+            **{name: getattr(cohort, name) for name in ("died", "age", "sex", "ward")},
+            "unit": np.array(["MICU", "SICU", "CCU"])[cohort.ward],
         }
     )
-    earlier = pl.int_range(pl.len()).over("subject_id")
-    start = pl.lit(FIRST_ADMISSION).cast(pl.Datetime("us")) + pl.duration(days=earlier * DAYS_BETWEEN_STAYS)
-    frame = frame.with_columns(
-        intime=start + pl.duration(minutes=pl.col("subject_id") % 1440),
-        last=(earlier + 1 == pl.len().over("subject_id")),
+    start = pl.lit(FIRST_ADMISSION).cast(pl.Datetime("us")) + pl.duration(
+        days=pl.int_range(pl.len()).over("subject_id") * DAYS_BETWEEN_STAYS
     )
+    frame = frame.with_columns(intime=start + pl.duration(minutes=pl.col("subject_id") % 1440))
     frame = frame.with_columns(outtime=pl.col("intime") + pl.duration(seconds=pl.col("seconds")))
     return frame.with_columns(
         deathtime=pl.when("died").then("outtime"),
         admittime=pl.col("intime") - pl.duration(hours=1),
         dischtime=pl.when("died").then("outtime").otherwise(pl.col("outtime") + pl.duration(days=2)),
-        unit=pl.col("ward").replace_strict({0: "MICU", 1: "SICU", 2: "CCU"}, return_dtype=pl.String),
     )
-
-
-def _icustays(people: pl.DataFrame) -> pl.DataFrame:
-    return people.select(
-        "subject_id",
-        "hadm_id",
-        "icustay_id",
-        dbsource=pl.lit("carevue"),
-        first_careunit="unit",
-        last_careunit="unit",
-        first_wardid=pl.col("ward").cast(pl.Int64) + 10,
-        last_wardid=pl.col("ward").cast(pl.Int64) + 10,
-        intime="intime",
-        outtime="outtime",
-        los=(pl.col("seconds") / 86_400).round(4),
-    )
-
-
-def _admissions(people: pl.DataFrame) -> pl.DataFrame:
-    return people.select(
-        "subject_id",
-        "hadm_id",
-        "admittime",
-        "dischtime",
-        "deathtime",
-        ethnicity=pl.lit("UNKNOWN/NOT SPECIFIED"),
-        hospital_expire_flag=pl.col("died").cast(pl.Int64),
-    )
-
-
-def _patients(people: pl.DataFrame) -> pl.DataFrame:
-    first = (
-        people.sort("intime")
-        .group_by("subject_id", maintain_order=True)
-        .agg(pl.col("sex", "age", "intime").first(), pl.col("deathtime").drop_nulls().first())
-    )
-    return first.select(
-        "subject_id",
-        gender=pl.when(pl.col("sex") == 0).then(pl.lit("F")).otherwise(pl.lit("M")),
-        dob=(pl.col("intime") - pl.duration(days=(pl.col("age") * 365).round().cast(pl.Int64))).dt.truncate(
-            "1d"
-        ),
-        dod=pl.col("deathtime").dt.truncate("1d"),
-    ).sort("subject_id")
 
 
 def _diagnoses(cohort: SimulatedCohort, people: pl.DataFrame) -> pl.DataFrame:
-    _, codes = phenotypes()
-    first = codes.group_by("phenotype").agg(pl.col("icd9_code").first()).sort("phenotype")["icd9_code"]
+    """A code outside the phenotypes for every admission, then the first code of each of its phenotypes."""
+    first = phenotypes()[1].group_by("phenotype").agg(pl.col("icd9_code").first()).sort("phenotype")
     stay, phenotype = np.nonzero(cohort.phenotypes)
     ids = people.select("subject_id", "hadm_id")
-    rows = pl.concat(
-        [
-            ids.with_columns(icd9_code=pl.lit(OTHER_CODE)),
-            ids[stay].with_columns(icd9_code=first.gather(phenotype)),
-        ]
-    ).sort("subject_id", "hadm_id", maintain_order=True)
-    return rows.select(
-        "subject_id", "hadm_id", pl.int_range(1, pl.len() + 1).over("hadm_id").alias("seq_num"), "icd9_code"
+    coded = ids[stay].with_columns(icd9_code=first["icd9_code"].gather(phenotype))
+    rows = pl.concat([ids.with_columns(icd9_code=pl.lit(OTHER_CODE)), coded])
+    number = pl.int_range(1, pl.len() + 1).over("hadm_id")
+    return rows.sort("subject_id", "hadm_id", maintain_order=True).select(
+        "subject_id", "hadm_id", number.alias("seq_num"), "icd9_code"
     )
 
 
-def _dictionary() -> pl.DataFrame:
-    _, codes = phenotypes()
-    return pl.DataFrame({"icd9_code": [*codes["icd9_code"], OTHER_CODE]})
-
-
-def _events(cohort: SimulatedCohort, people: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+def _events(cohort: SimulatedCohort, people: pl.DataFrame) -> pl.DataFrame:
     """All readings in the order of their hours, with item, time, text and unit."""
-    stay = np.repeat(np.arange(len(cohort.stays)), cohort.rows_per_stay)
+    rng = np.random.default_rng([cohort.seed, 3])
     row, channel = np.nonzero(~np.isnan(cohort.readings))
+    stay = np.repeat(np.arange(len(cohort.stays)), cohort.rows_per_stay)[row]
     seconds = (cohort.hour[row] - 1) * 3600 + rng.integers(1, 3601, len(row))
-    text = np.empty(len(row), dtype=object)
-    for code, info in enumerate(CHANNELS):
-        chosen = channel == code
-        text[chosen] = _texts(info.name, info.decimals, cohort.readings[row[chosen], code])
-    names = [info.name for info in CHANNELS]
-    return people.select("subject_id", "hadm_id", "icustay_id", "intime")[stay[row]].select(
-        "subject_id",
-        "hadm_id",
-        "icustay_id",
-        itemid=pl.Series([ITEMS[names[code]][0] for code in channel], dtype=pl.Int64),
+    written = [{"decimals": info.decimals} | _LAYOUT["mimic3"][info.name] for info in CHANNELS]
+    readings = zip(channel, cohort.readings[row, channel], strict=True)
+    return people[stay].select(
+        *("subject_id", "hadm_id", "icustay_id"),
+        itemid=pl.Series([item["item"] for item in written], dtype=pl.Int64).gather(channel),
         charttime=pl.col("intime") + pl.duration(seconds=pl.lit(pl.Series(seconds))),
-        value=pl.Series(text.tolist(), dtype=pl.String),
-        valueuom=pl.Series([ITEMS[names[code]][1] or None for code in channel], dtype=pl.String),
+        value=pl.Series([_text(written[code], float(number)) for code, number in readings], dtype=pl.String),
+        valueuom=pl.Series([item.get("unit") for item in written], dtype=pl.String).gather(channel),
     )
 
 
-def _texts(name: str, decimals: int, values: np.ndarray) -> list[str]:
-    words = {
-        "Capillary refill rate": (CAPILLARY, 0),
-        "Glasgow coma scale eye opening": (EYE, 1),
-        "Glasgow coma scale motor response": (MOTOR, 1),
-        "Glasgow coma scale verbal response": (VERBAL, 1),
-    }
-    if name in words:
-        texts, lowest = words[name]
-        return [texts[int(value) - lowest] for value in values]
-    if name == "Fraction inspired oxygen":
-        return [f"{100 * float(value):.0f}" for value in values]
-    return [f"{float(value):.{decimals}f}" for value in values]
+def _text(item: dict[str, Any], number: float) -> str:
+    """What a chart shows for a reading: a word, or a number with so many decimals."""
+    if "words" in item:
+        return str(item["words"][int(number) - item["least"]])
+    return f"{item.get('factor', 1) * number:.{item['decimals']}f}"
+
+
+# --- quirks of the real MIMIC-III ---------------------------------------------------------------------------
+
+HEART_RATE, GLUCOSE, URINE_GLUCOSE = "211", "50931", "51478"
+#: Repair, item, and what its rows become.
+_CHANGES: tuple[tuple[str, str, dict[str, str | None]], ...] = (
+    ("fio2_scale", "223835", {"VALUE": "0.5"}),
+    ("fio2_set_item", "223835", {"ITEMID": "190", "VALUE": "60"}),
+    ("fahrenheit", "676", {"ITEMID": "678", "VALUE": "78", "VALUEUOM": "Deg. F"}),
+    ("impossible_values", "51", {"VALUE": "11647"}),
+    ("flagged_errors", "618", {"VALUE": "3", "ERROR": "1"}),
+    ("admission_from_stay", "646", {"HADM_ID": None}),
+)
+
+
+def plant_quirks(folder: Path, *, each: int = 40, seed: int = 0) -> dict[str, int]:
+    """Change simulated tables in a folder; return how much per repair.
+
+    Of each quirk ``each`` rows are planted, or as many as the tables hold: event rows, for "numeric_maximum"
+    chart times, for "all_diagnosis_codes" diagnosis rows, for "hospital_death" admissions. No row has two.
+
+    Args:
+        folder: Of ``write_raw`` with upper case and without compression.
+        each: Rows per quirk, at least 1.
+        seed: Of the choice of rows.
+
+    Raises:
+        DataError: The folder is not simulated.
+        InputError: ``each`` is below 1.
+    """
+    folder = Path(folder)
+    if each < 1:
+        raise InputError(f"each={each}: plant at least one row of a quirk")
+    if not (folder / MARKS["mimic3"]).is_file():
+        raise DataError(f"{folder} has no {MARKS['mimic3']}: quirks are planted in simulated tables only")
+    rng = np.random.default_rng([seed, 190])
+    charts, labs = _read(folder, "CHARTEVENTS"), _read(folder, "LABEVENTS")
+    planted: dict[str, int] = {}
+
+    def choose(frame: pl.DataFrame, name: str, wanted: pl.Expr) -> pl.Series:
+        """Say which rows get the quirk ``name``: a random draw among the untouched rows that are wanted."""
+        chosen = _drawn(rng, frame.select(wanted & ~pl.col("touched")).to_series(), each)
+        planted[name] = int(chosen.sum())
+        return chosen
+
+    def change(frame: pl.DataFrame, name: str, item: str, to: dict[str, str | None]) -> pl.DataFrame:
+        """Overwrite columns of the chosen rows of an item."""
+        chosen = choose(frame, name, pl.col("ITEMID") == item)
+        cells = (
+            pl.when(chosen).then(pl.lit(value, dtype=pl.String)).otherwise(column).alias(column)
+            for column, value in to.items()
+        )
+        return frame.with_columns(*cells, touched=pl.col("touched") | chosen)
+
+    # A second heart rate at the same time whose text is greater and whose number is smaller.
+    three_digits = (pl.col("ITEMID") == HEART_RATE) & (pl.col("VALUE").str.len_bytes() == 3)
+    chosen = choose(charts, "numeric_maximum", three_digits)
+    charts = charts.with_columns(touched=pl.col("touched") | chosen)
+    charts = _appended(charts, charts.filter(chosen).with_columns(VALUE=pl.lit("95")))
+    for name, item, to in _CHANGES:
+        charts = change(charts, name, item, to)
+    labs = change(labs, "unknown_units", GLUCOSE, {"VALUE": "7", "VALUEUOM": "mmol/L"})
+    chosen = choose(labs, "blood_only", pl.col("ITEMID") == GLUCOSE)
+    labs = labs.with_columns(touched=pl.col("touched") | chosen)
+    urine = labs.filter(chosen).with_columns(ITEMID=pl.lit(URINE_GLUCOSE), VALUE=pl.lit("1000"))
+    _write(folder, "CHARTEVENTS", charts)
+    _write(folder, "LABEVENTS", _appended(labs, urine))
+    planted["all_diagnosis_codes"] = _forget_a_code(folder)
+    planted["hospital_death"] = _die_after_discharge(folder, each, rng)
+    planted["los_after_death"] = _end_after_death(folder, each, rng)
+    return {name: planted[name] for name in REPAIRS}
+
+
+def _drawn(rng: np.random.Generator, wanted: pl.Series, each: int) -> pl.Series:
+    """Mark ``each`` of the wanted rows, or as many as there are, at random."""
+    mask = np.zeros(len(wanted), dtype=bool)
+    mask[rng.permutation(np.flatnonzero(wanted.to_numpy()))[:each]] = True
+    return pl.Series(mask)
+
+
+def _forget_a_code(folder: Path) -> int:
+    """Remove the most used phenotype code from the dictionary and return the diagnosis rows that carry it."""
+    diagnoses, dictionary = _read(folder, "DIAGNOSES_ICD"), _read(folder, "D_ICD_DIAGNOSES")
+    # The first diagnosis of every admission is a code outside the phenotypes.
+    used = diagnoses.filter(pl.col("SEQ_NUM") != "1")["ICD9_CODE"].value_counts(sort=True)
+    if not used.height:
+        return 0
+    code, rows = used.row(0)
+    _write(folder, "D_ICD_DIAGNOSES", dictionary.filter(pl.col("ICD9_CODE") != code))
+    return int(rows)
+
+
+def _die_after_discharge(folder: Path, each: int, rng: np.random.Generator) -> int:
+    """Let subjects who went home from their only admission die on the day of discharge, after it."""
+    admissions, patients = _read(folder, "ADMISSIONS"), _read(folder, "PATIENTS")
+    home = admissions.filter(
+        (pl.col("HOSPITAL_EXPIRE_FLAG") == "0") & (pl.len().over("SUBJECT_ID") == 1)
+    ).select("SUBJECT_ID", day=pl.col("DISCHTIME").str.slice(0, 10) + " 00:00:00")
+    chosen = home[np.sort(rng.permutation(home.height)[:each])]
+    patients = patients.join(chosen, on="SUBJECT_ID", how="left", maintain_order="left")
+    _write(folder, "PATIENTS", patients.with_columns(DOD=pl.coalesce("day", "DOD")).drop("day"))
+    return chosen.height
+
+
+def _end_after_death(folder: Path, each: int, rng: np.random.Generator) -> int:
+    """Let deaths in hospital come two hours before the recorded end of the stay."""
+    admissions = _read(folder, "ADMISSIONS")
+    chosen = _drawn(rng, admissions["DEATHTIME"].is_not_null(), each)
+    earlier = pl.col("DEATHTIME").str.to_datetime(TIME_FORMAT).dt.offset_by("-2h").dt.strftime(TIME_FORMAT)
+    death = pl.when(chosen).then(earlier).otherwise("DEATHTIME")
+    _write(folder, "ADMISSIONS", admissions.with_columns(DEATHTIME=death))
+    return int(chosen.sum())
+
+
+def _appended(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    ids = pl.int_range(frame.height + 1, frame.height + 1 + rows.height, eager=True).cast(pl.String)
+    return pl.concat([frame, rows.with_columns(ROW_ID=ids)])
+
+
+def _read(folder: Path, table: str) -> pl.DataFrame:
+    path = folder / f"{table}.csv"
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing; write the simulated tables in upper case and without compression"
+        )
+    return pl.read_csv(path, glob=False, infer_schema_length=0).with_columns(touched=pl.lit(False))
+
+
+def _write(folder: Path, table: str, frame: pl.DataFrame) -> None:
+    with atomic_file(folder / f"{table}.csv") as stream:
+        frame.drop("touched").write_csv(stream)
+
+
+# --- eICU ---------------------------------------------------------------------------------------------------
 
 
 def _eicu_tables(cohort: SimulatedCohort) -> dict[str, pl.DataFrame]:
@@ -289,8 +315,8 @@ def _eicu_tables(cohort: SimulatedCohort) -> dict[str, pl.DataFrame]:
     minute = (cohort.hour - 1) * 60 + rng.integers(0, 60, len(owner))
     # The last, incomplete hour ends with the stay.
     minute = np.minimum(minute, length[owner] - 1)
-    stay = cohort.stays[owner]
-    tables: dict[str, pl.DataFrame] = {
+    systems = np.array(["cardiovascular", "pulmonary", "renal", "neurologic", "endocrine"])
+    tables = {
         "patient": _eicu_patients(cohort, length),
         "hospital": pl.DataFrame(
             {
@@ -300,88 +326,63 @@ def _eicu_tables(cohort: SimulatedCohort) -> dict[str, pl.DataFrame]:
                 "region": np.resize(["Midwest", "South", "West", "Northeast"], _HOSPITALS),
             }
         ),
-        "diagnosis": _eicu_diagnoses(cohort),
+        # The organ system of each stay's leading factor, entered an hour after admission.
+        "diagnosis": pl.DataFrame(
+            {
+                "patientunitstayid": cohort.stays,
+                "diagnosisoffset": np.full(len(cohort.stays), 60),
+                "diagnosisstring": [
+                    f"{system}|simulated" for system in systems[cohort.factors.argmax(axis=1)]
+                ],
+            }
+        ),
     }
-    readings = {channel.name: cohort.readings[:, index] for index, channel in enumerate(CHANNELS)}
-    for table, columns in (("vitalPeriodic", _PERIODIC), ("vitalAperiodic", _APERIODIC)):
-        tables[table] = _wide(table, columns, readings, stay, minute)
-    for table in _LONG_COLUMNS:
-        tables[table] = _long(table, readings, stay, minute)
+    times = pl.DataFrame({"patientunitstayid": cohort.stays[owner], "minute": minute})
+    for table, layout in _LAYOUT["eicu_wide"].items():
+        present = {
+            column: pl.Series(cohort.readings[:, COLUMN[name]]).fill_nan(None)
+            for column, name in layout["channels"].items()
+        }
+        nothing = pl.lit(None, dtype=pl.Float32)
+        columns = (present.get(column, nothing).alias(column) for column in layout["columns"])
+        frame = times.select("patientunitstayid", pl.col("minute").alias("observationoffset"), *columns)
+        tables[table] = frame.filter(pl.any_horizontal(pl.col(*layout["columns"]).is_not_null()))
+    for table, layout in _LAYOUT["eicu_long"].items():
+        parts = []
+        for name, texts in layout["channels"].items():
+            readings = cohort.readings[:, COLUMN[name]]
+            there = np.flatnonzero(~np.isnan(readings))
+            labels = (pl.lit(text).alias(label) for label, text in zip(layout["labels"], texts, strict=True))
+            charted = _charted(name, readings[there]).alias(layout["value"])
+            parts.append(times[there].rename({"minute": layout["time"]}).with_columns(*labels, charted))
+        tables[table] = pl.concat(parts).sort("patientunitstayid", layout["time"])
     return tables
 
 
 def _eicu_patients(cohort: SimulatedCohort, length: np.ndarray) -> pl.DataFrame:
     """One row per stay; the hospital stay begins and ends with the unit stay."""
-    status = np.where(cohort.died, "Expired", "Alive")
-    height = cohort.readings[cohort.offsets[:-1], [channel.name for channel in CHANNELS].index("Height")]
+    status, count = np.where(cohort.died, "Expired", "Alive"), len(cohort.stays)
+    height = cohort.readings[cohort.offsets[:-1], COLUMN["Height"]]
     return pl.DataFrame(
         {
             "patientunitstayid": cohort.stays,
             "patienthealthsystemstayid": cohort.stays + 1_000_000,
             "gender": np.where(cohort.sex == 0, "Female", "Male"),
             "age": ["> 89" if age > 89 else str(int(age)) for age in cohort.age],
-            "ethnicity": np.resize(["Caucasian", "African American", "Hispanic", "Asian"], len(cohort.stays)),
+            "ethnicity": np.resize(["Caucasian", "African American", "Hispanic", "Asian"], count),
             "hospitalid": cohort.subjects % _HOSPITALS + 1,
             "admissionheight": pl.Series(height).fill_nan(None),
             "hospitaldischargeoffset": length,
             "hospitaldischargestatus": status,
             "unittype": np.array(["MICU", "SICU", "Cardiac ICU"])[cohort.ward],
-            "unitvisitnumber": np.ones(len(cohort.stays), dtype=np.int64),
-            "unitstaytype": ["admit"] * len(cohort.stays),
-            "admissionweight": pl.Series([None] * len(cohort.stays), dtype=pl.Float64),
+            "unitvisitnumber": np.ones(count, dtype=np.int64),
+            "unitstaytype": ["admit"] * count,
+            "admissionweight": pl.Series([None] * count, dtype=pl.Float64),
             "unitdischargeoffset": length,
             "unitdischargestatus": status,
             "uniquepid": [f"{subject % 7 + 1:03d}-{subject}" for subject in cohort.subjects],
         }
     )
-
-
-def _eicu_diagnoses(cohort: SimulatedCohort) -> pl.DataFrame:
-    """The organ system of each stay's leading factor, entered an hour after admission."""
-    systems = np.array(["cardiovascular", "pulmonary", "renal", "neurologic", "endocrine"])
-    leading = systems[cohort.factors.argmax(axis=1)]
-    return pl.DataFrame(
-        {
-            "patientunitstayid": cohort.stays,
-            "diagnosisoffset": np.full(len(cohort.stays), 60),
-            "diagnosisstring": [f"{system}|simulated" for system in leading],
-        }
-    )
-
-
-def _wide(
-    table: str,
-    columns: tuple[str, ...],
-    readings: dict[str, np.ndarray],
-    stay: np.ndarray,
-    minute: np.ndarray,
-) -> pl.DataFrame:
-    source = {column: name for name, (where, column) in _WIDE.items() if where == table}
-    content: dict[str, Any] = {"patientunitstayid": stay, "observationoffset": minute}
-    for column in columns:
-        content[column] = (
-            pl.Series(readings[source[column]]).fill_nan(None)
-            if column in source
-            else pl.Series([None] * len(stay), dtype=pl.Float32)
-        )
-    frame = pl.DataFrame(content)
-    return frame.filter(pl.any_horizontal(pl.col(column).is_not_null() for column in columns))
-
-
-def _long(table: str, readings: dict[str, np.ndarray], stay: np.ndarray, minute: np.ndarray) -> pl.DataFrame:
-    time, labels, value = _LONG_COLUMNS[table]
-    parts = []
-    for name, (where, texts) in _LONG.items():
-        if where != table:
-            continue
-        there = np.flatnonzero(~np.isnan(readings[name]))
-        parts.append(
-            pl.DataFrame({"patientunitstayid": stay[there], time: minute[there]}).with_columns(
-                *(pl.lit(text).alias(label) for label, text in zip(labels, texts, strict=True)),
-                _charted(name, readings[name][there]).alias(value),
-            )
-        )
-    return pl.concat(parts).sort("patientunitstayid", time)
 
 
 def _charted(name: str, values: np.ndarray) -> pl.Series:

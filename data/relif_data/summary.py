@@ -13,10 +13,10 @@ import numpy as np
 
 from relif_core.errors import InputError
 from relif_core.tensors.clinical import SPLITS, ClinicalTensors, Group, Task
+from relif_data.sources import REGISTRY
 
 FORMAT = "relif-data-summary-1"
 SMALL_CELL = 10
-GUARDED = ("mimic3", "eicu")
 MOST_LEVELS = 12
 
 # A whole number in a note counts people or cells, but for hours, days, bounds, versions and volumes.
@@ -30,7 +30,8 @@ Count = int | None
 
 def least_count(tensors: ClinicalTensors) -> int:
     """Return the smallest count of stays that may be shown: 1 for simulated or per-person data, else 10."""
-    guarded = tensors.dataset in GUARDED or tensors.manifest["output_policy"] != "person"
+    known = tensors.dataset in REGISTRY and REGISTRY[tensors.dataset].guarded
+    guarded = known or tensors.manifest["output_policy"] != "person"
     return SMALL_CELL if guarded and not tensors.manifest["synthetic"] else 1
 
 
@@ -55,11 +56,7 @@ def summarise_tensors(tensors: ClinicalTensors, least: int | None = None) -> dic
     subjects, split = arrays["subjects"], arrays["split"]
     return {
         "format": FORMAT,
-        "dataset": tensors.dataset,
-        "title": manifest["title"],
-        "licence": manifest["licence"],
-        "synthetic": manifest["synthetic"],
-        "fingerprint": tensors.fingerprint,
+        **{name: manifest[name] for name in ("dataset", "title", "licence", "synthetic", "fingerprint")},
         "least_count": least,
         "stays": len(split),
         "subjects": len(np.unique(subjects)),
@@ -119,16 +116,11 @@ def _channels(tensors: ClinicalTensors, least: int) -> list[dict[str, Any]]:
     channels = []
     for index, channel in enumerate(tensors.channels):
         seen = np.asarray(observed[:, index])
-        stays = int((np.add.reduceat(seen, offsets[:-1], dtype=np.int64) > 0).sum())
-        shown = _shown(stays, len(offsets) - 1, least)
+        stays = int(np.logical_or.reduceat(seen, offsets[:-1]).sum())
+        hours = int(seen.sum(dtype=np.int64)) if stays == 0 or stays >= least else None
+        shown = {"observed_hours": hours, "observed_stays": _shown(stays, len(offsets) - 1, least)}
         channels.append(
-            {
-                "name": channel.name,
-                "unit": channel.unit,
-                "columns": len(channel.columns),
-                "observed_hours": int(seen.sum(dtype=np.int64)) if stays == 0 or stays >= least else None,
-                "observed_stays": shown,
-            }
+            {"name": channel.name, "unit": channel.unit, "columns": len(channel.columns), **shown}
         )
     return channels
 
@@ -171,16 +163,8 @@ def _task(tensors: ClinicalTensors, task: Task, least: int) -> dict[str, Any]:
             "stays": None if hidden else carriers,
             "counts": counts,
         }
-    return {
-        "name": task.name,
-        "title": task.title,
-        "kind": task.kind,
-        "level": task.level,
-        "horizon_hours": task.horizon_hours,
-        "class_names": list(task.class_names),
-        "unit": task.unit,
-        "splits": splits,
-    }
+    told = {name: getattr(task, name) for name in ("name", "title", "kind", "level", "horizon_hours")}
+    return {**told, "class_names": list(task.class_names), "unit": task.unit, "splits": splits}
 
 
 def _shown(count: int, total: int, least: int) -> Count:
@@ -206,12 +190,7 @@ def guarded_effects(rows: Sequence[Mapping[str, Any]], least: int) -> list[dict[
     """
     guarded = []
     for row in rows:
-        few = 0 < row["stays"] < least
-        item = dict(row)
-        for name in ("value_cells", "mask_cells", "stays"):
-            item[name] = None if few else row[name]
-        for name in row:
-            if name.endswith("_labels") and 0 < row[name] < least:
-                item[name] = None
-        guarded.append(item)
+        hidden = {name for name in row if name.endswith("_labels") and 0 < row[name] < least}
+        hidden |= {"value_cells", "mask_cells", "stays"} if 0 < row["stays"] < least else set()
+        guarded.append({name: None if name in hidden else cell for name, cell in row.items()})
     return guarded

@@ -10,12 +10,14 @@ Camera axes: x to the right, y down, z forward; normals point towards the camera
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from relif_core.errors import DataError, InputError
 
+#: Relative difference of inverse depth from which a neighbour counts no more.
+EDGE = 0.05
 #: Degrees between stored and fitted normals in the best order of axes.
 LARGEST_MEDIAN = 30.0
 
@@ -56,7 +58,7 @@ def normals_from_depth(
     intrinsics: Intrinsics,
     *,
     radius: int | None = None,
-    edge: float = 0.05,
+    edge: float = EDGE,
     smoothing: float | None = None,
 ) -> np.ndarray:
     """Return unit normals float32 [3, height, width] of a depth map; zero without depth or plane.
@@ -151,14 +153,11 @@ def _fit_planes(
                 row["x"] += weight
                 weight *= dx
                 row["xx"] += weight
-        for name, factor in (("", 1), ("y", dy), ("yy", dy * dy)):
-            sums[name or "1"] += factor * row["1"]
-        sums["x"] += row["x"]
-        sums["xx"] += row["xx"]
-        sums["xy"] += dy * row["x"]
-        sums["q"] += row["q"]
-        sums["xq"] += row["xq"]
-        sums["yq"] += dy * row["q"]
+        for name, of_row, factor in (
+            *((name, name, 1) for name in row),
+            *(("y", "1", dy), ("yy", "1", dy * dy), ("xy", "x", dy), ("yq", "q", dy)),
+        ):
+            sums[name] += factor * row[of_row]
     total = np.maximum(sums["1"], 1e-6)
     x, y, q = sums["x"] / total, sums["y"] / total, sums["q"] / total
     xx, xy, yy = sums["xx"] / total - x * x, sums["xy"] / total - x * y, sums["yy"] / total - y * y
@@ -206,17 +205,18 @@ def find_axis_order(stored: np.ndarray, fitted: np.ndarray) -> AxisOrder:
     Raises:
         DataError: Even the best median angle exceeds ``LARGEST_MEDIAN``: normals and depth disagree.
     """
-    best: AxisOrder | None = None
-    for channels in itertools.permutations(range(3)):
-        for x_sign, y_sign, z_sign in itertools.product((1, -1), repeat=3):
-            order = AxisOrder((channels[0], channels[1], channels[2]), (x_sign, y_sign, z_sign), np.inf)
-            found = angles(order.to_camera(stored), fitted)
-            if np.isnan(found).all():
-                raise DataError("no pixel has both a stored normal and depth; nothing to find the axes with")
-            median = float(np.nanmedian(found))
-            if best is None or median < best.median_angle:
-                best = AxisOrder(order.channels, order.signs, median)
-    assert best is not None
+    if np.isnan(angles(stored, fitted)).all():
+        raise DataError("no pixel has both a stored normal and depth; nothing to find the axes with")
+    orders = (
+        AxisOrder((a, b, c), (x, y, z), np.inf)
+        for a, b, c in itertools.permutations(range(3))
+        for x, y, z in itertools.product((1, -1), repeat=3)
+    )
+    medians = (
+        replace(order, median_angle=float(np.nanmedian(angles(order.to_camera(stored), fitted))))
+        for order in orders
+    )
+    best = min(medians, key=lambda order: order.median_angle)
     if best.median_angle > LARGEST_MEDIAN:
         raise DataError(
             f"stored normals differ from the depth by a median {best.median_angle:.1f} degrees in the best of"

@@ -24,20 +24,23 @@ from pathlib import Path
 import numpy as np
 
 from relif_core.tensors.clinical import Channel, ClinicalContents, CohortStep, Group, Task, write_tensors
-from relif_data.imputation import forward_fill
 from relif_data.labels import (
     AGE_BANDS,
-    REMAINING_STAY,
+    DECOMPENSATION_HOURS,
+    MORTALITY_HOUR,
     age_band,
+    benchmark_tasks,
+    forward_fill,
+    hours_of,
     length_of_stay_class,
+    offsets_of,
     require_integer,
     split_by_subject,
+    value_columns,
 )
 from relif_data.sources import REGISTRY, own_table
 
-MORTALITY_HOUR = 48
 FIRST_LABEL_HOUR = 5
-DECOMPENSATION_HOURS = 24
 LONGEST_STAY_HOURS = 1440
 
 REVERSION, NOISE = 0.05, 0.11
@@ -48,6 +51,11 @@ FACTORS = ("cardiac", "respiratory", "renal", "neurologic", "metabolic")
 BASELINE_WEIGHTS = (0.35, 0.4, 0.3, 0.35, 0.2)
 SEXES = ("female", "male")
 WARDS = ("medical", "surgical", "cardiac")
+GROUPS = (
+    Group("sex", "Sex", SEXES),
+    Group("age_band", "Age in years", AGE_BANDS),
+    Group("ward", "Ward", WARDS),
+)
 
 
 @dataclass(frozen=True)
@@ -86,13 +94,8 @@ COLUMN = {channel.name: index for index, channel in enumerate(CHANNELS)}
 
 # Name, log-odds at factors 0, then change per unit of each organ factor and of baseline severity.
 PHENOTYPES: tuple[tuple[str, float, tuple[float, ...], float], ...] = tuple(
-    (
-        row["name"],
-        json.loads(row["log_odds"]),
-        tuple(json.loads(row[factor]) for factor in FACTORS),
-        json.loads(row["baseline"]),
-    )
-    for row in own_table("tables/synthetic_phenotypes.csv")
+    (name, float(log_odds), tuple(map(float, effects)), float(baseline))
+    for name, log_odds, *effects, baseline in map(dict.values, own_table("tables/synthetic_phenotypes.csv"))
 )
 
 
@@ -150,7 +153,7 @@ class SimulatedCohort:
     @property
     def hour(self) -> np.ndarray:
         """The hour since admission at which each row ends: 1 for a stay's first row."""
-        return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.rows_per_stay) + 1
+        return hours_of(self.offsets)
 
 
 def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> SimulatedCohort:
@@ -188,7 +191,7 @@ def simulate(stays: int = 600, hours: int | None = 48, seed: int = 0) -> Simulat
     subjects = 10_001 + np.concatenate([np.arange(stays - second), again, newcomers])
 
     rows = np.concatenate([first.rows, later.rows])
-    offsets = np.concatenate([[0], np.cumsum(rows)])
+    offsets = offsets_of(rows)
     severity = np.concatenate([first.severity, later.severity])
     owner = np.repeat(np.arange(stays), rows)
     ward = rng.choice(len(WARDS), size=stays, p=(0.45, 0.3, 0.25)).astype(np.uint8)
@@ -258,24 +261,16 @@ def prepare(
     normal = np.array([channel.centre for channel in CHANNELS])
     filled = forward_fill(cohort.readings, observed, cohort.offsets, normal)
     labels, masks = _labels(cohort)
-    entry, short = REGISTRY["synthetic_icu"], int((masks["mortality"] == 0).sum())
+    short = int((masks["mortality"] == 0).sum())
     return write_tensors(
         target,
         ClinicalContents(
-            dataset=entry.name,
-            title=entry.title,
-            licence=entry.licence,
-            output_policy=entry.output_policy,
-            synthetic=True,
+            **REGISTRY["synthetic_icu"].terms,
             sources=[],
             channels=tensor_channels(),
             tasks=tensor_tasks(),
-            groups=(
-                Group("sex", "Sex", SEXES),
-                Group("age_band", "Age in years", AGE_BANDS),
-                Group("ward", "Ward", WARDS),
-            ),
-            group_codes={"sex": cohort.sex, "age_band": cohort.age_band, "ward": cohort.ward},
+            groups=GROUPS,
+            group_codes={group.name: getattr(cohort, group.name) for group in GROUPS},
             cohort=[CohortStep("simulated stays", 0, stays, len(np.unique(cohort.subjects)))],
             notes=[
                 "Synthetic: every value comes from a simulator, none from a patient.",
@@ -285,7 +280,7 @@ def prepare(
                 f" to death or discharge; both from hour {FIRST_LABEL_HOUR} on.",
             ],
             options={"stays": stays, "hours": hours, "seed": seed},
-            values=_columns(filled),
+            values=value_columns(filled, [channel.categories for channel in CHANNELS]),
             observed=observed,
             offsets=cohort.offsets,
             stays=cohort.stays,
@@ -312,13 +307,7 @@ def tensor_channels() -> tuple[Channel, ...]:
 
 def tensor_tasks() -> tuple[Task, ...]:
     """Return the four tasks: mortality, decompensation, remaining length of stay, phenotypes."""
-    names = tuple(name for name, *_ in PHENOTYPES)
-    return (
-        Task("mortality", "Death in the unit", "binary", "stay", horizon_hours=MORTALITY_HOUR),
-        Task("decompensation", "Death within 24 hours", "binary", "hourly"),
-        REMAINING_STAY,
-        Task("phenotypes", "Phenotypes", "multilabel", "stay", len(names), names),
-    )
+    return benchmark_tasks("Death in the unit", tuple(name for name, *_ in PHENOTYPES))
 
 
 @dataclass(frozen=True)
@@ -386,9 +375,7 @@ def _draw_course(rng: np.random.Generator, baseline: np.ndarray, recorded: int) 
 
 
 def _draw_phenotypes(rng: np.random.Generator, factors: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    intercept = np.array([item[1] for item in PHENOTYPES])
-    loading = np.array([item[2] for item in PHENOTYPES])
-    slope = np.array([item[3] for item in PHENOTYPES])
+    _, intercept, loading, slope = map(np.array, zip(*PHENOTYPES, strict=True))
     logit = intercept + factors @ loading.T + baseline[:, None] * slope
     return (rng.random(logit.shape) < 1 / (1 + np.exp(-logit))).astype(np.uint8)
 
@@ -438,12 +425,13 @@ def _written(channel: SimulatedChannel, value: np.ndarray) -> np.ndarray:
 
 def _relate_pressures(rng: np.random.Generator, readings: np.ndarray) -> None:
     """Keep diastolic below systolic pressure and the mean near a third of the way up, in place."""
-    systolic = readings[:, COLUMN["Systolic blood pressure"]]
-    diastolic = np.minimum(readings[:, COLUMN["Diastolic blood pressure"]], systolic - 10)
-    channel = CHANNELS[COLUMN["Mean blood pressure"]]
-    mean = diastolic + (systolic - diastolic) / 3 + channel.noise * rng.normal(size=len(readings))
-    readings[:, COLUMN["Diastolic blood pressure"]] = diastolic
-    readings[:, COLUMN["Mean blood pressure"]] = np.clip(np.round(mean), diastolic, systolic)
+    high, low, middle = (COLUMN[f"{name} blood pressure"] for name in ("Systolic", "Diastolic", "Mean"))
+    systolic = readings[:, high]
+    diastolic = np.minimum(readings[:, low], systolic - 10)
+    noise = CHANNELS[middle].noise * rng.normal(size=len(readings))
+    mean = diastolic + (systolic - diastolic) / 3 + noise
+    readings[:, low] = diastolic
+    readings[:, middle] = np.clip(np.round(mean), diastolic, systolic)
 
 
 def _set_scores(
@@ -461,19 +449,6 @@ def _set_scores(
     readings[:, COLUMN["Glasgow coma scale total"]] = total
     delayed = rng.random(rows) < 1 / (1 + np.exp(3 - severity))
     readings[:, COLUMN["Capillary refill rate"]] = delayed
-
-
-def _columns(filled: np.ndarray) -> np.ndarray:
-    """Return filled channels [rows, 17] as value columns: numbers, or one indicator per category."""
-    return np.concatenate(
-        [
-            filled[:, index, None]
-            if not channel.categories
-            else (filled[:, index, None] == np.array(channel.categories, dtype=np.float32)).astype(np.float32)
-            for index, channel in enumerate(CHANNELS)
-        ],
-        axis=1,
-    )
 
 
 def _labels(cohort: SimulatedCohort) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

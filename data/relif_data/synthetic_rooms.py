@@ -7,6 +7,7 @@ format of NYU Depth V2 and stand in for it where there is no data; every result 
 "synthetic".
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -25,24 +26,14 @@ from relif_core.tensors.dense import (
 )
 from relif_data.nyuv2 import CLASS_NAMES
 from relif_data.parallel import in_order
+from relif_data.sources import own_table
 from relif_data.surface_normals import Intrinsics
 
 CLASS = {name: code for code, name in enumerate(CLASS_NAMES)}
 #: Typical colour of each class. Objects depart from it at random, so that colour hints at the class only.
 BASE_COLOURS = {
-    "bed": (0.62, 0.52, 0.60),
-    "books": (0.55, 0.35, 0.30),
-    "ceiling": (0.86, 0.86, 0.84),
-    "chair": (0.45, 0.33, 0.24),
-    "floor": (0.55, 0.45, 0.35),
-    "furniture": (0.50, 0.36, 0.25),
-    "objects": (0.50, 0.50, 0.50),
-    "picture": (0.45, 0.50, 0.55),
-    "sofa": (0.40, 0.42, 0.55),
-    "table": (0.58, 0.44, 0.30),
-    "tv": (0.10, 0.10, 0.12),
-    "wall": (0.78, 0.74, 0.68),
-    "window": (0.75, 0.85, 0.95),
+    name: (float(red), float(green), float(blue))
+    for name, red, green, blue in map(dict.values, own_table("tables/room_colours.csv"))
 }
 NEAREST = 0.05
 AMBIENT = 0.35
@@ -186,9 +177,7 @@ def _rectangle(
     box: Box, turn: np.ndarray, camera: Camera, axes: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[slice, slice]:
     """Return the rows and columns that can show the box: its corners' bounds, or all if one lies behind."""
-    signs = np.array(
-        [[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)],
-    )
+    signs = np.array(list(itertools.product((-1, 1), repeat=3)))
     corners = np.asarray(box.centre) + (signs * np.asarray(box.half)) @ turn.T
     seen = (corners - np.asarray(camera.position)) @ axes.T
     if (seen[:, 2] <= NEAREST).all():
@@ -211,17 +200,11 @@ def _surface_tables(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     """Return per surface number: normal in room axes, label, colour and glow."""
     outward = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
     # Room faces are seen from inside: number 2 axis is the wall at 0, whose inner side looks along +axis.
-    normals = [outward]
-    room_names = ("wall", "wall", "wall", "wall", "floor", "ceiling")
-    labels = [CLASS[name] for name in room_names]
-    colours = [room.colours[name] for name in room_names]
-    glow = [0.0] * 6
-    for box in room.boxes:
-        normals.append(outward @ _turn(box.yaw).T)
-        labels += [box.label] * 6
-        colours += [box.colour] * 6
-        glow += [box.glow] * 6
-    return np.concatenate(normals), np.asarray(labels, np.uint8), np.asarray(colours), np.asarray(glow)
+    normals = np.concatenate([outward, *(outward @ _turn(box.yaw).T for box in room.boxes)])
+    faces = [(CLASS[name], room.colours[name], 0.0) for name in (*["wall"] * 4, "floor", "ceiling")]
+    faces += [(box.label, box.colour, box.glow) for box in room.boxes for _ in range(6)]
+    labels, colours, glow = zip(*faces, strict=True)
+    return normals, np.asarray(labels, np.uint8), np.asarray(colours), np.asarray(glow)
 
 
 def _shade(
@@ -261,20 +244,12 @@ def _shade(
 
 def sample_room(generator: np.random.Generator, *, unlabelled: float = 0.08) -> Room:
     """Return a random furnished room; furniture has no label (255) with probability ``unlabelled``."""
-    size = (
-        float(generator.uniform(3.2, 6.0)),
-        float(generator.uniform(3.2, 6.0)),
-        float(generator.uniform(2.3, 3.0)),
-    )
-    room = Room(size=size, colours={name: _colour(generator, name) for name in ("wall", "floor", "ceiling")})
+    x, y, z = (float(generator.uniform(*span)) for span in ((3.2, 6.0), (3.2, 6.0), (2.3, 3.0)))
+    colours = {name: _colour(generator, name) for name in ("wall", "floor", "ceiling")}
+    room = Room((x, y, z), colours)
     for _ in range(int(generator.integers(1, 4))):
-        room.lights.append(
-            (
-                float(generator.uniform(0.2, 0.8) * size[0]),
-                float(generator.uniform(0.2, 0.8) * size[1]),
-                float(generator.uniform(0.75, 0.95) * size[2]),
-            )
-        )
+        u, v, w = (float(generator.uniform(*span)) for span in ((0.2, 0.8), (0.2, 0.8), (0.75, 0.95)))
+        room.lights.append((u * x, v * y, w * z))
     _Furnisher(room, generator, unlabelled).furnish()
     return room
 
@@ -312,27 +287,15 @@ class _Furnisher:
         self.labelled = True
 
     def furnish(self) -> None:
-        builders = {
-            "bed": self.bed,
-            "sofa": self.sofa,
-            "cabinet": self.cabinet,
-            "bookshelf": self.bookshelf,
-            "television": self.television,
-        }
-        names = self.generator.permutation(list(builders))[: int(self.generator.integers(2, 5))]
-        for name in names:
-            reach = 1.15 if name == "bed" else 0.85
-            if self.stand_at_wall(0.6 if name in ("cabinet", "bookshelf") else reach):
-                builders[str(name)]()
-        for _ in range(int(self.generator.integers(1, 3))):
-            if self.stand_free(0.75):
-                self.table()
-        for _ in range(int(self.generator.integers(1, 4))):
-            if self.stand_free(0.32):
-                self.chair()
-        for _ in range(int(self.generator.integers(1, 4))):
-            if self.stand_free(0.2):
-                self.thing(0.0)
+        reaches = {"bed": 1.15, "sofa": 0.85, "cabinet": 0.6, "bookshelf": 0.6, "television": 0.85}
+        names = self.generator.permutation(list(reaches))[: int(self.generator.integers(2, 5))]
+        for name in map(str, names):
+            if self.stand_at_wall(reaches[name]):
+                getattr(self, name)()
+        for most, reach, build in ((3, 0.75, self.table), (4, 0.32, self.chair), (4, 0.2, self.thing)):
+            for _ in range(int(self.generator.integers(1, most))):
+                if self.stand_free(reach):
+                    build()
         for _ in range(int(self.generator.integers(1, 5))):
             self.hang(str(self.generator.choice(["picture", "picture", "window", "door"])))
 
@@ -341,16 +304,19 @@ class _Furnisher:
 
     def stand_at_wall(self, reach: float) -> bool:
         """Choose a wall and a free place with its back to it; ``reach`` is the half width kept free."""
-        width, length, _ = self.room.size
         for _ in range(12):
-            wall = int(self.generator.integers(4))
-            along = self.uniform(reach, (width if wall in (1, 3) else length) - reach)
-            self.x, self.y = ((0.0, along), (along, 0.0), (width, along), (along, length))[wall]
-            self.yaw = (0.0, math.pi / 2, math.pi, -math.pi / 2)[wall]
+            self.back_to(int(self.generator.integers(4)), reach)
             inward = (self.x + reach * math.cos(self.yaw), self.y + reach * math.sin(self.yaw))
             if self.free(*inward, reach):
                 return True
         return False
+
+    def back_to(self, wall: int, reach: float) -> None:
+        """Stand with the back to a wall, ``reach`` or more from its ends."""
+        width, length, _ = self.room.size
+        along = self.uniform(reach, (width if wall in (1, 3) else length) - reach)
+        self.x, self.y = ((0.0, along), (along, 0.0), (width, along), (along, length))[wall]
+        self.yaw = (0.0, math.pi / 2, math.pi, -math.pi / 2)[wall]
 
     def stand_free(self, reach: float) -> bool:
         """Choose a free place anywhere, turned at random."""
@@ -379,22 +345,13 @@ class _Furnisher:
         glow: float = 0.0,
     ) -> None:
         """Add a box spanning the intervals forward, left and up from the current piece's origin."""
-        forward, left = (front[0] + front[1]) / 2, (side[0] + side[1]) / 2
+        forward, left, height = ((low + high) / 2 for low, high in (front, side, up))
+        x, y, z = ((high - low) / 2 for low, high in (front, side, up))
         cosine, sine = math.cos(self.yaw), math.sin(self.yaw)
-        self.room.boxes.append(
-            Box(
-                centre=(
-                    self.x + cosine * forward - sine * left,
-                    self.y + sine * forward + cosine * left,
-                    (up[0] + up[1]) / 2,
-                ),
-                half=((front[1] - front[0]) / 2, (side[1] - side[0]) / 2, (up[1] - up[0]) / 2),
-                yaw=self.yaw,
-                label=CLASS[name] if self.labelled else IGNORE,
-                colour=colour or _colour(self.generator, name),
-                glow=glow,
-            )
-        )
+        place = (self.x + cosine * forward - sine * left, self.y + sine * forward + cosine * left, height)
+        label = CLASS[name] if self.labelled else IGNORE
+        colour = colour or _colour(self.generator, name)
+        self.room.boxes.append(Box(place, (x, y, z), self.yaw, label, colour, glow))
 
     def legs(self, name: str, depth: float, width: float, height: float, centre: float) -> None:
         colour = _colour(self.generator, name)
@@ -410,11 +367,8 @@ class _Furnisher:
             self.put("objects", (0.14, 0.5), (side - 0.24, side + 0.24), (height, height + 0.12))
 
     def sofa(self) -> None:
-        width, seat, colour = (
-            self.uniform(0.7, 1.1),
-            self.uniform(0.38, 0.48),
-            _colour(self.generator, "sofa"),
-        )
+        width, seat = self.uniform(0.7, 1.1), self.uniform(0.38, 0.48)
+        colour = _colour(self.generator, "sofa")
         self.put("sofa", (0.05, 0.25), (-width, width), (0.0, seat + 0.42), colour)
         self.put("sofa", (0.25, 0.9), (-width, width), (0.0, seat), colour)
         for side in (-width, width - 0.18):
@@ -427,11 +381,8 @@ class _Furnisher:
             self.thing(height, front=0.26)
 
     def bookshelf(self) -> None:
-        width, height, colour = (
-            self.uniform(0.35, 0.6),
-            self.uniform(1.2, 1.9),
-            _colour(self.generator, "furniture"),
-        )
+        width, height = self.uniform(0.35, 0.6), self.uniform(1.2, 1.9)
+        colour = _colour(self.generator, "furniture")
         self.put("furniture", (0.02, 0.06), (-width, width), (0.0, height), colour)
         for side in (-width, width - 0.04):
             self.put("furniture", (0.02, 0.35), (side, side + 0.04), (0.0, height), colour)
@@ -475,32 +426,24 @@ class _Furnisher:
             "chair", (-0.22, -0.17), (-0.22, 0.22), (seat + 0.06, seat + self.uniform(0.4, 0.55)), colour
         )
 
-    def thing(self, base: float, front: float = 0.0, side: float = 0.0) -> None:
+    def thing(self, base: float = 0.0, front: float = 0.0, side: float = 0.0) -> None:
         depth, width, height = (self.uniform(0.04, 0.16) for _ in range(3))
-        red, green, blue = self.generator.uniform(0.08, 0.92, 3)
-        colour = (float(red), float(green), float(blue))
-        self.put(
-            "objects",
-            (front - depth, front + depth),
-            (side - width, side + width),
-            (base, base + 2 * height),
-            colour,
-        )
+        red, green, blue = self.generator.uniform(0.08, 0.92, 3).tolist()
+        spans = (front - depth, front + depth), (side - width, side + width), (base, base + 2 * height)
+        self.put("objects", *spans, (red, green, blue))
 
     def hang(self, kind: str) -> None:
         """Fix a flat box to a wall: a picture, a window (it glows) or a door (labelled as wall)."""
-        width, length, top = self.room.size
-        wall = int(self.generator.integers(4))
-        across = self.uniform(0.2, 0.5) if kind == "picture" else self.uniform(0.4, 0.8)
-        along = self.uniform(across, (width if wall in (1, 3) else length) - across)
-        self.x, self.y = ((0.0, along), (along, 0.0), (width, along), (along, length))[wall]
-        self.yaw = (0.0, math.pi / 2, math.pi, -math.pi / 2)[wall]
+        wall, picture = int(self.generator.integers(4)), kind == "picture"
+        across = self.uniform(0.2, 0.5) if picture else self.uniform(0.4, 0.8)
+        self.back_to(wall, across)
         self.labelled = True
         if kind == "door":
             self.put("wall", (0.0, 0.04), (-0.42, 0.42), (0.0, 2.0), _colour(self.generator, "furniture"))
             return
-        low = self.uniform(1.2, 1.5) if kind == "picture" else self.uniform(0.7, 1.1)
-        high = min(low + (self.uniform(0.3, 0.7) if kind == "picture" else self.uniform(0.8, 1.2)), top - 0.1)
+        low = self.uniform(1.2, 1.5) if picture else self.uniform(0.7, 1.1)
+        high = low + (self.uniform(0.3, 0.7) if picture else self.uniform(0.8, 1.2))
+        high = min(high, self.room.size[2] - 0.1)
         self.put(kind, (0.0, 0.03), (-across, across), (low, high), glow=0.9 if kind == "window" else 0.0)
 
 

@@ -103,11 +103,8 @@ class Table:
                 raise unreadable(path, error) from error
             entry = {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
             self.files.append(entry | {"rows": self.rows - before})
-        if self.ragged > max(LOST_SHARE * self.rows, FEW):
-            raise DataError(
-                f"{self.path}: {self.ragged:,} rows of {self.rows:,} have not the {len(self.header)} fields"
-                f" of the header (first: line {self.first_ragged}); the file was altered: fetch it again"
-            )
+        rest = f"rows have not the {len(self.header)} fields of the header (first: line {self.first_ragged})"
+        refuse_lost(f"{self.path}:", self.ragged, self.rows, f"{rest}; the file was altered: fetch it again")
         if not self.rows:
             raise DataError(f"{self.path} has no row under its header; fetch the file again")
 
@@ -127,13 +124,24 @@ class Table:
         return frame.with_columns(text.replace(["", *NULL_TEXTS], None))
 
     def refuse_unreadable(self, few: int = FEW, share: float = 0.0) -> None:
-        """Raise ``DataError`` where over ``few`` cells of a column, and ``share`` of it, are no numbers."""
+        """Check that in no column over ``few`` cells, and ``share`` of it, are no numbers; ``DataError``."""
         for column, count in self.unreadable.items():
             if count > max(few, share * self.rows):
                 raise DataError(
                     f"{self.path} cannot be read: {count:,} cells of column {column.upper()} are no number"
                     f" (first: data row {self.first_unreadable[column]}); mend them or fetch the file again"
                 )
+
+    def refuse_repeats(self, frame: pl.DataFrame, key: str) -> None:
+        """Check that every row of the table, read as ``frame``, has its own ``key``, or ``DataError``."""
+        if missing := frame[key].null_count():
+            raise DataError(f"{self.path}: {missing} rows have no {key.upper()}; fetch the file again")
+        repeated = frame[key].is_duplicated()
+        if repeated.any():
+            raise DataError(
+                f"{self.path}: {frame[key].filter(repeated).n_unique()} {key.upper()} stand in more than one"
+                f" row (first: data row {first_of(repeated)}); remove the repeated rows"
+            )
 
     def _csv(self, path: Path, types: Types) -> Generator[pl.DataFrame, None, str]:
         """Yield a CSV file's blocks and return the sha256 of the file."""
@@ -266,7 +274,7 @@ def find_tables(
     if missing:
         raise DataError(f"{folder}: no file for {listed(missing)}; copy the missing {title} tables there")
     return {
-        stem: _opened(names[stem], _chosen(stem, found[stem]), wanted[names[stem]])
+        stem: open_table(names[stem], _chosen(stem, found[stem]), wanted[names[stem]])
         for stem in names
         if stem in found
     }
@@ -371,8 +379,8 @@ def _located(source: Path, names: Any, title: str, least: int) -> Path:
     raise DataError(f"{source}: no {title} table is there: {reason}")
 
 
-def _opened(name: str, paths: tuple[Path, ...], columns: Sequence[str]) -> Table:
-    """Read the headers of a table's files and refuse a table without the columns that are needed."""
+def open_table(name: str, paths: tuple[Path, ...], columns: Sequence[str]) -> Table:
+    """Return a table of some files by their headers; ``DataError`` where a column (lower case) is missing."""
     headers = [_header(path) for path in paths]
     header = headers[0]
     for path, other in zip(paths, headers, strict=True):
@@ -424,6 +432,20 @@ def unreadable(path: Path, error: BaseException) -> DataError:
     )
 
 
+def first_of(rows: pl.Series) -> int:
+    """Return the number, from 1, of the first row that is true."""
+    return int(rows.arg_max() or 0) + 1
+
+
+def refuse_lost(head: str, lost: int, rows: int, words: str, share: float = LOST_SHARE) -> None:
+    """Check that at most a share of some rows, or ten of them, are lost to one cause, or ``DataError``.
+
+    The message is ``head`` (the place and a colon), both numbers, and ``words`` (what, why, and the mend).
+    """
+    if lost > max(share * rows, FEW):
+        raise DataError(f"{head} {lost:,} of {rows:,} {words}")
+
+
 def time_of(column: pl.Expr) -> pl.Expr:
     """Return the time that a text states, null where it states none.
 
@@ -444,7 +466,7 @@ def parse_times(frame: pl.DataFrame, columns: Sequence[str], table: Table) -> pl
         if bad.any():
             raise DataError(
                 f"{table.path}: {int(bad.sum()):,} {column.upper()} are no time of the form YYYY-MM-DD"
-                f" HH:MM:SS (first: data row {int(bad.arg_max() or 0) + 1}); mend the row or fetch the file"
+                f" HH:MM:SS (first: data row {first_of(bad)}); mend the row or fetch the file"
                 " again"
             )
         frame = frame.with_columns(times.alias(column))

@@ -252,7 +252,7 @@ def test_stays_of_another_release_are_named(data_folder: Path, tmp_path: Path) -
         path.chmod(0o644)
         rewrite(path, lambda frame: frame.with_columns(pl.col("stay_id") + 10**7))
     with pytest.raises(
-        DataError, match=r"2267 of 2267 stays of the hourly files are not in table patient; take"
+        DataError, match=r"2,267 of 2,267 stays of the hourly files are not in table patient; take"
     ):
         prepare(tmp_path / "source", tmp_path / "out")
 

@@ -634,7 +634,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "stay twice": (
         lambda folder: edit(folder / "patient.csv.gz", lambda text: text + text.splitlines()[1] + "\n"),
-        r"1 patientunitstayid occur more than once",
+        r"1 PATIENTUNITSTAYID stand in more than one row",
     ),
     "stay no number": (
         lambda folder: edit(folder / "patient.csv.gz", lambda text: text.replace("\n1,", "\nfirst,", 1)),

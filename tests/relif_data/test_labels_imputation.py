@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relif_data.imputation import forward_fill
 from relif_data.labels import (
     AGE_BANDS,
     LENGTH_OF_STAY_CLASSES,
     LENGTH_OF_STAY_DAYS,
     age_band,
+    forward_fill,
     length_of_stay_class,
     split_by_subject,
 )

@@ -391,7 +391,7 @@ def test_broken_and_unsafe_archives_are_refused(small, tmp_path, pack):
 def test_an_outcome_column_that_is_missing_is_named(small, tmp_path, pack):
     source = small.write(tmp_path / "source", pack)
     path = source / "Outcomes-a.txt"
-    path.write_text(path.read_text().replace("SOFA", "sofa"))
+    path.write_text(path.read_text().replace("SOFA", "score"))
     with pytest.raises(DataError, match="column SOFA missing"):
         prepare(source, tmp_path / "out")
 

@@ -19,7 +19,7 @@ from relif_core.provenance import package_digest
 from relif_core.record import Record
 from relif_core.studies.grid import SEVEN_METHODS, grid
 from relif_core.tensors.folder import read_manifest
-from relif_data import prepare
+from relif_data import REGISTRY, prepare
 
 if TYPE_CHECKING:
     from relif_book import Page
@@ -37,19 +37,8 @@ QUICK: dict[str, dict[str, Any]] = {
         "controller": {"warmup": 2},
     },
 }
-QUICK_STAYS = 200
 #: The simulated data of pages that are given none.
-SIMULATED: dict[str, dict[str, Any]] = {
-    "synthetic_icu": {"stays": QUICK_STAYS, "seed": 0},
-    "synthetic_rooms": {
-        "frames": 64,
-        "height": 48,
-        "width": 64,
-        "views": 1,
-        "validation_fraction": 0.4,
-        "seed": 0,
-    },
-}
+SIMULATED = {name: source.simulated for name, source in REGISTRY.items() if source.synthetic}
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,12 @@ from relif_core.files import read_json
 from relif_core.problems import kind_of_settings
 from relif_core.record import Record
 from relif_core.studies.grid import STUDIES
+from relif_data.sources import REGISTRY
 
 #: Fewer deaths than this among the test stays leave the order of methods open.
 FEW = 50
 #: Data sets in two words.
-SHORT_NAMES = {
-    "physionet2012": "PhysioNet 2012",
-    "eicu": "eICU",
-    "mimic3": "MIMIC-III",
-    "nyuv2": "NYUv2",
-    "synthetic_icu": "simulated stays",
-}
+SHORT_NAMES = {name: source.short for name, source in REGISTRY.items()}
 #: The analysis plan's studies by folder below ``data/records``: name, and the seeds of its looks.
 PLANNED: Mapping[str, tuple[str, tuple[range, ...]]] = {
     folder: (name, study.looks) for name, study in STUDIES.items() for folder in study.folders if study.looks

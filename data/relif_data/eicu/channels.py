@@ -6,14 +6,12 @@ included. Coma scales and capillary refill are one numeric column each (the scor
 because eICU charts scores and not the category texts of MIMIC-III.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from dataclasses import dataclass
 
 from relif_core.tensors.clinical import Channel
 from relif_data.sources import own_table
 
 STAY = "patientunitstayid"
-Conversion = Literal["number", "fahrenheit", "percent", "pounds", "score", "refill"]
 
 
 @dataclass(frozen=True)
@@ -25,31 +23,16 @@ class Measured:
     normal: float
     low: float
     high: float
-    whole: bool = False
+    whole: bool
 
     def channel(self) -> Channel:
         """Return the channel of the tensor format, with one value column."""
         return Channel(self.name, self.unit, (self.name,), self.normal)
 
 
-CHANNELS: tuple[Measured, ...] = (
-    Measured("Capillary refill rate", "0 = normal, 1 = delayed", 0.0, 0, 1, whole=True),
-    Measured("Diastolic blood pressure", "mmHg", 59.0, 1, 300),
-    Measured("Fraction inspired oxygen", "fraction", 0.21, 0.21, 1),
-    Measured("Glascow coma scale eye opening", "points 1-4", 4.0, 1, 4, whole=True),
-    Measured("Glascow coma scale motor response", "points 1-6", 6.0, 1, 6, whole=True),
-    Measured("Glascow coma scale total", "points 3-15", 15.0, 3, 15, whole=True),
-    Measured("Glascow coma scale verbal response", "points 1-5", 5.0, 1, 5, whole=True),
-    Measured("Glucose", "mg/dL", 128.0, 1, 2500),
-    Measured("Heart Rate", "/min", 86.0, 1, 350),
-    Measured("Height", "cm", 170.0, 50, 250),
-    Measured("Mean blood pressure", "mmHg", 77.0, 1, 350),
-    Measured("Oxygen saturation", "%", 98.0, 20, 100),
-    Measured("Respiratory rate", "/min", 19.0, 1, 120),
-    Measured("Systolic blood pressure", "mmHg", 118.0, 1, 350),
-    Measured("Temperature", "degrees Celsius", 36.6, 25, 45),
-    Measured("Weight", "kg", 81.0, 20, 500),
-    Measured("pH", "pH", 7.4, 6.3, 8.5),
+CHANNELS: tuple[Measured, ...] = tuple(
+    Measured(name, unit, float(normal), float(low), float(high), whole == "yes")
+    for name, unit, normal, low, high, whole in map(dict.values, own_table("tables/eicu_channels.csv"))
 )
 INDEX = {channel.name: index for index, channel in enumerate(CHANNELS)}
 
@@ -58,11 +41,12 @@ INDEX = {channel.name: index for index, channel in enumerate(CHANNELS)}
 class Item:
     """A column or label of a table: its channel, how its number is read, unit texts with their factors.
 
-    ``units`` None means that the table states no unit or that the quantity has none.
+    ``conversion`` is number, fahrenheit, percent, pounds, score or refill. ``units`` None means that the
+    table states no unit or that the quantity has none.
     """
 
     channel: str
-    conversion: Conversion = "number"
+    conversion: str = "number"
     units: dict[str, float] | None = None
 
 
@@ -73,16 +57,18 @@ class EventTable:
     Attributes:
         time: Column of minutes since admission to the unit.
         labels: Long: columns whose stripped, lower-case texts name the item.
-        value: Long: the column of values; None: wide.
+        value: Long: the column of values; empty: wide.
+        unit: Long: the column of units; empty: none.
+        ignored: Texts that stand among the values and say something else, such as the limb that was judged.
     """
 
     name: str
     time: str
+    labels: tuple[str, ...]
+    value: str
+    unit: str
+    ignored: tuple[str, ...]
     items: dict[tuple[str, ...], Item]
-    labels: tuple[str, ...] = ()
-    value: str | None = None
-    unit: str | None = None
-    ignored: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -102,43 +88,23 @@ UNITS: dict[str, dict[str, float] | None] = {
     "percent": {"%": 1.0, "": 1.0},
     "glucose": {"mg/dl": 1.0, "": 1.0, "mmol/l": 18.0156},
 }
-_ITEMS = own_table("tables/eicu_items.csv")
 
 
-def _table(name: str, time: str, **columns: Any) -> EventTable:
-    """Return a table with its items, by label (and second label, or part, where the table has both)."""
-    items = {
+def _items(table: str) -> dict[tuple[str, ...], Item]:
+    """Return a table's items by label (and second label, or part, where the table has both)."""
+    return {
         (row["label"], *([row["part"]] if row["part"] else [])): Item(
-            row["channel"], cast(Conversion, row["conversion"]), UNITS[row["units"]]
+            row["channel"], row["conversion"], UNITS[row["units"]]
         )
-        for row in _ITEMS
-        if row["table"] == name
+        for row in own_table("tables/eicu_items.csv")
+        if row["table"] == table
     }
-    return EventTable(name, time, items, **columns)
 
 
 # In order of trust: where two tables give a channel's value at the same minute, the later table wins.
-TABLES: tuple[EventTable, ...] = (
-    _table("vitalPeriodic", "observationoffset"),
-    _table("vitalAperiodic", "observationoffset"),
-    _table("physicalExam", "physicalexamoffset", labels=("physicalexampath",), value="physicalexamvalue"),
-    _table("intakeOutput", "intakeoutputoffset", labels=("celllabel",), value="cellvaluenumeric"),
-    _table(
-        "nurseAssessment",
-        "nurseassessoffset",
-        labels=("celllabel", "cellattribute"),
-        value="cellattributevalue",
-        # The same cell also says on which limb the refill was judged.
-        ignored=frozenset({"hands", "feet"}),
-    ),
-    _table("respiratoryCharting", "respchartoffset", labels=("respchartvaluelabel",), value="respchartvalue"),
-    _table("lab", "labresultoffset", labels=("labname",), value="labresult", unit="labmeasurenamesystem"),
-    _table(
-        "nurseCharting",
-        "nursingchartoffset",
-        labels=("nursingchartcelltypevallabel", "nursingchartcelltypevalname"),
-        value="nursingchartvalue",
-    ),
+TABLES: tuple[EventTable, ...] = tuple(
+    EventTable(name, time, tuple(labels.split()), value, unit, tuple(ignored.split()), _items(name))
+    for name, time, labels, value, unit, ignored in map(dict.values, own_table("tables/eicu_tables.csv"))
 )
 
 # Columns of `patient`, taken as measured on admission; they never depend on the discharge.

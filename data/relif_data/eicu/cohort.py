@@ -10,10 +10,12 @@ import polars as pl
 
 from relif_core.errors import DataError
 from relif_core.files import read_json
-from relif_core.tensors.clinical import CohortStep, Group
-from relif_data.labels import ADULT_AGE_BANDS, age_band, refuse_unknown_levels
+from relif_core.tensors.clinical import Group
+from relif_data.eicu.channels import STAY
+from relif_data.eicu.targets import Target
+from relif_data.labels import ADULT_AGE_BANDS, age_band, refuse_unknown_levels, split_by_subject
 from relif_data.simulated_tables import MARKS
-from relif_data.tables import FEW, LOST_SHARE, Table
+from relif_data.tables import Table, refuse_lost
 
 PATIENT_COLUMNS = (
     *("patientunitstayid", "patienthealthsystemstayid", "uniquepid", "gender", "age", "ethnicity"),
@@ -23,6 +25,11 @@ PATIENT_COLUMNS = (
 )
 HOSPITAL_COLUMNS = ("hospitalid", "region", "numbedscategory", "teachingstatus")
 
+NUMBERS = (
+    *("unitdischargeoffset", "hospitaldischargeoffset", "unitvisitnumber"),
+    *("admissionheight", "admissionweight", "age"),
+)
+DIED = {"alive": False, "expired": True}
 AGE_BANDS = (*ADULT_AGE_BANDS, "unknown")
 SEXES = ("female", "male", "other or unknown")
 ETHNICITIES = ("African American", "Asian", "Caucasian", "Hispanic", "Native American", "other or unknown")
@@ -62,60 +69,44 @@ def read_patients(table: Table) -> Patients:
         DataError: A stay id is missing, no number, or there twice; above the ceiling a cell that must be a
             number is none, or a status is neither Alive nor Expired.
     """
-    text = table.read({**dict.fromkeys(PATIENT_COLUMNS, pl.String), "patientunitstayid": pl.Int64})
-    stay, path = text["patientunitstayid"], table.path
-    if stay.null_count():
-        raise DataError(f"{path}: {stay.null_count()} rows have no patientunitstayid; fetch the file again")
-    if stay.n_unique() != len(stay):
-        repeated = stay.filter(stay.is_duplicated()).unique().sort()
-        raise DataError(
-            f"{path}: {len(repeated)} patientunitstayid occur more than once in table patient (first: data"
-            f" row {int(stay.is_duplicated().arg_max() or 0) + 1}); keep one row per unit stay"
-        )
+    text = table.read({**dict.fromkeys(PATIENT_COLUMNS, pl.String), STAY: pl.Int64})
+    table.refuse_repeats(text, STAY)
     notes = []
-    numbers = {}
-    for column in (
-        "unitdischargeoffset",
-        "hospitaldischargeoffset",
-        "unitvisitnumber",
-        "admissionheight",
-        "admissionweight",
-        "age",
-    ):
-        cells = text[column].str.replace(r"^>\s*89$", "90") if column == "age" else text[column]
-        numbers[column] = cells.cast(pl.Float64, strict=False)
-        unreadable = int((numbers[column].is_null() & cells.is_not_null()).sum())
-        _refuse_lost(table, column, unreadable, "no number")
+
+    def refuse(column: str, lost: int, words: str) -> None:
+        rest = f"cells of {column} are {words}; export the column as it is delivered"
+        refuse_lost(f"{table.path}:", lost, table.rows, rest)
+
+    text = text.with_columns(age=pl.col("age").str.replace(r"^>\s*89$", "90"))
+    numbers = text.select(pl.col(*NUMBERS).cast(pl.Float64, strict=False))
+    for column in NUMBERS:
+        unreadable = numbers[column].null_count() - text[column].null_count()
+        refuse(column, unreadable, "no number")
         if unreadable:
             notes.append(f"patient: {unreadable} cells of {column} are no numbers and count as unknown.")
     column, most = "unitdischargeoffset", 1440 * LONGEST_DAYS
-    endless = int((~numbers[column].is_between(-most, most)).sum())
-    _refuse_lost(table, column, endless, f"over {LONGEST_DAYS:,} days or no finite number")
-    if endless:
-        numbers[column] = numbers[column].set(~numbers[column].is_between(-most, most), None)
-        notes.append(
-            f"patient: {endless} cells of {column} are over {LONGEST_DAYS:,} days or no finite number, and"
-            " count as unknown."
-        )
-    death = {"alive": False, "expired": True}
-    outcomes = []
+    endless = ~numbers[column].is_between(-most, most)
+    if lost := int(endless.sum()):
+        words = f"over {LONGEST_DAYS:,} days or no finite number"
+        refuse(column, lost, words)
+        numbers = numbers.with_columns(pl.when(~endless.fill_null(True)).then(column).alias(column))
+        notes.append(f"patient: {lost} cells of {column} are {words}, and count as unknown.")
+    died = {}
     for column in ("unitdischargestatus", "hospitaldischargestatus"):
-        words = text[column].str.to_lowercase()
-        outcomes.append(words.replace_strict(death, default=None, return_dtype=pl.Boolean))
-        strange = outcomes[-1].null_count() - words.null_count()
-        _refuse_lost(table, column, strange, "neither Alive nor Expired")
-    unit, hospital = outcomes
+        status = text[column].str.to_lowercase()
+        died[column] = status.replace_strict(DIED, default=None, return_dtype=pl.Boolean)
+        refuse(column, died[column].null_count() - status.null_count(), "neither Alive nor Expired")
     frame = pl.DataFrame(
         {
-            "stay": stay,
+            "stay": text[STAY],
             "subject": text["uniquepid"].rank("dense").cast(pl.Int64),
             "hospital_stay": text["patienthealthsystemstayid"],
             "minutes": numbers["unitdischargeoffset"].round().cast(pl.Int64, strict=False),
             "hospital_minutes": numbers["hospitaldischargeoffset"].round().cast(pl.Int64, strict=False),
             "age": numbers["age"],
             "visit": numbers["unitvisitnumber"],
-            "died_unit": unit,
-            "died_hospital": hospital,
+            "died_unit": died["unitdischargestatus"],
+            "died_hospital": died["hospitaldischargestatus"],
             "gender": text["gender"],
             "ethnicity": text["ethnicity"],
             "hospital": _whole(text["hospitalid"]),
@@ -132,14 +123,6 @@ def read_patients(table: Table) -> Patients:
         .otherwise(None)
     )
     return Patients(frame, tuple(notes))
-
-
-def _refuse_lost(table: Table, column: str, lost: int, words: str) -> None:
-    if lost > max(LOST_SHARE * table.rows, FEW):
-        raise DataError(
-            f"{table.path}: {lost:,} of {table.rows:,} cells of {column} are {words}; export the column as"
-            " it is delivered"
-        )
 
 
 def _whole(ids: pl.Series) -> pl.Series:
@@ -169,30 +152,31 @@ def terms_of(source: Path, patients: Patients) -> dict[str, Any]:
     return dict(zip(names, ("eicu", title, licence, policy, synthetic), strict=True))
 
 
-class CohortFlow:
-    """Applies the rules of a cohort in order and counts what each removes."""
+def contents_of(
+    frame: pl.DataFrame, found: list[Target], hospital: Table | None, shares: tuple[float, float], seed: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Return ids, groups, labels and split of a cohort, for ``ClinicalContents``, and notes on the groups.
 
-    def __init__(self, frame: pl.DataFrame, rule: str) -> None:
-        self.frame = frame
-        self.steps = [CohortStep(rule, 0, frame.height, _subjects(frame))]
-
-    def keep(self, rule: str, condition: pl.Expr | pl.Series) -> None:
-        """Keep the stays for which ``condition`` is true (null counts as false).
-
-        Raises:
-            DataError: No stay is left.
-        """
-        before = self.frame.height
-        self.frame = self.frame.filter(condition)
-        self.steps.append(
-            CohortStep(rule, before - self.frame.height, self.frame.height, _subjects(self.frame))
-        )
-        if not self.frame.height:
-            raise DataError(f"no stay is left after the cohort rule {rule!r}")
-
-
-def _subjects(frame: pl.DataFrame) -> int:
-    return frame["subject"].n_unique()
+    Args:
+        frame: The stays of the cohort.
+        found: Their tasks.
+        hospital: The table of hospitals.
+        shares: Of validation and test patients.
+        seed: Of the split.
+    """
+    groups, codes, notes = groups_of(frame, hospital)
+    subjects = frame["subject"].to_numpy()
+    contents = {
+        "tasks": [target.task for target in found],
+        "labels": {target.task.name: target.labels for target in found},
+        "label_masks": {target.task.name: target.mask for target in found},
+        "stays": frame["stay"].to_numpy(),
+        "subjects": subjects,
+        "split": split_by_subject(subjects, *shares, seed),
+        "groups": groups,
+        "group_codes": codes,
+    }
+    return contents, notes
 
 
 def groups_of(
@@ -246,12 +230,13 @@ def groups_of(
     joined = frame.select("hospital").join(
         hospitals, left_on="hospital", right_on="hospitalid", how="left", maintain_order="left"
     )
-    absent = frame["hospital"].drop_nulls().is_in(hospitals["hospitalid"].drop_nulls().implode()).not_().sum()
-    if absent > max(LOST_SHARE * frame.height, FEW):
-        raise DataError(
-            f"{hospital_table.path}: it lacks the hospitalid of {absent:,} of {frame.height:,} stays; take it"
-            " from the release of table patient, or leave it out"
-        )
+    absent = frame["hospital"].drop_nulls().is_in(hospitals["hospitalid"].drop_nulls().implode()).not_()
+    refuse_lost(
+        f"{hospital_table.path}: it lacks the hospitalid of",
+        int(absent.sum()),
+        frame.height,
+        "stays; take it from the release of table patient, or leave it out",
+    )
     add("hospital_region", "Region of the hospital", *_levels(joined["region"]))
     add("hospital_beds", "Beds of the hospital", *_levels(joined["numbedscategory"]))
     teaching = joined["teachingstatus"].str.to_lowercase()

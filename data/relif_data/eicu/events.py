@@ -10,7 +10,7 @@ import polars as pl
 from relif_core.errors import DataError, listed
 from relif_data.eicu.channels import CHANNELS, INDEX, STAY, EventTable, Item
 from relif_data.eicu.grid import HourlyGrid
-from relif_data.tables import FEW, LOST_SHARE, VALUE_SHARE, Table
+from relif_data.tables import FEW, VALUE_SHARE, Table, refuse_lost
 
 REFILL = {
     "normal": 0.0,
@@ -87,102 +87,129 @@ def read_events(
             other stays only.
     """
     numbers = dict.fromkeys((STAY, table.time), pl.Int64)
-    count = TableCount(table.name)
-    reported = 0
+    reader = _Reader(table, grid, trust, TableCount(table.name))
+    count, reported, head = reader.count, 0, f"{source.path}:"
     for frame in source.frames({**dict.fromkeys(table.columns, pl.String), **numbers}):
         count.rows += frame.height
-        if table.value is None:
-            _read_wide(table, frame, grid, trust, count)
+        if table.value:
+            reader.read_long(frame)
         else:
-            _read_long(table, frame, grid, trust, count)
+            reader.read_wide(frame)
         if count.rows - reported >= REPORT_ROWS:
             reported = count.rows
             progress(f"{table.name}: {count.rows:,} rows read")
     progress(f"{table.name}: {count.rows:,} rows, {count.used:,} values")
-    if count.lost > max(LOST_SHARE * count.wanted, FEW):
-        raise DataError(
-            f"{source.path}: {count.lost:,} of {count.wanted:,} rows that may belong to the cohort have a"
-            f" {STAY} or {table.time} that is no whole number; export the table again"
-        )
-    if table.name.startswith("vital") and count.away > max(VALUE_SHARE * count.wanted, FEW):
-        raise DataError(
-            f"{source.path}: {count.away:,} of {count.wanted:,} rows of the cohort have a {table.time}"
-            " outside their stay; offsets are minutes since unit admission: export the table again"
-        )
+    refuse_lost(
+        head,
+        count.lost,
+        count.wanted,
+        f"rows that may belong to the cohort have a {STAY} or {table.time} that is no whole number; export"
+        " the table again",
+    )
+    refuse_lost(
+        head,
+        count.away if table.name.startswith("vital") else 0,
+        count.wanted,
+        f"rows of the cohort have a {table.time} outside their stay; offsets are minutes since unit"
+        " admission: export the table again",
+        VALUE_SHARE,
+    )
     if count.other_stays > FEW and not count.wanted:
         raise DataError(
-            f"{source.path}: none of {count.other_stays:,} rows belongs to a stay of the cohort; is the table"
-            " of another release than patient? Export both again"
+            f"{head} none of {count.other_stays:,} rows belongs to a stay of the cohort; is the table of"
+            " another release than patient? Export both again"
         )
     count.short = source.ragged
     for channel, counts in count.channels.items():
-        wanted = counts["values"]
         for cause, words in LOSSES.items():
-            if counts.get(cause, 0) > max(VALUE_SHARE * wanted, FEW):
-                raise DataError(
-                    f"{source.path}: {counts[cause]:,} of {wanted:,} values of {channel} {words}; export the"
-                    " table again"
-                )
+            rest = f"values of {channel} {words}; export the table again"
+            refuse_lost(head, counts.get(cause, 0), counts["values"], rest, VALUE_SHARE)
     return count
 
 
-def _read_wide(
-    table: EventTable, frame: pl.DataFrame, grid: HourlyGrid, trust: int, count: TableCount
-) -> None:
-    frame, row, minute = _locate(table, frame, grid, count)
-    for (column,), item in table.items.items():
-        text = frame[column]
-        value = _numbers(text, "number")
-        filled = text.is_not_null().to_numpy()
-        _put(item, value, filled, row, minute, grid, trust, count)
+@dataclass(frozen=True)
+class _Reader:
+    """Brings blocks of a table's rows into the grid and counts."""
 
+    table: EventTable
+    grid: HourlyGrid
+    trust: int
+    count: TableCount
 
-def _read_long(
-    table: EventTable, frame: pl.DataFrame, grid: HourlyGrid, trust: int, count: TableCount
-) -> None:
-    assert table.value is not None
-    number = {label: index for index, label in enumerate(table.items)}
-    present = frame.select(table.labels).unique()
-    codes = [
-        number.get(tuple((text or "").strip().lower() for text in labels), -1) for labels in present.rows()
-    ]
-    wanted = present.with_columns(pl.Series("item", codes, dtype=pl.Int32)).filter(pl.col("item") >= 0)
-    frame = frame.join(wanted, on=list(table.labels), how="inner").drop(*table.labels)
-    frame, row, minute = _locate(table, frame, grid, count)
-    code = frame["item"].to_numpy()
-    for index, item in enumerate(table.items.values()):
-        chosen = np.flatnonzero(code == index)
-        if not len(chosen):
-            continue
-        text = frame[table.value][chosen].str.strip_chars().str.to_lowercase()
-        if table.ignored:
-            text = pl.select(
-                pl.when(text.is_in(list(table.ignored))).then(None).otherwise(text).alias("text")
-            )["text"]
-        value = _numbers(text, item.conversion)
-        filled = text.is_not_null().to_numpy() & (text != "").fill_null(False).to_numpy()
-        if table.unit and item.units is not None:
-            value, filled = _in_unit(item, frame[table.unit][chosen], value, filled, count)
-        _put(item, value, filled, row[chosen], minute[chosen], grid, trust, count)
+    def read_wide(self, frame: pl.DataFrame) -> None:
+        frame, row, minute = self._locate(frame)
+        for (column,), item in self.table.items.items():
+            text = frame[column]
+            self._put(item, _numbers(text, "number"), text.is_not_null().to_numpy(), row, minute)
 
+    def read_long(self, frame: pl.DataFrame) -> None:
+        table = self.table
+        number = {label: index for index, label in enumerate(table.items)}
+        present = frame.select(table.labels).unique()
+        codes = [
+            number.get(tuple((text or "").strip().lower() for text in labels), -1)
+            for labels in present.rows()
+        ]
+        wanted = present.with_columns(pl.Series("item", codes, dtype=pl.Int32)).filter(pl.col("item") >= 0)
+        frame = frame.join(wanted, on=list(table.labels), how="inner").drop(*table.labels)
+        frame, row, minute = self._locate(frame)
+        for index, item in enumerate(table.items.values()):
+            chosen = np.flatnonzero(frame["item"].to_numpy() == index)
+            if not len(chosen):
+                continue
+            text = frame[table.value][chosen].str.strip_chars().str.to_lowercase()
+            text = text.replace(["", *table.ignored], None)
+            value, filled = _numbers(text, item.conversion), text.is_not_null().to_numpy()
+            if table.unit and item.units is not None:
+                value, filled = self._in_unit(item, frame[table.unit][chosen], value, filled)
+            self._put(item, value, filled, row[chosen], minute[chosen])
 
-def _locate(
-    table: EventTable, frame: pl.DataFrame, grid: HourlyGrid, count: TableCount
-) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-    """Keep the rows inside the cohort's stays; return them with their grid row and minute."""
-    stay, minute = frame[STAY], frame[table.time]
-    readable = (stay.is_not_null() & minute.is_not_null()).to_numpy()
-    known, row, beyond = grid.locate(stay.fill_null(-1).to_numpy(), minute.fill_null(-1).to_numpy())
-    count.without_time += int((~readable).sum())
-    count.wanted += int(known.sum())
-    lost = (known | stay.is_null().to_numpy()) & ~readable
-    count.lost += int(lost.sum())
-    count.other_stays += int((readable & ~known).sum())
-    count.outside += int((readable & known & (row < 0)).sum())
-    count.away += int((readable & known & (beyond > 0)).sum())
-    inside = readable & (row >= 0)
-    chosen = np.flatnonzero(inside)
-    return frame[chosen], row[chosen], minute.fill_null(-1).to_numpy()[chosen]
+    def _locate(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
+        """Keep the rows inside the cohort's stays; return them with their grid row and minute."""
+        count, stay, minute = self.count, frame[STAY], frame[self.table.time]
+        readable = (stay.is_not_null() & minute.is_not_null()).to_numpy()
+        minutes = minute.fill_null(-1).to_numpy()
+        known, row, beyond = self.grid.locate(stay.fill_null(-1).to_numpy(), minutes)
+        count.without_time += int((~readable).sum())
+        count.wanted += int(known.sum())
+        count.lost += int(((known | stay.is_null().to_numpy()) & ~readable).sum())
+        count.other_stays += int((readable & ~known).sum())
+        count.outside += int((readable & known & (row < 0)).sum())
+        count.away += int((readable & known & (beyond > 0)).sum())
+        chosen = np.flatnonzero(readable & (row >= 0))
+        return frame[chosen], row[chosen], minutes[chosen]
+
+    def _in_unit(
+        self, item: Item, unit: pl.Series, value: np.ndarray, filled: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bring values to the channel's unit; those in a unit never seen are counted and left out."""
+        text = unit.fill_null("").str.strip_chars().str.to_lowercase()
+        factor = text.replace_strict(item.units or {}, default=None, return_dtype=pl.Float64)
+        strange = factor.is_null().to_numpy() & filled
+        if lost := int(strange.sum()):
+            self.count.add(item.channel, values=lost, unknown_unit=lost)
+            self.count.units.update(unit.fill_null("")[np.flatnonzero(strange)].to_list())
+        return value * factor.fill_null(1.0).to_numpy(), filled & ~strange
+
+    def _put(
+        self, item: Item, value: np.ndarray, filled: np.ndarray, row: np.ndarray, minute: np.ndarray
+    ) -> None:
+        """Convert, sort out what cannot be a measurement, and offer the rest to the grid."""
+        channel = CHANNELS[INDEX[item.channel]]
+        if item.conversion == "fahrenheit":
+            value = np.where(value >= LOWEST_FAHRENHEIT, (value - 32) * 5 / 9, value)
+        elif item.conversion == "percent":
+            value = np.where(value > 1, value / 100, value)
+        elif item.conversion == "pounds":
+            value = value * KILOGRAMS_PER_POUND
+        number = filled & np.isfinite(value)
+        good = number & (value >= channel.low) & (value <= channel.high)
+        if channel.whole:
+            good &= value == np.round(value)
+        no_number, artefacts = int((filled & ~number).sum()), int((number & ~good).sum())
+        self.count.add(item.channel, values=int(filled.sum()), no_number=no_number, artefacts=artefacts)
+        self.count.used += int(good.sum())
+        self.grid.put(item.channel, row[good], minute[good], value[good], self.trust)
 
 
 def _numbers(text: pl.Series, conversion: str) -> np.ndarray:
@@ -197,45 +224,3 @@ def _numbers(text: pl.Series, conversion: str) -> np.ndarray:
             values = text.str.strip_chars(" %\t").cast(pl.Float64, strict=False)
     numbers: np.ndarray = values.fill_null(float("nan")).to_numpy()
     return numbers
-
-
-def _in_unit(
-    item: Item, unit: pl.Series, value: np.ndarray, filled: np.ndarray, count: TableCount
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bring values to the channel's unit; those in a unit never seen are counted and left out."""
-    text = unit.fill_null("").str.strip_chars().str.to_lowercase()
-    factor = text.replace_strict(item.units or {}, default=None, return_dtype=pl.Float64)
-    strange = factor.is_null().to_numpy() & filled
-    if strange.any():
-        count.add(item.channel, values=int(strange.sum()), unknown_unit=int(strange.sum()))
-        count.units.update(unit.fill_null("")[np.flatnonzero(strange)].to_list())
-    return value * factor.fill_null(1.0).to_numpy(), filled & ~strange
-
-
-def _put(
-    item: Item,
-    value: np.ndarray,
-    filled: np.ndarray,
-    row: np.ndarray,
-    minute: np.ndarray,
-    grid: HourlyGrid,
-    trust: int,
-    count: TableCount,
-) -> None:
-    """Convert, sort out what cannot be a measurement, and offer the rest to the grid."""
-    channel = CHANNELS[INDEX[item.channel]]
-    if item.conversion == "fahrenheit":
-        value = np.where(value >= LOWEST_FAHRENHEIT, (value - 32) * 5 / 9, value)
-    elif item.conversion == "percent":
-        value = np.where(value > 1, value / 100, value)
-    elif item.conversion == "pounds":
-        value = value * KILOGRAMS_PER_POUND
-    number = filled & np.isfinite(value)
-    good = number & (value >= channel.low) & (value <= channel.high)
-    if channel.whole:
-        good &= value == np.round(value)
-    no_number, artefacts = int((filled & ~number).sum()), int((number & ~good).sum())
-    count.add(item.channel, values=int(filled.sum()), no_number=no_number, artefacts=artefacts)
-    count.used += int(good.sum())
-    chosen = np.flatnonzero(good)
-    grid.put(item.channel, row[chosen], minute[chosen], value[chosen], trust)

@@ -11,7 +11,7 @@ import numpy as np
 
 from relif_core.tensors.folder import release
 from relif_data.eicu.channels import CHANNELS, INDEX
-from relif_data.imputation import forward_fill
+from relif_data.labels import forward_fill
 
 BLOCK_ROWS = 1 << 19
 

@@ -19,18 +19,10 @@ from relif_core.errors import DataError, listed
 from relif_core.files import described
 from relif_core.tensors.clinical import Channel, ClinicalContents
 from relif_data.eicu import targets
-from relif_data.eicu.cohort import (
-    HOSPITAL_COLUMNS,
-    PATIENT_COLUMNS,
-    CohortFlow,
-    groups_of,
-    read_patients,
-    terms_of,
-)
-from relif_data.imputation import forward_fill
-from relif_data.labels import split_by_subject
+from relif_data.eicu.cohort import HOSPITAL_COLUMNS, PATIENT_COLUMNS, contents_of, read_patients, terms_of
+from relif_data.labels import CohortFlow, forward_fill, offsets_of
 from relif_data.sources import own_table
-from relif_data.tables import FEW, LOST_SHARE, READ_ERRORS, VALUE_SHARE, find_tables, unreadable
+from relif_data.tables import READ_ERRORS, VALUE_SHARE, find_tables, refuse_lost, unreadable
 
 TASKS = ("los", "mortality24")
 CAPPED_HOURS = 168
@@ -83,11 +75,8 @@ def hourly_tensors(
     flow = CohortFlow(patients.frame, "unit stays in table patient")
     present = values["stay_id"].unique()
     strangers = int((~present.is_in(patients.frame["stay"].implode())).sum())
-    if strangers > max(LOST_SHARE * len(present), FEW):
-        raise DataError(
-            f"{source}: {strangers} of {len(present)} stays of the hourly files are not in table patient;"
-            " take both from one release"
-        )
+    rest = "stays of the hourly files are not in table patient; take both from one release"
+    refuse_lost(f"{source}:", strangers, len(present), rest)
     flow.keep(
         "on the hourly grid (long enough, measured enough: chosen by its makers)",
         pl.col("stay").is_in(present.implode()),
@@ -103,7 +92,7 @@ def hourly_tensors(
     rows = values.join(hours, left_on="stay_id", right_on="stay").filter(pl.col("hour") < pl.col("last"))
     rows = rows.sort("stay_id", "hour")
     counts = rows.group_by("stay_id", maintain_order=True).len()["len"].cast(pl.Int64).to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(counts)])
+    offsets = offsets_of(counts)
     raw = rows.select(*VARIABLES).to_numpy()
     observed = np.isfinite(raw)
     normal = np.array([variable[2] for variable in VARIABLES.values()])
@@ -111,23 +100,16 @@ def hourly_tensors(
 
     length = targets.length_of_stay(minutes, offsets, first_label_hour)
     mortality, alive_later = _mortality(frame, deaths.labels, counts)
-    groups, codes, group_notes = groups_of(frame, tables.get("hospital"))
-    subjects = frame["subject"].to_numpy()
+    found, shares = [mortality, length], (validation_fraction, test_fraction)
+    of_stays, group_notes = contents_of(frame, found, tables.get("hospital"), shares, seed)
     return ClinicalContents(
         **terms,
+        **of_stays,
         sources=[*los.files, *deaths.files, *(file for table in tables.values() for file in table.files)],
         channels=[Channel(name, unit, (key,), start) for key, (name, unit, start) in VARIABLES.items()],
-        tasks=[mortality.task, length.task],
-        labels={"mortality": mortality.labels, "los": length.labels},
-        label_masks={"mortality": mortality.mask, "los": length.mask},
         values=filled,
         observed=observed,
         offsets=offsets,
-        stays=frame["stay"].to_numpy(),
-        subjects=subjects,
-        split=split_by_subject(subjects, validation_fraction, test_fraction, seed),
-        groups=groups,
-        group_codes=codes,
         cohort=flow.steps,
         notes=[
             *patients.notes,
@@ -252,11 +234,14 @@ def _length_notes(rows: pl.DataFrame, labels: pl.DataFrame, frame: pl.DataFrame)
     )
     capped = joined.filter(pl.col("exact") > CAPPED_HOURS)
     same = joined.filter(pl.col("exact").clip(upper_bound=CAPPED_HOURS) == pl.col("label")).height
-    if joined.height - same > max(VALUE_SHARE * joined.height, FEW):
-        raise DataError(
-            f"los/outc.parquet: {joined.height - same} of {joined.height} labels are not the hours left until"
-            " the discharge minute in table patient; take both from one release"
-        )
+    refuse_lost(
+        "los/outc.parquet:",
+        joined.height - same,
+        joined.height,
+        "labels are not the hours left until the discharge minute in table patient; take both from one"
+        " release",
+        VALUE_SHARE,
+    )
     return [
         (
             "Remaining length of stay comes from the discharge minute in table patient, which has no cap: of"

@@ -12,26 +12,13 @@ import polars as pl
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import ClinicalContents
 from relif_data.eicu import targets
-from relif_data.eicu.channels import (
-    ADMISSION_COLUMNS,
-    CHANNELS,
-    INDEX,
-    TABLES,
-    rules_of_reading,
-)
-from relif_data.eicu.cohort import (
-    HOSPITAL_COLUMNS,
-    PATIENT_COLUMNS,
-    CohortFlow,
-    groups_of,
-    read_patients,
-    terms_of,
-)
+from relif_data.eicu.channels import ADMISSION_COLUMNS, CHANNELS, INDEX, TABLES, rules_of_reading
+from relif_data.eicu.cohort import HOSPITAL_COLUMNS, PATIENT_COLUMNS, contents_of, read_patients, terms_of
 from relif_data.eicu.events import TableCount, read_events
 from relif_data.eicu.grid import HourlyGrid
-from relif_data.labels import split_by_subject
+from relif_data.labels import CohortFlow
 from relif_data.resume import Work, refuse_other_sources
-from relif_data.tables import FEW, LOST_SHARE, VALUE_SHARE, Table, find_tables
+from relif_data.tables import LOST_SHARE, VALUE_SHARE, Table, find_tables, refuse_lost
 
 ADULT_YEARS = 18
 
@@ -125,23 +112,16 @@ def table_tensors(
         groups_named, notes = targets.diagnosis_groups(frame, tables["diagnosis"])
         found.append(groups_named)
         task_notes += notes
-    groups, codes, group_notes = groups_of(frame, tables.get("hospital"))
-    subjects = frame["subject"].to_numpy()
+    shares = (validation_fraction, test_fraction)
+    of_stays, group_notes = contents_of(frame, found, tables.get("hospital"), shares, seed)
     contents = ClinicalContents(
         **terms,
+        **of_stays,
         sources=[file for table in tables.values() for file in table.files],
         channels=[CHANNELS[index].channel() for index in available],
-        tasks=[target.task for target in found],
-        labels={target.task.name: target.labels for target in found},
-        label_masks={target.task.name: target.mask for target in found},
         values=values,
         observed=observed,
         offsets=offsets,
-        stays=frame["stay"].to_numpy(),
-        subjects=subjects,
-        split=split_by_subject(subjects, validation_fraction, test_fraction, seed),
-        groups=groups,
-        group_codes=codes,
         cohort=flow.steps,
         notes=[
             *missing_notes,
@@ -198,16 +178,10 @@ def _missing_tables(source: Path, tables: dict[str, Table]) -> list[str]:
         )
     covered = {channel for table in present for channel in table.channels} | set(ADMISSION_COLUMNS.values())
     notes = []
-    for table in TABLES:
-        if table in present:
-            continue
-        lost = [channel for channel in table.channels if channel not in covered]
-        thinner = [channel for channel in table.channels if channel in covered]
-        parts = []
-        if lost:
-            parts.append(f"lost: {', '.join(lost)}")
-        if thinner:
-            parts.append(f"from other tables only: {', '.join(thinner)}")
+    for table in (table for table in TABLES if table not in present):
+        lost = ", ".join(channel for channel in table.channels if channel not in covered)
+        thinner = ", ".join(channel for channel in table.channels if channel in covered)
+        parts = [f"lost: {lost}"] * bool(lost) + [f"from other tables only: {thinner}"] * bool(thinner)
         notes.append(f"Table {table.name} is missing; {'; '.join(parts)}.")
     return notes
 
@@ -224,11 +198,14 @@ def _put_admission_values(frame: pl.DataFrame, grid: HourlyGrid) -> list[str]:
         value = frame[column].fill_null(float("nan")).to_numpy()
         good = (value >= channel.low) & (value <= channel.high)
         known, wrong = int(np.isfinite(value).sum()), int((np.isfinite(value) & ~good).sum())
-        if wrong > max(VALUE_SHARE * known, FEW):
-            raise DataError(
-                f"table patient: {wrong:,} of {known:,} admission{column}s are out of range, perhaps in"
-                f" another unit than {channel.unit}; export the column as it is delivered"
-            )
+        refuse_lost(
+            "table patient:",
+            wrong,
+            known,
+            f"admission{column}s are out of range, perhaps in another unit than {channel.unit}; export the"
+            " column as it is delivered",
+            VALUE_SHARE,
+        )
         chosen = np.flatnonzero(good)
         grid.put(name, grid.offsets[chosen], np.zeros(len(chosen), dtype=np.int64), value[chosen], 1)
         notes.append(

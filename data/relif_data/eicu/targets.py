@@ -7,10 +7,9 @@ import numpy as np
 import polars as pl
 
 from relif_core.tensors.clinical import Task
-from relif_data.labels import REMAINING_STAY, length_of_stay_class
+from relif_data.labels import DECOMPENSATION_HOURS, REMAINING_STAY, hours_of, length_of_stay_class
 from relif_data.tables import LOST_SHARE, Table
 
-DECOMPENSATION_HOURS = 24
 DIAGNOSIS_GROUPS = (
     *("burns/trauma", "cardiovascular", "endocrine", "gastrointestinal", "general", "hematology"),
     *("infectious diseases", "neurologic", "oncology", "pulmonary", "renal", "surgery", "toxicology"),
@@ -27,11 +26,6 @@ class Target:
     mask: np.ndarray
 
 
-def label_hours(offsets: np.ndarray) -> np.ndarray:
-    """Return the hour at which each row's label stands: 1 for a stay's first row, [rows]."""
-    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets)) + 1
-
-
 def length_of_stay(minutes: np.ndarray, offsets: np.ndarray, first_label_hour: int) -> Target:
     """Remaining length of stay in ten classes, at hours h with 60 h ≤ minutes: (minutes − 60 h) / 1440 days.
 
@@ -40,7 +34,7 @@ def length_of_stay(minutes: np.ndarray, offsets: np.ndarray, first_label_hour: i
         offsets: Of the stays' rows.
         first_label_hour: The least h.
     """
-    hour = label_hours(offsets)
+    hour = hours_of(offsets)
     remaining = np.repeat(minutes, np.diff(offsets)) - 60 * hour
     mask = (remaining >= 0) & (hour >= first_label_hour)
     return Target(
@@ -76,7 +70,7 @@ def decompensation(frame: pl.DataFrame, offsets: np.ndarray, first_label_hour: i
         offsets: Of the stays' rows.
         first_label_hour: The first hour.
     """
-    hour = label_hours(offsets)
+    hour = hours_of(offsets)
     rows = np.diff(offsets)
     died = (frame["died_hospital"].fill_null(False) | frame["died_unit"].fill_null(False)).to_numpy()
     death = frame["death_minutes"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
@@ -123,12 +117,6 @@ def diagnosis_groups(frame: pl.DataFrame, table: Table) -> tuple[Target, list[st
     notes = [
         f"diagnosis: {unknown} rows of the cohort name none of the {len(DIAGNOSIS_GROUPS)} organ systems."
     ]
-    task = Task(
-        "diagnosis_groups",
-        "Organ systems diagnosed",
-        "multilabel",
-        "stay",
-        len(DIAGNOSIS_GROUPS),
-        DIAGNOSIS_GROUPS,
-    )
+    names, title = DIAGNOSIS_GROUPS, "Organ systems diagnosed"
+    task = Task("diagnosis_groups", title, "multilabel", "stay", len(names), names)
     return Target(task, labels, mask), notes

@@ -16,13 +16,14 @@ import polars as pl
 from relif_core.errors import DataError
 from relif_core.files import described
 from relif_core.tensors.clinical import ClinicalContents, CohortStep, write_tensors
-from relif_data.labels import length_of_stay_class, split_by_subject
-from relif_data.mimic3.channels import channels, phenotypes, tensor_channels, value_columns
+from relif_data.labels import length_of_stay_class, split_by_subject, value_columns
+from relif_data.mimic3.channels import channels, phenotypes, tensor_channels
 from relif_data.mimic3.cohort import LONGEST_DAYS
 from relif_data.mimic3.series import EPSILON_HOURS, bins_of, hourly_grid
 from relif_data.mimic3.tasks import MORTALITY_HOUR, tensor_tasks
 from relif_data.tables import READ_ERRORS, unreadable
 
+_PHENOTYPES = range(len(phenotypes()[0]))
 _SERIES = r"^(\d{1,15})_episode(\d{1,15})_timeseries\.csv$"
 FOLDERS = {
     "phenotypes": "phenotyping",
@@ -84,10 +85,7 @@ def prepare_benchmark_folder(
     series, unreadable_cells = _read_series(stays)
     bins = stays["bins"].to_numpy()
     grid = hourly_grid(series, stays["stay"].to_numpy(), bins)
-    values = np.empty(
-        (len(grid.filled), sum(len(channel.columns) for channel in tensor_channels())), np.float32
-    )
-    value_columns(grid.filled, values)
+    values = value_columns(grid.filled, [channel.codes for channel in channels()])
     labels, masks = _labels(samples, stays, grid.offsets)
     split = stays["split"].to_numpy().copy()
     if not (split == 1).any():
@@ -152,12 +150,9 @@ def _read_lists(folder: Path) -> pl.DataFrame:
             frame = pl.read_csv(path, glob=False, infer_schema=False)
         except READ_ERRORS as error:
             raise unreadable(path, error) from error
-        place = "test" if code == 2 else "train"
-        frames.append(
-            frame.rename({frame.columns[0]: "file"}).with_columns(
-                split=pl.lit(code, dtype=pl.UInt8), folder=pl.lit(str(folder / place))
-            )
-        )
+        place = pl.lit(str(folder / ("test" if code == 2 else "train")))
+        frame = frame.rename({frame.columns[0]: "file"})
+        frames.append(frame.with_columns(split=pl.lit(code, dtype=pl.UInt8), folder=place))
     return pl.concat(frames).with_columns(
         subject=pl.col("file").str.extract(_SERIES, 1).cast(pl.Int64),
         episode=pl.col("file").str.extract(_SERIES, 2).cast(pl.Int64),
@@ -175,17 +170,15 @@ def _samples(lists: dict[str, pl.DataFrame], root: Path) -> dict[str, pl.DataFra
         if task in lists:
             samples[task] = lists[task].select("file", hour=hour, label=number)
     if "phenotypes" in lists:
-        names, _ = phenotypes()
-        samples["phenotypes"] = lists["phenotypes"].select(
-            "file", *(pl.col(name).cast(pl.UInt8).alias(str(place)) for place, name in enumerate(names))
-        )
+        codes = {str(place): pl.col(name).cast(pl.UInt8) for place, name in enumerate(phenotypes()[0])}
+        samples["phenotypes"] = lists["phenotypes"].select("file", **codes)
     for task, frame in samples.items():
         _refuse_unlabelled(task, frame, root)
     return samples
 
 
 def _refuse_unlabelled(task: str, frame: pl.DataFrame, root: Path) -> None:
-    """Raise where a row has no label, no hour, or a label that the task does not have."""
+    """Check that every row has a label that the task has, and an hour where it is hourly."""
     numbers = frame.select(pl.exclude("file").cast(pl.Float64))
     good = pl.all_horizontal(pl.all().is_not_null() & pl.all().is_finite())
     own = pl.all_horizontal(pl.exclude("hour").is_in([0.0, 1.0])) if task != "los" else pl.col("label") >= 0
@@ -201,26 +194,22 @@ def _refuse_unlabelled(task: str, frame: pl.DataFrame, root: Path) -> None:
 
 def _multitask_samples(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Take the multitask list apart: per stay "pos;mask;label", and "masks;labels" over the hours from 0."""
-    task = {
-        name: next(column for column in frame.columns if column.startswith(start))
-        for name, start in (
-            ("mortality", "in-hospital mortality"),
-            ("los", "length of stay task"),
-            ("phenotypes", "phenotyping"),
-            ("decompensation", "decompensation"),
-        )
+    starts = {
+        "mortality": "in-hospital mortality",
+        "los": "length of stay task",
+        "phenotypes": "phenotyping",
+        "decompensation": "decompensation",
     }
-    parts = frame.select("file", **{name: pl.col(column).str.split(";") for name, column in task.items()})
+    columns = {
+        name: next(column for column in frame.columns if column.startswith(start))
+        for name, start in starts.items()
+    }
+    parts = frame.select("file", **{name: pl.col(column).str.split(";") for name, column in columns.items()})
+    dead, phenotype = pl.col("mortality").list, pl.col("phenotypes").list
     samples = {
-        "mortality": parts.filter(pl.col("mortality").list.get(1) == "1").select(
-            "file", label=pl.col("mortality").list.get(2).cast(pl.Float64)
-        ),
+        "mortality": parts.filter(dead.get(1) == "1").select("file", label=dead.get(2).cast(pl.Float64)),
         "phenotypes": parts.select(
-            "file",
-            *(
-                pl.col("phenotypes").list.get(place).cast(pl.UInt8).alias(str(place))
-                for place in range(len(phenotypes()[0]))
-            ),
+            "file", *(phenotype.get(place).cast(pl.UInt8).alias(str(place)) for place in _PHENOTYPES)
         ),
     }
     for name in ("los", "decompensation"):
@@ -257,17 +246,14 @@ def _stays(lists: dict[str, pl.DataFrame], samples: dict[str, pl.DataFrame], roo
             " same lists"
         )
     stays = everything.sort("place").unique("file", keep="first").sort("subject", "episode")
-    lengths = [
-        frame.select("file", hours=pl.col(column).cast(pl.Float64))
-        for task, column in (("phenotypes", "period_length"), ("multitask", "length of stay"))
-        if (frame := lists.get(task)) is not None
-    ]
-    if "los" in samples:
-        lengths.append(samples["los"].select("file", hours=pl.col("hour") + pl.col("label")))
-    if "decompensation" in samples:
-        lengths.append(samples["decompensation"].select("file", hours=pl.col("hour").cast(pl.Float64)))
-    if "mortality" in samples:
-        lengths.append(samples["mortality"].select("file", hours=pl.lit(float(MORTALITY_HOUR))))
+    hours = {
+        "phenotypes": (lists, pl.col("period_length").cast(pl.Float64)),
+        "multitask": (lists, pl.col("length of stay").cast(pl.Float64)),
+        "los": (samples, pl.col("hour") + pl.col("label")),
+        "decompensation": (samples, pl.col("hour").cast(pl.Float64)),
+        "mortality": (samples, pl.lit(float(MORTALITY_HOUR))),
+    }
+    lengths = [of[task].select("file", hours=length) for task, (of, length) in hours.items() if task in of]
     longest = pl.concat(lengths).group_by("file").agg(pl.col("hours").max().alias("los_hours"))
     stays = stays.join(longest, on="file", how="left", maintain_order="left")
     endless = ~stays["los_hours"].is_between(0, 24 * LONGEST_DAYS).fill_null(False)
@@ -307,11 +293,11 @@ def _read_series(stays: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     for code, channel in enumerate(channels()):
         text = pl.col(channel.name)
         if channel.categories:
-            positions = {category: float(place) for place, category in enumerate(channel.categories)}
-            positions |= {category.removesuffix(".0"): place for category, place in positions.items()}
-            positions |= {
-                f"{category}.0": place for category, place in positions.items() if category.isdigit()
-            }
+            positions: dict[str, float] = {}
+            for position, category in enumerate(channel.categories):
+                whole = category.removesuffix(".0")
+                spellings = {category, whole, f"{whole}.0"} if whole.isdigit() else {category}
+                positions |= dict.fromkeys(spellings, float(position))
             number = text.replace_strict(positions, default=None, return_dtype=pl.Float64)
         else:
             number = text.cast(pl.Float64, strict=False)
@@ -344,9 +330,8 @@ def _labels(
         mask = np.zeros(size, dtype=np.uint8)
         mask[index] = 1
         if task == "phenotypes":
-            names = [str(place) for place in range(len(phenotypes()[0]))]
-            labels[task] = np.zeros((size, len(names)), dtype=np.uint8)
-            labels[task][index] = frame.select(names).to_numpy()
+            labels[task] = np.zeros((size, len(_PHENOTYPES)), dtype=np.uint8)
+            labels[task][index] = frame.select(map(str, _PHENOTYPES)).to_numpy()
         else:
             labels[task] = np.zeros(size, dtype=np.int16)
             number = frame["label"].to_numpy()

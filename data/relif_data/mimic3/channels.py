@@ -3,15 +3,13 @@
 import functools
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from relif_core.tensors.clinical import Channel
-from relif_data.sources import own_table
+from relif_data.sources import own_table, own_text
 
-TABLES = Path(__file__).parent / "tables"
 FIO2_SET_ITEM = 190
 """Carevue's "FiO2 Set", which the benchmark's map leaves out."""
 
@@ -25,8 +23,13 @@ class ChannelInfo:
     categories: tuple[str, ...]
     scores: tuple[int, ...]
     normal: float | str
-    known_units: frozenset[str] | None
+    known_units: tuple[str, ...] | None
     limits: tuple[float, float] | None
+
+    @property
+    def codes(self) -> range:
+        """The positions of the categories."""
+        return range(len(self.categories))
 
     @property
     def normal_number(self) -> float:
@@ -37,18 +40,12 @@ class ChannelInfo:
 @functools.cache
 def channels() -> tuple[ChannelInfo, ...]:
     """Return the 17 channels in tensor order."""
-    return tuple(
-        ChannelInfo(
-            name=item["name"],
-            unit=item["unit"],
-            categories=tuple(item["categories"]),
-            scores=tuple(item["scores"]),
-            normal=item["normal"],
-            known_units=None if item["known_units"] is None else frozenset(item["known_units"]),
-            limits=None if item["limits"] is None else (item["limits"][0], item["limits"][1]),
-        )
-        for item in json.loads((TABLES / "channels.json").read_text(encoding="utf-8"))
-    )
+
+    def frozen(cell: Any) -> Any:
+        return tuple(cell) if isinstance(cell, list) else cell
+
+    found = json.loads(own_text("mimic3/tables/channels.json"))
+    return tuple(ChannelInfo(**{key: frozen(cell) for key, cell in item.items()}) for item in found)
 
 
 def channel_codes(*names: str) -> tuple[int, ...]:
@@ -94,16 +91,3 @@ def tensor_channels() -> tuple[Channel, ...]:
         )
         for channel in channels()
     )
-
-
-def value_columns(filled: np.ndarray, out: np.ndarray) -> None:
-    """Spread filled channels [rows, 17] over the 59 columns of ``out``: numbers, or categories one-hot."""
-    column, everyone = 0, np.arange(len(filled))
-    for position, channel in enumerate(channels()):
-        width = len(channel.categories)
-        if width:
-            out[:, column : column + width] = 0
-            out[everyone, column + filled[:, position].astype(np.int64)] = 1
-        else:
-            out[:, column] = filled[:, position]
-        column += max(width, 1)

@@ -4,11 +4,14 @@ Rules act on the few distinct (item, value, unit) triples and are joined back to
 """
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import polars as pl
 
-from relif_core.errors import DataError
+from relif_core.errors import DataError, InputError, listed
 from relif_data.mimic3.channels import FIO2_SET_ITEM, channel_codes, channels, items
+from relif_data.sources import own_table
 
 (CAPILLARY, SYSTOLIC, DIASTOLIC, FIO2, GLUCOSE, PH, SATURATION, TEMPERATURE, WEIGHT, HEIGHT) = channel_codes(
     "Capillary refill rate",
@@ -22,6 +25,8 @@ from relif_data.mimic3.channels import FIO2_SET_ITEM, channel_codes, channels, i
     "Weight",
     "Height",
 )
+TRIPLE = ("itemid", "value", "unit")
+"""What decides an event's number."""
 UNCLEANED = channel_codes("Heart Rate", "Respiratory rate", "Mean blood pressure")
 COMA = tuple(code for code, channel in enumerate(channels()) if channel.name.startswith("Glascow"))
 CAPILLARY_TEXTS = {"Normal <3 secs": 0.0, "Brisk": 0.0, "Abnormal >3 secs": 1.0, "Delayed": 1.0}
@@ -34,6 +39,46 @@ MISSING_TEXTS = frozenset(
     )
 )
 """Value texts that the benchmark's CSV reader takes for missing; the coma scale's "None" is none of them."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What the benchmark does, what is done instead, and whether ``compatibility="repaired"`` has it."""
+
+    name: str
+    quirk: str
+    repair: str
+    default: bool
+
+
+REPAIRS = {
+    row["name"]: Repair(**row | {"default": row["default"] == "yes"})  # type: ignore[arg-type]
+    for row in own_table("mimic3/tables/repairs.csv")
+}
+"""Every repair by name."""
+
+
+def chosen_repairs(compatibility: str, repairs: Iterable[str] | str | None = None) -> frozenset[str]:
+    """Return the names of the repairs in force.
+
+    Args:
+        compatibility: "benchmark" means none, "repaired" the default ones.
+        repairs: Names, or one text with commas, instead of that choice.
+
+    Raises:
+        InputError: An unknown word.
+    """
+    if compatibility not in ("benchmark", "repaired"):
+        raise InputError(f"compatibility={compatibility!r}: choose 'repaired' or 'benchmark'")
+    if repairs is None:
+        default = (name for name, repair in REPAIRS.items() if repair.default)
+        return frozenset(default if compatibility == "repaired" else ())
+    names = [name.strip() for name in repairs.split(",")] if isinstance(repairs, str) else list(repairs)
+    chosen = frozenset(name for name in names if name)
+    unknown = sorted(chosen - REPAIRS.keys())
+    if unknown:
+        raise InputError(f"repairs: {listed(unknown)} unknown; choose among {', '.join(REPAIRS)}")
+    return chosen
 
 
 def clean(
@@ -63,10 +108,9 @@ def clean(
         rows = rows.filter(~pl.col("recovered"))
     if "flagged_errors" in repairs:
         rows = _dropped(rows, pl.col("flagged"), "flagged_errors", counts)
-    triples = ["itemid", "value", "unit"]
-    meaning = meanings(rows.group_by(triples).len(), repairs, counts)
+    meaning = meanings(rows.group_by(TRIPLE).len(), repairs, counts)
     numbers = meaning.select("channel", "key", "text_key", "number").unique()
-    return rows.join(meaning, on=triples).select("stay", "time", "channel", "key", "text_key"), numbers
+    return rows.join(meaning, on=TRIPLE).select("stay", "time", "channel", "key", "text_key"), numbers
 
 
 def _without_repeats(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
@@ -107,13 +151,8 @@ def meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[str
     if "blood_only" in repairs:
         frame = _dropped_triples(frame, pl.col("body_fluid"), "blood_only", counts)
     frame = _checked_units(frame, repairs, counts)
-    frame = frame.with_columns(_raw_number().alias("raw"))
-    frame = frame.with_columns(_converted(frozenset()).alias("published"))
-    frame = frame.with_columns(
-        (_converted(repairs) if repairs & {"fio2_scale", "fahrenheit"} else pl.col("published")).alias(
-            "number"
-        )
-    )
+    frame = frame.with_columns(raw=_raw_number())
+    frame = frame.with_columns(published=_converted(frozenset()), number=_converted(repairs))
     frame = _dropped_triples(
         frame, ~pl.col("number").is_finite().fill_null(False), "unreadable_value", counts
     )
@@ -123,9 +162,7 @@ def meanings(triples: pl.DataFrame, repairs: frozenset[str], counts: Counter[str
             counts[name] += int(frame.filter(moved)["len"].sum())
     if "impossible_values" in repairs:
         frame = _dropped_triples(frame, _impossible(), "impossible_values", counts)
-    return _with_keys(frame, repairs).select(
-        "itemid", "value", "unit", "channel", "number", "key", "text_key"
-    )
+    return _with_keys(frame, repairs).select(*TRIPLE, "channel", "number", "key", "text_key")
 
 
 def _dropped_triples(
@@ -150,7 +187,7 @@ def _checked_units(frame: pl.DataFrame, repairs: frozenset[str], counts: Counter
     if "unknown_units" not in repairs:
         return frame
     counts["unknown_units"] += int(strange["len"].sum())
-    return frame.join(strange, on=["itemid", "value", "unit"], how="anti")
+    return frame.join(strange, on=TRIPLE, how="anti")
 
 
 def _is(*codes: int) -> pl.Expr:
@@ -163,12 +200,13 @@ def _raw_number() -> pl.Expr:
     slash = r"^(\d+)/(\d+)$"
     whole = pl.col("text")
     pressure = pl.when(whole.str.contains("/", literal=True))
+    upper, lower = (whole.str.extract(slash, part).cast(pl.Float64, strict=False) for part in (1, 2))
     decimal = whole.str.contains(r"^(\d+(\.\d*)?|\.\d+)$")
     return (
         pl.when(_is(SYSTOLIC))
-        .then(pressure.then(whole.str.extract(slash, 1).cast(pl.Float64, strict=False)).otherwise(number))
+        .then(pressure.then(upper).otherwise(number))
         .when(_is(DIASTOLIC))
-        .then(pressure.then(whole.str.extract(slash, 2).cast(pl.Float64, strict=False)).otherwise(number))
+        .then(pressure.then(lower).otherwise(number))
         .when(_is(GLUCOSE, PH, SATURATION))
         .then(pl.when(decimal).then(number))
         .when(_is(CAPILLARY))
@@ -181,12 +219,13 @@ def _raw_number() -> pl.Expr:
 
 def _category() -> pl.Expr:
     """Position of a coma scale's text among its channel's categories; null for any other text."""
-    expression = pl.lit(None, dtype=pl.Float64)
-    for code in COMA:
-        positions = {text: float(place) for place, text in enumerate(channels()[code].categories)}
-        found = pl.col("text").replace_strict(positions, default=None, return_dtype=pl.Float64)
-        expression = pl.when(_is(code)).then(found).otherwise(expression)
-    return expression
+    positions = {
+        f"{code} {text}": float(place)
+        for code in COMA
+        for place, text in enumerate(channels()[code].categories)
+    }
+    text = pl.format("{} {}", "channel", "text")
+    return text.replace_strict(positions, default=None, return_dtype=pl.Float64)
 
 
 def _converted(repairs: frozenset[str]) -> pl.Expr:
@@ -224,11 +263,11 @@ def _converted(repairs: frozenset[str]) -> pl.Expr:
 
 def _impossible() -> pl.Expr:
     """True where a number lies outside its channel's physical limits."""
-    expression = pl.lit(False)
-    for code, channel in enumerate(channels()):
-        if channel.limits is not None:
-            expression = expression | (_is(code) & ~pl.col("number").is_between(*channel.limits))
-    return expression
+    return pl.any_horizontal(
+        _is(code) & ~pl.col("number").is_between(*channel.limits)
+        for code, channel in enumerate(channels())
+        if channel.limits is not None
+    )
 
 
 def _with_keys(frame: pl.DataFrame, repairs: frozenset[str]) -> pl.DataFrame:
@@ -239,22 +278,15 @@ def _with_keys(frame: pl.DataFrame, repairs: frozenset[str]) -> pl.DataFrame:
     """
     as_text = _is(*UNCLEANED, *COMA)
     text_rank = pl.col("value").rank("dense").over("channel")
-    frame = frame.with_columns(
-        pl.when(as_text).then(text_rank.cast(pl.Float64)).otherwise(pl.col("number")).alias("text_key")
-    )
+    text_key = pl.when(as_text).then(text_rank.cast(pl.Float64)).otherwise(pl.col("number"))
+    frame = frame.with_columns(text_key=text_key)
     if "numeric_maximum" not in repairs:
         return frame.with_columns(pl.col("text_key").alias("key"))
     scores = pl.DataFrame(
-        [
-            (code, float(place), float(score))
-            for code in COMA
-            for place, score in enumerate(channels()[code].scores)
-        ],
+        [(code, place, score) for code in COMA for place, score in enumerate(channels()[code].scores)],
         schema={"channel": pl.UInt8, "number": pl.Float64, "score": pl.Float64},
         orient="row",
     )
     frame = frame.join(scores, on=["channel", "number"], how="left")
     # Scores are at most 15 and a channel has at most 13 texts: a thousandth of the rank only breaks ties.
-    return frame.with_columns(
-        (pl.col("score") + text_rank / 1000).fill_null(pl.col("number")).alias("key")
-    ).drop("score")
+    return frame.with_columns(key=(pl.col("score") + text_rank / 1000).fill_null(pl.col("number")))

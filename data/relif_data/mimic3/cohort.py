@@ -1,4 +1,4 @@
-"""Which ICU stays are studied: the cohort rules of the MIMIC-III benchmark, in order, with counts.
+"""The tables of MIMIC-III, and which ICU stays are studied: the benchmark's cohort rules, with counts.
 
 Rules (Harutyunyan et al. 2019): first and last ward and care unit agree; the admission has exactly one stay
 left; age 18 or more.
@@ -6,15 +6,32 @@ left; age 18 or more.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError
 from relif_core.tensors.clinical import CohortStep
-from relif_data.labels import refuse_unknown_levels
-from relif_data.tables import FEW, LOST_SHARE, Table, parse_times
+from relif_data import tables as raw
+from relif_data.labels import CohortFlow, refuse_unknown_levels
+from relif_data.tables import Table, first_of, parse_times, refuse_lost
 
+IDS = ("subject_id", "hadm_id", "icustay_id")
+_EVENTS = ("itemid", "charttime", "value", "valueuom")
+_STAYS = ("dbsource", "first_careunit", "last_careunit", "first_wardid", "last_wardid", "intime", "outtime")
+_ADMISSIONS = ("admittime", "dischtime", "deathtime", "ethnicity", "hospital_expire_flag")
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "ICUSTAYS": (*IDS, *_STAYS, "los"),
+    "ADMISSIONS": (*IDS[:2], *_ADMISSIONS),
+    "PATIENTS": ("subject_id", "gender", "dob", "dod"),
+    "DIAGNOSES_ICD": (*IDS[:2], "icd9_code"),
+    "D_ICD_DIAGNOSES": ("icd9_code",),
+    "CHARTEVENTS": (*IDS, *_EVENTS, "error"),
+    "LABEVENTS": (*IDS[:2], *_EVENTS),
+    "OUTPUTEVENTS": IDS,
+}
+"""The tables that are read, and the columns that each must have."""
 ETHNICITY_CODES = {
     "ASIAN": 1,
     "BLACK": 2,
@@ -52,6 +69,15 @@ class Cohort:
     steps: tuple[CohortStep, ...]
 
 
+def find_tables(source: Path, repairs: frozenset[str]) -> dict[str, Table]:
+    """Return the tables found in a folder or below it, headers checked, by lower-case name.
+
+    OUTPUTEVENTS, which gives no value, may be missing; so may the dictionary of codes if every code counts.
+    """
+    spare = {"OUTPUTEVENTS"} | ({"D_ICD_DIAGNOSES"} if "all_diagnosis_codes" in repairs else set())
+    return raw.find_tables(source, TABLES, "MIMIC-III", needed=TABLES.keys() - spare, least=6)
+
+
 def select_cohort(tables: Mapping[str, Table]) -> Cohort:
     """Apply the cohort rules to ICUSTAYS, ADMISSIONS and PATIENTS.
 
@@ -61,56 +87,47 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
         DataError: Repeated ids, unreadable times, births or deaths that are missing or contradict the rest,
             texts that are no level of a group, or an empty cohort.
     """
-    stays = _read_stays(tables)
-    admissions = _read_admissions(tables)
-    patients = _read_patients(tables)
-    steps = [_step("all ICU stays", stays, stays)]
-    excluded = []
+    flow, excluded = CohortFlow(_read_stays(tables), "all ICU stays", "subject_id"), []
+    admissions, patients = _read_admissions(tables), _read_patients(tables)
 
-    def keep(rule: str, reason: str, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-        removed = before.join(after, on="icustay_id", how="anti")
-        excluded.append(removed.select("subject_id", "hadm_id", "icustay_id", pl.lit(reason).alias("reason")))
-        steps.append(_step(rule, before, after))
-        return after
+    def keep(rule: str, reason: str, condition: pl.Expr) -> None:
+        excluded.append(flow.keep(rule, condition).select(*IDS, reason=pl.lit(reason)))
 
-    same_place = (pl.col("first_wardid") == pl.col("last_wardid")) & (
-        pl.col("first_careunit") == pl.col("last_careunit")
-    )
-    stays = keep(
+    keep(
         "first and last ward and care unit are the same",
         "transfer_within_stay",
-        stays,
-        stays.filter(same_place.fill_null(False)),
+        (pl.col("first_wardid") == pl.col("last_wardid"))
+        & (pl.col("first_careunit") == pl.col("last_careunit")),
     )
-    joined = stays.join(admissions, on=["subject_id", "hadm_id"]).join(patients, on="subject_id")
-    stays = keep("the stay has an admission and a patient row", "no_admission_or_patient", stays, joined)
-    stays = keep(
+    for rows, ids in ((admissions, IDS[:2]), (patients, IDS[:1])):
+        marked = rows.with_columns(pl.lit(True).alias(f"in_{ids[-1]}"))
+        flow.frame = flow.frame.join(marked, on=ids, how="left", maintain_order="left")
+    keep(
+        "the stay has an admission and a patient row",
+        "no_admission_or_patient",
+        pl.col("in_hadm_id") & pl.col("in_subject_id"),
+    )
+    keep(
         "the admission has exactly one stay left",
         "multiple_stays_in_admission",
-        stays,
-        stays.filter(pl.len().over("hadm_id") == 1),
+        pl.len().over("hadm_id") == 1,
     )
-    stays = stays.with_columns(
-        (_seconds("dob", "intime") / 60.0 / 60.0 / 24.0 / 365.0).alias("age"),
-        (pl.col("los_days") * 24.0).alias("los_hours"),
-        (_seconds("intime", "deathtime") / 3600.0).alias("death_hours"),
+    age = pl.col("age")
+    stays = flow.frame.drop("in_hadm_id", "in_subject_id").with_columns(
+        age=_seconds("dob", "intime") / 60.0 / 60.0 / 24.0 / 365.0,
+        los_hours=pl.col("los_days") * 24.0,
+        death_hours=_seconds("intime", "deathtime") / 3600.0,
     )
-    unborn = int((stays["age"].is_null() | (stays["age"] < 0)).sum())
-    if unborn > max(LOST_SHARE * stays.height, FEW):
-        raise DataError(
-            f"{tables['patients'].path}: DOB of {unborn:,} of {stays.height:,} stays is missing or after"
-            " INTIME, so that nobody knows the age; export both tables again"
-        )
-    stays = stays.with_columns(pl.when(pl.col("age") < 0).then(90.0).otherwise(pl.col("age")).alias("age"))
-    stays = keep(
-        "age 18 or more", "age_below_18", stays, stays.filter((pl.col("age") >= 18).fill_null(False))
+    refuse_lost(
+        f"{tables['patients'].path}: DOB of",
+        int((stays["age"].is_null() | (stays["age"] < 0)).sum()),
+        stays.height,
+        "stays is missing or after INTIME, so that nobody knows the age; export both tables again",
     )
-    if not stays.height:
-        raise DataError(
-            f"{tables['icustays'].path.parent}: no stay passes the cohort rules; check the tables"
-        )
+    flow.frame = stays.with_columns(age=pl.when(age < 0).then(90.0).otherwise(age))
+    keep("age 18 or more", "age_below_18", age >= 18)
     stays = (
-        stays.sort("subject_id", "intime", "outtime", "icustay_id")
+        flow.frame.sort("subject_id", "intime", "outtime", "icustay_id")
         .with_columns(
             _died_within("admittime", "dischtime").alias("mortality_inhospital"),
             _died_within("intime", "outtime").alias("mortality_inunit"),
@@ -120,7 +137,9 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
             .str.to_uppercase()
             .replace_strict(GENDER_CODES, default=3, return_dtype=pl.Int64)
             .alias("gender_code"),
-            _ethnicity_code().alias("ethnicity_code"),
+            _ethnicity()
+            .replace_strict(ETHNICITY_CODES, default=0, return_dtype=pl.Int64)
+            .alias("ethnicity_code"),
             pl.col("last_careunit").str.to_uppercase(),
             (pl.col("subject_id").rank("dense") - 1).cast(pl.UInt32).alias("subject"),
             pl.col("intime").cum_count().over("subject_id").cast(pl.Int64).alias("episode"),
@@ -130,13 +149,13 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
     heads = stays.select(_ethnicity()).to_series()
     known = (*ETHNICITY_CODES, *OTHER_ETHNICITIES)
     units = (*CARE_UNITS[:-1], *OTHER_UNITS)
-    for table, column, rows, levels in (
+    for table, column, other, levels in (
         ("patients", "GENDER", stays["gender_code"] == 3, ("F", "M")),
         ("admissions", "ETHNICITY", ~heads.is_in(known), known),
         ("icustays", "LAST_CAREUNIT", ~stays["last_careunit"].fill_null("").is_in(units), units),
     ):
-        refuse_unknown_levels(tables[table].path, column, int(rows.sum()), levels, stays.height)
-    return Cohort(stays, pl.concat(excluded), tuple(steps))
+        refuse_unknown_levels(tables[table].path, column, int(other.sum()), levels, stays.height)
+    return Cohort(stays, pl.concat(excluded), tuple(flow.steps))
 
 
 def _read_stays(tables: Mapping[str, Table]) -> pl.DataFrame:
@@ -144,20 +163,22 @@ def _read_stays(tables: Mapping[str, Table]) -> pl.DataFrame:
     ids = ("subject_id", "hadm_id", "icustay_id", "first_wardid", "last_wardid")
     texts = ("dbsource", "first_careunit", "last_careunit", "intime", "outtime")
     frame = table.read({**dict.fromkeys(ids, pl.Int64), **dict.fromkeys(texts, pl.String), "los": pl.Float64})
-    _refuse_repeats(frame, "icustay_id", table)
+    table.refuse_repeats(frame, "icustay_id")
     frame = parse_times(frame, ("intime", "outtime"), table).rename({"los": "los_days"})
     _refuse_other_lengths(frame, table)
     endless = (~frame["los_days"].is_between(-LONGEST_DAYS, LONGEST_DAYS)).fill_null(False)
-    if endless.sum() > max(LOST_SHARE * frame.height, FEW):
-        raise DataError(
-            f"{table.path}: LOS of {endless.sum():,} of {frame.height:,} stays is over {LONGEST_DAYS} days or"
-            f" no finite number (first: data row {int(endless.arg_max() or 0) + 1}); export the column again"
-        )
+    refuse_lost(
+        f"{table.path}: LOS of",
+        int(endless.sum()),
+        frame.height,
+        f"stays is over {LONGEST_DAYS} days or no finite number (first: data row {first_of(endless)});"
+        " export the column again",
+    )
     return frame.with_columns(los_days=pl.when(~endless).then("los_days"))
 
 
 def _refuse_other_lengths(stays: pl.DataFrame, table: Table) -> None:
-    """Refuse LOS that is not in days: over a tenth of the stays are an hour off OUTTIME - INTIME."""
+    """Check that LOS is in days: at most a tenth of the stays are an hour off OUTTIME - INTIME."""
     days = _seconds("intime", "outtime") / 86_400
     known = stays.with_row_index("place", offset=1).with_columns(days=days).drop_nulls(["days", "los_days"])
     wrong = known.filter((pl.col("los_days") - pl.col("days")).abs() > 1 / 24)
@@ -179,40 +200,25 @@ def _read_admissions(tables: Mapping[str, Table]) -> pl.DataFrame:
             "hospital_expire_flag": pl.Int64,
         },
     )
-    _refuse_repeats(frame, "hadm_id", table)
+    table.refuse_repeats(frame, "hadm_id")
     frame = parse_times(frame, times, table)
     stated, dated = (frame["hospital_expire_flag"] == 1).fill_null(False), frame["deathtime"].is_not_null()
     differ = stated != dated
-    if differ.sum() > max(LOST_SHARE * frame.height, FEW):
-        raise DataError(
-            f"{table.path}: {differ.sum():,} of {frame.height:,} rows have a DEATHTIME without a"
-            f" HOSPITAL_EXPIRE_FLAG of 1, or the flag alone (first: data row {(differ.arg_max() or 0) + 1});"
-            " export both columns again"
-        )
+    refuse_lost(
+        f"{table.path}:",
+        int(differ.sum()),
+        frame.height,
+        "rows have a DEATHTIME without a HOSPITAL_EXPIRE_FLAG of 1, or the flag alone (first: data row"
+        f" {first_of(differ)}); export both columns again",
+    )
     return frame
 
 
 def _read_patients(tables: Mapping[str, Table]) -> pl.DataFrame:
     table = tables["patients"]
     frame = table.read({"subject_id": pl.Int64, **dict.fromkeys(("gender", "dob", "dod"), pl.String)})
-    _refuse_repeats(frame, "subject_id", table)
+    table.refuse_repeats(frame, "subject_id")
     return parse_times(frame, ("dob", "dod"), table)
-
-
-def _refuse_repeats(frame: pl.DataFrame, key: str, table: Table) -> None:
-    missing = frame[key].null_count()
-    if missing:
-        raise DataError(f"{table.path}: {missing} rows have no {key.upper()}; fetch the file again")
-    repeats = frame.filter(pl.col(key).is_duplicated())[key]
-    if len(repeats):
-        raise DataError(
-            f"{table.path}: {repeats.n_unique()} {key.upper()} stand in more than one row (first: data row"
-            f" {int(frame[key].is_duplicated().arg_max() or 0) + 1}); remove the repeated rows"
-        )
-
-
-def _step(rule: str, before: pl.DataFrame, after: pl.DataFrame) -> CohortStep:
-    return CohortStep(rule, before.height - after.height, after.height, after["subject_id"].n_unique())
 
 
 def _seconds(start: str, end: str) -> pl.Expr:
@@ -230,7 +236,3 @@ def _ethnicity() -> pl.Expr:
     """The text before " - " and "/", with " OR " read as "/"."""
     head = pl.col("ethnicity").fill_null("").str.to_uppercase().str.replace_all(" OR ", "/", literal=True)
     return head.str.split(" - ").list.first().str.split("/").list.first().str.strip_chars()
-
-
-def _ethnicity_code() -> pl.Expr:
-    return _ethnicity().replace_strict(ETHNICITY_CODES, default=0, return_dtype=pl.Int64)

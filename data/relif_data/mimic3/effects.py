@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from relif_data.mimic3.cleaning import clean
-from relif_data.mimic3.diagnoses import read_diagnoses
-from relif_data.mimic3.preparation import Extraction, buckets, extract, with_outcomes
-from relif_data.mimic3.repairs import REPAIRS
-from relif_data.mimic3.series import Grid, bins_of, hourly_grid, time_series, within_stay
-from relif_data.mimic3.sources import find_tables
-from relif_data.mimic3.tasks import Labels, label_stays, phenotype_labels
+from relif_data.mimic3.cleaning import REPAIRS
+from relif_data.mimic3.cohort import find_tables
+from relif_data.mimic3.preparation import Extraction, buckets, extract, series_of, with_outcomes
+from relif_data.mimic3.series import Grid, bins_of, hourly_grid
+from relif_data.mimic3.tasks import Labels, label_stays, phenotype_labels, read_diagnoses
 
 LABEL_REPAIRS = frozenset({"all_diagnosis_codes", "hospital_death", "los_after_death"})
 TOGETHER = "all default repairs"
@@ -79,9 +77,7 @@ def _inputs(
     stays = stays.filter((pl.col("los_hours") > 0).fill_null(False))
     bins = bins_of(stays["los_hours"].to_numpy())
     if reuse is None:
-        counted = counts if "numeric_maximum" in extraction.repairs else None
-        series = time_series(*clean(rows, extraction.repairs, counts), stays, counted)
-        series = within_stay(series, stays)
+        series = series_of(rows, stays, extraction.repairs, counts)
         grid = hourly_grid(series, stays["stay"].to_numpy(), bins)
     else:
         series, grid = reuse.series, reuse.grid

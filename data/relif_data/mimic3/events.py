@@ -2,11 +2,12 @@
 
 Validation follows the MIMIC-III benchmark: an event without admission id is dropped, then one whose admission
 is not in the cohort, then one whose stay id is not that of the admission's cohort stay; a missing stay id is
-filled in. Time is not checked here.
+filled in. Then ceilings on what cannot be read, per table and cause, relative to the wanted rows.
 """
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,27 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError
-from relif_data.mimic3.channels import items
-from relif_data.mimic3.cohort import Cohort
+from relif_data.mimic3.channels import channels, items
+from relif_data.mimic3.cleaning import TRIPLE, meanings
+from relif_data.mimic3.cohort import IDS, LONGEST_DAYS, Cohort
 from relif_data.resume import Work, full_disk
-from relif_data.tables import FEW, LOST_SHARE, Table, time_of
+from relif_data.tables import FEW, LOST_SHARE, VALUE_SHARE, Table, Types, refuse_lost, time_of
 
 EVENT_TABLES = ("chartevents", "labevents", "outputevents")
 PART_ROWS = 500_000
 """Rows of a file of mapped events, sorted by stay: a run of stays is found in it without reading the rest."""
-_KEYS = ("subject_id", "hadm_id", "icustay_id")
 _COMPACT_ROWS = 2_000_000
 _REPORT_ROWS = 5_000_000
+CAUSES = {
+    "empty_value": "no value; export the table again with its VALUE column",
+    "unreadable_value": (
+        "a value that cannot be read; export the table again, with a point for the decimal comma"
+    ),
+    "impossible_values": "a value that is physically impossible; is it in another unit?",
+    "unknown_units": "a unit that no rule knows; export the table again with its VALUEUOM column",
+}
+#: Seconds from a stay: most of a chart lies less than a day away, and no hospital admission lasts a year.
+DAY, YEAR = 86_400, LONGEST_DAYS * 86_400
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class MappedEvents:
 
 def events_key(cohort: Cohort) -> dict[str, str]:
     """Return what determines the pass over a table besides the table: cohort and items."""
-    chosen = cohort.stays.select("subject_id", "hadm_id", "icustay_id", "stay").to_numpy()
+    chosen = cohort.stays.select(*IDS, "stay").to_numpy()
     return {
         "items": hashlib.sha256(items()["itemid"].to_numpy().tobytes()).hexdigest(),
         "cohort": hashlib.sha256(np.ascontiguousarray(chosen).tobytes()).hexdigest(),
@@ -93,7 +104,7 @@ def _scan_table(
 ) -> list[Path]:
     """Write a table's counts by (subject, admission, stay), and its mapped rows in parts sorted by stay."""
     name = table.name.lower()
-    ids = [column for column in ("row_id", *_KEYS) if table.has(column)]
+    ids = [column for column in ("row_id", *IDS) if table.has(column)]
     types: dict[str, Any] = dict.fromkeys(ids, pl.Int64)
     mapped = name != "outputevents"
     if mapped:
@@ -114,7 +125,7 @@ def _scan_table(
     for frame in table.frames(types):
         if "icustay_id" not in types:
             frame = frame.with_columns(pl.lit(None, dtype=pl.Int64).alias("icustay_id"))
-        groups.append(frame.group_by(_KEYS).len().cast({"len": pl.Int64}))
+        groups.append(frame.group_by(IDS).len().cast({"len": pl.Int64}))
         if sum(group.height for group in groups) > _COMPACT_ROWS:
             groups = [_summed(groups)]
         seen += frame.height
@@ -148,7 +159,7 @@ def _parquet(frame: pl.DataFrame, path: Path, **options: Any) -> None:
 
 
 def _summed(groups: list[pl.DataFrame]) -> pl.DataFrame:
-    return pl.concat(groups).group_by(_KEYS).agg(pl.col("len").sum())
+    return pl.concat(groups).group_by(IDS).agg(pl.col("len").sum())
 
 
 def _mapped_rows(lazy: pl.LazyFrame, types: Mapping[str, Any], number: int, cohort: Cohort) -> pl.LazyFrame:
@@ -210,3 +221,104 @@ def _validation_counts(groups: pl.DataFrame, cohort: Cohort) -> pl.DataFrame:
         total(known & ~other, "kept"),
     )
     return subjects.join(counted, on="subject_id", how="left").fill_null(0).sort("subject_id")
+
+
+def refuse_losses(
+    tables: Mapping[str, Table],
+    cohort: Cohort,
+    events: MappedEvents,
+    repairs: frozenset[str],
+    report: Callable[[str], None],
+) -> None:
+    """Check that of no event table too many wanted rows are lost to one cause.
+
+    Wanted are the rows of mapped items that belong to stays of the cohort. Times may be unreadable, or a year
+    away from the stay, in 1 % of a table's, and a day away in half of CHARTEVENTS (laboratories serve the
+    whole hospital); a value, or its unit, in half of a channel's rows of a table. Ten rows or fewer never
+    refuse.
+
+    Args:
+        tables: As opened.
+        cohort: The selected stays.
+        events: Of ``scan_events`` over both.
+        repairs: In force.
+        report: Hears of times a year away that are too few to refuse.
+
+    Raises:
+        DataError: A ceiling is exceeded.
+    """
+    ends = cohort.stays.select("stay", pl.col("intime", "outtime").dt.epoch("s"))
+    beyond = {
+        name: (~pl.col("time").is_between(pl.col("intime") - reach, pl.col("outtime") + reach)).sum()
+        for name, reach in (("day", DAY), ("year", YEAR))
+    }
+    # Rows with an admission id that the cohort lacks never come here, so these are the wanted ones.
+    rows = (
+        pl.scan_parquet(list(events.files), glob=False)
+        .join(items().lazy().select("itemid", "channel"), on="itemid")
+        .join(ends.lazy(), on="stay")
+        .group_by("table", "channel", *TRIPLE)
+        .agg(pl.len(), lost=pl.col("time").is_null().sum(), **beyond)
+        .collect(engine="streaming")
+    )
+    for code, name in enumerate(EVENT_TABLES[:2]):
+        part, table = rows.filter(pl.col("table") == code), tables[name]
+        wanted, lost, day, year = (int(part[column].sum()) for column in ("len", "lost", "day", "year"))
+        for span, far, most in (("day", 0 if code else day, VALUE_SHARE), ("year", year, LOST_SHARE)):
+            refuse_lost(
+                f"{table.path}:",
+                far,
+                wanted,
+                f"wanted rows have a CHARTTIME over a {span} away from their ICU stay; is the table of"
+                " another release than ICUSTAYS, or were its dates shifted? Export both again",
+                most,
+            )
+        if year:
+            report(f"{name}: {year:,} wanted rows left out, a year or more away from their ICU stay")
+        if lost > max(LOST_SHARE * wanted, FEW):
+            own = pl.col("subject_id").is_in(cohort.stays["subject_id"].unique().implode())
+            first = _first(
+                table,
+                {"subject_id": pl.Int64, "itemid": pl.Int32, "charttime": pl.String},
+                own
+                & pl.col("itemid").is_in(items()["itemid"].implode())
+                & time_of(pl.col("charttime")).is_null(),
+            )
+            raise DataError(
+                f"{table.path}: {lost:,} of {wanted:,} wanted rows have a CHARTTIME that cannot be read"
+                f" (first: data row {first}); expected YYYY-MM-DD HH:MM:SS; export the table again"
+            )
+        for (channel,), own_rows in part.group_by("channel"):
+            _refuse_values(table, str(channels()[channel].name), own_rows.select(*TRIPLE, "len"), repairs)
+
+
+def _refuse_values(table: Table, channel: str, triples: pl.DataFrame, repairs: frozenset[str]) -> None:
+    """Check that less than half of a channel's rows of a table are lost to any one cause."""
+    counts: Counter[str] = Counter()
+    wanted = int(triples["len"].sum())
+    if wanted <= FEW:
+        return
+    kept = meanings(triples, repairs, counts)
+    for cause, mend in CAUSES.items():
+        if counts[cause] > max(VALUE_SHARE * wanted, FEW):
+            lost = triples.join(kept, on=TRIPLE, how="anti", nulls_equal=True)
+            place = _first(
+                table,
+                {"itemid": pl.Int32, "value": pl.String},
+                pl.struct("itemid", "value").is_in(lost.select("itemid", "value").to_struct().implode()),
+            )
+            raise DataError(
+                f"{table.path}: {counts[cause]:,} of {wanted:,} wanted rows of {channel} have (first: data"
+                f" row {place}) {mend}"
+            )
+
+
+def _first(table: Table, types: Types, condition: pl.Expr) -> int:
+    """The number of the first data row that meets a condition, counted from 1."""
+    before = 0
+    for frame in table.frames(types):
+        found = frame.select(condition.fill_null(False).arg_max(), any=condition.any())
+        if found["any"][0]:
+            return before + int(found.to_series(0)[0]) + 1
+        before += frame.height
+    return 0

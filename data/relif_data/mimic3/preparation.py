@@ -14,18 +14,22 @@ from relif_core.errors import DataError, InputError
 from relif_core.files import read_text
 from relif_core.tensors.clinical import ClinicalContents, CohortStep, Group, write_tensors
 from relif_core.tensors.folder import release
-from relif_data.labels import ADULT_AGE_BANDS, age_band, refuse_changed, split_by_subject
+from relif_data.labels import (
+    ADULT_AGE_BANDS,
+    CohortFlow,
+    age_band,
+    offsets_of,
+    refuse_changed,
+    split_by_subject,
+    value_columns,
+)
 from relif_data.mimic3.benchmark_folders import is_benchmark_folder, prepare_benchmark_folder
-from relif_data.mimic3.channels import channels, tensor_channels, value_columns
-from relif_data.mimic3.cleaning import clean
-from relif_data.mimic3.cohort import CARE_UNITS, Cohort, select_cohort
-from relif_data.mimic3.diagnoses import read_diagnoses
-from relif_data.mimic3.events import EVENT_TABLES, MappedEvents, events_key, scan_events
-from relif_data.mimic3.losses import refuse_losses
-from relif_data.mimic3.repairs import REPAIRS, chosen_repairs
-from relif_data.mimic3.series import Grid, bins_of, hourly_grid, time_series, within_stay
-from relif_data.mimic3.sources import find_tables
-from relif_data.mimic3.tasks import label_stays, phenotype_labels, tensor_tasks
+from relif_data.mimic3.channels import channels, tensor_channels
+from relif_data.mimic3.cleaning import REPAIRS, chosen_repairs, clean
+from relif_data.mimic3.cohort import CARE_UNITS, Cohort, find_tables, select_cohort
+from relif_data.mimic3.events import EVENT_TABLES, MappedEvents, events_key, refuse_losses, scan_events
+from relif_data.mimic3.series import bins_of, hourly_grid, time_series, within_stay
+from relif_data.mimic3.tasks import label_stays, phenotype_labels, read_diagnoses, tensor_tasks
 from relif_data.resume import Work, refuse_other_sources
 from relif_data.tables import Table
 
@@ -39,6 +43,12 @@ GROUPS = (
     Group("ethnicity", "Ethnicity", ETHNICITIES),
     Group("care_unit", "Care unit", CARE_UNITS),
 )
+USABLE = {
+    "the admission has diagnosis rows": pl.col("has_diagnoses"),
+    "the length of stay is known and above 0": pl.col("los_hours") > 0,
+    "an event lies within the stay": pl.col("first_hours").is_not_null(),
+}
+"""Rules without which no task can be stated, in order."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ def prepare(
             read_subject_list(Path(path))
     tables = find_tables(source, chosen)
     refuse_other_sources(target, "mimic3", tables)
-    licence = _licence(tables["icustays"].path.parent)
+    terms = _terms(tables["icustays"].path.parent)
     extraction = extract(tables, chosen, target, report)
     counts = Counter({"short_row": n} if (n := sum(table.ragged for table in tables.values())) else {})
     unread = sum(sum(tables[name].unreadable.values()) for name in EVENT_TABLES if name in tables)
@@ -140,11 +150,7 @@ def prepare(
         seed=seed,
     )
     contents = ClinicalContents(
-        dataset="mimic3",
-        title="MIMIC-III" + licence["suffix"],
-        licence=licence["name"],
-        output_policy=licence["policy"],
-        synthetic=licence["synthetic"],
+        **terms,
         sources=[file for table in tables.values() for file in table.files],
         channels=tensor_channels(),
         tasks=tensor_tasks(),
@@ -217,80 +223,51 @@ def _assemble(
     """Build the hourly arrays bucket by bucket in files of the work folder, and the labels beside them."""
     longest = extraction.cohort.stays["los_hours"].fill_null(0.0).fill_nan(0.0).clip(lower_bound=0)
     room = max(int(bins_of(longest.to_numpy()).sum()), 1)
-    columns = sum(len(channel.columns) for channel in tensor_channels())
-    values = extraction.work.array("values", np.float32, (room, columns))
+    columns = [column for channel in tensor_channels() for column in channel.columns]
+    values = extraction.work.array("values", np.float32, (room, len(columns)))
     observed = extraction.work.array("observed", np.uint8, (room, len(channels())))
-    kept, seen, labels, masks, used = [], [], [], [], 0
+    kept, seen, labelled, used = [], [], [], 0
     for stays, load in buckets(extraction):
-        described, present, grid = _bucket(stays, load, extraction, counts)
+        series = series_of(load(), stays, extraction.repairs, counts)
+        seen.append(with_outcomes(stays, series, extraction))
+        present = seen[-1].filter(*USABLE.values())
+        bins = bins_of(present["los_hours"].to_numpy())
+        series = series.join(present.select("stay"), on="stay", how="semi", maintain_order="left")
+        grid = hourly_grid(series, present["stay"].to_numpy(), bins)
         end = used + len(grid.filled)
-        value_columns(grid.filled, values[used:end])
+        values[used:end] = value_columns(grid.filled, [channel.codes for channel in channels()])
         observed[used:end] = grid.observed
         release(values, observed)
         phenotypes = phenotype_labels(present, extraction.diagnoses)
-        labelled = label_stays(present, phenotypes, present["bins"].to_numpy(), extraction.repairs)
-        labels.append(labelled.labels)
-        masks.append(labelled.masks)
-        kept.append(present)
-        seen.append(described)
+        labelled.append(label_stays(present, phenotypes, bins, extraction.repairs))
+        kept.append(present.with_columns(bins=bins))
         used = end
         del grid
         report(f"hourly grid: {used:,} stay-hours")
-    stays, steps = pl.concat(kept), _exclusions(pl.concat(seen))
-    if not stays.height:
-        raise DataError(
-            "no stay of the cohort has events, diagnoses and a length of stay; check the event tables"
-        )
+    flow = CohortFlow(pl.concat(seen), "stays in study", "subject_id")
+    for rule, condition in USABLE.items():
+        flow.keep(rule, condition)
+    stays = pl.concat(kept)
     arrays = {
         "values": values[:used],
         "observed": observed[:used],
-        "offsets": np.concatenate([[0], np.cumsum(stays["bins"].to_numpy())]),
-        "labels": _joined(labels),
-        "label_masks": _joined(masks),
+        "offsets": offsets_of(stays["bins"].to_numpy()),
+        "labels": _joined([part.labels for part in labelled]),
+        "label_masks": _joined([part.masks for part in labelled]),
     }
-    return arrays, stays, steps
+    return arrays, stays, flow.steps[1:]
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _bucket(
-    stays: pl.DataFrame, load: Callable[[], pl.DataFrame], extraction: Extraction, counts: Counter[str]
-) -> tuple[pl.DataFrame, pl.DataFrame, Grid]:
-    """Return a bucket's stays with their outcomes, the usable ones with their bins, and their grid."""
-    counted = counts if "numeric_maximum" in extraction.repairs else None
-    series = within_stay(time_series(*clean(load(), extraction.repairs, counts), stays, counted), stays)
-    described = with_outcomes(stays, series, extraction)
-    present = described.filter(_usable())
-    bins = bins_of(present["los_hours"].to_numpy())
-    series = series.join(present.select("stay"), on="stay", how="semi", maintain_order="left")
-    return described, present.with_columns(bins=bins), hourly_grid(series, present["stay"].to_numpy(), bins)
-
-
-def _usable() -> pl.Expr:
-    return (
-        pl.col("has_diagnoses")
-        & pl.col("los_hours").is_not_null()
-        & pl.col("first_hours").is_not_null()
-        & (pl.col("los_hours") > 0)
-    )
-
-
-def _exclusions(stays: pl.DataFrame) -> list[CohortStep]:
-    """Count the stays without which no task can be stated, in order."""
-    steps = []
-    for rule, condition in (
-        ("the admission has diagnosis rows", pl.col("has_diagnoses")),
-        ("the length of stay is known and above 0", (pl.col("los_hours") > 0).fill_null(False)),
-        ("an event lies within the stay", pl.col("first_hours").is_not_null()),
-    ):
-        after = stays.filter(condition)
-        steps.append(
-            CohortStep(rule, stays.height - after.height, after.height, after["subject_id"].n_unique())
-        )
-        stays = after
-    return steps
+def series_of(
+    rows: pl.DataFrame, stays: pl.DataFrame, repairs: frozenset[str], counts: Counter[str]
+) -> pl.DataFrame:
+    """Return the time series of some stays from their mapped rows, within each stay; adds to ``counts``."""
+    counted = counts if "numeric_maximum" in repairs else None
+    return within_stay(time_series(*clean(rows, repairs, counts), stays, counted), stays)
 
 
 def subject_split(
@@ -383,25 +360,19 @@ def _notes(repairs: frozenset[str]) -> list[str]:
     ]
 
 
-def _licence(source: Path) -> dict[str, Any]:
+def _terms(source: Path) -> dict[str, Any]:
     """Tell the open demo and simulated tables, by the files beside them, from the credentialed data.
 
     Of several licence files all must be the open one.
     """
-    if (source / "SYNTHETIC.md").is_file():
-        return {
-            "name": "Apache-2.0 (simulated tables; no patient data)",
-            "policy": "person",
-            "synthetic": True,
-            "suffix": " (simulated tables)",
-        }
     files = [path for path in source.iterdir() if path.is_file() and path.name.lower().startswith("license")]
     texts = [read_text(path, "replace").lower() for path in sorted(files)]
-    if texts and all("open database license" in text for text in texts):
-        return {"name": "ODbL-1.0", "policy": "person", "synthetic": False, "suffix": " demo"}
-    return {
-        "name": "PhysioNet Credentialed Health Data License 1.5.0",
-        "policy": "aggregate",
-        "synthetic": False,
-        "suffix": "",
-    }
+    synthetic, policy = (source / "SYNTHETIC.md").is_file(), "person"
+    if synthetic:
+        suffix, licence = " (simulated tables)", "Apache-2.0 (simulated tables; no patient data)"
+    elif texts and all("open database license" in text for text in texts):
+        suffix, licence = " demo", "ODbL-1.0"
+    else:
+        suffix, licence, policy = "", "PhysioNet Credentialed Health Data License 1.5.0", "aggregate"
+    names = ("dataset", "title", "licence", "output_policy", "synthetic")
+    return dict(zip(names, ("mimic3", f"MIMIC-III{suffix}", licence, policy, synthetic), strict=True))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from relif_data.imputation import forward_fill
+from relif_data.labels import forward_fill, offsets_of
 from relif_data.mimic3.channels import channels
 
 EPSILON_HOURS = 1e-6
@@ -106,7 +106,7 @@ def hourly_grid(series: pl.DataFrame, stay_ids: np.ndarray, bins: np.ndarray) ->
         stay_ids: Ascending values of ``stay``.
         bins: Their numbers of bins.
     """
-    offsets = np.concatenate([[0], np.cumsum(bins)]).astype(np.int64)
+    offsets = offsets_of(bins)
     width = len(channels())
     place = np.searchsorted(stay_ids, series["stay"].to_numpy())
     hour = np.trunc(series["hours"].to_numpy() - EPSILON_HOURS).astype(np.int64)

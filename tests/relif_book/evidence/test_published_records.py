@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from relif_book.evidence.audit_table import AuditTable, audit_table
-from relif_book.evidence.live import QUICK_STAYS
+from relif_book.evidence.live import SIMULATED
 from relif_book.evidence.publishing import device_type, publish, read_published
 from relif_core.problems import open_problem
 from relif_core.record import Record
@@ -62,7 +62,7 @@ def test_a_published_record_is_made_again(tmp_path: Path) -> None:
     records, reference, table = read_published(ROOT / "data" / "records" / "synthetic_methods")
     before = min(records, key=lambda record: record.content["made"]["training_seconds"])
     assert before.settings.revision == REVISION, "make the simulated runs again: relif study clinical"
-    tensors = prepare("synthetic_icu", None, tmp_path / "tensors", stays=QUICK_STAYS, seed=0)
+    tensors = prepare("synthetic_icu", None, tmp_path / "tensors", **SIMULATED["synthetic_icu"])
     assert read_manifest(tensors)["fingerprint"] == before.content["dataset"]["fingerprint"]
     (now,) = run_study([before.settings], tensors, tmp_path / "runs").records
     assert now.key == before.key

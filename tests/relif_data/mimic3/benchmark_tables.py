@@ -9,11 +9,10 @@ import numpy as np
 import polars as pl
 
 from relif_data.mimic3.channels import channels, phenotypes
-from relif_data.mimic3.cleaning import clean
+from relif_data.mimic3.cleaning import chosen_repairs, clean
+from relif_data.mimic3.cohort import find_tables
 from relif_data.mimic3.preparation import buckets, extract, with_outcomes
-from relif_data.mimic3.repairs import chosen_repairs
 from relif_data.mimic3.series import EPSILON_HOURS, bins_of, time_series, within_stay
-from relif_data.mimic3.sources import find_tables
 from relif_data.mimic3.tasks import MORTALITY_HOUR, Labels, label_stays, phenotype_labels
 
 

@@ -400,7 +400,7 @@ def test_rows_with_other_numbers_of_fields_are_counted(two_stays: Any, tmp_path:
     assert found.manifest["options"]["counts"]["short_row"] == 2
     path.write_bytes(b"".join([*lines, *[b"7,8\n"] * 11]))
     with pytest.raises(
-        DataError, match=rf"11 rows of \d+ have not the 9 .* \(first: line {len(lines) + 1}\)"
+        DataError, match=rf"11 of \d+ rows have not the 9 .* \(first: line {len(lines) + 1}\)"
     ):
         prepare(raw, tmp_path / "many")
 
@@ -468,7 +468,7 @@ def ward(raw_tables: Any) -> Any:
         ("admissions", "deathtime", lambda cell: None, r"HOSPITAL_EXPIRE_FLAG.*\(first: data row 1\)"),
         ("patients", "dob", lambda cell: None, "DOB of 24 of 24 stays is missing or after INTIME"),
         ("patients", "dob", lambda cell: "2200-01-01 00:00:00", "DOB of 24 of 24 stays is missing"),
-        ("icustays", "last_careunit", lambda cell: "Medical", "no stay passes the cohort rules"),
+        ("icustays", "last_careunit", lambda cell: "Medical", "no stay is left after the cohort rule"),
         ("chartevents", "hadm_id", lambda cell: cell + 9000, r"none of the 24 rows of wanted items"),
     ],
 )

@@ -175,14 +175,14 @@ def test_no_stay_is_left(two_stays: Any, tmp_path: Path) -> None:
     """An empty cohort and a cohort without events are errors, not empty tensors."""
     for row in two_stays.rows["chartevents"]:
         row["itemid"] = 1
-    with pytest.raises(DataError, match="no stay of the cohort has events"):
+    with pytest.raises(DataError, match="no stay is left after the cohort rule 'an event lies"):
         prepare(two_stays.write(tmp_path / "a"), tmp_path / "tensors")
     two_stays.rows["chartevents"].clear()
     with pytest.raises(DataError, match=r"CHARTEVENTS\.csv has no row under its header"):
         prepare(two_stays.write(tmp_path / "header"), tmp_path / "tensors")
     for row in two_stays.rows["admissions"]:
         row["hadm_id"] += 5000
-    with pytest.raises(DataError, match="no stay passes the cohort rules"):
+    with pytest.raises(DataError, match="no stay is left after the cohort rule"):
         prepare(two_stays.write(tmp_path / "b"), tmp_path / "tensors")
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from relif_core.errors import DataError, InputError
+from relif_data.mimic3.cleaning import REPAIRS
 from relif_data.mimic3.effects import TOGETHER, repair_effects
-from relif_data.mimic3.planted import plant_quirks
-from relif_data.mimic3.repairs import REPAIRS
-from relif_data.simulated_tables import write_raw
+from relif_data.simulated_tables import plant_quirks, write_raw
 from relif_data.synthetic_icu import simulate
 
 

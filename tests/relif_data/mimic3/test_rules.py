@@ -13,8 +13,8 @@ import pytest
 from relif_core.errors import InputError
 from relif_core.tensors.clinical import ClinicalTensors, check_tensors
 from relif_data.mimic3 import prepare
+from relif_data.mimic3.cleaning import REPAIRS, chosen_repairs
 from relif_data.mimic3.effects import TOGETHER, repair_effects
-from relif_data.mimic3.repairs import REPAIRS, chosen_repairs
 from relif_data.mimic3.series import bins_of
 from tests.relif_data.mimic3.benchmark_tables import benchmark_tables
 
