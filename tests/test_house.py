@@ -287,7 +287,6 @@ DOORS = {
     "relif_data.resume": "arrays of an interrupted preparation, in its work folder",
     "relif_data.sources": "the package's own files",
     "relif_data.tables": "the one reader of raw tables",
-    "relif_book.build.badges": "pages of this book",
     "relif_book.build.book": "sources and pages of this book",
     "relif_book.build.notebook": "sources of this book",
     "relif_book.build.records": "packed records that were published",

@@ -1,5 +1,6 @@
 """The commands ``relif card``, ``publish``, ``book`` and ``pages``: what becomes of finished runs."""
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +14,13 @@ from relif_core.options import read_pairs
 
 pages_app = typer.Typer(no_args_is_help=True, help="Execute pages and find stale ones.")
 
+_say = functools.partial(typer.echo, err=True)
+
 Workers = Annotated[int, typer.Option(help="Pages executed at a time.", min=1)]
 Again = Annotated[bool, typer.Option("--again", help="Execute fresh pages too.")]
 
 
-def _known_pages() -> list[str]:
+def _pages() -> list[str]:
     return page_names(project_root())
 
 
@@ -133,7 +136,7 @@ def check() -> None:
 def update(
     pages: Annotated[
         list[str] | None,
-        typer.Argument(help="Pages; all if none is given.", autocompletion=_known_pages),
+        typer.Argument(help="Pages; all if none is given.", autocompletion=_pages),
     ] = None,
     workers: Workers = 2,
     again: Again = False,
@@ -151,7 +154,7 @@ def update(
 
 @pages_app.command()
 def execute(
-    page: Annotated[str, typer.Argument(help="A page's name.", autocompletion=_known_pages)],
+    page: Annotated[str, typer.Argument(help="A page's name.", autocompletion=_pages)],
     output: Annotated[Path, typer.Argument(help="The executed notebook to write.")],
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="name=value for the page (repeatable).")
@@ -163,7 +166,3 @@ def execute(
     given = read_pairs(parameter or [])
     execute_page(page, output.absolute(), root=project_root(), parameters=given, echo=sys.stderr)
     typer.echo(output)
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,15 +28,6 @@ PACKAGES = ("relif_core", "relif_data", "relif_book")
 #: The kind of data that a page needs, by the simulated data set that stands in for it.
 SIMULATED_KINDS = {"synthetic_icu": "clinical", "synthetic_rooms": "dense"}
 _Choice = TypeVar("_Choice")
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """One data set named in a footer: its title, its licence, and whether it is simulated."""
-
-    title: str
-    licence: str
-    synthetic: bool
 
 
 class Page:
@@ -64,9 +54,9 @@ class Page:
         self.profile: str = values.get("profile", "quick")
         self.device = "cpu"
         self._started = time.perf_counter()
-        self._data: list[DataSource] = []
+        self._data: dict[str, None] = {}
         self._files: dict[str, str] = {}
-        self._records: list[str] = []
+        self._records: dict[str, None] = {}
 
     def choose(self, *, quick: _Choice, full: _Choice) -> _Choice:
         """Return the value that belongs to the page's profile."""
@@ -80,12 +70,11 @@ class Page:
         A manifest, or what a record says of its data set, tells all three.
         """
         if isinstance(title, Mapping):
-            synthetic = title.get("synthetic", False)
-            return self.uses_data(title["title"], licence=title["licence"], synthetic=synthetic)
-        source = DataSource(title, licence, synthetic)
-        if source not in self._data:
-            self._data.append(source)
-        return None
+            source = title
+        else:
+            source = {"title": title, "licence": licence, "synthetic": synthetic}
+        made = "synthetic; " if source.get("synthetic") else ""
+        self._data[f"{source['title']} ({made}licence {source['licence']})"] = None
 
     def simulates(self, title: str) -> None:
         """Name a data set in the footer that the page makes up itself."""
@@ -157,11 +146,8 @@ class Page:
 
     def record(self, path: str | Path) -> Path:
         """As :meth:`file`, for a record of a finished run; the footer lists it among the records used."""
-        found = self.file(path)
-        name = Path(path).as_posix()
-        if name not in self._records:
-            self._records.append(name)
-        return found
+        self._records[Path(path).as_posix()] = None
+        return self.file(path)
 
     def read(self, path: str | Path) -> Any:
         """Return the content of a :meth:`record` that is one JSON file."""
@@ -172,13 +158,7 @@ class Page:
 
         The formatted text is stored and compared: choose a precision that holds on another processor.
         """
-        from IPython.display import display
-
-        display(
-            {f"{_GLUE_PREFIX}text/plain": format(value, spec)},
-            metadata={"scrapbook": {"name": name, "mime_prefix": _GLUE_PREFIX}},
-            raw=True,
-        )
+        show_glued(name, {"text/plain": format(value, spec)})
 
     def footer(self) -> None:
         """Display where this page comes from: every page's last cell, tagged ``nbval-ignore-output``."""
@@ -187,10 +167,16 @@ class Page:
         sources = _package_sources()
         seconds = time.perf_counter() - self._started
         rows = self._footer_rows(sources, seconds)
+        cells = "".join(f"<dt>{html.escape(label)}</dt><dd>{html.escape(text)}</dd>" for label, text in rows)
+        again = f"python -m papermill notebooks/{self.name}.ipynb {self.name}.ipynb {self._options()}"
+        label = "Make this page again"
         display(
             {
-                "text/html": _as_html(rows),
-                "text/plain": "\n".join(f"{label}: {text}" for label, text in rows),
+                "text/html": (
+                    f'<dl class="relif-provenance" aria-label="Provenance of this page">{cells}'
+                    f"<dt>{label}</dt><dd><code>{html.escape(again)}</code></dd></dl>"
+                ),
+                "text/plain": "\n".join(f"{label}: {text}" for label, text in [*rows, (label, again)]),
                 PROVENANCE_MIME: {
                     "page": self.name,
                     "profile": self.profile,
@@ -203,31 +189,42 @@ class Page:
         )
 
     def _footer_rows(self, sources: Mapping[str, str], seconds: float) -> list[tuple[str, str]]:
-        data = [
-            f"{source.title} ({'synthetic; ' if source.synthetic else ''}licence {source.licence})"
-            for source in self._data
-        ]
         seeds = [f"{key} = {value!r}" for key, value in self.parameters.items() if "seed" in key]
         code = fingerprint_of_text("".join(sources.values()))[:12]
-        shown = " ".join(
-            f"-p {key} {shlex.quote(str(value))}"
-            for key, value in self.parameters.items()
-            if isinstance(value, str | int | float)
-        )
+        libraries = [
+            f"{name} {sys.modules[name].__version__}"
+            for name in ("numpy", "torch", "polars")
+            if name in sys.modules
+        ]
+        versions = ", ".join([f"Python {platform.python_version()}", *libraries])
         return [
-            ("Data", "; ".join(data) or "none: everything is computed from the parameters"),
+            ("Data", "; ".join(self._data) or "none: everything is computed from the parameters"),
             ("Records used", "; ".join(self._records) or "none"),
             ("Seeds reproduce", "bit for bit on the same kind of processor, else in distribution"),
             ("Profile", self.profile),
             ("Seeds", ", ".join(seeds) or "none"),
             ("Device", device_name(self.device)),
             ("Run time", f"{seconds:.1f} s"),
-            ("Code", f"relif_core {__version__}, source fingerprint {code}; {_library_versions()}"),
-            (
-                "Make this page again",
-                f"python -m papermill notebooks/{self.name}.ipynb {self.name}.ipynb {shown}",
-            ),
+            ("Code", f"relif_core {__version__}, source fingerprint {code}; {versions}"),
         ]
+
+    def _options(self) -> str:
+        return " ".join(
+            f"-p {key} {shlex.quote(str(value))}"
+            for key, value in self.parameters.items()
+            if isinstance(value, str | int | float)
+        )
+
+
+def show_glued(name: str, content: Mapping[str, str]) -> None:
+    """Display ``content``, by its type, as what a text shows as ``{glue}`name```."""
+    from IPython.display import display
+
+    display(
+        {_GLUE_PREFIX + kind: value for kind, value in content.items()},
+        metadata={"scrapbook": {"name": name, "mime_prefix": _GLUE_PREFIX}},
+        raw=True,
+    )
 
 
 def device_name(device: str = "cpu") -> str:
@@ -245,11 +242,7 @@ def _injected_names() -> set[str]:
     shell = sys.modules.get("IPython")
     kernel = shell.get_ipython() if shell else None
     history = kernel.user_ns.get("In", []) if kernel else []
-    names: set[str] = set()
-    for cell in history:
-        if cell.startswith("# Parameters\n"):
-            names |= set(assigned(cell))
-    return names
+    return {name for cell in history if cell.startswith("# Parameters\n") for name in assigned(cell)}
 
 
 def _package_sources() -> dict[str, str]:
@@ -257,27 +250,7 @@ def _package_sources() -> dict[str, str]:
     home = Path(__file__).resolve().parents[2]
     paths: set[Path] = set()
     for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if path and name.partition(".")[0] in PACKAGES:
-            module_path = Path(path).resolve()
-            paths |= {module_path, *module_path.parent.glob("*.csv"), *module_path.parent.glob("*.json")}
+        if name.partition(".")[0] in PACKAGES and getattr(module, "__file__", None):
+            path = Path(str(module.__file__)).resolve()
+            paths |= {path, *path.parent.glob("*.csv"), *path.parent.glob("*.json")}
     return {path.relative_to(home).as_posix(): fingerprint(path) for path in sorted(paths)}
-
-
-def _library_versions() -> str:
-    shown = [f"Python {platform.python_version()}"]
-    for name in ("numpy", "torch", "polars"):
-        module = sys.modules.get(name)
-        if module is not None:
-            shown.append(f"{name} {module.__version__}")
-    return ", ".join(shown)
-
-
-def _as_html(rows: list[tuple[str, str]]) -> str:
-    cells = []
-    for label, text in rows:
-        shown = html.escape(text)
-        if label == "Make this page again":
-            shown = f"<code>{shown}</code>"
-        cells.append(f"<dt>{html.escape(label)}</dt><dd>{shown}</dd>")
-    return f'<dl class="relif-provenance" aria-label="Provenance of this page">{"".join(cells)}</dl>'

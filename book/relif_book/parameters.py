@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from relif_book.project import project_root
@@ -28,26 +29,27 @@ class Domain:
     others: tuple[Any, ...] = ()
 
 
+def _is_number(value: Any, kinds: Any) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
 def _whole(least: int, most: int, *others: int) -> Domain:
-    def holds(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-    return Domain(f"be a whole number from {least} to {most}", holds, others)
-
-
-def _number(low: float, high: float, *others: float, inside: bool = False) -> Domain:
-    def holds(value: Any) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and (low < value < high if inside else low <= value <= high)
-
     return Domain(
-        f"be a number {'between' if inside else 'from'} {low:g} {'and' if inside else 'to'} {high:g}",
-        holds,
+        f"be a whole number from {least} to {most}",
+        lambda value: _is_number(value, int) and least <= value <= most,
         others,
     )
 
 
-def _text(must: str, each: Callable[[str], bool], *others: str, several: bool = False) -> Domain:
+def _number(low: float, high: float, *others: float) -> Domain:
+    return Domain(
+        f"be a number from {low:g} to {high:g}",
+        lambda value: _is_number(value, int | float) and low <= value <= high,
+        others,
+    )
+
+
+def _text(must: str, each: Callable[[str], object], *others: str, several: bool = False) -> Domain:
     def holds(value: Any) -> bool:
         if not isinstance(value, str) or "\0" in value:
             return False
@@ -72,27 +74,17 @@ def _device(value: str) -> bool:
     return value == "cpu"
 
 
-def _method(value: str) -> bool:
-    return bool(method_of(value))
-
-
-def _study(value: str) -> bool:
-    return re.fullmatch(r"\w+", value) is not None and os.path.isdir(
-        project_root() / "data" / "records" / value
-    )
-
-
-def _data_set(value: str) -> bool:
-    return re.fullmatch(r"\w+", value) is not None
-
-
-def _kept(value: str) -> bool:
+def _of_checkout(value: str) -> bool:
     return bool(value) and os.path.isdir(os.path.join(project_root(), value))
+
+
+def _is_word(value: str) -> bool:
+    return re.fullmatch(r"\w+", value) is not None
 
 
 SEED = _whole(0, 2**32 - 1, 4, 7, 1000)
 SHARE = _number(0, 1, 0.05, 0.5, 1.0, 0.0)
-RECORDS = _text("be a folder of the checkout", _kept)
+RECORDS = _text("be a folder of the checkout", _of_checkout)
 #: Every parameter of the book, by its name; a page's own meaning of a name stands as "page.name".
 PARAMETERS: Mapping[str, Domain] = {
     "profile": Domain("be 'quick' or 'full'", lambda value: value in ("quick", "full")),
@@ -106,28 +98,30 @@ PARAMETERS: Mapping[str, Domain] = {
     "exact_audit.tolerance": _number(0, 0.6, 0.05, 0.1, 0.5, 0.0),
     "theorem_b2_ranking_under_drift.tolerance": _number(0.05, 0.5, 0.05, 0.1, 0.5),
     "theorem_t6_histograms.tolerance": _number(0, 0.5, 0.05, 0.5, 0.0),
-    "alpha": _number(0, 1, 0.01, 0.5, 0.9, inside=True),
+    "alpha": Domain(
+        "be a number between 0 and 1", lambda value: _is_number(value, int | float) and 0 < value < 1,
+        (0.01, 0.5, 0.9),
+    ),
     "hinge_width": _number(1e-4, 1, 0.01, 0.5, 1.0),
     "huber_width": _number(1e-4, 1, 0.01, 0.5, 1.0),
     "step_size": _number(0, 1, 0.001, 0.5, 1.0),
     "steps_per_epoch": _whole(1, 10_000_000, 1, 40, 5000),
     "neighbours": _whole(1, 100, 1, 10, 20),
     "hour": _whole(1, 47, 6, 12, 36),
-    "method": _text("be a method", _method, "gradnorm", "pcgrad+relif", "relif_static"),
-    "methods": _text("be a method", _method, "erm", "erm,gradnorm", "erm,relif,pcgrad", several=True),
-    "dataset": _text("be a data set", _data_set, "eicu_demo", "synthetic", "eicu_demo,synthetic",
+    "method": _text("be a method", method_of, "gradnorm", "pcgrad+relif", "relif_static"),
+    "methods": _text("be a method", method_of, "erm", "erm,gradnorm", "erm,relif,pcgrad", several=True),
+    "dataset": _text("be a data set", _is_word, "eicu_demo", "synthetic", "eicu_demo,synthetic",
                      "physionet2012", several=True),
     "studies": _text(
-        "be a folder below data/records", _study,
+        "be a folder below data/records",
+        lambda value: _is_word(value) and _of_checkout(f"data/records/{value}"),
         "physionet2012_methods", "eicu_demo_methods", "synthetic_methods", several=True,
     ),
-    "published_records": RECORDS,
-    "theorem_b2_ranking_under_drift.published_records": _text(RECORDS.must, _kept, several=True),
-    "released_records": RECORDS,
-    "gpu_records": RECORDS,
-    "planned_records": RECORDS,
-    "dense_records": RECORDS,
-    "class_records": RECORDS,
+    "theorem_b2_ranking_under_drift.published_records": _text(RECORDS.must, _of_checkout, several=True),
+    **dict.fromkeys(
+        ("published_records", "released_records", "gpu_records", "planned_records", "dense_records",
+         "class_records"), RECORDS,
+    ),
     "data": _text("be a folder that exists", os.path.isdir),
     "clinical_data.data": _text("be a folder that exists", os.path.isdir, several=True),
     "weights": _text("be a file that exists", os.path.isfile),
@@ -135,13 +129,17 @@ PARAMETERS: Mapping[str, Domain] = {
 }  # fmt: skip
 
 
-def declared_parameters(page: str) -> dict[str, Any]:
+def declared_parameters(page: str, root: Path | None = None) -> dict[str, Any]:
     """Return the names and values of the cell tagged ``parameters`` in ``notebooks/<page>.md``.
+
+    Args:
+        page: Its name.
+        root: The checkout, if not that of the current folder.
 
     Raises:
         InputError: There is no such page, or it has no such cell of plain assignments.
     """
-    source = project_root() / "notebooks" / f"{page}.md"
+    source = (root or project_root()) / "notebooks" / f"{page}.md"
     if not source.is_file():
         raise InputError(f"page source {source.name} does not exist beside the other pages in notebooks/")
     cell = _CELL.search(source.read_text(encoding="utf-8"))

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import tokenize
-from collections.abc import Iterator
 from pathlib import Path
 
 from relif_core.errors import InputError
@@ -76,22 +75,11 @@ def _code_alone(source: bytes) -> bytes:
                 del lines[token.start[0] - 1][len(line[: token.start[1]].encode()) :]
     except (SyntaxError, tokenize.TokenError, UnicodeDecodeError):
         return source
-    for node in _statements(tree):
-        body = getattr(node, "body", None)
-        if not isinstance(body, list) or not body:
-            continue
-        first = body[0]
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        alone = len(body) == 1 or body[1].lineno > (first.end_lineno or first.lineno)
-        if documented and alone and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            for number in range(first.lineno - 1, first.end_lineno or first.lineno):
-                lines[number].clear()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
+            first, *rest = node.body
+            alone = not rest or rest[0].lineno > (first.end_lineno or first.lineno)
+            if alone and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                for number in range(first.lineno - 1, first.end_lineno or first.lineno):
+                    lines[number].clear()
     return b"\n".join(bytes(line.rstrip()) for line in lines if line.strip())
-
-
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a module and every statement in it; expressions hold no docstrings."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
-            yield from _statements(child)

@@ -1,12 +1,16 @@
 """A small project of one page, in a folder of its own."""
 
+import contextlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from relif_book.build.notebook import read_source
 from relif_core.tensors.clinical import Channel, ClinicalContents, Task, write_tensors
 
 HEADER = """---
@@ -117,3 +121,25 @@ def two_tasks(target: Path, *, tied: bool = False) -> Path:
 def own_data() -> SimpleNamespace:
     """Return what writes tensor folders such as a reader may have."""
     return SimpleNamespace(three_stays=three_stays, two_tasks=two_tasks)
+
+
+@pytest.fixture
+def run_cells(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run the code cells of a page in this process, with other parameters; return what it printed."""
+    from IPython.display import display
+
+    folder = Path(__file__).resolve().parents[2] / "notebooks"
+
+    def run(page: str, **parameters: Any) -> str:
+        monkeypatch.chdir(folder)
+        cells = [cell.source for cell in read_source(folder / f"{page}.md").cells if cell.cell_type == "code"]
+        namespace: dict[str, Any] = {"__name__": page, "display": display}
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            for number, source in enumerate(cells):
+                exec(compile(source, f"{page}, code cell {number}", "exec"), namespace)
+                if number == 0:
+                    namespace.update(parameters)
+        return printed.getvalue()
+
+    return run

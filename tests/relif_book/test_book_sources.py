@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import relif_core.audit
-from relif_book.build.notebook import parameters_of, read_source
-from relif_book.parameters import PARAMETERS, check_parameters, declared_parameters
+from relif_book.build.notebook import code_cells, read_source
+from relif_book.parameters import PARAMETERS, assigned, check_parameters, declared_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "notebooks").glob("*.md"))
@@ -36,7 +36,7 @@ def test_the_table_of_contents_names_every_page_once() -> None:
 @pytest.mark.parametrize("source", PAGES, ids=lambda path: path.stem)
 def test_a_page_has_its_name_its_parameters_and_its_committed_notebook(source: Path) -> None:
     notebook = read_source(source)
-    names = parameters_of(notebook)
+    names = assigned(code_cells(notebook)[0].source)
     assert "profile" in names
     assert set(names) <= set(PARAMETERS), "give the new parameter a domain in relif_book.parameters"
     assert declared_parameters(source.stem) == names

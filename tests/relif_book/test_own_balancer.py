@@ -3,10 +3,10 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from relif_book.build.execute import execute_page
 from relif_book.chapters import dense_figures
 from relif_book.evidence import dense_results
 from relif_book.evidence import results as clinical
@@ -14,13 +14,13 @@ from relif_book.evidence.ledger import judge_all, matrix_rows
 from relif_book.evidence.results import ResultSet, result_set
 from relif_book.figures import method_plots
 from relif_book.figures.style import new_figure
+from relif_book.parameters import declared_parameters
 from relif_core import methods
 from relif_core.methods import METHODS, add_balancer
 from relif_core.settings import dense_changes
 from relif_core.studies.grid import grid, run_study
 from relif_data import prepare
 
-ROOT = Path(__file__).resolve().parents[2]
 OWN = '''
 from relif_core.balancers.base import Balancer
 
@@ -42,6 +42,7 @@ SEVEN = (
     "balancers_as_published_and_released",
     "claims",
 )
+WITHOUT_ROWS = ("balancers_as_published_and_released", "claims")  # this run's tables: versions, claims
 CHOSEN = ("table_1_nyuv2", "table_7_nyuv2_violation_rate")
 
 
@@ -60,28 +61,45 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def compared(own: str, tmp_path_factory: pytest.TempPathFactory) -> ResultSet:
-    folder = tmp_path_factory.mktemp("clinical")
-    data = prepare("synthetic_icu", None, folder / "tensors", stays=100, seed=2)
+def stays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare("synthetic_icu", None, tmp_path_factory.mktemp("clinical") / "stays", stays=100, seed=2)
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    size = {"frames": 24, "height": 32, "width": 32, "views": 1, "seed": 2}
+    return prepare("synthetic_rooms", None, tmp_path_factory.mktemp("dense") / "rooms", **size)
+
+
+@pytest.fixture(scope="module")
+def compared(own: str, stays: Path) -> ResultSet:
     summary = run_study(
         grid(("erm", "relif", "upgrad", own, f"{own}+relif"), [0, 1], model={"hidden": 8, "head_width": 8},
              training={"epochs": 2, "batch_size": 16, "learning_rate": 3e-3}),
-        data, folder / "records",
+        stays, stays.parent / "records",
     )  # fmt: skip
     assert not summary.failed
     return result_set("own", summary.records)
 
 
 @pytest.fixture(scope="module")
-def dense(own: str, tmp_path_factory: pytest.TempPathFactory) -> ResultSet:
-    folder = tmp_path_factory.mktemp("dense")
-    data = prepare("synthetic_rooms", None, folder / "rooms", frames=24, height=32, width=32, views=1, seed=2)
+def dense(own: str, rooms: Path) -> ResultSet:
     changes = dense_changes(
         model={"encoder": "resnet18"}, training={"epochs": 1, "batch_size": 6, "learning_rate": 1e-3}
     )
-    summary = run_study(grid(("erm", "relif", "upgrad", own), [0], **changes), data, folder / "records")
+    runs = grid(("erm", "relif", "upgrad", own), [0], **changes)
+    summary = run_study(runs, rooms, rooms.parent / "records")
     assert not summary.failed
     return result_set("own", summary.records)
+
+
+@pytest.fixture(scope="module")
+def small(own: str, stays: Path, rooms: Path) -> dict[str, dict[str, Any]]:
+    """Parameters by page: one run of each method, an epoch long, beside the smallest kept study."""
+    few = {"seeds": 1, "epochs": 1, "runs": str(stays.parent / "runs")}
+    seven = few | {"data": str(stays), "dataset": "synthetic", "studies": "synthetic_methods"}
+    chosen = few | {"data": str(rooms), "methods": f"erm,relif,upgrad,{own}"}
+    return dict.fromkeys(SEVEN, seven) | dict.fromkeys(CHOSEN, chosen)
 
 
 def test_clinical_rows_and_figures(compared: ResultSet) -> None:
@@ -112,9 +130,11 @@ def test_dense_rows_and_figures(dense: ResultSet) -> None:
     assert [label.get_text() for label in axes[1].get_yticklabels()] == titles
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", [*SEVEN, *CHOSEN])
-def test_whole_pages(page: str, own: str, tmp_path: Path) -> None:
-    parameters = {"methods": f"erm,relif,upgrad,{own}"} if page in CHOSEN else {}
-    found = execute_page(page, tmp_path / "page.ipynb", root=ROOT, parameters=parameters, threads=1)
-    assert "Loss share" in str(found.cells)
+def test_whole_pages(page: str, own: str, small: dict[str, dict[str, Any]], run_cells: Any) -> None:
+    """Every cell of the page, on the smallest data and beside the smallest kept study."""
+    parameters = {name: value for name, value in small[page].items() if name in declared_parameters(page)}
+    shown = "Loss share" in run_cells(page, **parameters)
+    assert shown == (page not in WITHOUT_ROWS)
+    kind = "dense_records" if page in CHOSEN else "records"
+    assert any(Path(parameters["runs"], kind).glob(f"{own}-seed0-*"))

@@ -1,10 +1,8 @@
 """Pages away from their defaults: what a parameter takes, what it refuses, and that every page runs there."""
 
-import contextlib
-import io
 import itertools
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from hypothesis import strategies as st
 
 from relif_book import Page
 from relif_book.build.execute import execute_page
-from relif_book.build.notebook import read_source
 from relif_book.parameters import PARAMETERS, Domain, check_parameters, declared_parameters
 from relif_core.errors import InputError, ReliFError
 from relif_core.tensors.folder import read_manifest
@@ -62,29 +59,13 @@ def name_of(value: object) -> str:
     return value if isinstance(value, str) else ",".join(f"{key}={each}" for key, each in value.items())  # type: ignore[attr-defined]
 
 
-def run_cells(page: str, monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> str:
-    """Run the code cells of a page in this process, with other parameters; return what it printed."""
-    from IPython.display import display
-
-    monkeypatch.chdir(NOTEBOOKS)
-    cells = [cell.source for cell in read_source(NOTEBOOKS / f"{page}.md").cells if cell.cell_type == "code"]
-    namespace: dict[str, Any] = {"__name__": page, "display": display}
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        for number, source in enumerate(cells):
-            exec(compile(source, f"{page}, code cell {number}", "exec"), namespace)
-            if number == 0:
-                namespace.update(parameters)
-    return printed.getvalue()
-
-
-def run_case(page: str, parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_case(page: str, parameters: dict[str, Any], tmp_path: Path, run_cells: Callable[..., str]) -> None:
     print(f"{page} with {parameters}")
     if "get_ipython" in (NOTEBOOKS / f"{page}.md").read_text():
         execute_page(page, tmp_path / f"{page}.ipynb", root=ROOT, parameters=parameters)
         return
     try:
-        run_cells(page, monkeypatch, **parameters)
+        run_cells(page, **parameters)
     except ReliFError as error:
         if not set(parameters) <= set(ASKING):
             raise
@@ -93,17 +74,17 @@ def run_case(page: str, parameters: dict[str, Any], tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize(("page", "parameters"), of_this_commit(), ids=name_of)
 def test_pages_of_this_commit_run_away_from_their_defaults(
-    page: str, parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, parameters: dict[str, Any], tmp_path: Path, run_cells: Callable[..., str]
 ) -> None:
-    run_case(page, parameters, tmp_path, monkeypatch)
+    run_case(page, parameters, tmp_path, run_cells)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "parameters"), CASES, ids=name_of)
 def test_every_page_runs_away_from_its_defaults(
-    page: str, parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, parameters: dict[str, Any], tmp_path: Path, run_cells: Callable[..., str]
 ) -> None:
-    run_case(page, parameters, tmp_path, monkeypatch)
+    run_case(page, parameters, tmp_path, run_cells)
 
 
 @pytest.mark.parametrize("page", DECLARED)
@@ -210,10 +191,10 @@ def test_a_page_takes_the_tensors_that_it_is_given_and_simulates_them_otherwise(
 
 
 def test_own_data_without_groups_are_described(
-    tmp_path: Path, own_data: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_data: Any, run_cells: Callable[..., str]
 ) -> None:
     folders = f"{own_data.two_tasks(tmp_path / 'two')},{own_data.three_stays(tmp_path / 'three')}"
-    printed = run_cells("clinical_data", monkeypatch, data=folders)
+    printed = run_cells("clinical_data", data=folders)
     assert "This run: Three invented stays names no groups." in printed
 
 
@@ -221,11 +202,11 @@ def test_own_data_without_groups_are_described(
 @pytest.mark.parametrize("page", [page for page, declared in DECLARED.items() if "data" in declared])
 @pytest.mark.parametrize("tied", [False, True])
 def test_pages_run_on_own_data_of_two_tasks_without_groups_or_refuse_them_by_name(
-    page: str, tied: bool, tmp_path: Path, own_data: Any, monkeypatch: pytest.MonkeyPatch
+    page: str, tied: bool, tmp_path: Path, own_data: Any, run_cells: Callable[..., str]
 ) -> None:
     own = own_data.two_tasks(tmp_path / "mine", tied=tied)
     clinical = set(DECLARED[page]) >= {"data"} and not {"weights"} & set(DECLARED[page])
     try:
-        run_cells(page, monkeypatch, data=str(own))
+        run_cells(page, data=str(own))
     except ReliFError:
         assert not clinical or page in ("label_leakage", "mimic3_repairs", "nyuv2_data")

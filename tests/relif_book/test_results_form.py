@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relif_book.build.notebook import read_source
-from relif_book.figures.tables import Folded
+from relif_book.figures.tables import show_folded
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
@@ -113,5 +113,6 @@ def test_every_number_in_the_text_of_a_page_is_computed_on_it(source: Path) -> N
     assert [name for name in used if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []
 
 
-def test_what_is_folded_is_there_for_readers_without_the_script() -> None:
-    assert Folded("Details", [])._repr_html_().startswith('<details class="relif-fold"><summary>Details')
+def test_what_is_folded_is_there_for_readers_without_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    show_folded("Details", [])
+    assert '<details class="relif-fold"><summary>Details' in capsys.readouterr().out

@@ -1,20 +1,23 @@
 """The book: executed pages beside the prose, rendered by Jupyter Book with warnings as errors."""
 
+import html
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import yaml
 
-from relif_book.build.badges import add_badges
 from relif_book.build.execute import PageError, execute_pages
 from relif_book.build.notebook import read_notebook
 from relif_book.build.staleness import reasons_stale
 from relif_book.project import fingerprint, fingerprint_of_text, page_names
+from relif_core.errors import InputError
 from relif_core.files import write_file
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 #: What a rendered book is made of: packages, prose, pages, the code that it documents, runs that it lists.
 _RENDERED = ("_config.yml", "requirements.lock", "book", "_build/pages", "relif_core", "data/records")
+#: Ends the box that says where a page comes from; the link becomes its last row.
+_BOX = re.compile(r'(<dl class="relif-provenance".*?)(</dl>)', re.DOTALL)
 
 
 def build_book(
@@ -79,6 +84,40 @@ def render_book(root: Path) -> Path:
     add_badges(root, page_names(root))
     write_file(stamp, now)
     return first
+
+
+def add_badges(root: Path, names: Iterable[str]) -> None:
+    """Put the links into the rendered pages; none where ``repository: url:`` in ``_config.yml`` is empty.
+
+    Raises:
+        InputError: The address is no https address of a repository.
+    """
+    repository = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8")).get("repository", {})
+    if not repository.get("url"):
+        return
+    for name in names:
+        path = root / "_build" / "html" / "notebooks" / f"{name}.html"
+        address = html.escape(binder_address(repository["url"], repository.get("branch", "main"), name))
+        row = f'<dt>Run it online</dt><dd><a href="{address}">this page on Binder</a>, quick profile</dd>'
+        write_file(path, _BOX.sub(rf"\1{row}\2", path.read_text(encoding="utf-8")))
+
+
+def binder_address(url: str, branch: str, page: str) -> str:
+    """Return the address that builds the repository on Binder (``.binder/``) and opens a page's notebook.
+
+    >>> binder_address("https://github.com/someone/relif", "main", "table_3_trade_off")
+    'https://mybinder.org/v2/gh/someone/relif/main?urlpath=lab/tree/notebooks/table_3_trade_off.ipynb'
+
+    Raises:
+        InputError: The address is no repository's.
+    """
+    found = re.fullmatch(r"https://([\w.-]+)/([\w./-]+?)(?:\.git)?/?", url)
+    if found is None:
+        raise InputError(
+            f"_config.yml, repository url: {url!r} is no address such as https://github.com/OWNER/NAME"
+        )
+    place = f"gh/{found[2]}" if found[1] == "github.com" else f"git/{quote(url, safe='')}"
+    return f"https://mybinder.org/v2/{place}/{quote(branch, safe='')}?urlpath=lab/tree/notebooks/{page}.ipynb"
 
 
 def print_book(root: Path) -> Path:

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from relif_book.build.notebook import (
     PICTURES,
     cell_text,
-    parameters_of,
+    code_cells,
     read_notebook,
     read_source,
     same_results,
@@ -24,7 +24,7 @@ from relif_book.build.notebook import (
     write_notebook,
 )
 from relif_book.build.staleness import executed_as_committed, reasons_stale
-from relif_book.parameters import check_parameters
+from relif_book.parameters import check_parameters, declared_parameters
 from relif_core.errors import ReliFError, listed
 from relif_core.options import typed_value
 
@@ -66,7 +66,7 @@ def execute_page(
     from traitlets.config import Config
 
     source = read_source(root / "notebooks" / f"{name}.md")
-    declared = parameters_of(source)
+    declared = declared_parameters(name, root)
     typed = {
         key: typed_value(f"page '{name}': {key}", type(declared[key]), value) if key in declared else value
         for key, value in (parameters or {}).items()
@@ -98,13 +98,11 @@ def execute_page(
                 config=Config({"KernelManager": kernel}),
             )
     except PapermillExecutionError as error:
-        shown = failed.relative_to(root)
         raise PageError(
             f"page '{name}': code cell {error.exec_count} failed with {error.ename}: {error.evalue} "
-            f"(the attempt is in {shown}; the last good notebook was left alone)"
+            f"(the attempt is in {failed.relative_to(root)}; the last good notebook was left alone)"
         ) from None
-    problems = _unfinished(notebook) + ([] if parameters else _unpublishable(notebook, root))
-    if problems:
+    if problems := list(_problems(notebook, root, published=not parameters)):
         raise PageError(
             f"page '{name}': {listed(problems, '; ')} (the attempt is in {failed.relative_to(root)})"
         )
@@ -151,27 +149,22 @@ def execute_pages(
             report(f"{name}: prose updated, code cells unchanged")
         else:
             stale.append(name)
+    # The longest first keeps all workers busy to the end.
+    stale.sort(key=lambda name: -_expected_seconds(name, root))
     failures = []
-    if stale:
-        stale.sort(
-            key=lambda name: -_expected_seconds(name, root)
-        )  # the longest first keeps all workers busy to the end
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            min(workers, len(stale)),
-            mp_context=context,
-            initializer=end_with_parent,
-            initargs=(os.getpid(),),
-        ) as pool:
-            jobs = {
-                pool.submit(_execute_in_worker, name, folder / f"{name}.ipynb", root): name for name in stale
-            }
-            for job in as_completed(jobs):
-                try:
-                    report(f"{jobs[job]}: executed in {job.result():.1f} s")
-                except ReliFError as error:
-                    failures.append(str(error))
-                    report(str(error))
+    with ProcessPoolExecutor(
+        max(1, min(workers, len(stale))),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=end_with_parent,
+        initargs=(os.getpid(),),
+    ) as pool:
+        jobs = {pool.submit(_execute_in_worker, name, folder / f"{name}.ipynb", root): name for name in stale}
+        for job in as_completed(jobs):
+            try:
+                report(f"{jobs[job]}: executed in {job.result():.1f} s")
+            except ReliFError as error:
+                failures.append(str(error))
+                report(str(error))
     if failures:
         raise PageError(f"{len(failures)} of {len(stale)} pages failed:\n" + "\n".join(failures))
     return stale
@@ -189,9 +182,8 @@ def end_with_parent(parent: int) -> None:
 def _expected_seconds(name: str, root: Path) -> float:
     """Run time of the committed copy of a page, infinite where there is none."""
     committed = root / "notebooks" / f"{name}.ipynb"
-    if not committed.is_file():
-        return float("inf")
-    return float(read_notebook(committed).metadata.get("relif", {}).get("seconds", float("inf")))
+    relif = read_notebook(committed).metadata.get("relif", {}) if committed.is_file() else {}
+    return float(relif.get("seconds", "inf"))
 
 
 def _execute_in_worker(name: str, target: Path, root: Path) -> float:
@@ -206,8 +198,7 @@ def _refresh_prose(name: str, target: Path, *, root: Path) -> bool:
     source, executed = read_source(root / "notebooks" / f"{name}.md"), read_notebook(target)
     if not executed_as_committed(executed):
         return False
-    new = [cell for cell in source.cells if cell.cell_type == "code"]
-    old = [cell for cell in executed.cells if cell.cell_type == "code"]
+    new, old = code_cells(source), code_cells(executed)
     if [cell_text(cell) for cell in new] != [cell_text(cell) for cell in old]:
         return False
     for fresh, stored in zip(new, old, strict=True):
@@ -217,40 +208,27 @@ def _refresh_prose(name: str, target: Path, *, root: Path) -> bool:
     return not reasons_stale(name, target, root=root)
 
 
-def _unfinished(notebook: NotebookNode) -> list[str]:
-    """Cells that failed or never ran (a cell that ends the kernel politely leaves the rest unrun)."""
-    problems = []
+def _problems(notebook: NotebookNode, root: Path, *, published: bool) -> Iterator[str]:
+    """Yield what forbids to keep a notebook.
+
+    Cells that failed or never ran (one that ends the kernel politely leaves the rest unrun); of one that is
+    ``published`` also warnings, pictures without alternative text, and local paths.
+    """
+    private = {str(root), str(Path.home()), tempfile.gettempdir()} - {"/"}
     for number, cell in enumerate(notebook.cells):
         status = cell.metadata.get("papermill", {}).get("status")
         if cell.cell_type == "code" and cell.source.strip() and status != "completed":
-            problems.append(f"cell {number} did not run to its end")
-        problems += [
-            f"cell {number} ended with {output.ename}: {output.evalue}"
-            for output in cell.get("outputs", [])
-            if output.output_type == "error"
-        ]
-    return problems
-
-
-def _unpublishable(notebook: NotebookNode, root: Path) -> list[str]:
-    """Outputs that must not be committed: warnings, pictures without alternative text, local paths."""
-    private = {str(root), str(Path.home()), tempfile.gettempdir()} - {"/"}
-    problems = []
-    for number, cell in enumerate(notebook.cells):
+            yield f"cell {number} did not run to its end"
         for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if output.output_type == "error":
+                yield f"cell {number} ended with {output.ename}: {output.evalue}"
+            if not published:
+                continue
             if output.get("name") == "stderr":
-                problems.append(f"cell {number} writes to the error stream: {output['text'].strip()[:200]!r}")
-            shown_as = {*output.get("data", {})} & {*PICTURES}
-            if any(not output.metadata.get(kind, {}).get("alt") for kind in shown_as):
-                problems.append(
-                    f"cell {number} shows a picture without words; use relif_book.figures.style.show"
-                )
-            shown = output.get("text", "") + "".join(
-                text
-                for text in output.get("data", {}).values()
-                if isinstance(text, str) and len(text) < 1_000_000
-            )
-            problems += [
-                f"cell {number} shows a path of this machine ({path}…)" for path in private if path in shown
-            ]
-    return problems
+                yield f"cell {number} writes to the error stream: {output['text'].strip()[:200]!r}"
+            if any(not output.metadata.get(kind, {}).get("alt") for kind in {*data} & {*PICTURES}):
+                yield f"cell {number} shows a picture without words; use relif_book.figures.style.show"
+            texts = [output.get("text", ""), *(text for text in data.values() if isinstance(text, str))]
+            shown = "".join(text for text in texts if len(text) < 1_000_000)
+            yield from (f"cell {number} shows a path of this machine ({x}…)" for x in private if x in shown)

@@ -10,7 +10,6 @@ import nbformat
 from nbformat import NotebookNode
 
 from relif_book.page import PROVENANCE_MIME
-from relif_book.parameters import assigned
 from relif_core.errors import InputError
 from relif_core.files import write_file
 
@@ -44,10 +43,10 @@ def read_source(source: Path) -> NotebookNode:
     if not source.is_file():
         raise InputError(f"page source {source.name} does not exist beside the other pages in notebooks/")
     notebook = jupytext.read(source, fmt="md:myst")
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    if not code or "parameters" not in code[0].metadata.get("tags", []):
+    code = code_cells(notebook)
+    if not code or "parameters" not in tags_of(code[0]):
         raise InputError(f"{source.name}: the first code cell must carry the tag 'parameters'")
-    if "footer()" not in code[-1].source or LIVE_TAG not in code[-1].metadata.get("tags", []):
+    if "footer()" not in code[-1].source or LIVE_TAG not in tags_of(code[-1]):
         raise InputError(
             f"{source.name}: the last code cell must call page.footer() and carry the tag '{LIVE_TAG}'"
         )
@@ -86,12 +85,14 @@ def write_notebook(notebook: NotebookNode, path: Path) -> None:
     write_file(path, nbformat.writes(notebook, version=4) + "\n")
 
 
-def parameters_of(notebook: NotebookNode) -> dict[str, Any]:
-    """Return what the cell tagged ``parameters`` sets."""
-    cells = (
-        c for c in notebook.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])
-    )
-    return assigned(next(cells).source)
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the code cells of a notebook, in order."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags_of(cell: NotebookNode) -> list[str]:
+    """Return the tags of a cell."""
+    return list(cell.metadata.get("tags", []))
 
 
 def tidy(notebook: NotebookNode) -> NotebookNode:
@@ -105,16 +106,15 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:03d}"
         kept: dict[str, Any] = {}
-        if cell.metadata.get("tags"):
-            kept["tags"] = list(cell.metadata["tags"])
+        if tags_of(cell):
+            kept["tags"] = tags_of(cell)
         if cell.metadata.get("mystnb"):
             kept["mystnb"] = dict(cell.metadata["mystnb"])
         for output in cell.get("outputs", []):
             relif |= output.get("data", {}).pop(PROVENANCE_MIME, {})
-            for alt in filter(
-                None, (output.get("metadata", {}).get(kind, {}).get("alt") for kind in PICTURES)
-            ):
-                kept.setdefault("mystnb", {})["image"] = {"alt": alt}
+            for kind in PICTURES:
+                if alt := output.get("metadata", {}).get(kind, {}).get("alt"):
+                    kept.setdefault("mystnb", {})["image"] = {"alt": alt}
         cell["metadata"] = kept
     notebook["cells"] = [nbformat.from_dict(cell) for cell in notebook.cells]
     notebook["metadata"] = nbformat.from_dict({**_METADATA, **({"relif": relif} if relif else {})})
@@ -124,14 +124,14 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
 
 def seal_of(notebook: NotebookNode) -> str:
     """Return the sha256 of every stored output of a notebook, live cells and pictures included."""
-    outputs = [cell.get("outputs", []) for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [cell.get("outputs", []) for cell in code_cells(notebook)]
     return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
 
 
 def cell_text(cell: NotebookNode) -> tuple[str, str, tuple[str, ...], str]:
     """What a cell says in source and executed form alike: kind, source, tags, and figure options."""
     figure = cell.metadata.get("mystnb", {}).get("figure", {})
-    return cell.cell_type, cell.source, tuple(cell.metadata.get("tags", [])), repr(sorted(figure.items()))
+    return cell.cell_type, cell.source, tuple(tags_of(cell)), repr(sorted(figure.items()))
 
 
 def same_results(first: NotebookNode, second: NotebookNode) -> bool:
@@ -139,15 +139,10 @@ def same_results(first: NotebookNode, second: NotebookNode) -> bool:
 
     def stable(notebook: NotebookNode) -> tuple[Any, ...]:
         cells = [
-            (
-                cell_text(cell),
-                cell.metadata,
-                None if LIVE_TAG in cell.metadata.get("tags", []) else cell.get("outputs"),
-            )
+            (cell_text(cell), cell.metadata, LIVE_TAG not in tags_of(cell) and cell.get("outputs"))
             for cell in notebook.cells
         ]
         relif = notebook.metadata.get("relif", {})
-        paired = notebook.metadata.get("jupytext")
-        return cells, paired, relif.get("page"), relif.get("profile"), relif.get("depends_on")
+        return cells, notebook.metadata.get("jupytext"), *map(relif.get, ("page", "profile", "depends_on"))
 
     return stable(first) == stable(second)

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -50,20 +51,14 @@ def _row(content: dict[str, Any], folder: str) -> RunRow:
         content["key"],
         made.get("source", ""),
         f"{made['began'][:10]}, {made['device']}",
-        command + "".join(map(_option, _changes(settings))),
+        command + "".join(_options(settings)),
         content["dataset"]["title"],
         SHORT_NAMES.get(content["dataset"]["dataset"], content["dataset"]["title"]),
     )
 
 
-def _option(change: tuple[str, Any]) -> str:
-    name, value = change
-    of_a_file = name == "model.weights" and value != "download"
-    return " --weights FILE" if of_a_file else f" --set {name}={value}"
-
-
-def _changes(settings: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Settings of a run that differ from those its method has by itself on the run's kind of data.
+def _options(settings: dict[str, Any]) -> Iterator[str]:
+    """Yield options for the settings of a run that its method has not by itself on the run's kind of data.
 
     The precision is always among them, for `relif run` chooses it by the device.
     """
@@ -73,9 +68,8 @@ def _changes(settings: dict[str, Any]) -> list[tuple[str, Any]]:
     made = settings_from(RunSettings, settings)
     by_itself = method_settings(made.method, **kind_of_settings(made).defaults(seed=made.seed))
     run, own = asdict(made), asdict(by_itself)
-    return [
-        (f"{group}.{name}", value)
-        for group in ("model", "training", "surrogate", "controller", "audit")
-        for name, value in run[group].items()
-        if value != own[group][name] or name == "precision"
-    ]
+    for group in ("model", "training", "surrogate", "controller", "audit"):
+        for name, value in run[group].items():
+            if value != own[group][name] or name == "precision":
+                of_a_file = name == "weights" and value != "download"
+                yield " --weights FILE" if of_a_file else f" --set {group}.{name}={value}"

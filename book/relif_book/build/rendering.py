@@ -90,14 +90,12 @@ def draw_and_link(app: Any, doctree: nodes.document, docname: str) -> None:
             shown = themed(drawing, picture["alt"]) + links
             picture.replace_self(nodes.raw("", shown, format="html"))
     for raw in doctree.findall(nodes.raw):
-        if 'class="relif-table"' in raw.astext() and folders:
-            text = _TABLE.sub(lambda table: _linked(table, folders, up), raw.astext())
-            raw.children = [nodes.Text(text)]
-            raw.rawsource = text
-        elif _METHODS.search(raw.astext()):
-            text = _METHODS.sub(
-                lambda figure: f"{figure[0]}<noscript>{still(figure[1])}</noscript>", raw.astext()
-            )
+        text = raw.astext()
+        if 'class="relif-table"' in text and folders:
+            text = _TABLE.sub(lambda table: _linked(table, folders, up), text)
+        else:
+            text = _METHODS.sub(lambda figure: f"{figure[0]}<noscript>{still(figure[1])}</noscript>", text)
+        if text != raw.astext():
             raw.children = [nodes.Text(text)]
             raw.rawsource = text
 
@@ -109,22 +107,19 @@ def still(methods: str) -> str:
         methods: The figure's data, as :func:`~relif_book.evidence.results.methods_data` makes them, in JSON.
     """
     data = json.loads(methods)
-    held = {
-        one["title"]: float(np.interp(data["tolerance"], data["tolerances"], one["bias"]))
-        for one in data["methods"]
-    }
-    own = {one["title"]: one["own_bias"] for one in data["methods"]}
+    held = [float(np.interp(data["tolerance"], data["tolerances"], one["bias"])) for one in data["methods"]]
+    own = [one["own_bias"] for one in data["methods"]]
     rows = [
         {
             "Method": one["title"],
             "Worst": one["worst"],
-            "Bias": held[one["title"]],
-            "Rank": 1 + sorted(held.values()).index(held[one["title"]]),
+            "Bias": bias,
+            "Rank": 1 + sorted(held).index(bias),
             "Own δ": one["own_tolerance"],
-            "Bias at own δ": own[one["title"]],
-            "Rank at own δ": 1 + sorted(own.values()).index(own[one["title"]]),
+            "Bias at own δ": one["own_bias"],
+            "Rank at own δ": 1 + sorted(own).index(one["own_bias"]),
         }
-        for one in sorted(data["methods"], key=lambda one: held[one["title"]])
+        for bias, one in sorted(zip(held, data["methods"], strict=True), key=lambda pair: pair[0])
     ]
     caption = f"Methods at δ = {data['tolerance']:.3f}, and each at its own."
     return Table(rows, caption=caption, digits={"Worst": 3, "Bias": 4, "Bias at own δ": 4})._repr_html_()
@@ -136,11 +131,8 @@ def record_folders(source: str) -> tuple[str, ...]:
     if not source.endswith(".ipynb"):
         return ()
     read = read_notebook(Path(source)).metadata.get("relif", {}).get("depends_on", {})
-    return tuple(sorted(name.rpartition("/")[2] for name in read if _is_study(name)))
-
-
-def _is_study(name: str) -> bool:
-    return bool(re.fullmatch(r"data/records/[^/.]+", name)) and bool(runs_of(Path(name).name))
+    named = [name.rpartition("/")[2] for name in read if re.fullmatch(r"data/records/[^/.]+", name)]
+    return tuple(sorted(filter(runs_of, named)))
 
 
 def _figure_links(app: Any, drawing: str, docname: str, up: str, folders: tuple[str, ...]) -> str:
@@ -209,17 +201,11 @@ def _runs_table(rows: tuple[RunRow, ...]) -> str:
     for row in rows:
         anchor = "" if row.method in seen else f' id="{row.method}"'
         seen.add(row.method)
-        cells = (
-            row.seed,
-            row.key[:12],
-            row.source[:12],
-            row.made,
-            f"<code>{html.escape(row.command)}</code>",
-        )
+        command = f"<code>{html.escape(row.command)}</code>"
+        cells = (row.seed, row.key[:12], row.source[:12], row.made, command)
         lines.append(
             f'<tr{anchor}><th scope="row">{html.escape(title_of(row.method))}</th>'
-            + "".join(f"<td>{cell}</td>" for cell in cells)
-            + "</tr>"
+            f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         )
     heads = ("Method", "Seed", "Key", "Source", "Made", "Command")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)

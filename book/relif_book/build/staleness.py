@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from relif_book.build.notebook import cell_text, read_notebook, read_source, seal_of
+from relif_book.build.notebook import cell_text, code_cells, read_notebook, read_source, seal_of, tags_of
 from relif_book.project import ABSENT, fingerprint
 
 MEND = "make pages"
@@ -25,9 +25,7 @@ def reasons_stale(name: str, notebook: Path, *, root: Path) -> list[str]:
     reasons = []
     if [cell_text(cell) for cell in source.cells] != [cell_text(cell) for cell in executed.cells]:
         reasons.append(f"source notebooks/{name}.md and its notebook differ")
-    if any(
-        cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells
-    ):
+    if any(cell.source and cell.execution_count is None for cell in code_cells(executed)):
         reasons.append("some of its cells were not run")
     if executed.metadata["relif"].get("seal") != seal_of(executed):
         reasons.append("its stored outputs are not those that its execution left")
@@ -43,7 +41,7 @@ def reasons_stale(name: str, notebook: Path, *, root: Path) -> list[str]:
 
 def executed_as_committed(notebook: NotebookNode) -> bool:
     """Tell whether a notebook carries provenance and ran in the quick profile without injected parameters."""
-    injected = any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
+    injected = any("injected-parameters" in tags_of(cell) for cell in notebook.cells)
     return not injected and notebook.metadata.get("relif", {}).get("profile") == "quick"
 
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relif_core.errors import DataError, RecordError
-from relif_core.files import read_json, write_json
+from relif_core.errors import DataError
+from relif_core.files import write_json
 from relif_core.problems.dense_utility import DepthMeter, SegmentationMeter
 from relif_core.tensors.dense import IGNORE
 from relif_data.nyuv2 import CLASS_NAMES, list_frames, nearest
@@ -86,13 +85,3 @@ def write_ceiling(
     path = Path(target) / CEILING
     write_json(path, {"cell": DECODER_CELL, "rows": rows})
     return path
-
-
-def read_ceiling(folder: Path) -> dict[str, Any]:
-    """Return the content of ``ceiling.json``; ``RecordError`` where it is missing."""
-    try:
-        return read_json(Path(folder) / CEILING)
-    except (OSError, DataError) as error:
-        raise RecordError(
-            f"{Path(folder) / CEILING} cannot be read ({error}); write it with write_ceiling"
-        ) from error

@@ -1,4 +1,4 @@
-"""A few test images with what models predict on them, small enough to keep beside published records.
+"""A few test images with what models predict on them: kept beside published records, and drawn.
 
 A panel file is an ``.npz`` without pickles. It holds n images, their targets, and for every method the
 predictions and audit scores; depth is stored in steps of 1/25 m and normals in steps of 1/32, which no eye
@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relif_book.figures.style import new_figure
 from relif_core.errors import InputError, RecordError
 from relif_core.files import write_file
+from relif_core.methods import title_of
 from relif_core.record import Record
+from relif_core.tensors.dense import IGNORE, DenseTensors, decode_normals
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from relif_core.problems.dense import DenseProblem
 
 PANELS = "panels.npz"
@@ -27,6 +32,11 @@ PANELS = "panels.npz"
 CHOICES = ("closest", "middle", "furthest")
 #: Steps per metre of stored depth (uint8, so at most 10.2 m) and per unit of a stored normal (int8).
 DEPTH_STEPS, NORMAL_STEPS = 25, 32
+_STORED = {"labels": (np.uint8, 1), "depth": (np.uint8, DEPTH_STEPS), "normals": (np.int8, NORMAL_STEPS)}
+ROW_INCHES = 0.95
+#: Shades of depth and of each axis of the normals: more cost bytes and show nothing more.
+LEVELS = 64
+COLUMNS = ("image", "classes", "depth", "normals")
 
 
 @dataclass(frozen=True)
@@ -35,20 +45,15 @@ class DensePanels:
 
     Attributes:
         images: uint8 [n, h, w, 3].
-        labels: uint8 [n, h, w], 255 for void.
-        depth: float32 [n, h, w] in metres, 0 for none.
-        normals: float32 [n, h, w, 3], zero for none.
-        predicted: Method → "labels", "depth" and "normals" as above.
+        maps: "target", then every method → "labels" (uint8 [n, h, w], 255 for void), "depth" (float32 [n, h,
+            w] in metres, 0 for none) and "normals" (float32 [n, h, w, 3], zero for none).
         scores: Method → float32 [n, T] in the order of ``tasks``.
         frames: int64 [n], the source's own numbers.
         records: Method → key of its run.
     """
 
     images: np.ndarray
-    labels: np.ndarray
-    depth: np.ndarray
-    normals: np.ndarray
-    predicted: dict[str, dict[str, np.ndarray]] = field(repr=False)
+    maps: dict[str, dict[str, np.ndarray]] = field(repr=False)
     scores: dict[str, np.ndarray]
     tasks: tuple[str, ...]
     frames: np.ndarray
@@ -88,8 +93,6 @@ def make_panels(
     """
     import torch
 
-    from relif_core.tensors.dense import decode_normals
-
     for method, record in records.items():
         if record.content["dataset"]["fingerprint"] != problem.data_fingerprint:
             raise InputError(f"{method}: its record was made on other data than {problem.tensors.folder}")
@@ -102,21 +105,24 @@ def make_panels(
         tables[method] = np.stack([pools[task] for task in record.tasks], axis=1)
     rows = choose_images(tables[chosen_by])
     batch = problem.batch(frames[rows])
-    predicted = {}
+    maps = {
+        "target": {
+            "labels": batch["labels"].cpu().numpy(),
+            "depth": batch["depth"].float().cpu().numpy(),
+            "normals": decode_normals(batch["normals"].cpu().numpy()).transpose(0, 2, 3, 1),
+        }
+    }
     for method, model in models.items():
         with torch.no_grad():
             found = model.eval()(batch).predictions
-        predicted[method] = {
+        maps[method] = {
             "labels": found["segmentation"].argmax(1).to(torch.uint8).cpu().numpy(),
             "depth": found["depth"].float().cpu().numpy(),
             "normals": found["normals"].float().permute(0, 2, 3, 1).cpu().numpy(),
         }
     return DensePanels(
         images=batch["images"].permute(0, 2, 3, 1).cpu().numpy(),
-        labels=batch["labels"].cpu().numpy(),
-        depth=batch["depth"].float().cpu().numpy(),
-        normals=decode_normals(batch["normals"].cpu().numpy()).transpose(0, 2, 3, 1),
-        predicted=predicted,
+        maps=maps,
         scores={method: table[rows] for method, table in tables.items()},
         tasks=next(iter(records.values())).tasks,
         frames=np.asarray(problem.tensors.arrays["ids"][frames[rows]]),
@@ -136,13 +142,13 @@ def load_models(
     from safetensors.torch import load_file
 
     from relif_core.problems.dense import DenseProblem
-    from relif_core.tensors.dense import DenseTensors
+    from relif_core.training.run import WEIGHTS
 
     records = {method: Record.load(folder) for method, folder in folders.items()}
     problem = DenseProblem(DenseTensors.open(data), device, weights=weights)
     models = {}
     for method, folder in folders.items():
-        path = Path(folder) / "model.safetensors"
+        path = Path(folder) / WEIGHTS
         if not path.is_file():
             raise RecordError(
                 f"{path} is missing: panels need the weights of the run, which published records lack"
@@ -192,7 +198,11 @@ def write_panels(
 
 
 def read_panels(folder: Path | str) -> DensePanels:
-    """Read the panels of a published folder; ``RecordError`` where they are missing or damaged."""
+    """Return the panels of a published folder.
+
+    Raises:
+        RecordError: They are missing or damaged.
+    """
     path = Path(folder) / PANELS
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -200,8 +210,7 @@ def read_panels(folder: Path | str) -> DensePanels:
         methods = [str(name) for name in arrays["methods"]]
         return DensePanels(
             images=arrays["images"],
-            **_unpacked(arrays, "target"),
-            predicted={method: _unpacked(arrays, method) for method in methods},
+            maps={name: _unpacked(arrays, name) for name in ("target", *methods)},
             scores={method: arrays[f"{method}/scores"] for method in methods},
             tasks=tuple(str(task) for task in arrays["tasks"]),
             frames=arrays["frames"],
@@ -217,25 +226,78 @@ def read_panels(folder: Path | str) -> DensePanels:
 
 
 def _packed(panels: DensePanels) -> dict[str, np.ndarray]:
-    targets = {"labels": panels.labels, "depth": panels.depth, "normals": panels.normals}
+    methods = list(panels.scores)
     arrays = {
         "images": panels.images,
         "tasks": np.array(panels.tasks),
         "frames": panels.frames,
-        "methods": np.array(list(panels.predicted)),
-        "records": np.array([panels.records[method] for method in panels.predicted]),
+        "methods": np.array(methods),
+        "records": np.array([panels.records[method] for method in methods]),
         "fingerprint": np.array(panels.fingerprint),
     }
-    for name, maps in {"target": targets, **panels.predicted}.items():
-        arrays[f"{name}/labels"] = maps["labels"].astype(np.uint8)
-        arrays[f"{name}/depth"] = np.rint(maps["depth"] * DEPTH_STEPS).clip(0, 255).astype(np.uint8)
-        arrays[f"{name}/normals"] = np.rint(maps["normals"] * NORMAL_STEPS).astype(np.int8)
+    for name, (kind, (stored, steps)) in itertools.product(panels.maps, _STORED.items()):
+        bounds = np.iinfo(stored)
+        found = np.rint(panels.maps[name][kind] * steps).clip(bounds.min, bounds.max)
+        arrays[f"{name}/{kind}"] = found.astype(stored)
     return arrays | {f"{method}/scores": scores for method, scores in panels.scores.items()}
 
 
 def _unpacked(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    return {
-        "labels": arrays[f"{name}/labels"],
-        "depth": arrays[f"{name}/depth"].astype(np.float32) / DEPTH_STEPS,
-        "normals": arrays[f"{name}/normals"].astype(np.float32) / NORMAL_STEPS,
-    }
+    found = {kind: arrays[f"{name}/{kind}"] for kind in _STORED}
+    for kind in ("depth", "normals"):
+        found[kind] = found[kind].astype(np.float32) / _STORED[kind][1]
+    return found
+
+
+def panel_rows(panels: DensePanels) -> list[dict[str, str | float]]:
+    """Audit scores of every image under every model, with their mean distance over task pairs."""
+    return [
+        {
+            "Image": name,
+            "Method": title_of(method),
+            **{f"score, {task}": float(scores[index, place]) for place, task in enumerate(panels.tasks)},
+            "Mean distance": float(panels.distances(method)[index]),
+        }
+        for index, name in enumerate(CHOICES)
+        for method, scores in panels.scores.items()
+    ]
+
+
+def draw_panels(panels: DensePanels, class_names: Sequence[str]) -> "Figure":
+    """Return a figure: per image the targets, then each model's predictions with its scores at the left."""
+    import matplotlib
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    block = len(panels.maps)
+    figure, axes = new_figure(rows=block * len(CHOICES), columns=len(COLUMNS), height=ROW_INCHES)
+    colours = ListedColormap([*matplotlib.colormaps["tab20"].colors[: len(class_names)]])  # type: ignore[attr-defined]
+    colours.set_bad("white")
+    depths = matplotlib.colormaps["viridis"].resampled(LEVELS)
+    for index, name in enumerate(CHOICES):
+        far = float(panels.maps["target"]["depth"][index].max())
+        rows = axes[index * block : (index + 1) * block]
+        rows[0][0].imshow(panels.images[index])
+        for row, (method, maps) in zip(rows, panels.maps.items(), strict=True):
+            labels = np.ma.masked_equal(maps["labels"][index], IGNORE)
+            normals = np.round((maps["normals"][index] + 1) * LEVELS / 2).clip(0, LEVELS) / LEVELS
+            row[1].imshow(labels, cmap=colours, vmin=0, vmax=len(class_names) - 1, interpolation="nearest")
+            row[2].imshow(maps["depth"][index], cmap=depths, vmin=0, vmax=far, interpolation="nearest")
+            row[3].imshow(normals, interpolation="nearest")
+            title = f"{name}\ntarget" if method == "target" else title_of(method)
+            row[0].set_ylabel(title, fontsize=9)
+            if method != "target":
+                scores = zip(panels.tasks, panels.scores[method][index], strict=True)
+                words = "\n".join(f"{task} {value:.2f}" for task, value in scores)
+                row[0].text(0.5, 0.5, words, ha="center", va="center", fontsize=9, transform=row[0].transAxes)
+    for panel in axes.ravel():
+        panel.set(xticks=[], yticks=[])
+        panel.grid(False)
+        panel.spines[:].set_visible(False)
+    for panel, title in zip(axes[0], COLUMNS, strict=True):
+        panel.set_title(title, fontsize=9.5)
+    figure.legend(
+        [Patch(facecolor=colours(number)) for number in range(len(class_names))],
+        class_names, loc="outside lower center", ncols=7, fontsize=9, handlelength=1,
+    )  # fmt: skip
+    return figure

@@ -1,5 +1,6 @@
 """What label leakage does: same model, labels and test stays, read causally or with later hours."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from relif_book.evidence.audit_table import SCORE_DEFINITION
+from relif_book.evidence.audit_table import audit_record
 from relif_book.evidence.contrasts import Kind, seed_contrast
 from relif_book.evidence.reporting import choose_reference_tolerance
-from relif_core.audit import AuditContext, AuditResult, audit
+from relif_book.figures.live import rounded
+from relif_core.audit import AuditResult
 from relif_core.errors import InputError
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.problems.utility import task_utility
@@ -78,22 +80,16 @@ def leakage_study(
     for reading in readings:
         view = read_labels_at(tensors, hour, reading, tasks=tasks)
         problem = ClinicalProblem(view, device, maximum_hours)
-        for method in methods:
-            for seed in seeds:
-                chosen = method_settings(method, **changes, seed=seed)
-                place = Path(folder) / reading / f"{method}-seed{seed}"
-                records[reading, method, seed] = run(chosen, problem, place)
-                report(f"{reading}, {method}, seed {seed}")
-    reference = choose_reference_tolerance(records["causal", "erm", min(seeds)])
-    context = AuditContext(
-        dataset=f"{tensors.dataset} {tensors.fingerprint[:12]}, labels at hour {hour}",
-        split="test",
-        score_definition=SCORE_DEFINITION,
-    )
-    audits = {
-        name: audit(record.scores(), reference.tolerance, subjects=record.subjects(), context=context)
-        for name, record in records.items()
-    }
+        for method, seed in itertools.product(methods, seeds):
+            place = Path(folder) / reading / f"{method}-seed{seed}"
+            chosen = method_settings(method, **changes, seed=seed)
+            records[reading, method, seed] = run(chosen, problem, place)
+            report(f"{reading}, {method}, seed {seed}")
+    first = records["causal", "erm", min(seeds)]
+    reference = choose_reference_tolerance(first)
+    audits = {name: audit_record(record, reference.tolerance) for name, record in records.items()}
+    made = machine(problem.device, first.settings.training.precision)
+    del made["source"]
     return {
         "format": FORMAT,
         "dataset": tensors.dataset,
@@ -104,9 +100,7 @@ def leakage_study(
         "hour": hour,
         "tasks": {task.name: task.title for task in tensors.tasks},
         "reread": list(view.manifest["options"]["label_reading"]["tasks"]),
-        "test_labels": {
-            task: len(scores) for task, scores in records["causal", "erm", min(seeds)].scores().items()
-        },
+        "test_labels": {task: len(scores) for task, scores in first.scores().items()},
         "length_alone": [
             {"hours_after": after, "scores": utility_of_length(tensors, hour, maximum_hours=hour + after)}
             for after in HOURS_AFTER
@@ -116,22 +110,15 @@ def leakage_study(
         "runs": [_run_row(name, records[name], audits[name]) for name in records],
         "contrasts": [
             _contrast(method, reading, seeds, records, audits)
-            for reading in readings
+            for reading, method in itertools.product(readings, methods)
             if reading != "causal"
-            for method in methods
         ],
         "made": {
             "began": min(record.content["made"]["began"] for record in records.values()),
             "training_seconds": round(
                 sum(record.content["made"]["training_seconds"] for record in records.values()), 1
             ),
-            **{
-                name: value
-                for name, value in machine(
-                    problem.device, next(iter(records.values())).settings.training.precision
-                ).items()
-                if name != "source"
-            },
+            **made,
         },
     }
 
@@ -172,7 +159,6 @@ def _run_row(name: tuple[str, str, int], record: Record, found: AuditResult) -> 
     reading, method, seed = name
     utility = record.result["utility"]["test"]
     induced = record.induced_tolerances()
-    own = audit(record.scores(), induced)
     return {
         "reading": reading,
         "method": method,
@@ -183,10 +169,14 @@ def _run_row(name: tuple[str, str, int], record: Record, found: AuditResult) -> 
         "worst": utility["worst"],
         "macro": utility["macro"],
         "scores": {task: item["score"] for task, item in utility["tasks"].items()},
-        "bias": _rounded(found.bias),
-        "violation_rate": _rounded(found.violation_rate),
-        "raw_bias": _rounded(own.bias),
-        "induced_tolerance": _rounded(float(np.mean(list(induced.values())))),
+        **rounded(
+            {
+                "bias": found.bias,
+                "violation_rate": found.violation_rate,
+                "raw_bias": audit_record(record, induced).bias,
+                "induced_tolerance": float(np.mean(list(induced.values()))),
+            }
+        ),
     }
 
 
@@ -198,22 +188,14 @@ def _contrast(
     audits: Mapping[tuple[str, str, int], AuditResult],
 ) -> dict[str, Any]:
     """A method's reading minus the causal one: means over seeds, intervals over subjects, seeds held."""
-    before = [audits["causal", method, seed] for seed in seeds]
-    after = [audits[reading, method, seed] for seed in seeds]
+    before, after = ([(kind, method, seed) for seed in seeds] for kind in ("causal", reading))
     contrast: dict[str, Any] = {"method": method, "reading": reading}
     for kind in CONTRASTED:
-        differences, ends = seed_contrast(before, after, kind)
-        contrast[kind] = [_rounded(value) for value in differences]
-        contrast[f"{kind}_interval"] = [_rounded(end) for end in ends]
-    for name in ("worst", "macro"):
-        contrast[name] = [
-            records[reading, method, seed].result["utility"]["test"][name]
-            - records["causal", method, seed].result["utility"]["test"][name]
-            for seed in seeds
+        found = seed_contrast([audits[name] for name in before], [audits[name] for name in after], kind)
+        contrast[kind], contrast[f"{kind}_interval"] = rounded(found)
+    utilities = {name: record.result["utility"]["test"] for name, record in records.items()}
+    for quantity in ("worst", "macro"):
+        contrast[quantity] = [
+            utilities[b][quantity] - utilities[a][quantity] for a, b in zip(before, after, strict=True)
         ]
     return contrast
-
-
-def _rounded(value: float) -> float:
-    """Six digits: more than any difference here can mean."""
-    return float(f"{value:.6g}")

@@ -2,10 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import rankdata
 
 from relif_book.evidence.result_set import ResultSet
 from relif_core.audit import (
@@ -65,23 +66,14 @@ def base_rate(record: Record, task: str, split: str = "test") -> float:
 def calibration_floor(record: Record, tolerance: float, split: str = "test") -> float:
     """Return the least Bias of calibrated scores with this record's base rates (theorem T1)."""
     rates = [base_rate(record, task, split) for task in record.tasks]
-    gaps = [abs(a - b) for k, a in enumerate(rates) for b in rates[k + 1 :]]
+    gaps = [abs(a - b) for a, b in itertools.combinations(rates, 2)]
     return float(np.mean(np.maximum(np.array(gaps) - tolerance, 0)))
-
-
-def mean_over_pairs(scores: Scores, value: Callable[[np.ndarray, np.ndarray], Sequence[float]]) -> np.ndarray:
-    """Return the mean over task pairs of what ``value`` says about two pools."""
-    return np.mean([value(scores[i], scores[j]) for i, j in task_pairs(list(scores))], axis=0)
 
 
 def spread_and_mismatch(scores: Scores, tolerance: float) -> np.ndarray:
     """Return the two parts [2] of Bias, averaged over task pairs (theorem T3)."""
-
-    def parts(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-        found = bias_parts(first, second, tolerance)
-        return found.spread, found.mismatch
-
-    return mean_over_pairs(scores, parts)
+    found = [bias_parts(scores[i], scores[j], tolerance) for i, j in task_pairs(list(scores))]
+    return np.mean([(parts.spread, parts.mismatch) for parts in found], axis=0)
 
 
 def coupling_interval(record: Record, tolerance: float, split: str = "test") -> dict[str, float]:
@@ -97,20 +89,15 @@ def coupling_interval(record: Record, tolerance: float, split: str = "test") -> 
     rows = []
     for i, j in task_pairs(list(scores)):
         common, at_i, at_j = np.intersect1d(subjects[i], subjects[j], return_indices=True)
-        if not len(common) == len(np.unique(subjects[i][np.isin(subjects[i], common)])):
+        if any(np.isin(subjects[task], common).sum() > len(common) for task in (i, j)):
             raise RecordError(f"record {record.key[:12]}: a subject has several samples of a task")
         pair = {i: scores[i][at_i], j: scores[j][at_j]}
         low, high = coupling_bounds(pair[i], pair[j], tolerance)
         same = same_subject_audit(pair, dict.fromkeys(pair, common), tolerance).excess
         rows.append((low, high, audit(pair, tolerance).bias, same))
     low, high, independent, same = np.mean(rows, axis=0).tolist()
-    return {
-        "low": low,
-        "high": high,
-        "independent": independent,
-        "same": same,
-        "position": (same - low) / (high - low),
-    }
+    position = (same - low) / (high - low)
+    return {"low": low, "high": high, "independent": independent, "same": same, "position": position}
 
 
 def raw_scores(record: Record, task: str, split: str = "test") -> np.ndarray:
@@ -170,17 +157,12 @@ def clipping_loss(record: Record, factors: Mapping[str, float], split: str = "te
 
 def scale_map(record: Record, tolerance: float, logs: np.ndarray) -> np.ndarray:
     """Return Bias [depth, normals] for every pair of factors exp(logs) of the two decoder maps."""
-    return np.array(
-        [
-            [
-                audit(
-                    rescaled(record, {"depth": float(np.exp(a)), "normals": float(np.exp(b))}), tolerance
-                ).bias
-                for b in logs
-            ]
-            for a in logs
-        ]
-    )
+
+    def bias(depth: float, normals: float) -> float:
+        return audit(rescaled(record, {"depth": depth, "normals": normals}), tolerance).bias
+
+    factors = [float(np.exp(one)) for one in logs]
+    return np.array([[bias(a, b) for b in factors] for a in factors])
 
 
 def attainable(record: Record, tolerance: float, scaled: np.ndarray) -> tuple[float, float]:
@@ -189,11 +171,10 @@ def attainable(record: Record, tolerance: float, scaled: np.ndarray) -> tuple[fl
     Surely: with factors of 0 or ∞, which need no raw scores, and where the record keeps these, on the map
     ``scaled`` of :func:`scale_map`.
     """
-    corners = [
-        dict(zip(MAP_TASKS, factors, strict=True))
+    found = [
+        audit(rescaled(record, dict(zip(MAP_TASKS, factors, strict=True))), tolerance).bias
         for factors in itertools.product((0, 1, np.inf), repeat=len(MAP_TASKS))
     ]
-    found = [audit(rescaled(record, factors), tolerance).bias for factors in corners]
     if all(f"raw/test/{task}" in record.arrays for task in MAP_TASKS):
         found += [float(scaled.min()), float(scaled.max())]
     return min(found), max(found)
@@ -212,21 +193,18 @@ def own_calibrated(record: Record, split: str = "test") -> dict[str, np.ndarray]
     return scores
 
 
-def own_bias(results: ResultSet, method: str) -> float:
-    """Return a method's mean Bias, each run's scores by its own quantiles; NaN where clipping hid one."""
-    own = [own_calibrated(record) for record in results.runs[method]]
-    known = [scores for scores in own if scores is not None]
-    biases = [audit(scores, results.reference.tolerance).bias for scores in known]
-    return float(np.mean(biases)) if own and len(known) == len(own) else math.nan
-
-
 def both_calibrations(results: ResultSet) -> dict[str, dict[str, float]]:
-    """Return every method's mean Bias at the shared quantiles (key "") and at its own ("-own")."""
-    methods = list(results.runs)
-    return {
-        "": {method: results.mean(method, "bias") for method in methods},
-        "-own": {method: own_bias(results, method) for method in methods},
-    }
+    """Return every method's mean Bias at the shared quantiles (key "") and at each run's own ("-own").
+
+    NaN where clipping hid one of these.
+    """
+    shared, own = {}, {}
+    for method, records in results.runs.items():
+        shared[method] = results.mean(method, "bias")
+        scores = [own_calibrated(record) for record in records]
+        biases = [audit(each, results.reference.tolerance).bias if each else math.nan for each in scores]
+        own[method] = float(np.mean(biases))
+    return {"": shared, "-own": own}
 
 
 def lead_lost(results: ResultSet) -> float:
@@ -238,18 +216,14 @@ def lead_lost(results: ResultSet) -> float:
 
 def rank_normalised(scores: Scores) -> dict[str, np.ndarray]:
     """Replace every score by its mid-rank in (0, 1): (rank − ½) / n, ties sharing the mean."""
-    ranked = {}
-    for task, values in scores.items():
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranked[task] = ((np.cumsum(counts) - counts / 2)[inverse]) / len(values)
-    return ranked
+    return {task: (rankdata(values) - 0.5) / len(values) for task, values in scores.items()}
 
 
 def explained_share(columns: np.ndarray, target: np.ndarray) -> float:
     """Return the share of a target's variance [n] that a linear fit on ``columns`` [n, k] explains (R²)."""
-    design = np.column_stack([np.ones(len(target)), columns])
-    fitted = design @ np.linalg.lstsq(design, target, rcond=None)[0]
-    return float(1 - np.square(target - fitted).sum() / np.square(target - target.mean()).sum())
+    from sklearn.linear_model import LinearRegression
+
+    return float(LinearRegression().fit(columns, target).score(columns, target))
 
 
 def _quantiles(record: Record, task: str) -> tuple[float, float]:
@@ -258,20 +232,20 @@ def _quantiles(record: Record, task: str) -> tuple[float, float]:
 
 
 def stay_pairs(record: Record, stays: Scores, k: int, split: str = "test") -> SimilarPairs:
-    """Pair a split's stays by the distance of :func:`stay_inputs`, which a data set's records share."""
-    return similar_pairs(_inputs_of(record, stays, split), subjects=record.subjects(split), k=k)
+    """Pair a split's stays by the distance of :func:`stay_inputs`, which a data set's records share.
 
-
-def _inputs_of(record: Record, stays: Scores, split: str) -> dict[str, np.ndarray]:
+    Raises:
+        RecordError: The inputs are of other stays than the record.
+    """
     order = np.argsort(stays["subject"])
     known, inputs = stays["subject"][order], stays["inputs"][order].astype(np.float64)
-    found = {}
-    for task, subjects in record.subjects(split).items():
-        place = np.searchsorted(known, subjects).clip(max=len(known) - 1)
-        if not np.array_equal(known[place], subjects):
+    found, subjects = {}, record.subjects(split)
+    for task, own in subjects.items():
+        place = np.searchsorted(known, own).clip(max=len(known) - 1)
+        if not np.array_equal(known[place], own):
             raise RecordError(f"record {record.key[:12]}, task {task!r}: the inputs are of other stays")
         found[task] = inputs[place]
-    return found
+    return similar_pairs(found, subjects=subjects, k=k)
 
 
 def stay_inputs(folder: Path, width: int = 16) -> dict[str, np.ndarray]:

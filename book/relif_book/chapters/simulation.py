@@ -17,6 +17,10 @@ SIMULATED_TASKS: Mapping[str, tuple[float, float]] = {
     "phenotypes": (0.9, 0.8),
 }
 """Task name -> (centre, spread) of the score's log odds: two rare events, one middling, one high score."""
+CORRELATION = 0.6
+"""Of the severities of two tasks."""
+WIDTH = 16
+"""Of an embedding: room for one direction per task and one that all patients share."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,6 @@ class Patients:
 
     severity: [patients, tasks], standard normal, correlated between tasks.
     labelled: [patients, tasks], true where the patient is in the task's pool.
-    directions: [tasks + 1, width], orthonormal; row 0 is common to all patients.
     """
 
     tasks: tuple[str, ...]
@@ -33,7 +36,6 @@ class Patients:
     spread: NDArray[np.float64]
     severity: NDArray[np.float64]
     labelled: NDArray[np.bool_]
-    directions: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -50,26 +52,23 @@ def simulated_patients(
     patients: int = 300,
     *,
     tasks: Mapping[str, tuple[float, float]] = SIMULATED_TASKS,
-    correlation: float = 0.6,
     label_share: float = 0.8,
-    width: int = 16,
 ) -> Patients:
     """Draw patients whose severities share one factor: severity_t = sqrt(c) s + sqrt(1 - c) e_t.
 
-    correlation: c in [0, 1], the correlation of two tasks' severities. label_share: chance in (0, 1] that a
-    patient carries a task's label (five patients carry every label, so no pool is empty). width: embedding
-    dimension, at least the number of tasks + 1.
+    Args:
+        generator: Draws everything.
+        patients: At least 5; as many carry every label, so no pool is empty.
+        tasks: As :data:`SIMULATED_TASKS`.
+        label_share: Chance in (0, 1] that a patient carries a task's label.
 
-    Raises InputError for fewer than five patients, a share outside its range or too small a width.
+    Raises:
+        InputError: Fewer than five patients, or a share outside its range.
     """
     if patients < 5:
         raise InputError(f"patients: {patients} is too few; simulate at least 5")
-    if not 0.0 <= correlation <= 1.0:
-        raise InputError(f"correlation: {correlation} is outside [0, 1]")
     if not 0.0 < label_share <= 1.0:
         raise InputError(f"label_share: {label_share} is outside (0, 1]")
-    if width < len(tasks) + 1:
-        raise InputError(f"width: {width} cannot hold {len(tasks) + 1} orthogonal directions")
     shared = generator.standard_normal((patients, 1))
     own = generator.standard_normal((patients, len(tasks)))
     labelled = generator.random((patients, len(tasks))) < label_share
@@ -79,9 +78,8 @@ def simulated_patients(
         tasks=tuple(tasks),
         centre=parameters[:, 0],
         spread=parameters[:, 1],
-        severity=np.sqrt(correlation) * shared + np.sqrt(1.0 - correlation) * own,
+        severity=np.sqrt(CORRELATION) * shared + np.sqrt(1.0 - CORRELATION) * own,
         labelled=labelled,
-        directions=np.eye(len(tasks) + 1, width),
     )
 
 
@@ -98,7 +96,8 @@ def simulated_method(
     logits = sharpness * (patients.centre + patients.spread * patients.severity) + shift
     scores = 1.0 / (1.0 + np.exp(-logits))
     contrast = patients.severity - patients.severity.mean(axis=1, keepdims=True)
-    embeddings = patients.directions[0] + separation * contrast @ patients.directions[1:]
+    directions = np.eye(len(patients.tasks) + 1, WIDTH)
+    embeddings = directions[0] + separation * contrast @ directions[1:]
     everyone = np.arange(len(scores), dtype=np.int64)
     pools = {task: patients.labelled[:, column] for column, task in enumerate(patients.tasks)}
     return Cohort(

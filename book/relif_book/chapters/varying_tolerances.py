@@ -1,13 +1,13 @@
 """Tolerances that follow the subgroup or the hour, beside the fixed one: what trained runs show under each.
 
 Scores and embeddings at hour h are those of the same trained model when it has seen the rows before h and
-nothing else. The model is causal, so one pass over the longest prefix holds the states at all earlier hours.
-Only stays that reach the last hour take part: all hours and rulers measure the same people.
+nothing else. Only stays that reach the last hour take part: all hours and rulers measure the same people.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from relif_book.evidence.audit_table import SCORE_DEFINITION
 from relif_book.evidence.contrasts import seed_contrast, seed_mean
 from relif_book.evidence.reporting import ReferenceTolerance
+from relif_book.figures.live import rounded
 from relif_core.audit import (
-    AuditContext,
     AuditResult,
     audit,
     conformal_tolerance,
@@ -27,27 +26,27 @@ from relif_core.audit import (
     reference_distances,
 )
 from relif_core.errors import InputError, RecordError, listed
-from relif_core.models.clinical import ClinicalModel, audit_score
 from relif_core.problems.base import Evaluation
-from relif_core.problems.clinical import EVALUATION_BATCH, ClinicalProblem
-from relif_core.problems.utility import Utility, task_utility
+from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
 from relif_core.settings import ModelSettings
-from relif_core.tensors.clinical import ClinicalTensors, Group
+from relif_core.tensors.clinical import SPLITS, ClinicalTensors, Group
 from relif_core.training.outcome import CALIBRATION_SEED, machine
 from relif_core.training.run import WEIGHTS
 from relif_data.label_reading import read_labels_at
 
 FORMAT = "relif-varying-tolerances-1"
 HOURS = (12, 24, 36, 48)
-_KINDS = ("bias", "violation_rate")
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One run at one hour: what its model says of the validation and of the test stays."""
+    """One run at one hour: what its model says of the validation and of the test stays.
 
-    problem: ClinicalProblem
+    ``subjects`` [stays of the data set] holds the subject of each.
+    """
+
+    subjects: np.ndarray
     validation: Evaluation
     test: Evaluation
 
@@ -56,20 +55,19 @@ class _Seen:
         chosen = np.ones(len(self.validation.order), bool) if members is None else members
         distances = reference_distances(
             self.validation.embeddings[chosen],
-            self.problem.subjects(self.validation.order[chosen]),
+            self.subjects[self.validation.order[chosen]],
             CALIBRATION_SEED,
         )
         return conformal_tolerance(distances, alpha), len(distances)
 
-    def audit(self, tolerance: float, context: AuditContext, codes: np.ndarray | None = None) -> AuditResult:
+    def audit(self, tolerance: float, codes: np.ndarray | None = None) -> AuditResult:
         """Audit the test pools exactly; ``codes`` [stays of the data set] are those of a group."""
         samples = self.test.samples
         return audit(
             self.test.scores,
             tolerance,
-            subjects={task: self.problem.subjects(own) for task, own in samples.items()},
+            subjects={task: self.subjects[own] for task, own in samples.items()},
             groups=None if codes is None else {task: codes[own] for task, own in samples.items()},
-            context=context,
         )
 
 
@@ -129,22 +127,20 @@ def varying_tolerances(
     for split in ("validation", "test"):
         if not reached[tensors.stays_of(split)].any():
             raise InputError(f"hours={listed(hours)}: no stay of the {split} split is {hours[-1]} hours long")
-    views = {hour: _read_at(tensors, hour) for hour in hours}
-    problem = ClinicalProblem(views[hours[-1]], device, maximum_hours=hours[-1])
-    context = AuditContext(
-        dataset=f"{tensors.dataset} {tensors.fingerprint[:12]}, stays of {hours[-1]} hours",
-        split="test",
-        score_definition=SCORE_DEFINITION,
-    )
-    seen: dict[tuple[str, int], dict[int, _Seen]] = {}
-    for record, weights in runs:
-        seen[_name(record)] = _see(problem, views, record, weights, reached)
-        report(f"{record.method}, seed {record.seed}")
+    seen: dict[tuple[str, int], dict[int, _Seen]] = {_name(record): {} for record, _ in runs}
+    for hour in hours:
+        problem = ClinicalProblem(_read_at(tensors, hour, reached), device, maximum_hours=hour)
+        for record, weights in runs:
+            seen[_name(record)][hour] = _see(problem, record, weights)
+            if hour == hours[-1]:
+                report(f"{record.method}, seed {record.seed}")
     calibrated = seen["erm", seeds[0]]
     schedule = {hour: calibrated[hour].own_tolerance(reference.alpha) for hour in hours}
     last = {name: by_hour[hours[-1]] for name, by_hour in seen.items()}
-    groups, group_audits, group_means = _by_group(tensors, last, reference, context)
-    hour_audits, hour_contrasts = _by_hour(seen, schedule, reference, context, seeds)
+    groups, group_audits, group_means = _by_group(tensors, last, reference)
+    made = machine(torch.device(device), "float32")
+    del made["source"]
+    hour_audits, hour_contrasts = _by_hour(seen, schedule, reference, seeds)
     return {
         "format": FORMAT,
         "dataset": tensors.dataset,
@@ -157,19 +153,15 @@ def varying_tolerances(
         "hours": list(hours),
         "runs": [{"method": record.method, "seed": record.seed, "key": record.key} for record, _ in runs],
         "groups": groups,
-        "group_audits": group_audits,
-        "group_means": group_means,
+        "group_audits": rounded(group_audits),
+        "group_means": rounded(group_means),
         "schedule": [
-            {"hour": hour, "tolerance": _rounded(tolerance), "pairs": pairs}
+            {"hour": hour, "tolerance": rounded(tolerance), "pairs": pairs}
             for hour, (tolerance, pairs) in schedule.items()
         ],
-        "hour_audits": hour_audits,
-        "hour_contrasts": hour_contrasts,
-        "made": {
-            name: value
-            for name, value in machine(torch.device(device), "float32").items()
-            if name != "source"
-        },
+        "hour_audits": rounded(hour_audits),
+        "hour_contrasts": rounded(hour_contrasts),
+        "made": made,
     }
 
 
@@ -202,72 +194,31 @@ def _shared_seeds(records: Sequence[Record]) -> list[int]:
     return by_method["erm"]
 
 
-def _read_at(tensors: ClinicalTensors, hour: int) -> ClinicalTensors:
-    """Return a view with one label a stay, read at ``hour`` (a task without horizon keeps its own)."""
+def _read_at(tensors: ClinicalTensors, hour: int, reached: np.ndarray) -> ClinicalTensors:
+    """Return a view with one label a stay, read at ``hour`` (a task without horizon keeps its own).
+
+    Stays that have not ``reached`` the last hour are in no split.
+    """
     tasks = [task.name for task in tensors.tasks if task.level == "hourly" or task.horizon_hours is not None]
-    return read_labels_at(tensors, hour, tasks=tasks)
+    view = read_labels_at(tensors, hour, tasks=tasks)
+    split = np.where(reached, view.arrays["split"], len(SPLITS))
+    return replace(view, arrays={**view.arrays, "split": split})
 
 
-@torch.no_grad()
-def _see(
-    problem: ClinicalProblem,
-    views: Mapping[int, ClinicalTensors],
-    record: Record,
-    weights: Mapping[str, torch.Tensor],
-    reached: np.ndarray,
-) -> dict[int, _Seen]:
-    """Run one model once over the longest prefix and read it at every hour."""
+def _see(problem: ClinicalProblem, record: Record, weights: Mapping[str, torch.Tensor]) -> _Seen:
     settings = record.settings.model
     if not isinstance(settings, ModelSettings):
         raise InputError(f"{record.method}, seed {record.seed}: hours exist in clinical runs only")
-    model = problem.build_model(settings).eval()
+    model = problem.build_model(settings)
     model.load_state_dict(dict(weights))
-    last_rows = torch.tensor(list(views), device=problem.device) - 1
-    evaluations = []
-    for split in ("validation", "test"):
-        stays = problem.tensors.stays_of(split)
-        stays = stays[reached[stays]]
-        states = torch.cat(
-            [
-                model.encoder(problem.batch(stays[start : start + EVALUATION_BATCH])["inputs"])[0][
-                    :, last_rows
-                ]
-                for start in range(0, len(stays), EVALUATION_BATCH)
-            ]
-        )
-        evaluations.append(
-            [_evaluation(model, view, stays, states[:, k]) for k, view in enumerate(views.values())]
-        )
-    return {
-        hour: _Seen(problem, validation, test)
-        for hour, validation, test in zip(views, *evaluations, strict=True)
-    }
-
-
-def _evaluation(
-    model: ClinicalModel, view: ClinicalTensors, stays: np.ndarray, states: torch.Tensor
-) -> Evaluation:
-    """Read every head on the states [stays, hidden] at one hour."""
-    utilities, scores, samples = {}, {}, {}
-    for task in view.tasks:
-        mask = view.arrays[f"masks/{task.name}"][stays]
-        logits = model.heads[task.name](states).float()
-        held = mask == 1
-        probability = logits.softmax(-1) if task.kind == "binned" else logits.sigmoid()
-        scores[task.name] = (
-            audit_score(task, logits, torch.from_numpy(mask).to(logits.device)).cpu().numpy()[held]
-        )
-        samples[task.name] = stays[held]
-        labels = view.arrays[f"labels/{task.name}"][stays]
-        utilities[task.name] = task_utility(task, labels[held], probability.cpu().numpy()[held])
-    return Evaluation(Utility(utilities), scores, samples, states.cpu().numpy(), stays)
+    subjects = problem.subjects(np.arange(len(problem.tensors.arrays["split"])))
+    return _Seen(subjects, *(problem.evaluate(model, split) for split in ("validation", "test")))
 
 
 def _by_group(
     tensors: ClinicalTensors,
     runs: Mapping[tuple[str, int], _Seen],
     reference: ReferenceTolerance,
-    context: AuditContext,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the levels of every group, the audit of every run in every level, and their means over seeds."""
     groups, rows, means = [], [], []
@@ -276,7 +227,7 @@ def _by_group(
         codes = np.asarray(tensors.arrays[f"groups/{group.name}"]).astype(np.int64)
         levels = _levels(group, codes, next(iter(runs.values())), reference.alpha)
         groups.append({"name": group.name, "title": group.title, "levels": levels})
-        fixed = {name: run.audit(reference.tolerance, context, codes).groups for name, run in runs.items()}
+        fixed = {name: run.audit(reference.tolerance, codes).groups for name, run in runs.items()}
         for level in levels:
             if level["left_out"]:
                 continue
@@ -284,7 +235,7 @@ def _by_group(
             own: dict[tuple[str, int], AuditResult] = {}
             for name, run in runs.items():
                 tolerance, _ = run.own_tolerance(reference.alpha, codes[run.validation.order] == code)
-                own[name] = run.audit(tolerance, context, codes).groups[str(code)]
+                own[name] = run.audit(tolerance, codes).groups[str(code)]
                 rows.append(
                     {
                         "group": group.name,
@@ -292,8 +243,8 @@ def _by_group(
                         "method": name[0],
                         "seed": name[1],
                         **_estimates("", fixed[name][str(code)]),
-                        "own_tolerance": _rounded(tolerance),
-                        "budget": _rounded(drift_budget(reference.tolerance, own[name].tolerances)),
+                        "own_tolerance": tolerance,
+                        "budget": drift_budget(reference.tolerance, own[name].tolerances),
                         **_estimates("own_", own[name]),
                     }
                 )
@@ -316,7 +267,7 @@ def _levels(group: Group, codes: np.ndarray, run: _Seen, alpha: float) -> list[d
     levels = []
     for code, level in enumerate(group.levels):
         counts = {
-            split: len(np.unique(run.problem.subjects(found.order[codes[found.order] == code])))
+            split: len(np.unique(run.subjects[found.order[codes[found.order] == code]]))
             for split, found in (("validation", run.validation), ("test", run.test))
         }
         empty = [task for task, own in run.test.samples.items() if not (codes[own] == code).any()]
@@ -333,7 +284,6 @@ def _by_hour(
     seen: Mapping[tuple[str, int], Mapping[int, _Seen]],
     schedule: Mapping[int, tuple[float, int]],
     reference: ReferenceTolerance,
-    context: AuditContext,
     seeds: Sequence[int],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return every run's audits by hour under three rulers, and methods minus ERM under the shared two."""
@@ -342,8 +292,8 @@ def _by_hour(
     for (method, seed), by_hour in seen.items():
         for hour, run in by_hour.items():
             tolerance, _ = run.own_tolerance(reference.alpha)
-            fixed = shared["fixed", method, seed, hour] = run.audit(reference.tolerance, context)
-            timed = shared["schedule", method, seed, hour] = run.audit(schedule[hour][0], context)
+            fixed = shared["fixed", method, seed, hour] = run.audit(reference.tolerance)
+            timed = shared["schedule", method, seed, hour] = run.audit(schedule[hour][0])
             rows.append(
                 {
                     "method": method,
@@ -352,44 +302,27 @@ def _by_hour(
                     **{name: _known(getattr(run.test.utility, name)) for name in ("worst", "macro")},
                     **_estimates("", fixed),
                     **_estimates("schedule_", timed),
-                    "own_tolerance": _rounded(tolerance),
-                    **_estimates("own_", run.audit(tolerance, context)),
+                    "own_tolerance": tolerance,
+                    **_estimates("own_", run.audit(tolerance)),
                 }
             )
-    for method in dict.fromkeys(name for name, _ in seen if name != "erm"):
-        for ruler in ("fixed", "schedule"):
-            for hour in schedule:
-                pair = [[shared[ruler, name, seed, hour] for seed in seeds] for name in ("erm", method)]
-                differences, ends = seed_contrast(pair[0], pair[1], "bias")
-                contrasts.append(
-                    {
-                        "method": method,
-                        "ruler": ruler,
-                        "hour": hour,
-                        "bias": [_rounded(value) for value in differences],
-                        "interval": [_rounded(end) for end in ends],
-                    }
-                )
+    for method, ruler, hour in itertools.product(
+        dict.fromkeys(name for name, _ in seen if name != "erm"), ("fixed", "schedule"), schedule
+    ):
+        erm, other = ([shared[ruler, name, seed, hour] for seed in seeds] for name in ("erm", method))
+        bias, interval = seed_contrast(erm, other, "bias")
+        contrasts.append({"method": method, "ruler": ruler, "hour": hour, "bias": bias, "interval": interval})
     return rows, contrasts
 
 
 def _estimates(prefix: str, found: AuditResult) -> dict[str, float]:
-    return {
-        f"{prefix}{kind}{ending}": _rounded(getattr(found, f"{kind}{ending}"))
-        for kind in _KINDS
-        for ending in ("", "_se")
-    }
+    names = [f"{kind}{ending}" for kind in ("bias", "violation_rate") for ending in ("", "_se")]
+    return {f"{prefix}{name}": getattr(found, name) for name in names}
 
 
 def _mean(prefix: str, audits: Sequence[AuditResult]) -> dict[str, float]:
-    mean, error = seed_mean(audits, "bias")
-    return {f"{prefix}bias": _rounded(mean), f"{prefix}bias_se": _rounded(error)}
+    return dict(zip((f"{prefix}bias", f"{prefix}bias_se"), seed_mean(audits, "bias"), strict=True))
 
 
 def _known(value: float) -> float | None:
-    return None if math.isnan(value) else _rounded(value)
-
-
-def _rounded(value: float) -> float:
-    """Six digits: more than any difference here can mean."""
-    return float(f"{value:.6g}")
+    return None if math.isnan(value) else value

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from relif_book.page import show_glued
 from relif_core.errors import InputError
 
 #: The figures that ``live.js`` draws.
 FIGURES = ("methods", "b2", "b3", "b4", "b5", "t1", "t2", "t5")
-#: Significant digits of the numbers that travel: more than a reader can see.
-_DIGITS = 5
 
 
 def live_html(figure: str, data: Mapping[str, Any] | None = None) -> str:
@@ -29,7 +28,7 @@ def live_html(figure: str, data: Mapping[str, Any] | None = None) -> str:
     """
     if figure not in FIGURES:
         raise InputError(f"no live figure is called {figure!r}; there are {', '.join(FIGURES)}")
-    content = json.dumps(_rounded(data or {}), allow_nan=False).replace("</", "<\\/")
+    content = json.dumps(rounded(data or {}, 5), allow_nan=False).replace("</", "<\\/")
     return (
         f'<div class="relif-live" data-live="{figure}"><script'
         f' type="application/json">{content}</script></div>'
@@ -43,19 +42,18 @@ def show_live(figure: str, data: Mapping[str, Any] | None = None, *, name: str =
     content = {"text/html": live_html(figure, data), "text/plain": f"A figure that moves: {figure}"}
     display(content, raw=True)
     if name:
-        prefix = "application/papermill.record/"
-        display(
-            {prefix + kind: value for kind, value in content.items()},
-            metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
-            raw=True,
-        )
+        show_glued(name, content)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any, digits: int = 6) -> Any:
+    """Return plain values: arrays as lists, floats at so many significant digits.
+
+    Six are more than a difference between audits can mean, five more than a reader of a figure can see.
+    """
     if isinstance(value, Mapping):
-        return {name: _rounded(item) for name, item in value.items()}
+        return {name: rounded(item, digits) for name, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_rounded(item) for item in value]
+        return [rounded(item, digits) for item in value]
     if isinstance(value, float | np.floating):
-        return float(f"{float(value):.{_DIGITS}g}")
+        return float(f"{float(value):.{digits}g}")
     return value.item() if isinstance(value, np.integer) else value

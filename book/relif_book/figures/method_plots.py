@@ -1,5 +1,6 @@
 """Figures of many methods: Worst against Bias, Bias curves with their crossings, sweeps with traces."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,9 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from relif_book.evidence.results import ResultSet
+    from relif_core.record import Record
 
 #: Curves below this Bias are not looked at for crossings: there is nothing left to rank.
 LEAST_BIAS = 1e-3
+LINES = ("-", "--", ":", "-.")
+_LABELS = {
+    "bias": "Bias", "violation_rate": "violation rate", "weight": "penalty weight λ",
+    "smoothed_rate": "smoothed violation rate", "step_size": "step size η", "target": "target ρ*",
+}  # fmt: skip
 
 
 def draw_worst_against_bias(
@@ -76,37 +83,45 @@ def draw_curves(axes: "Axes", results: "ResultSet", kind: str = "bias") -> None:
     curves = pd.concat(
         pd.DataFrame({"δ": results.curve_tolerances, "value": curve, "Method": title_of(method), "run": row})
         for method in results.runs
-        for row, curve in zip(results.rows(method), results.curves(method, kind), strict=True)
+        for row, curve in enumerate(results.curves(method, kind))
     )
     palette = {title_of(method): colour_of(method) for method in results.runs}
     seaborn.lineplot(
         curves, x="δ", y="value", hue="Method", style="Method", units="run", estimator=None, palette=palette,
         linewidth=1.2, alpha=0.8, ax=axes,
     )  # fmt: skip
-    axes.axvline(results.reference.tolerance, color="black", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="tolerance δ", ylabel="Bias" if kind == "bias" else "violation rate", xlim=(0, 1))
+    _dress(axes, results, kind)
+    axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.legend(title=None)
+
+
+def _dress(axes: "Axes", results: "ResultSet", kind: str) -> None:
+    """Label curves over the tolerance and mark the fixed one."""
+    axes.axvline(results.reference.tolerance, color="black", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="tolerance δ", ylabel=_LABELS[kind])
+
+
+def _draw_trace(axes: "Axes", record: "Record", trace: str, **look: Any) -> np.ndarray:
+    """Draw a trace of a run over its steps, labelled, and return it."""
+    values = record.trace(trace)
+    axes.plot(np.arange(1, len(values) + 1), values, color=colour_of(record.method), **look)
+    axes.set(xlabel="step", ylabel=_LABELS[trace])
+    return values
 
 
 def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: "ResultSet", method: str = "relif") -> None:
     """Draw λ and the smoothed violation rate of every seed of a method over its steps, with the target."""
     records = results.runs[method]
-    for number, record in enumerate(records):
-        style = ("-", "--", ":", "-.")[number % 4]
+    for record, line in zip(records, itertools.cycle(LINES), strict=False):
         for axes, trace in ((weight_axes, "weight"), (rate_axes, "smoothed_rate")):
-            values = record.trace(trace)
-            steps = np.arange(1, len(values) + 1)
-            axes.plot(
-                steps, values, style, color=colour_of(method), linewidth=1.2, label=f"seed {record.seed}"
-            )
+            _draw_trace(axes, record, trace, linestyle=line, linewidth=1.2, label=f"seed {record.seed}")
     target = records[0].settings.controller.target
     rate_axes.axhline(target, color="black", linewidth=0.8, linestyle="--")
     rate_axes.annotate(
         f"target ρ* = {target:g}", (0.98, target), xycoords=("axes fraction", "data"), ha="right", va="bottom"
     )
-    weight_axes.set(xlabel="step", ylabel="penalty weight λ")
-    rate_axes.set(xlabel="step", ylabel="smoothed violation rate", ylim=(0, 1))
+    rate_axes.set_ylim(0, 1)
     weight_axes.legend(frameon=False)
 
 
@@ -129,17 +144,13 @@ def draw_mean_curves(axes: "Axes", results: "ResultSet", kind: str = "bias") -> 
     axes.set_xlim(0, float(tolerances[visible[-1]]) if len(visible) else 1.0)
     axes.set_ylim(0, top)
     label_apart(axes, places)
-    axes.axvline(results.reference.tolerance, color="black", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="tolerance δ", ylabel="Bias" if kind == "bias" else "violation rate")
+    _dress(axes, results, kind)
 
 
 def draw_crossings(axes: "Axes", results: "ResultSet") -> None:
     """Mark where two methods' mean Bias curves cross."""
-    points = crossings(results)
-    axes.plot(
-        [point[2] for point in points], [point[3] for point in points], "o",
-        color="black", markerfacecolor="none", markersize=7, linestyle="none",
-    )  # fmt: skip
+    points = np.array([point[2:] for point in crossings(results)]).reshape(-1, 2)
+    axes.plot(*points.T, "o", color="black", markerfacecolor="none", markersize=7, linestyle="none")
 
 
 def mean_curves(results: "ResultSet", kind: str = "bias") -> dict[str, np.ndarray]:
@@ -153,17 +164,17 @@ def crossings(results: "ResultSet", least: float = LEAST_BIAS) -> list[tuple[str
     The curves are exact at 201 tolerances; between two of these the crossing is interpolated.
     """
     tolerances, curves = results.curve_tolerances, mean_curves(results)
-    names = list(curves)
     found = []
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            gap = curves[a] - curves[b]
-            for place in np.flatnonzero(gap[:-1] * gap[1:] < 0):
-                share = gap[place] / (gap[place] - gap[place + 1])
-                delta = tolerances[place] + share * (tolerances[place + 1] - tolerances[place])
-                bias = curves[a][place] + share * (curves[a][place + 1] - curves[a][place])
-                if bias >= least:
-                    found.append((a, b, float(delta), float(bias)))
+    for a, b in itertools.combinations(curves, 2):
+        gap = curves[a] - curves[b]
+        for place in np.flatnonzero(gap[:-1] * gap[1:] < 0):
+            share = gap[place] / (gap[place] - gap[place + 1])
+            delta, bias = (
+                float(values[place] + share * (values[place + 1] - values[place]))
+                for values in (tolerances, curves[a])
+            )
+            if bias >= least:
+                found.append((a, b, delta, bias))
     return found
 
 
@@ -181,7 +192,7 @@ def draw_sweep(
     axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
     axes.minorticks_off()
     axes.set(
-        xlabel="step size η" if swept == "step_size" else "target ρ*",
+        xlabel=_LABELS[swept],
         ylabel=f"Bias at δ = {results.reference.tolerance:.3f}" if kind == "bias" else "test Worst",
     )
 
@@ -190,18 +201,12 @@ def draw_sweep_traces(
     axes: "Axes", results: "ResultSet", trace: str, swept: Literal["step_size", "target"]
 ) -> None:
     """Draw a trace ("weight" or "smoothed_rate") of each method's first common seed, labelled by setting."""
-    symbol = "η" if swept == "step_size" else "ρ*"
     lines = []
     for number, (method, records) in enumerate(results.shared.runs.items()):
-        values = records[0].trace(trace)
-        look: dict[str, Any] = {
-            "linestyle": ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))[number % 5],
-            "color": colour_of(method),
-            "linewidth": 1.4,
-        }
-        axes.plot(np.arange(1, len(values) + 1), values, **look)
-        lines.append((values, f"{symbol} = {_swept(results, method, swept):g}", look))
-    axes.set(xlabel="step", ylabel="penalty weight λ" if trace == "weight" else "smoothed violation rate")
+        look = {"linestyle": ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))[number % 5], "linewidth": 1.4}
+        values = _draw_trace(axes, records[0], trace, **look)
+        name = f"{_LABELS[swept].split()[-1]} = {_swept(results, method, swept):g}"
+        lines.append((values, name, {**look, "color": colour_of(method)}))
     if trace == "weight":
         axes.set_yscale("log")
     axes.set_xlim(1, max(len(values) for values, _, _ in lines))

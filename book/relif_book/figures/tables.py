@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from relif_core.errors import InputError, listed
@@ -23,9 +24,9 @@ class Seeds:
         if not self.values:
             return MISSING
         text = mean_sd(self.values, self.digits)
-        if not self.signed:
-            return text
-        return f"{text} (one seed)".replace("-", "−") if len(self.values) == 1 else text.replace("-", "−")
+        if self.signed:
+            text = text.replace("-", "−") + (" (one seed)" if len(self.values) == 1 else "")
+        return text
 
 
 @dataclass(frozen=True)
@@ -152,33 +153,24 @@ class Table:
         self.cells = [
             [format_cell(row[column], places.get(column, 3)) for column in self.columns] for row in rows
         ]
-        self.numeric = [
-            all(_reads_as_number(row[index]) for row in self.cells) for index in range(len(self.columns))
-        ]
+        self.numeric = [all(map(_reads_as_number, column)) for column in zip(*self.cells, strict=True)]
 
     def _repr_html_(self) -> str:
-        head = "".join(
-            f'<th scope="col"{_number_class(numeric)}>{html.escape(column)}</th>'
-            for column, numeric in zip(self.columns, self.numeric, strict=True)
+        head = "".join(map(_head, self.columns, self.numeric, repeat("col")))
+        body = "".join(
+            f"<tr>{_head(first, self.numeric[0], 'row')}{''.join(map(_cell, rest, self.numeric[1:]))}</tr>"
+            for first, *rest in self.cells
         )
-        body = []
-        for row in self.cells:
-            cells = [f'<th scope="row"{_number_class(self.numeric[0])}>{html.escape(row[0])}</th>']
-            cells += [
-                f"<td{_number_class(numeric)}{_verdict_class(text)}>{html.escape(text)}</td>"
-                for text, numeric in zip(row[1:], self.numeric[1:], strict=True)
-            ]
-            body.append(f"<tr>{''.join(cells)}</tr>")
         caption = html.escape(self.caption)
         return (
             f'<div class="relif-table-scroll" role="region" tabindex="0" aria-label="{caption}">'
             f'<table class="relif-table"><caption><span>{caption}</span></caption>'
-            f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
     def __repr__(self) -> str:
         lines = [self.columns, *self.cells]
-        widths = [max(len(line[index]) for line in lines) for index in range(len(self.columns))]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = [
             "  ".join(
                 cell.rjust(width) if numeric else cell.ljust(width)
@@ -223,53 +215,40 @@ def seed_rows(
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for run in runs:
         groups.setdefault(tuple(run[field] for field, _ in by.values()), []).append(run)
-    rows: list[dict[str, Cell]] = []
-    for key, own in groups.items():
-        heads = zip(by.items(), key, strict=True)
-        row: dict[str, Cell] = {title: shown(value) for (title, (_, shown)), value in heads}
-        for title, field in columns.items():
-            values = tuple(run[field] for run in own if run[field] is not None)
-            row[title] = Seeds(values, decimals(field))
-        rows.append(row)
-    return rows
-
-
-class Folded:
-    """Tables under a line that opens and closes them.
-
-    Args:
-        title: The line, always visible.
-        tables: What it hides.
-    """
-
-    def __init__(self, title: str, tables: Sequence[Table]) -> None:
-        self.title, self.tables = title, list(tables)
-
-    def _repr_html_(self) -> str:
-        inside = "".join(table._repr_html_() for table in self.tables)
-        return f'<details class="relif-fold"><summary>{html.escape(self.title)}</summary>{inside}</details>'
-
-    def __repr__(self) -> str:
-        return "\n\n".join([self.title, *map(repr, self.tables)])
+    return [
+        {title: shown(value) for (title, (_, shown)), value in zip(by.items(), key, strict=True)}
+        | {
+            title: Seeds(tuple(run[field] for run in own if run[field] is not None), decimals(field))
+            for title, field in columns.items()
+        }
+        for key, own in groups.items()
+    ]
 
 
 def show_folded(title: str, tables: Sequence[Table]) -> None:
-    """Display tables :class:`Folded` under a title."""
+    """Display tables under a line, the title, that opens and closes them."""
     from IPython.display import display
 
-    display(Folded(title, tables))
+    inside = "".join(table._repr_html_() for table in tables)
+    fold = f'<details class="relif-fold"><summary>{html.escape(title)}</summary>{inside}</details>'
+    display({"text/html": fold, "text/plain": "\n\n".join([title, *map(repr, tables)])}, raw=True)
 
 
-def _verdict_class(text: str) -> str:
-    found = next((name for name in VERDICTS if text.startswith(name)), None)
-    return f' class="relif-verdict relif-{found.split()[0]}"' if found else ""
+def _head(text: str, numeric: bool, scope: str) -> str:
+    return f'<th scope="{scope}"{_number_class(numeric)}>{html.escape(text)}</th>'
+
+
+def _cell(text: str, numeric: bool) -> str:
+    verdict = next((name for name in VERDICTS if text.startswith(name)), None)
+    coloured = f' class="relif-verdict relif-{verdict.split()[0]}"' if verdict else ""
+    return f"<td{_number_class(numeric)}{coloured}>{html.escape(text)}</td>"
+
+
+def _number_class(numeric: bool) -> str:
+    return ' class="relif-number"' if numeric else ""
 
 
 def _reads_as_number(text: str) -> bool:
     first = text.removeprefix("−").removeprefix("-").removeprefix("+")[:1]
     words = re.findall(r"[^\W\d_]{2,}", text)
     return text == MISSING or (first.isdigit() and len(words) < 3) or text in ("inf", "-inf")
-
-
-def _number_class(numeric: bool) -> str:
-    return ' class="relif-number"' if numeric else ""

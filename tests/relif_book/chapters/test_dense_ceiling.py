@@ -1,19 +1,15 @@
 """What the decoder's resolution allows: exact where the truth is flat, by hand at an edge."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from relif_book.chapters.dense_ceiling import (
-    CEILING,
     DECODER_CELL,
     decoder_ceiling,
-    read_ceiling,
     through_decoder,
 )
-from relif_core.errors import DataError, RecordError
+from relif_core.errors import DataError
 
 
 def test_flat_truth_loses_nothing() -> None:
@@ -59,11 +55,6 @@ def test_the_cell_is_that_of_the_decoder() -> None:
     assert outputs.maps["depth"].shape[-2:] == (64 // DECODER_CELL, 96 // DECODER_CELL)
 
 
-def test_what_cannot_be_cut_or_read_is_named(tmp_path: Path) -> None:
+def test_what_cannot_be_cut_is_named() -> None:
     with pytest.raises(DataError, match="cannot be cut into cells of 4"):
         through_decoder(torch.zeros(1, 1, 6, 8), torch.ones(1, 1, 6, 8, dtype=torch.bool))
-    with pytest.raises(RecordError, match="write it with write_ceiling"):
-        read_ceiling(tmp_path)
-    (tmp_path / CEILING).write_text("{")
-    with pytest.raises(RecordError, match="cannot be read"):
-        read_ceiling(tmp_path)

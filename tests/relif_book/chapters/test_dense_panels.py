@@ -56,12 +56,13 @@ def test_panels_come_back_from_their_file(rooms: Path, runs: Path, tmp_path: Pat
     folders = {method: next(runs.glob(f"{method}-seed0-*")) for method in ("erm", "relif")}
     panels = make_panels(*load_models(rooms, folders))
     np.testing.assert_array_equal(found.images, panels.images)
-    np.testing.assert_array_equal(found.labels, panels.labels)
+    assert list(found.maps) == ["target", "erm", "relif"]
+    for name, maps in panels.maps.items():
+        np.testing.assert_array_equal(found.maps[name]["labels"], maps["labels"])
+        depth = maps["depth"].clip(0, 255 / DEPTH_STEPS)
+        assert np.abs(found.maps[name]["depth"] - depth).max() <= 0.5001 / DEPTH_STEPS
+        assert np.abs(found.maps[name]["normals"] - maps["normals"]).max() <= 0.5001 / NORMAL_STEPS
     for method in ("erm", "relif"):
-        np.testing.assert_array_equal(found.predicted[method]["labels"], panels.predicted[method]["labels"])
-        depth = panels.predicted[method]["depth"].clip(0, 255 / DEPTH_STEPS)
-        assert np.abs(found.predicted[method]["depth"] - depth).max() <= 0.5001 / DEPTH_STEPS
-        assert np.abs(found.normals - panels.normals).max() <= 0.5001 / NORMAL_STEPS
         np.testing.assert_array_equal(found.scores[method], panels.scores[method])
     assert found.records == panels.records
     assert write_panels(rooms, runs, tmp_path).read_bytes() == first

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def test_coupling_interval_holds_the_observed_and_the_independent_value(clinical
         found = coupling_interval(record, reference.tolerance)
         assert found["low"] <= min(found["same"], found["independent"])
         assert max(found["same"], found["independent"]) <= found["high"]
+
+
+@pytest.mark.parametrize("task", ["a", "b"])
+def test_coupling_refuses_a_subject_with_several_samples(task: str) -> None:
+    pools = {"a": np.array([0.1, 0.2, 0.3]), "b": np.array([0.4, 0.5, 0.6])}
+    subjects = {name: np.array([1, 2, 2 if name == task else 3]) for name in pools}
+    record = SimpleNamespace(key="k", scores=lambda split: pools, subjects=lambda split: subjects)
+    with pytest.raises(RecordError, match="several samples of a task"):
+        coupling_interval(record, 0.1)
 
 
 def scaled_record(record: Record, factors: dict[str, float]) -> Record:

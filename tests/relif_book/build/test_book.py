@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from relif_book.build.badges import add_badges, binder_address
+from relif_book.build.book import add_badges, binder_address
 from relif_core.errors import InputError
 
 BOX = '<html><dl class="relif-provenance" aria-label="x"><dt>Data</dt><dd>none</dd></dl><dl></dl></html>'
