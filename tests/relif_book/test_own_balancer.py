@@ -10,7 +10,7 @@ import pytest
 from relif_book.chapters import dense_figures
 from relif_book.evidence import dense_results
 from relif_book.evidence import results as clinical
-from relif_book.evidence.ledger import Study, judge_all, matrix_rows
+from relif_book.evidence.ledger import judge_all, matrix_rows
 from relif_book.evidence.results import ResultSet, result_set
 from relif_book.figures import method_plots
 from relif_book.figures.style import new_figure
@@ -108,7 +108,7 @@ def test_clinical_rows_and_figures(compared: ResultSet) -> None:
         "ERM", "ReLiF", "UPGrad", "Loss share", "Loss share + ReLiF",
     ]  # fmt: skip
     assert len(clinical.tolerance_rows(compared, (0.1, 0.275))) == len(rows)
-    matrix_rows(judge_all([Study("this run", compared)]))
+    matrix_rows(judge_all([compared]))
     figure, axes = new_figure(columns=3)
     method_plots.draw_worst_against_bias(axes[0], compared)
     method_plots.draw_mean_curves(axes[1], compared)

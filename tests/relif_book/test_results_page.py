@@ -42,6 +42,6 @@ def test_data_sets_are_called_by_name_and_an_unpublished_one_says_how_to_publish
     page = Page("table_3_trade_off", dataset="synthetic")
     (found,) = published_sets(page, ("erm", "relif"))
     assert found.dataset["synthetic"]
-    assert list(found.summaries) == ["erm", "relif"]
+    assert list(found.runs) == ["erm", "relif"]
     with pytest.raises(RecordError, match=r"'mimic3'.*eicu_demo, physionet2012.*data/records/mimic3_methods"):
         published_sets(Page("table_3_trade_off", dataset="physionet2012,mimic3"), ("erm",))

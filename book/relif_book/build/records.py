@@ -62,17 +62,12 @@ def _options(settings: dict[str, Any]) -> Iterator[str]:
 
     The precision is always among them, for `relif run` chooses it by the device.
     """
-    from relif_core.settings import (
-        DenseModelSettings,
-        RunSettings,
-        dense_settings,
-        method_settings,
-        settings_from,
-    )
+    from relif_core.problems import kind_of_settings
+    from relif_core.settings import RunSettings, method_settings, settings_from
 
     made = settings_from(RunSettings, settings)
-    by_itself = dense_settings if isinstance(made.model, DenseModelSettings) else method_settings
-    run, own = (asdict(each) for each in (made, by_itself(made.method, seed=made.seed)))
+    by_itself = method_settings(made.method, **kind_of_settings(made).defaults(seed=made.seed))
+    run, own = asdict(made), asdict(by_itself)
     for group in ("model", "training", "surrogate", "controller", "audit"):
         for name, value in run[group].items():
             if value != own[group][name] or name == "precision":

@@ -19,7 +19,7 @@ from sphinx.search.en import SearchEnglish
 
 from relif_book.build.notebook import read_notebook
 from relif_book.build.records import RunRow, runs_of
-from relif_book.evidence.results import EXPLORATORY, PLANNED
+from relif_book.evidence.result_set import EXPLORATORY, PLANNED
 from relif_book.figures.drawing import DATA, themed
 from relif_book.figures.tables import Table
 from relif_core.methods import title_of
@@ -104,7 +104,7 @@ def still(methods: str) -> str:
     """Return as a table what the figure of methods shows before it is moved, and at own tolerances.
 
     Args:
-        methods: The figure's data, as :func:`~relif_book.evidence.moving.methods_data` makes them, in JSON.
+        methods: The figure's data, as :func:`~relif_book.evidence.results.methods_data` makes them, in JSON.
     """
     data = json.loads(methods)
     held = [float(np.interp(data["tolerance"], data["tolerances"], one["bias"])) for one in data["methods"]]

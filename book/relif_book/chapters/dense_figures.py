@@ -19,24 +19,24 @@ def draw_progress(axes: "Axes", results: ResultSet) -> None:
     """Draw validation Worst after every evaluated epoch of every run, named at its end."""
     from matplotlib.ticker import MaxNLocator
 
-    places, highest = [], 0.0
-    for method in results.summaries:
+    places, worst_of = [], results.by_epoch("epoch_worst")
+    for method in results.runs:
         ends = []
-        for record in (record for record in results.records if record.method == method):
-            read = {e: v for e, v in enumerate(record.result["history"]["worst"], start=1) if v is not None}
+        for seed, worst in worst_of.loc[method].iterrows():
+            read = worst.dropna()
             axes.plot(
+                list(read.index),
                 list(read),
-                list(read.values()),
                 color=colour_of(method),
                 marker=marker_of(method) if len(read) < 20 else None,
                 markersize=5,
                 linewidth=1.4,
-                linestyle=("-", "--", ":", "-.")[record.seed % 4],
+                linestyle=("-", "--", ":", "-.")[seed % 4],
             )
-            ends.append((max(read), read[max(read)]))
-            highest = max(highest, *read.values())
-        epoch, worst = max(end[0] for end in ends), float(np.mean([end[1] for end in ends]))
-        places.append((epoch, worst, title_of(method)))
+            ends.append((read.index[-1], read.iloc[-1]))
+        epoch, height = max(end[0] for end in ends), float(np.mean([end[1] for end in ends]))
+        places.append((epoch, height, title_of(method)))
+    highest = float(worst_of.max(axis=None))
     axes.set(xlabel="epoch", ylabel="validation Worst", title=results.label, ylim=(0, 1.05 * highest))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     label_apart(axes, places)
@@ -44,7 +44,7 @@ def draw_progress(axes: "Axes", results: ResultSet) -> None:
 
 def draw_score_ranges(axes: Sequence["Axes"], results: ResultSet) -> None:
     """Draw, in one of the axes per task, each method's test scores: middle 90 %, middle half, median."""
-    methods = list(results.summaries)
+    methods = list(results.runs)
     for panel, (task, title) in zip(axes, results.task_titles.items(), strict=True):
         for row, method in enumerate(methods):
             low, first, middle, third, high = np.quantile(

@@ -199,9 +199,9 @@ def both_calibrations(results: ResultSet) -> dict[str, dict[str, float]]:
     NaN where clipping hid one of these.
     """
     shared, own = {}, {}
-    for method in results.summaries:
+    for method, records in results.runs.items():
         shared[method] = results.mean(method, "bias")
-        scores = [own_calibrated(record) for record in results.records if record.method == method]
+        scores = [own_calibrated(record) for record in records]
         biases = [audit(each, results.reference.tolerance).bias if each else math.nan for each in scores]
         own[method] = float(np.mean(biases))
     return {"": shared, "-own": own}

@@ -17,6 +17,7 @@ import numpy as np
 from relif_book.evidence.contrasts import influences
 from relif_book.evidence.utility_errors import bootstrap_counts, utility_replicates
 from relif_core.audit import AuditContext, AuditResult, audit, bias_curve
+from relif_core.audit.comparison import Kind
 from relif_core.audit.uncertainty import interval, unit_interval
 from relif_core.errors import DataError, InputError, RecordError, listed
 from relif_core.files import read_json, write_file, write_json
@@ -34,6 +35,8 @@ _FIRST = (
 _PLAIN = ("tolerance", "split", "keys", "subjects", "pairs")
 #: Came with errors for unequal subjects; earlier tables have the degrees of equal ones.
 _FREEDOM = ("bias_freedom", "violation_rate_freedom")
+#: What every view of a record's pools is audited for.
+_ESTIMATES = ("bias", "bias_freedom", "violation_rate", "violation_rate_freedom")
 _CORRELATION = 32767
 #: Steps of a published influence to either side of 0.
 _STEPS = 15
@@ -41,22 +44,25 @@ _STEPS = 15
 
 @dataclass(frozen=True, eq=False)
 class AuditTable:
-    """The audits of R records at one fixed tolerance.
+    """The audits of R records at one fixed tolerance; every array of ``numbers`` is an attribute.
 
     ``bias``, ``violation_rate`` and ``raw_bias`` (at each record's own induced tolerances) are [R],
-    ``pair_bias`` [R, pairs]. The covariances [R, R] are those of the estimates over the draw of subjects,
-    from summed influences; the variance of any combination of records, seeds' means and paired differences
-    included, is a quadratic form in them. The degrees of freedom [R] and ``effective_pairs`` are those of
-    :class:`AuditResult`. The curves [R, D] hold exact Bias and violation rate at ``curve_tolerances``.
+    ``pair_bias`` [R, pairs]. The covariances [R, R] (``<kind>_covariance``) are those of the estimates over
+    the draw of subjects, from summed influences; the variance of any combination of records, seeds' means and
+    paired differences included, is a quadratic form in them. The degrees of freedom [R] (``<kind>_freedom``)
+    and ``effective_pairs`` are those of :class:`AuditResult`. ``bias_curve`` and ``violation_rate_curve`` [R,
+    D] hold exact values at ``curve_tolerances``.
 
-    ``more`` holds what only records of revision 2 on allow, read as attributes: ``calibrated_``, ``last_``
-    and ``last_calibrated_`` ``bias`` and ``violation_rate`` (this without errors); ``calibration_effect``,
-    calibrated minus raw Bias; ``worst``, ``macro``, ``last_worst``, ``last_macro``; each with
-    ``<kind>_covariance``, those of audits with ``<kind>_freedom`` (the covariance of utilities from one
-    paired subject bootstrap, NaN where a record keeps no logits); ``calibrated_bias_curve`` and
-    ``calibrated_violation_rate_curve``. ``failed`` lists the runs that were asked for and failed;
-    ``exploratory`` tells that sources were modified. ``shares``, in memory only, maps every kind with a
-    covariance to the rows [R, G] whose inner products it is: subjects' scaled influences, or replicates.
+    Only records of revision 2 on allow ``calibrated_``, ``last_`` and ``last_calibrated_`` ``bias`` and
+    ``violation_rate`` (this without errors); ``calibration_effect``, calibrated minus raw Bias; ``worst``,
+    ``macro``, ``last_worst``, ``last_macro``, whose covariance is that of one paired subject bootstrap, NaN
+    where a record keeps no logits; ``calibrated_bias_curve`` and ``calibrated_violation_rate_curve``.
+
+    Attributes:
+        failed: The runs that were asked for and failed.
+        exploratory: Whether sources were modified.
+        shares: In memory only: every kind with a covariance to the rows [R, G] whose inner products it is,
+            subjects' scaled influences or replicates.
     """
 
     tolerance: float
@@ -64,37 +70,25 @@ class AuditTable:
     keys: list[str]
     subjects: int
     effective_pairs: float
-    bias_freedom: np.ndarray
-    violation_rate_freedom: np.ndarray
     pairs: list[tuple[str, str]]
-    bias: np.ndarray
-    violation_rate: np.ndarray
-    raw_bias: np.ndarray
-    pair_bias: np.ndarray
-    bias_covariance: np.ndarray
-    violation_rate_covariance: np.ndarray
-    curve_tolerances: np.ndarray
-    bias_curve: np.ndarray
-    violation_rate_curve: np.ndarray
-    more: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    numbers: Mapping[str, np.ndarray] = field(repr=False)
     shares: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     failed: list[dict[str, Any]] = field(default_factory=list)
     exploratory: bool = False
 
     def __getattr__(self, name: str) -> np.ndarray:
-        more = self.__dict__.get("more", {})
-        if name not in more:
+        numbers = self.__dict__.get("numbers", {})
+        if name not in numbers:
             raise AttributeError(
                 f"this audit table has no {name!r}; its records were made before revision 2 or on tasks"
                 " without logits"
             )
-        return more[name]
+        return numbers[name]
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The estimates [R] that have a covariance."""
-        names = [*_FIRST, *self.more]
-        return tuple(name for name in names if f"{name}_covariance" in names)
+        return tuple(name for name in self.numbers if f"{name}_covariance" in self.numbers)
 
     def covariance(self, kind: str) -> np.ndarray:
         """Return the covariance [R, R] of an estimate over the draw of subjects.
@@ -128,17 +122,12 @@ class AuditTable:
 
     def _freedom(self, kind: str) -> np.ndarray:
         """Return an estimate's degrees of freedom [R]: its audits', else one less than the subjects."""
-        name = f"{kind}_freedom"
-        known = name in _FREEDOM or name in self.more
-        return getattr(self, name) if known else np.full(len(self.keys), self.subjects - 1.0)
+        return self.numbers.get(f"{kind}_freedom", np.full(len(self.keys), self.subjects - 1.0))
 
     def save(self, folder: Path) -> None:
         """Write ``audits.npz``, then ``audits.json``."""
         numbers: dict[str, np.ndarray] = {}
-        for name, values in {
-            **{name: getattr(self, name) for name in (*_FIRST, *_FREEDOM)},
-            **self.more,
-        }.items():
+        for name, values in self.numbers.items():
             if name.endswith("_covariance"):
                 errors = np.sqrt(np.maximum(np.diag(values), 0))
                 numbers[f"{name}/errors"] = errors
@@ -174,8 +163,7 @@ class AuditTable:
         if missing:
             raise RecordError(f"{path}: an audit table needs {listed(missing)}; publish the records again")
         content["pairs"] = [tuple(pair) for pair in content["pairs"]]
-        first: dict[str, Any] = {name: numbers.pop(name) for name in (*_FIRST, *_FREEDOM)}
-        return cls(**content, **first, more=numbers)
+        return cls(**content, numbers=numbers)
 
 
 def _packed(covariance: np.ndarray, errors: np.ndarray) -> np.ndarray:
@@ -230,64 +218,55 @@ def audit_table(records: Sequence[Record], tolerance: float, split: str = "test"
         raise InputError("records of different data cannot share a table; keep one data set per folder")
     audits = [audit_record(record, tolerance, split) for record in records]
     raw = [audit_record(record, record.induced_tolerances(split), split) for record in records]
-    curves = [bias_curve(record.scores(split), CURVE_TOLERANCES) for record in records]
-    shares = {
-        "bias": influences(audits, "bias"),
-        "violation_rate": influences(audits, "violation_rate"),
-        "raw_bias": influences(raw, "bias"),
-    }
-    more: dict[str, np.ndarray] = {}
+    numbers, shares = estimates(audits)
+    numbers["raw_bias"] = np.array([result.bias for result in raw])
+    shares["raw_bias"] = influences(raw, "bias")
+    numbers |= {"curve_tolerances": CURVE_TOLERANCES, **_curves(records, split)}
     for view in VIEWS:
         if view and all(record.has(view, split) for record in records):
-            found, own = _view(records, audits, tolerance, split, view)
-            more |= found
-            shares |= own
+            seen = [audit_record(record, tolerance, split, view) for record in records]
+            own, of = estimates(seen)
+            numbers |= {f"{view}_{name}": own[name] for name in _ESTIMATES}
+            shares[f"{view}_bias"] = of["bias"]
+            if view == "calibrated":
+                numbers["calibration_effect"] = own["bias"] - numbers["bias"]
+                numbers |= _curves(records, split, view)
     if "calibrated_bias" in shares:
         shares["calibration_effect"] = shares["calibrated_bias"] - shares["bias"]
     if all("last" in record.result for record in records):
-        found, own = _utilities(records, split)
-        more |= found
-        shares |= own
-    covariances = {f"{kind}_covariance": rows @ rows.T for kind, rows in shares.items()}
+        own, of = _utilities(records, split)
+        numbers, shares = numbers | own, shares | of
     return AuditTable(
         tolerance=float(tolerance),
         split=split,
         keys=[record.key for record in records],
         subjects=audits[0].clusters,
         effective_pairs=audits[0].effective_pairs,
-        bias_freedom=np.array([result.bias_freedom for result in audits]),
-        violation_rate_freedom=np.array([result.violation_rate_freedom for result in audits]),
         pairs=[row.tasks for row in audits[0].per_pair],
-        bias=np.array([result.bias for result in audits]),
-        violation_rate=np.array([result.violation_rate for result in audits]),
-        raw_bias=np.array([result.bias for result in raw]),
-        pair_bias=np.array([[row.bias for row in result.per_pair] for result in audits]),
-        bias_covariance=covariances.pop("bias_covariance"),
-        violation_rate_covariance=covariances.pop("violation_rate_covariance"),
-        curve_tolerances=CURVE_TOLERANCES,
-        bias_curve=np.array([curve.bias for curve in curves]),
-        violation_rate_curve=np.array([curve.violation_rate for curve in curves]),
-        more=more | covariances,
+        numbers=numbers | covariances(shares),
         shares=shares,
     )
 
 
-def _view(
-    records: Sequence[Record], first: Sequence[AuditResult], tolerance: float, split: str, view: str
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the estimates and shares of one view, and of calibration what it changes and the curves."""
-    audits = [audit_record(record, tolerance, split, view) for record in records]
-    found: dict[str, np.ndarray] = {}
-    for kind in ("bias", "violation_rate"):
-        found[f"{view}_{kind}"] = np.array([getattr(result, kind) for result in audits])
-        found[f"{view}_{kind}_freedom"] = np.array([getattr(result, f"{kind}_freedom") for result in audits])
-    shares = {f"{view}_bias": influences(audits, "bias")}
-    if view == "calibrated":
-        found["calibration_effect"] = found["calibrated_bias"] - np.array([result.bias for result in first])
-        curves = [bias_curve(record.scores(split, view), CURVE_TOLERANCES) for record in records]
-        found["calibrated_bias_curve"] = np.array([curve.bias for curve in curves])
-        found["calibrated_violation_rate_curve"] = np.array([curve.violation_rate for curve in curves])
-    return found, shares
+def estimates(audits: Sequence[AuditResult]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return a table's numbers and shares of Bias and violation rate, from one audit per record."""
+    numbers = {name: np.array([getattr(result, name) for result in audits]) for name in _ESTIMATES}
+    numbers["pair_bias"] = np.array([[row.bias for row in result.per_pair] for result in audits])
+    kinds: tuple[Kind, ...] = ("bias", "violation_rate")
+    return numbers, {kind: influences(audits, kind) for kind in kinds}
+
+
+def covariances(shares: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return ``<kind>_covariance`` [R, R] of every kind of ``shares``."""
+    return {f"{kind}_covariance": rows @ rows.T for kind, rows in shares.items()}
+
+
+def _curves(records: Sequence[Record], split: str, view: str = "") -> dict[str, np.ndarray]:
+    curves = [bias_curve(record.scores(split, view), CURVE_TOLERANCES) for record in records]
+    return {
+        f"{view}_{kind}_curve".lstrip("_"): np.array([getattr(curve, kind) for curve in curves])
+        for kind in ("bias", "violation_rate")
+    }
 
 
 def _utilities(records: Sequence[Record], split: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -339,21 +318,19 @@ def joined(table: AuditTable, records: Sequence[Record], later: AuditTable) -> A
             f"a published record is missing or keeps no influences ({error}); publish all runs of the study"
             " again"
         ) from error
-    values: dict[str, Any] = {}
-    names = [*_FIRST, *_FREEDOM, *(name for name in later.more if name in table.more)]
-    for name in names:
-        before, after = getattr(table, name), getattr(later, name)
+    numbers: dict[str, np.ndarray] = {}
+    for name in [name for name in later.numbers if name in table.numbers]:
+        before, after = table.numbers[name], later.numbers[name]
         kind = name.removesuffix("_covariance")
         if name == "curve_tolerances":
-            values[name] = after
+            numbers[name] = after
         elif kind != name:
             across = own[kind] @ later.shares[kind].T
-            values[name] = np.block([[before, across], [across.T, after]])
+            numbers[name] = np.block([[before, across], [across.T, after]])
         else:
-            values[name] = np.concatenate([before, after])
-    first = {name: values.pop(name) for name in (*_FIRST, *_FREEDOM)}
+            numbers[name] = np.concatenate([before, after])
     shares = {kind: np.concatenate([own[kind], later.shares[kind]]) for kind in kinds}
-    return replace(later, keys=[*table.keys, *later.keys], **first, more=values, shares=shares)
+    return replace(later, keys=[*table.keys, *later.keys], numbers=numbers, shares=shares)
 
 
 def packed_shares(table: AuditTable, key: str) -> dict[str, np.ndarray]:

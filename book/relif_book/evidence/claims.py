@@ -37,11 +37,10 @@ from relif_book.evidence.plan import (
     SUBSTANTIALLY,
     WIDE,
 )
-from relif_book.evidence.results import ResultSet
+from relif_book.evidence.result_set import ResultSet
 from relif_book.figures.tables import signed
 from relif_core.errors import InputError
 from relif_core.methods import title_of
-from relif_core.problems import kind_of_settings
 from relif_core.studies.grid import SEVEN_METHODS, STATIC, STEP_SIZE_SWEEP, TARGET_SWEEP
 
 Kind = Literal["clinical", "dense"]
@@ -86,38 +85,43 @@ class Evidence:
         name = "violation rate" if kind == "violation_rate" else "Bias"
         beyond = f"{share:g} times that of " if share != 1 else ""
         text = f"{name} of {title_of(method)} below {beyond}{title_of(other)}{where}"
-        return self._stated(
-            text, lower, method, other, lambda: self._bias_difference(method, other, share, kind)
-        )
-
-    def _bias_difference(self, method: str, other: str, share: float = 1.0, kind: str = "bias") -> Difference:
-        if self.endpoint.matched:
-            if kind != "bias":
-                raise InputError(f"the {kind.replace('_', ' ')} is not read at matched utility")
-            return matched(self.results, method, other, share)[0]
-        return contrast(self.results, {method: 1.0, other: -share}, self.endpoint.bias + kind)
+        return self._stated(text, lower, method, other, kind, share)
 
     def worst_above(self, method: str, other: str, kind: str = "worst") -> Part:
         """State that Worst (or Macro) of a method lies above another's."""
         text = f"{kind.capitalize()} of {title_of(method)} above {title_of(other)}"
-        return self._stated(
-            text, higher, method, other, lambda: self._utility_difference(method, other, kind)
-        )
+        return self._stated(text, higher, method, other, kind)
 
     def same_utility(self, method: str, other: str, kind: str = "worst") -> Part:
         """State that Worst (or Macro) of two methods agree."""
-        text = f"{kind.capitalize()} of {title_of(method)} and {title_of(other)} within ± {SAME_UTILITY:g}"
-        same = partial(equal, margin=SAME_UTILITY)
-        return self._stated(text, same, method, other, lambda: self._utility_difference(method, other, kind))
+        return self._same(kind.capitalize(), method, other, kind, SAME_UTILITY)
 
     def same_bias(self, method: str, other: str, margin: float) -> Part:
         """State that Bias of two methods agrees."""
-        text = f"Bias of {title_of(method)} and {title_of(other)} within ± {margin:g}"
-        same = partial(equal, margin=margin)
-        return self._stated(text, same, method, other, lambda: self._bias_difference(method, other))
+        return self._same("Bias", method, other, "bias", margin)
 
-    def _utility_difference(self, method: str, other: str, kind: str) -> Difference:
-        return contrast(self.results, {method: 1.0, other: -1.0}, self.endpoint.utility + kind)
+    def contrast(self, weights: Mapping[str, float], kind: str) -> Difference:
+        """Return a weighted sum of methods' means of Bias, of a rate, Worst or Macro at this endpoint.
+
+        Raises:
+            InputError: At matched utility, of anything but the Bias of two methods.
+        """
+        utility = kind in ("worst", "macro")
+        if self.endpoint.matched and not utility:
+            if kind != "bias" or len(weights) != 2:
+                raise InputError(
+                    "matched utility pairs the Bias of two methods at the reference tolerance, not"
+                    f" {kind.replace('_', ' ')} of {len(weights)}"
+                )
+            (method, _), (other, share) = weights.items()
+            return matched(self.results, method, other, -share)[0]
+        return contrast(
+            self.results, weights, (self.endpoint.utility if utility else self.endpoint.bias) + kind
+        )
+
+    def _same(self, name: str, method: str, other: str, kind: str, margin: float) -> Part:
+        text = f"{name} of {title_of(method)} and {title_of(other)} within ± {margin:g}"
+        return self._stated(text, partial(equal, margin=margin), method, other, kind)
 
     def _stated(
         self,
@@ -125,12 +129,13 @@ class Evidence:
         state: Callable[[str, Difference], Part],
         method: str,
         other: str,
-        difference: Callable[[], Difference],
+        kind: str,
+        share: float = 1.0,
     ) -> Part:
         """Make a part; one seed of either method shows no spread, so that part neither holds nor fails."""
-        if min(len(self.results.summaries[name].seeds) for name in (method, other)) == 1:
+        if min(len(self.results.runs[name]) for name in (method, other)) == 1:
             return not_run(f"{text} (one seed)")
-        return state(text, difference())
+        return state(text, self.contrast({method: 1.0, other: -share}, kind))
 
 
 @dataclass(frozen=True)
@@ -180,12 +185,8 @@ def _separated(evidence: Evidence, kind: str) -> list[Part]:
     ]
 
 
-def _violation_rates(evidence: Evidence) -> list[Part]:
-    return _separated(evidence, "violation_rate")
-
-
 def _gradnorm_lowest(evidence: Evidence) -> list[Part]:
-    present = [method for method in SEVEN_METHODS if method in evidence.results.summaries]
+    present = [method for method in SEVEN_METHODS if method in evidence.results.runs]
     strongest = [other for other in present if other != "fairgrad"]
     return [
         *[evidence.bias_below("gradnorm", other) for other in present if other != "gradnorm"],
@@ -223,7 +224,7 @@ def _wide_tolerances(evidence: Evidence) -> list[Part]:
     wider = [
         higher(
             f"induced tolerance of {title_of(a)} above {WIDE:g} times that of {title_of(b)}",
-            contrast(evidence.results, {a: 1.0, b: -WIDE}, "induced"),
+            contrast(evidence.results, {a: 1.0, b: -WIDE}, "induced/validation"),
         )
         for a, b in itertools.permutations(TABLE_2_METHODS, 2)
     ]
@@ -246,26 +247,18 @@ def _against_static(evidence: Evidence) -> list[Part]:
         "Worst of ReLiF above the mean of five static weights",
         "Bias of ReLiF below the mean of five static weights",
     )
-    absent = [method for method in STATIC if method not in evidence.results.summaries]
+    absent = [method for method in STATIC if method not in evidence.results.runs]
     if absent:
         return [not_run(f"{text} ({len(absent)} of the weights not run yet)") for text in said]
-    if evidence.endpoint.matched:
-        raise InputError("a mean over five weights has no matched pair")
     weights = {"relif": 1.0, **dict.fromkeys(STATIC, -1 / len(STATIC))}
-    worst = contrast(evidence.results, weights, evidence.endpoint.utility + "worst")
-    bias = contrast(evidence.results, weights, evidence.endpoint.bias + "bias")
+    worst, bias = (evidence.contrast(weights, kind) for kind in ("worst", "bias"))
     return [higher(said[0], worst), lower(said[1], bias)]
 
 
 def _pattern_over_tolerances(evidence: Evidence) -> list[Part]:
-    if evidence.endpoint.matched:
-        raise InputError("matched runs are read at the reference tolerance alone")
     weights = {"gradnorm": 1.0, "relif": -1.0}
     parts = [
-        lower(
-            f"Bias of GradNorm below ReLiF, δ = {delta:g}",
-            contrast(evidence.results, weights, f"{evidence.endpoint.bias}bias@{delta:g}"),
-        )
+        lower(f"Bias of GradNorm below ReLiF, δ = {delta:g}", evidence.contrast(weights, f"bias@{delta:g}"))
         for delta in FIVE_TOLERANCES
     ]
     return [*parts, evidence.worst_above("relif", "gradnorm")]
@@ -274,10 +267,9 @@ def _pattern_over_tolerances(evidence: Evidence) -> list[Part]:
 def _step_and_target(evidence: Evidence) -> list[Part]:
     results, largest = evidence.results, STEP_SIZE_SWEEP[-1]
     sweep = {*STEP_SIZE_SWEEP, *TARGET_SWEEP}
-    table = next(iter(results.summaries.values())).table
-    broken = [item for item in table.failed if item["method"] in sweep]
-    runs = sum(len(results.summaries[method].seeds) for method in sweep)
-    worst = contrast(results, {largest: 1.0, "relif": -1.0}, evidence.endpoint.utility + "worst")
+    broken = [item for item in results.table.failed if item["method"] in sweep]
+    runs = sum(len(results.runs[method]) for method in sweep)
+    worst = evidence.contrast({largest: 1.0, "relif": -1.0}, "worst")
     middle = TARGET_SWEEP[2]
     others = [method for method in TARGET_SWEEP if method != middle]
     ranks = {method: place - 2.0 for place, method in enumerate(TARGET_SWEEP)}
@@ -291,7 +283,7 @@ def _step_and_target(evidence: Evidence) -> list[Part]:
         *[evidence.same_bias(other, middle, SAME_BIAS) for other in others],
         higher(
             "share of steps at λ_min rises with ρ*",
-            contrast(results, {method: rank / 10 for method, rank in ranks.items()}, "floor"),
+            contrast(results, {method: rank / 10 for method, rank in ranks.items()}, "at_minimum"),
         ),
     ]
 
@@ -304,8 +296,7 @@ def _calibration(evidence: Evidence) -> list[Part]:
 
 
 def _confidence(evidence: Evidence) -> list[Part]:
-    kind = f"{evidence.endpoint.bias}calibrated_bias"
-    calibrated = contrast(evidence.results, {"erm": 1.0, "gradnorm": -1.0}, kind)
+    calibrated = evidence.contrast({"erm": 1.0, "gradnorm": -1.0}, "calibrated_bias")
     return [
         evidence.bias_below("gradnorm", "erm"),
         lower("calibrated Bias of ERM below GradNorm", calibrated),
@@ -313,16 +304,11 @@ def _confidence(evidence: Evidence) -> list[Part]:
 
 
 def _full_weight(evidence: Evidence, other: str = "erm") -> list[Part]:
-    kind = f"{evidence.endpoint.bias}calibrated_bias"
-    calibrated = contrast(evidence.results, {"relif_static_1": 1.0, other: -1.0}, kind)
+    calibrated = evidence.contrast({"relif_static_1": 1.0, other: -1.0}, "calibrated_bias")
     return [
         evidence.bias_below("relif_static_1", other),
         lower(f"calibrated Bias of {title_of('relif_static_1')} below {title_of(other)}", calibrated),
     ]
-
-
-def _never_there(evidence: Evidence) -> list[Part]:
-    return _full_weight(evidence, "relif")
 
 
 #: How every claim is judged: its parts, the methods that it needs, its kinds of data, and its endpoints.
@@ -334,11 +320,16 @@ _JUDGED: Mapping[str, tuple[Any, ...]] = {
     "5": (_components, ("erm", "relif", "relif_no_alignment")),
     "6": (_pattern_over_tolerances, ("gradnorm", "relif")),
     "7": (_step_and_target, tuple(dict.fromkeys((*STEP_SIZE_SWEEP, *TARGET_SWEEP)))),
-    "8": (_violation_rates, SEVEN_METHODS, ("dense",), (HEADLINE,)),
+    "8": (partial(_separated, kind="violation_rate"), SEVEN_METHODS, ("dense",), (HEADLINE,)),
     "P1": (_calibration, ("erm",), ("clinical",), (HEADLINE, LAST)),
     "P2": (_confidence, ("erm", "gradnorm"), ("clinical",), (HEADLINE, LAST)),
     "P3": (_full_weight, ("erm", "relif_static_1"), ("clinical",), (HEADLINE, LAST)),
-    "P4": (_never_there, ("relif", "relif_static_1"), ("clinical",), (HEADLINE, LAST)),
+    "P4": (
+        partial(_full_weight, other="relif"),
+        ("relif", "relif_static_1"),
+        ("clinical",),
+        (HEADLINE, LAST),
+    ),
 }
 _WORDS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 _ALL = [Claim(*words.values(), *_JUDGED[words["number"]]) for words in _WORDS]
@@ -351,7 +342,7 @@ PRIMARY = tuple(claim for claim in _ALL if claim.made_on == "ours")
 def beside_primary(results: ResultSet) -> dict[str, list[Part]]:
     """Return the plan's rows beside the fourth contrast that the records can answer: text → parts."""
     evidence, found = Evidence(results), {}
-    if {"relif", "erm"} <= set(results.summaries):
+    if {"relif", "erm"} <= set(results.runs):
         calibrated = contrast(results, {"relif": 1.0, "erm": -1.0}, "calibrated_bias")
         text = f"calibrated Bias of ReLiF and ERM within ± {LIKE_PLAIN_CALIBRATED:g}"
         found["ReLiF as released is like plain training"] = [
@@ -359,26 +350,21 @@ def beside_primary(results: ResultSet) -> dict[str, list[Part]]:
             equal(text, calibrated, LIKE_PLAIN_CALIBRATED),
         ]
     for method in ("relif_step_size_0.05_target_0.09", "relif_step_size_0.05"):
-        if not {method, "relif_static_1"} <= set(results.summaries):
+        if not {method, "relif_static_1"} <= set(results.runs):
             continue
         found[f"{title_of(method)}: higher Bias than static λ = 1, uncalibrated and calibrated"] = (
             _full_weight(evidence, method)
         )
         if method == "relif_step_size_0.05":
-            shares = [record.trace("weight")[-1] for record in results.records if record.method == method]
+            weights = results.values(method, "weight_end")
             floor = results.records[0].settings.controller.minimum * (1 + 1e-9)
-            ends = sum(share <= floor for share in shares)
+            ends = sum(weight <= floor for weight in weights)
             found[f"{title_of(method)}: λ ends at its floor in every run"] = [
-                fact(f"{ends} of {len(shares)} runs end at the floor", ends == len(shares))
+                fact(f"{ends} of {len(weights)} runs end at the floor", ends == len(weights))
             ]
     return found
 
 
-def kind_of(results: ResultSet) -> Kind:
-    """Tell clinical results from those of dense prediction."""
-    return kind_of_settings(results.records[0].settings).name  # type: ignore[return-value]
-
-
 def can_decide(claim: Claim, results: ResultSet) -> bool:
     """Tell whether a claim can be asked of results: they are of its kind and hold its methods."""
-    return kind_of(results) in claim.kinds and set(claim.needs) <= set(results.summaries)
+    return results.kind in claim.kinds and set(claim.needs) <= set(results.runs)

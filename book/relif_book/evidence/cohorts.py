@@ -14,7 +14,7 @@ _KIND = {"binary": "yes or no", "binned": "{} classes", "multilabel": "{} yes or
 
 
 def size_rows(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, str | int]]:
-    """One row per data set: stays, subjects, stay-hours, and the stays of each split."""
+    """Return one row per data set: stays, subjects, stay-hours, and the stays of each split."""
     return [
         {
             "Data set": summary["title"],
@@ -77,7 +77,7 @@ def draw_missingness(axes: "Axes", summary: Mapping[str, Any]) -> None:
 
 
 def channel_rows(summary: Mapping[str, Any]) -> list[dict[str, str | int]]:
-    """One row per channel: unit, columns, and how much of it was measured."""
+    """Return one row per channel: unit, columns, and how much of it was measured."""
     return [
         {
             "Channel": channel["name"],
@@ -91,7 +91,7 @@ def channel_rows(summary: Mapping[str, Any]) -> list[dict[str, str | int]]:
 
 
 def label_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row per task: its kind, where its labels stand, and prevalence or class spread per split."""
+    """Return one row per task: its kind, where its labels stand, and prevalence or class spread per split."""
     return [
         {
             "Task": task["title"],
@@ -104,7 +104,7 @@ def label_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def group_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row per group: its levels with their stays."""
+    """Return one row per group: its levels with their stays."""
     rows = []
     for group in summary["groups"]:
         if group["stays"] is None:
@@ -131,14 +131,17 @@ def _share(count: int | None, total: int) -> str:
 
 
 def _ever(channel: Mapping[str, Any], stays: int, least: int) -> str:
-    """Where the stays are hidden and the hours are not, the stays without any measurement are few."""
+    """Return the share of stays ever measured.
+
+    Where the stays are hidden and the hours are not, the stays without any measurement are few.
+    """
     if channel["observed_stays"] is None and channel["observed_hours"] is not None:
         return f"all but fewer than {least}"
     return _share(channel["observed_stays"], stays)
 
 
 def _spread(task: Mapping[str, Any], part: Mapping[str, Any]) -> str:
-    """A binary task's prevalence, a binned one's commonest class, a multilabel one's range of prevalences."""
+    """Return a binary task's prevalence, a binned one's commonest class, a multilabel one's prevalences."""
     labels, counts = part["labels"], part["counts"]
     if not labels:
         return "hidden" if labels is None else "no label"

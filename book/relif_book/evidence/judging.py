@@ -7,7 +7,7 @@ where some part fails after Holm (the smallest ``p_against`` times the number of
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -119,14 +119,20 @@ class Part:
     @property
     def state(self) -> Verdict:
         """The verdict on this part alone."""
-        return _state(self)
+        if self.p_for <= LEVEL:
+            return "supported"
+        return "contradicted" if self.p_against <= LEVEL else "inconclusive"
+
+    @property
+    def leaves(self) -> list["Part"]:
+        """The parts without parts of their own that this one is made of; itself where it has none."""
+        return [leaf for part in self.parts for leaf in part.leaves] or [self]
 
 
 def lower(text: str, difference: Difference, margin: float = 0.0) -> Part:
     """State that a difference lies below ``margin``."""
-    return Part(
-        text, difference.below(margin), _opposite(difference).below(-margin), difference, "lower", margin
-    )
+    holds, fails = difference.below(margin), _opposite(difference).below(-margin)
+    return Part(text, holds, fails, difference, "lower", margin)
 
 
 def not_run(text: str) -> Part:
@@ -136,9 +142,8 @@ def not_run(text: str) -> Part:
 
 def higher(text: str, difference: Difference, margin: float = 0.0) -> Part:
     """State that a difference lies above ``margin``."""
-    return Part(
-        text, _opposite(difference).below(-margin), difference.below(margin), difference, "higher", margin
-    )
+    holds, fails = _opposite(difference).below(-margin), difference.below(margin)
+    return Part(text, holds, fails, difference, "higher", margin)
 
 
 def equal(text: str, difference: Difference, margin: float) -> Part:
@@ -197,19 +202,21 @@ def at_least(count: int, text: str, parts: Sequence[Part]) -> Part:
     )
 
 
-def judge(parts: Sequence[Part], level: float = LEVEL) -> Verdict:
+def judge(parts: Sequence[Part]) -> Verdict:
     """Return the verdict on a claim that says all its parts."""
-    return _state(at_least(len(parts), "claim", parts), level)
+    return at_least(len(parts), "claim", parts).state
 
 
 def failing(parts: Sequence[Part], level: float = LEVEL) -> list[Part]:
     """Return the parts that fail after Holm's correction over all parts."""
-    found = []
-    for number, part in enumerate(sorted(parts, key=lambda part: part.p_against)):
-        if part.p_against * (len(parts) - number) > level:
-            break
-        found.append(part)
-    return found
+    return [parts[place] for place in holm([part.p_against for part in parts], len(parts), level)]
+
+
+def holm(values: Sequence[float], tests: int, level: float = LEVEL) -> list[int]:
+    """Return the places of the p-values that survive Holm's correction over ``tests``, the least first."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    lost = (rank for rank, place in enumerate(order) if values[place] * (tests - rank) > level)
+    return order[: next(lost, len(order))]
 
 
 def power(
@@ -287,24 +294,12 @@ def _below(value: float, freedom: float, shift: float) -> float:
     return float(shift < value) if math.isnan(found) else found
 
 
-def _state(part: Part, level: float = LEVEL) -> Verdict:
-    if part.p_for <= level:
-        return "supported"
-    return "contradicted" if part.p_against <= level else "inconclusive"
-
-
 def _partial(values: Sequence[float], count: int) -> float:
     return min(1.0, (len(values) - count + 1) * sorted(values)[count - 1])
 
 
 def _opposite(difference: Difference) -> Difference:
-    return Difference(
-        -difference.estimate,
-        difference.spread,
-        difference.seeds,
-        difference.subject_error,
-        difference.freedom,
-    )
+    return replace(difference, estimate=-difference.estimate)
 
 
 def _spread(values: Sequence[float]) -> tuple[int, float]:

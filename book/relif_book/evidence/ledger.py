@@ -1,7 +1,9 @@
 """The ledger of claims: studies that judge them, verdicts at every endpoint, rows, cells and sentences."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from relif_book.evidence.claims import (
@@ -14,10 +16,10 @@ from relif_book.evidence.claims import (
     beside_primary,
     can_decide,
 )
-from relif_book.evidence.judging import LEVEL, Part, failing, judge, part_power
-from relif_book.evidence.result_set import standing
-from relif_book.evidence.results import PLANNED, ResultSet, planned, published
-from relif_book.figures.tables import MISSING, Table, signed
+from relif_book.evidence.judging import Part, failing, holm, judge, part_power
+from relif_book.evidence.result_set import EXPLORATORY_FOLDERS, PLANNED, ResultSet
+from relif_book.evidence.results import planned, published
+from relif_book.figures.tables import MISSING, Table, show_folded, signed
 from relif_core.errors import InputError, RecordError
 from relif_core.methods import title_of
 
@@ -25,54 +27,49 @@ if TYPE_CHECKING:
     from relif_book.page import Page
 
 Verdict = Literal["supported", "contradicted", "inconclusive", "not testable here"]
-#: The folders that stand in where the plan's studies are not published.
-EXPLORATORY_FOLDERS = ("physionet2012_methods", "eicu_demo_methods")
+#: The folder of the study of the primary contrasts.
+POWER = "physionet2012_power"
 COLUMNS = ("Effect", "95 % interval", "Seeds", "Power", "Seeds for 80 %")
 
 
 @dataclass(frozen=True)
-class Study:
-    """Results of one published study; ``name`` is what the plan calls it, or "exploratory"."""
-
-    name: str
-    results: ResultSet
-
-    @property
-    def planned(self) -> bool:
-        """Tell whether the plan names this study."""
-        return self.name in {name for name, _ in PLANNED.values()}
-
-    @property
-    def data(self) -> str:
-        """The data set in two words."""
-        return self.results.data
-
-    @property
-    def standing(self) -> str:
-        """The study's name, and whether this look at it is an interim one."""
-        return standing(self.name, self.results)
-
-    @property
-    def title(self) -> str:
-        """The study for readers."""
-        return f"{self.data}, {self.standing}"
-
-
-@dataclass(frozen=True)
 class Judged:
-    """A claim on one study: its verdict and parts at the headline, its other verdicts, and why not more."""
+    """A claim on one study.
+
+    Attributes:
+        at: Its parts at every endpoint where they can be read, the headline first; none: not testable here.
+        why: Why not more.
+        lost: The endpoints whose support a correction over several claims took.
+    """
 
     claim: Claim
-    study: Study
-    verdict: Verdict
-    parts: tuple[Part, ...] = ()
-    beside: Mapping[str, Verdict] = field(default_factory=dict)
+    study: ResultSet
+    at: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     why: str = ""
+    lost: tuple[str, ...] = ()
+
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict at every endpoint, the headline first."""
+        found: dict[str, Verdict] = {
+            title: "inconclusive" if title in self.lost else judge(parts) for title, parts in self.at.items()
+        }
+        return found or {HEADLINE.title: "not testable here"}
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict at the headline."""
+        return self.verdicts[HEADLINE.title]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts at the headline."""
+        return self.at.get(HEADLINE.title, ())
 
     @property
     def seeds(self) -> str:
         """The smallest and the largest number of seeds of a part."""
-        leaves = [leaf for part in self.parts for leaf in _leaves(part)]
+        leaves = [leaf for part in self.parts for leaf in part.leaves]
         counts = sorted(leaf.difference.seeds for leaf in leaves if leaf.difference)
         if not counts:
             return ""
@@ -81,9 +78,9 @@ class Judged:
     @property
     def beside_in_words(self) -> str:
         """The verdicts at every endpoint."""
-        own = {self.claim.endpoints[0].title: self.verdict, **self.beside}
-        words = "; ".join(f"{title}: {verdict}" for title, verdict in own.items())
-        return f"{words}{f' ({self.why})' if self.why else ''}"
+        words = "; ".join(f"{title}: {verdict}" for title, verdict in self.verdicts.items())
+        lost = f"{enumerated(self.lost)}: supported before Holm over the four" if self.lost else ""
+        return f"{words} ({self.why or lost})" if self.why or lost else words
 
     @property
     def cell(self) -> str:
@@ -92,145 +89,105 @@ class Judged:
         return f"{self.verdict} ({', '.join(filter(None, details))})"
 
 
-def judge_claim(claim: Claim, study: Study) -> Judged | None:
+def judge_claim(claim: Claim, study: ResultSet) -> Judged | None:
     """Return a claim judged on a study at every endpoint of its records; None where it cannot be asked."""
-    if not can_decide(claim, study.results):
+    if not can_decide(claim, study):
         return None
     try:
-        parts = claim.parts(Evidence(study.results))
+        parts = claim.parts(Evidence(study))
     except InputError as error:
-        return Judged(claim, study, "not testable here", why=f"{study.title}: {error}")
-    if not any(leaf.difference for part in parts for leaf in _leaves(part)):
-        why = f"{study.title}: one seed, which shows no spread"
-        return Judged(claim, study, "not testable here", why=why)
-    beside: dict[str, Verdict] = {}
+        return Judged(claim, study, why=f"{study.title}: {error}")
+    if not any(leaf.difference for part in parts for leaf in part.leaves):
+        return Judged(claim, study, why=f"{study.title}: one seed, which shows no spread")
+    at = {HEADLINE.title: tuple(parts)}
     for endpoint in claim.endpoints[1:]:
-        try:
-            beside[endpoint.title] = judge(claim.parts(Evidence(study.results, endpoint)))
-        except (InputError, RecordError):
-            continue
-    return Judged(claim, study, judge(parts), tuple(parts), beside)
+        with suppress(InputError, RecordError):
+            at[endpoint.title] = tuple(claim.parts(Evidence(study, endpoint)))
+    return Judged(claim, study, at)
 
 
-def judge_all(studies: Sequence[Study], claims: Sequence[Claim] = CLAIMS) -> list[Judged]:
+def judge_all(studies: Sequence[ResultSet], claims: Sequence[Claim] = CLAIMS) -> list[Judged]:
     """Return every claim on every study where it can be asked."""
     found = [judge_claim(claim, study) for claim in claims for study in studies]
     return [item for item in found if item is not None]
 
 
-def judge_primary(study: Study) -> list[Judged]:
+def judge_primary(study: ResultSet) -> list[Judged]:
     """Return the primary contrasts on a study; what Holm over the four does not support is inconclusive.
 
     The four are corrected together at the selected epoch, and together at the last.
     """
     found = judge_all([study], PRIMARY)
-    largest = {item.claim.number: max((part.p_for for part in item.parts), default=1.0) for item in found}
-    last: dict[str, float] = {}
-    for item in found:
-        if LAST.title in item.beside:
-            parts = item.claim.parts(Evidence(study.results, LAST))
-            last[item.claim.number] = max(part.p_for for part in parts)
-    surviving, surviving_last = _holm(largest), _holm(last)
-
-    def corrected(item: Judged) -> Judged:
-        at = {HEADLINE.title: item.verdict, **item.beside}
-        lost = [
-            title
-            for title, kept in ((HEADLINE.title, surviving), (LAST.title, surviving_last))
-            if at.get(title) == "supported" and item.claim.number not in kept
-        ]
-        if not lost:
-            return item
-        at |= dict.fromkeys(lost, "inconclusive")
-        why = f"{enumerated(lost)}: supported before Holm over the four"
-        return replace(item, verdict=at.pop(HEADLINE.title), beside=at, why=why)
-
-    return [corrected(item) for item in found]
+    for title in (HEADLINE.title, LAST.title):
+        asked = [place for place, item in enumerate(found) if title in item.at]
+        values = [max(part.p_for for part in found[place].at[title]) for place in asked]
+        for place in set(asked) - {asked[rank] for rank in holm(values, len(PRIMARY))}:
+            if found[place].verdicts[title] == "supported":
+                found[place] = replace(found[place], lost=(*found[place].lost, title))
+    return found
 
 
-def _holm(values: Mapping[str, float]) -> set[str]:
-    """Return the names whose p-values survive Holm over the primary contrasts."""
-    surviving: set[str] = set()
-    for number, name in enumerate(sorted(values, key=lambda name: values[name])):
-        if values[name] * (len(PRIMARY) - number) > LEVEL:
-            break
-        surviving.add(name)
-    return surviving
-
-
-def primary_rows(study: Study) -> list[dict[str, str]]:
-    """Return one row per primary contrast and per row beside them: words, verdicts, and on what."""
+def _primary_and_beside(study: ResultSet) -> list[tuple[str, Judged]]:
+    """Return the primary contrasts and the rows beside them, which no correction counts, with their words."""
     found = {item.claim.number: item for item in judge_primary(study)}
     rows = []
     for claim in PRIMARY:
-        item, absent = found.get(claim.number), [m for m in claim.needs if m not in study.results.summaries]
-        last = "last epoch"
-        missing = f"not run yet ({', '.join(map(title_of, absent))})"
-        rows.append(
-            {
-                "Contrast": f"{claim.number} · {claim.text}",
-                "Selected epoch": item.verdict if item else missing,
-                "Last epoch": item.beside.get(last, MISSING) if item else MISSING,
-                "Evidence": f"{item.seeds}, {study.standing}" if item else MISSING,
-            }
-        )
-    for text, own in beside_primary(study.results).items():
-        seeds = Judged(PRIMARY[3], study, judge(own), tuple(own)).seeds
-        rows.append(
-            {
-                "Contrast": f"beside · {text}",
-                "Selected epoch": judge(own),
-                "Last epoch": MISSING,
-                "Evidence": f"{seeds}, {study.standing}",
-            }
-        )
+        absent = ", ".join(title_of(method) for method in claim.needs if method not in study.runs)
+        item = found.get(claim.number, Judged(claim, study, why=f"not run yet ({absent})"))
+        rows.append((f"{claim.number} · {claim.text}", item))
+    for text, parts in beside_primary(study).items():
+        rows.append((f"beside · {text}", Judged(PRIMARY[3], study, {HEADLINE.title: tuple(parts)})))
     return rows
 
 
-def primary_tables(study: Study) -> list[Table]:
-    """Return the primary contrasts as tables: their verdicts, then every part of each."""
-    tables = [
-        Table(
-            primary_rows(study),
-            caption=f"{study.results.head}. Supported where it holds uncalibrated and calibrated.",
-        )
+def primary_tables(study: ResultSet) -> list[Table]:
+    """Return the primary contrasts as tables: one row for each, then every part of each."""
+    named = _primary_and_beside(study)
+    rows = [
+        {
+            "Contrast": text,
+            "Selected epoch": item.verdict if item.at else item.why,
+            "Last epoch": item.verdicts.get(LAST.title, MISSING),
+            "Evidence": f"{item.seeds}, {study.standing}" if item.at else MISSING,
+        }
+        for text, item in named
     ]
-    named = [(f"{item.claim.number}. {item.beside_in_words}", item.parts) for item in judge_primary(study)]
-    named += [(f"Beside: {text}", tuple(own)) for text, own in beside_primary(study.results).items()]
-    return tables + [Table(part_rows(parts), caption=f"{text}.") for text, parts in named if parts]
+    tables = [Table(rows, caption=f"{study.head}. Supported where it holds uncalibrated and calibrated.")]
+    for text, item in named:
+        beside, _, words = text.partition(" · ")
+        caption = f"Beside: {words}" if beside == "beside" else f"{beside}. {item.beside_in_words}"
+        if item.at:
+            tables.append(Table(part_rows(item.parts), caption=f"{caption}."))
+    return tables
 
 
-def published_studies(page: "Page", folders: str = "") -> list[Study]:
+def published_studies(page: "Page", folders: str = "") -> list[ResultSet]:
     """Return the studies of some folders below ``data/records``, or the plan's and what it cannot decide yet.
 
     Raises:
         RecordError: A folder is not published.
     """
     if folders:
-        names = [name.strip() for name in folders.split(",")]
-        return [_study(published(page, f"data/records/{name}")) for name in names]
-    taken = [planned(page, name) for name in PLANNED]
-    found = [_study(results) for results in taken if results is not None]
-    asked = {
-        (claim.number, study.data) for claim in CLAIMS for study in found if can_decide(claim, study.results)
-    }
+        return [published(page, f"data/records/{name.strip()}") for name in folders.split(",")]
+    found = [results for name in PLANNED if (results := planned(page, name)) is not None]
+    asked = {(claim.number, study.data) for claim in CLAIMS for study in found if can_decide(claim, study)}
     for name in EXPLORATORY_FOLDERS:
-        study = _study(published(page, f"data/records/{name}"))
-        if any(
-            can_decide(claim, study.results) and (claim.number, study.data) not in asked for claim in CLAIMS
-        ):
+        study = published(page, f"data/records/{name}")
+        if any(can_decide(claim, study) and (claim.number, study.data) not in asked for claim in CLAIMS):
             found.append(study)
     return found
 
 
-def power_study(page: "Page") -> Study | None:
-    """Return the study of the primary contrasts at its largest look; None before the first."""
-    results = planned(page, "physionet2012_power")
-    return None if results is None else _study(results)
+def show_primary(page: "Page") -> None:
+    """Show the primary contrasts, folded, at the largest look of their study; nothing before the first."""
+    if (study := planned(page, POWER)) is not None:
+        show_folded("The primary contrasts", primary_tables(study))
 
 
-def _study(results: ResultSet) -> Study:
-    return Study(results.study, results)
+def verdicts_on(number: str, studies: Sequence[ResultSet]) -> str:
+    """Return the verdicts on a claim, study by study, in words; "open" where none can be asked."""
+    judged = judge_all(studies, [claim for claim in CLAIMS if claim.number == number])
+    return "; ".join(f"{item.verdict} on {item.study.title}" for item in judged) or "open"
 
 
 def matrix_rows(judged: Sequence[Judged], claims: Sequence[Claim] = CLAIMS) -> list[dict[str, str]]:
@@ -275,7 +232,7 @@ def preferred(claim: Claim, judged: Sequence[Judged], data: str) -> Judged | Non
     It is that of the plan's study for the claim, else of another planned one, else the first.
     """
     mine = [item for item in judged if item.claim is claim and item.study.data == data]
-    order = sorted(mine, key=lambda item: (item.study.name != claim.study, not item.study.planned))
+    order = sorted(mine, key=lambda item: (item.study.study != claim.study, not item.study.planned))
     return order[0] if order else None
 
 
@@ -284,10 +241,6 @@ def enumerated(numbers: Sequence[str]) -> str:
     if not numbers:
         return "none"
     return f"{', '.join(numbers[:-1])} and {numbers[-1]}" if len(numbers) > 1 else numbers[0]
-
-
-def _leaves(part: Part) -> list[Part]:
-    return [leaf for child in part.parts for leaf in _leaves(child)] if part.parts else [part]
 
 
 def part_rows(parts: Sequence[Part]) -> list[dict[str, str | int]]:

@@ -134,7 +134,7 @@ def shared_folder() -> Path:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other page works in the folder; the lock goes with the process, however it ends."""
+    """Lock the folder, once no other page works in it; the lock goes with the process, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".pages.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,25 +1,22 @@
 """Differences between methods as the analysis plan measures them, from the records of a study.
 
-A quantity is named by its kind: those of an audit table ("bias", "raw_bias", "calibrated_bias", "last_worst",
-…), "worst", "macro", "induced" (mean induced tolerance on the validation split), "floor" (share of the steps
-after the warm-up with λ at its minimum), and "bias@δ" and "calibrated_bias@δ".
+A quantity is named by its kind: a column of :attr:`.ResultSet.wide` ("bias", "last_worst",
+"induced/validation", "at_minimum" …), or "bias@δ" and "calibrated_bias@δ" from the exact curves.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from relif_book.evidence.audit_table import audit_record
 from relif_book.evidence.contrasts import influences
 from relif_book.evidence.judging import Difference, paired, unpaired
 from relif_book.evidence.plan import MACRO_SUBJECTS, MATCHED_WORST, WORST_SUBJECTS
+from relif_book.evidence.result_set import ResultSet, nearest_column
 from relif_core.errors import InputError
-
-if TYPE_CHECKING:
-    from relif_book.evidence.results import ResultSet
-    from relif_core.record import Record
+from relif_core.record import Record
 
 _audited: dict[tuple[str, str], np.ndarray] = {}
 
@@ -27,47 +24,42 @@ _audited: dict[tuple[str, str], np.ndarray] = {}
 BELOW_COMMON = 0.005
 
 
-def seed_values(results: "ResultSet", method: str, kind: str) -> dict[int, float]:
+def seed_values(results: ResultSet, method: str, kind: str) -> dict[int, float]:
     """Return a method's values by seed; a run that failed has the worst value of any run of the study.
 
     Raises:
         InputError: The method has no record, or its records do not hold the quantity.
     """
-    if method not in results.summaries:
+    if method not in results.runs:
         raise InputError(f"{method}: no record in this study; run it first")
     values = _values(results, method, kind)
     failed = [item["seed"] for item in results.table.failed if item["method"] == method]
     if failed:
-        everyone = [value for name in results.summaries for value in _values(results, name, kind).values()]
+        everyone = [value for name in results.runs for value in _values(results, name, kind).values()]
         low = kind.rpartition("_")[2] in ("worst", "macro")
         values |= dict.fromkeys(failed, min(everyone) if low else max(everyone))
     return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
 
-def contrast(results: "ResultSet", weights: Mapping[str, float], kind: str) -> Difference:
+def contrast(results: ResultSet, weights: Mapping[str, float], kind: str) -> Difference:
     """Return Σ w_m · mean of method m over the seeds that all have; two without common seeds by Welch.
 
     Raises:
         InputError: A method has fewer than two seeds, whose spread nothing shows.
     """
-    values = {method: seed_values(results, method, kind) for method in weights}
-    seeds = sorted(set.intersection(*(set(own) for own in values.values())))
-    subjects = _subjects(results)
-    if len(seeds) < 2 and len(weights) == 2:
-        (a, first), (b, second) = values.items()
-        error = _subject_error(results, weights, {a: list(first), b: list(second)}, kind)
-        return unpaired(
-            [weights[a] * value for value in first.values()],
-            [-weights[b] * value for value in second.values()],
-            error,
-            subjects,
-        )
-    rows = [sum(weight * values[method][seed] for method, weight in weights.items()) for seed in seeds]
-    error = _subject_error(results, weights, dict.fromkeys(weights, seeds), kind)
-    return paired(rows, error, subjects)
+    if len(weights) == 2:
+        (a, first), (b, second) = ((method, seed_values(results, method, kind)) for method in weights)
+        if len(first.keys() & second.keys()) < 2:
+            return unpaired(
+                [weights[a] * value for value in first.values()],
+                [-weights[b] * value for value in second.values()],
+                _subject_error(results, weights, {a: list(first), b: list(second)}, kind),
+                _subjects(results),
+            )
+    return between_kinds(results, {(method, kind): weight for method, weight in weights.items()})
 
 
-def between_kinds(results: "ResultSet", terms: Mapping[tuple[str, str], float]) -> Difference:
+def between_kinds(results: ResultSet, terms: Mapping[tuple[str, str], float]) -> Difference:
     """Return Σ w · mean over methods and kinds, as :func:`contrast`.
 
     Errors over subjects of two kinds are added, for nothing shows how they go together.
@@ -86,7 +78,7 @@ def between_kinds(results: "ResultSet", terms: Mapping[tuple[str, str], float]) 
 
 
 def matched(
-    results: "ResultSet", method: str, other: str, share: float = 1.0
+    results: ResultSet, method: str, other: str, share: float = 1.0
 ) -> tuple[Difference, tuple[int, int]]:
     """Return Bias of one method minus that of another at matched utility; pairs matched, pairs.
 
@@ -103,20 +95,22 @@ def matched(
     Raises:
         InputError: The records hold no epochs, or fewer than two pairs are matched.
     """
-    runs = {
-        name: {record.seed: record for record in results.records if record.method == name}
-        for name in (method, other)
-    }
-    seeds = [seed for seed in runs[method] if seed in runs[other]]
+    two = results.narrowed((method, other))
+    worst = two.by_epoch("epoch_worst")
+    bias = two.by_epoch("epoch_bias", "test", results.reference.tolerance)
+    seeds = results.seeds(method, other)
     rows, kept = [], []
     for seed in seeds:
-        pair = [runs[name][seed] for name in (method, other)]
-        common = min(_best_worst(record) for record in pair)
-        readings = [
-            _first_reaching(record, common - BELOW_COMMON, results.reference.tolerance) for record in pair
-        ]
-        if abs(readings[0][0] - readings[1][0]) <= MATCHED_WORST:
-            rows.append(readings[0][1] - share * readings[1][1])
+        runs = [(method, seed), (other, seed)]
+        for run in runs:
+            if run not in bias.index:
+                raise InputError(f"{run[0]}, seed {seed}: no audits by epoch; records of revision 2 on do")
+        common = min(float(worst.loc[run].max()) for run in runs)
+        (reached, own), (other_reached, others) = (
+            _first_reaching(run, worst, bias, common - BELOW_COMMON) for run in runs
+        )
+        if abs(reached - other_reached) <= MATCHED_WORST:
+            rows.append(own - share * others)
             kept.append(seed)
     error = _subject_error(
         results, {method: 1.0, other: -share}, dict.fromkeys((method, other), kept), "bias"
@@ -124,41 +118,48 @@ def matched(
     return paired(rows, error, _subjects(results)), (len(kept), len(seeds))
 
 
-def _values(results: "ResultSet", method: str, kind: str) -> dict[int, float]:
+def _first_reaching(
+    run: tuple[str, int], worst: pd.DataFrame, bias: pd.DataFrame, wanted: float
+) -> tuple[float, float]:
+    """Return validation Worst and test Bias at a run's first test-audited epoch that reaches ``wanted``."""
+    for epoch, found in bias.loc[run].dropna().items():
+        reached = float(worst.loc[run].get(epoch, 0.0))
+        if reached >= wanted:
+            return reached, float(found)
+    raise InputError(f"{run[0]}, seed {run[1]}: no audited epoch reaches a validation Worst of {wanted:.3f}")
+
+
+def _values(results: ResultSet, method: str, kind: str) -> dict[int, float]:
     """Return a quantity of a method by seed."""
-    summary = results.summaries[method]
     name, _, at = kind.partition("@")
     if at:
-        curves = getattr(summary.table, f"{name}_curve", None)
-        if curves is None:
+        if not hasattr(results.table, f"{name}_curve"):
             raise InputError(f"these records hold no curves of {name}; publish newer ones")
-        found = curves[summary.rows, _column(summary.table.curve_tolerances, float(at))].tolist()
-        return dict(zip(summary.seeds, found, strict=True))
-    column = {"induced": "induced/validation", "floor": "at_minimum"}.get(kind, kind)
-    if column not in results.wide:
+        found = results.curves(method, name)[:, nearest_column(results.curve_tolerances, float(at))].tolist()
+        return dict(zip(results.seeds(method), found, strict=True))
+    if kind not in results.wide:
         what = kind.replace("_", " ").replace("bias", "Bias")
         raise InputError(f"these records hold no {what}; publish newer ones")
-    return results.wide.loc[method][column].to_dict()
+    return results.wide.loc[method][kind].to_dict()
 
 
 def _subject_error(
-    results: "ResultSet", weights: Mapping[str, float], seeds: Mapping[str, Sequence[int]], kind: str
+    results: ResultSet, weights: Mapping[str, float], seeds: Mapping[str, Sequence[int]], kind: str
 ) -> float:
     """Return the standard error over subjects of Σ w_m · mean over seeds; NaN where nothing shows it.
 
     Induced tolerances and shares of steps have none. Records of PhysioNet 2012 without logits have the plan's
     bounds of Worst and Macro, which were measured on the same test stays.
     """
-    summaries = results.summaries
-    if kind in ("induced", "floor"):
+    if kind in ("induced/validation", "at_minimum"):
         return 0.0
     table = results.table
     if kind in table.kinds:
-        covariance = getattr(table, f"{kind}_covariance")
+        covariance = table.covariance(kind)
         total = np.zeros(len(table.keys))
         for method, weight in weights.items():
-            own = zip(summaries[method].seeds, summaries[method].rows, strict=True)
-            rows = [row for seed, row in own if seed in seeds[method] and np.isfinite(covariance[row, row])]
+            own = results.rows(method, seeds[method])
+            rows = [row for row in own if np.isfinite(covariance[row, row])]
             if not rows:
                 return math.nan
             total[rows] += weight / len(rows)
@@ -172,7 +173,7 @@ def _subject_error(
     for method, weight in weights.items():
         records = [
             record
-            for record in _records(results, method)
+            for record in results.runs[method]
             if record.seed in seeds[method] and (record.has("") or record.logits("test"))
         ]
         if not records:
@@ -181,12 +182,12 @@ def _subject_error(
     return float(np.linalg.norm(np.sum(shares, axis=0)))
 
 
-def _subjects(results: "ResultSet") -> int:
+def _subjects(results: ResultSet) -> int:
     """Return how many subjects an error is worth: one more than the fewest degrees of freedom."""
     return int(results.table.bias_freedom.min()) + 1
 
 
-def _shares(record: "Record", kind: str) -> np.ndarray:
+def _shares(record: Record, kind: str) -> np.ndarray:
     """Influences per subject [G] of a record's Bias at its own or the kind's tolerance; audited once."""
     if (record.key, kind) not in _audited:
         name, _, at = kind.partition("@")
@@ -194,32 +195,3 @@ def _shares(record: "Record", kind: str) -> np.ndarray:
         found = audit_record(record, float(at) if at else record.induced_tolerances("test"), view=view)
         _audited[record.key, kind] = influences([found], "bias")[0]
     return _audited[record.key, kind]
-
-
-def _records(results: "ResultSet", method: str) -> list["Record"]:
-    found = {record.seed: record for record in results.records if record.method == method}
-    return [found[seed] for seed in results.summaries[method].seeds]
-
-
-def _best_worst(record: "Record") -> float:
-    if "epoch/test/bias" not in record.arrays:
-        raise InputError(f"record {record.key[:12]} holds no audits by epoch; records of revision 2 on do")
-    return max(value for value in record.result["history"]["worst"] if value is not None)
-
-
-def _first_reaching(record: "Record", worst: float, tolerance: float) -> tuple[float, float]:
-    """Return validation Worst and test Bias at the first test-audited epoch that reaches ``worst``."""
-    column = _column(record.arrays["epoch/tolerances"], tolerance)
-    history = record.result["history"]["worst"]
-    for epoch, curve in zip(record.arrays["epoch/test/epoch"], record.arrays["epoch/test/bias"], strict=True):
-        if (history[epoch - 1] or 0.0) >= worst:
-            return history[epoch - 1], float(curve[column])
-    raise InputError(f"record {record.key[:12]}: no audited epoch reaches a validation Worst of {worst:.3f}")
-
-
-def _column(tolerances: np.ndarray, wanted: float) -> int:
-    """Return the place of the tolerance on a grid that lies nearest."""
-    place = int(np.argmin(np.abs(tolerances - wanted)))
-    if abs(float(tolerances[place]) - wanted) > 1e-3:
-        raise InputError(f"δ = {wanted:g} is not on the grid of these curves; publish them with it")
-    return place

@@ -126,7 +126,7 @@ def publish(
     target = Path(target)
     alone = [record for record in records if len(record.tasks) == 1]
     records = [record for record in records if len(record.tasks) > 1]
-    before = _published_before(target) if keep == "study" else []
+    before = _load(target) if keep == "study" and (target / AUDITS).is_file() else []
     kept_already = {record.key for record in before}
     records = [record for record in records if record.key not in kept_already]
     if before and not records:
@@ -134,11 +134,8 @@ def publish(
     _check_one_study([*before, *records, *alone], target)
     if not exploratory:
         _check_sources([*before, *records, *alone], target)
-    reference_run = min(
-        (record for record in [*before, *records] if record.method == "erm"),
-        key=lambda record: record.seed,
-        default=None,
-    )
+    plain = [record for record in [*before, *records] if record.method == "erm"]
+    reference_run = min(plain, key=lambda record: record.seed, default=None)
     if reference_run is None:
         raise RecordError(f"nothing to publish to {target}: the tolerance needs a finished ERM run")
     reference = write_reference(reference_run, target)
@@ -148,11 +145,7 @@ def publish(
         table = joined(known, before, table)
         failed = [*known.failed, *(item for item in failed if dict(item) not in known.failed)]
         exploratory = exploratory or known.exploratory
-    table = replace(
-        table,
-        failed=[dict(item) for item in failed],
-        exploratory=exploratory,
-    )
+    table = replace(table, failed=[dict(item) for item in failed], exploratory=exploratory)
     with_logits = set(sorted({record.seed for record in [*before, *records]})[:logit_seeds])
     published = []
     for record in records:
@@ -176,47 +169,47 @@ def publish(
     return table
 
 
-def _published_before(target: Path) -> list[Record]:
-    if not (target / AUDITS).is_file():
-        return []
-    return load_packed(target) if (target / RUNS).is_file() else load_records(target)
+def _load(folder: Path) -> list[Record]:
+    """Return the records of a published folder, packed or one by one."""
+    return load_packed(folder) if (folder / RUNS).is_file() else load_records(folder)
 
 
 def _kept(record: Record, level: Keep, is_reference: bool, with_logits: bool) -> dict[str, np.ndarray]:
-    arrays = record.arrays
     if level == "all":
-        return dict(arrays)
-    kept = {name: array for name, array in arrays.items() if not name.startswith(PERSONAL)}
+        return dict(record.arrays)
+    also: tuple[str, ...] = ()
     if level == "test":
-        kept |= {
-            name: array
-            for name, array in arrays.items()
-            if name.startswith(("score/", "subject/")) and (is_reference or "/validation/" not in name)
-        }
+        also = ("score/test/", "subject/test/")
+    elif level == "study" and with_logits:
+        also = ("logit/test/",)
+    if level != "aggregates" and is_reference:
+        also += ("score/validation/", "subject/validation/")
+        also += ("logit/validation/",) if level == "study" else ()
+    kept = {
+        name: array
+        for name, array in record.arrays.items()
+        if name.startswith(also) or not name.startswith(PERSONAL)
+    }
+    if level == "test":
         return kept
     if level == "study":
         if not is_reference:
             kept.pop("calibration/distances", None)
         # A float16 holds a share to 1 part in 2000; that is 0.00003 of a Bias of 0.06.
-        for name in [name for name in kept if name.startswith("epoch/") and kept[name].dtype == np.float32]:
-            kept[name] = kept[name].astype(np.float16)
-        if is_reference:
-            kept |= {
-                name: array
-                for name, array in arrays.items()
-                if name.startswith(("score/validation/", "subject/validation/", "logit/validation/"))
-            }
-        if with_logits:
-            kept |= {name: array for name, array in arrays.items() if name.startswith("logit/test/")}
+        kept = {
+            name: array.astype(np.float16)
+            if name.startswith("epoch/") and array.dtype == np.float32
+            else array
+            for name, array in kept.items()
+        }
     for view, place in VIEWS.items():
         if not record.has(view) or (level == "study" and with_logits and place in ("score", "calibrated")):
             continue
         sketch = HistogramSketch.of(record.scores("test", view), BINS)
         for task, counts in sketch.counts.items():
             if level == "study":
-                kept[f"histogram/{place}/test/{task}"] = counts.astype(
-                    np.uint16 if counts.max() < 65536 else np.uint32
-                )
+                small = np.uint16 if counts.max() < 65536 else np.uint32
+                kept[f"histogram/{place}/test/{task}"] = counts.astype(small)
             else:
                 kept[f"merged_histogram/{place}/test/{task}"] = merged(counts, LEAST)
     return kept
@@ -253,14 +246,14 @@ def _save_labels(record: Record, target: Path) -> None:
 
 
 def _check_one_study(records: Sequence[Record], target: Path) -> None:
-    """Refuse (``RecordError``) records that cannot lie in one folder."""
+    """Check that records can lie in one folder, else raise ``RecordError``."""
     protocols = {getattr(record.settings.model, "protocol", "held_out") for record in records}
+    devices = {device_type(record) for record in records}
     if len(protocols) > 1:
         raise RecordError(
             f"{target}: the runs follow the protocols {listed(sorted(protocols))}; publish each from"
             " and to a folder of its own"
         )
-    devices = {device_type(record) for record in records}
     if len(devices) > 1:
         raise RecordError(
             f"{target}: the runs were made on {listed(sorted(devices))}; publish those of each device"
@@ -277,7 +270,7 @@ def _check_one_study(records: Sequence[Record], target: Path) -> None:
 
 
 def _check_sources(records: Sequence[Record], target: Path) -> None:
-    """Refuse (``RecordError``) runs of modified or several sources, as far as their records say."""
+    """Check that runs have one source, not modified, as far as records say, else raise ``RecordError``."""
     made = {f"{record.method} seed {record.seed}": record.content["made"] for record in records}
     made = {name: item for name, item in made.items() if "commit" in item}
     modified = [name for name, item in made.items() if item["modified"]]
@@ -325,9 +318,10 @@ def read_published(folder: Path) -> tuple[list[Record], ReferenceTolerance, Audi
     if (folder / LABELS).is_file():
         with np.load(folder / LABELS, allow_pickle=False) as archive:
             shared = {name: archive[name] for name in archive.files}
-    found = load_packed(folder) if (folder / RUNS).is_file() else load_records(folder)
     records = [
-        Record(record.content, {**shared, **record.arrays}) for record in found if len(record.tasks) > 1
+        Record(record.content, {**shared, **record.arrays})
+        for record in _load(folder)
+        if len(record.tasks) > 1
     ]
     records.sort(key=lambda record: (record.method, record.seed, record.key))
     return records, read_reference(folder), table

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relif_book.figures.style import colour_of, marker_of
-from relif_book.figures.tables import Cell, Interval, Seeds, seed_rows
+from relif_book.figures.tables import Cell, Interval, Seeds, decimals, seed_rows
 from relif_core.methods import title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Columns = Mapping[str, tuple[str, int]]
+Columns = Mapping[str, str]
 READING_TITLES = {
     "causal": "causal",
     "later_hours": "later hours",
@@ -34,18 +34,17 @@ def combinations(study: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def utility_rows(study: Mapping[str, Any]) -> list[dict[str, Cell]]:
     """Return Worst, Macro and each task's test score per reading and method; † marks tasks read anew."""
-    return _with_tasks(study, {"Worst": ("worst", 3), "Macro": ("macro", 3)}, {})
+    return _with_tasks(study, {"Worst": "worst", "Macro": "macro"}, {})
 
 
 def score_rows(study: Mapping[str, Any]) -> list[dict[str, Cell]]:
     """Return each task's test score and Bias, at the shared tolerance and at own ones, as above."""
-    return _with_tasks(study, {}, {"Bias, fixed δ": ("bias", 4), "Bias, own δ": ("raw_bias", 4)})
+    return _with_tasks(study, {}, {"Bias, fixed δ": "bias", "Bias, own δ": "raw_bias"})
 
 
 def _with_tasks(study: Mapping[str, Any], before: Columns, after: Columns) -> list[dict[str, Cell]]:
     tasks = {
-        f"{title} †" if task in study["reread"] else title: (task, 3)
-        for task, title in study["tasks"].items()
+        f"{title} †" if task in study["reread"] else title: task for task, title in study["tasks"].items()
     }
     runs = [{**run, **run["scores"]} for run in study["runs"]]
     return seed_rows(runs, _BY, {**before, **tasks, **after})
@@ -54,10 +53,10 @@ def _with_tasks(study: Mapping[str, Any], before: Columns, after: Columns) -> li
 def audit_rows(study: Mapping[str, Any]) -> list[dict[str, Cell]]:
     """Return Bias and violation rate at the shared tolerance, Bias at own ones, and induced tolerances."""
     columns = {
-        "Bias, fixed δ": ("bias", 4),
-        "Violation rate, fixed δ": ("violation_rate", 3),
-        "Bias, own δ": ("raw_bias", 4),
-        "Induced tolerance": ("induced_tolerance", 3),
+        "Bias, fixed δ": "bias",
+        "Violation rate, fixed δ": "violation_rate",
+        "Bias, own δ": "raw_bias",
+        "Induced tolerance": "induced_tolerance",
     }
     return seed_rows(study["runs"], _BY, columns)
 
@@ -70,7 +69,7 @@ def contrast_rows(study: Mapping[str, Any]) -> list[dict[str, Cell]]:
             "Method": title_of(item["method"]),
             "Worst": Seeds(tuple(item["worst"]), signed=True),
             "Macro": Seeds(tuple(item["macro"]), signed=True),
-            "Bias": Seeds(tuple(item["bias"]), 4, signed=True),
+            "Bias": Seeds(tuple(item["bias"]), decimals("bias"), signed=True),
             "95 % interval of Bias": Interval(*item["bias_interval"]),
             "Violation rate": Seeds(tuple(item["violation_rate"]), signed=True),
         }

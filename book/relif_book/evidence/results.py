@@ -10,52 +10,32 @@ import numpy as np
 
 from relif_book.evidence.audit_table import AUDITS
 from relif_book.evidence.publishing import read_published
-from relif_book.evidence.reporting import (
-    MethodComparison,
-    MethodSummary,
-    ReferenceTolerance,
-    common_seeds,
-    compare_methods,
-    seed_interval,
+from relif_book.evidence.reporting import ReferenceTolerance, seed_interval
+from relif_book.evidence.result_set import EXPLORATORY, PLANNED, ResultSet, nearest_column, result_set
+from relif_book.figures.style import colour_of
+from relif_book.figures.tables import (
+    MISSING,
+    QUANTITIES,
+    Cell,
+    Interval,
+    Seeds,
+    Table,
+    decimals,
+    show_folded,
+    show_table,
+    shown,
 )
-from relif_book.evidence.result_set import ResultSet, result_set
-from relif_book.figures.tables import MISSING, Cell, Interval, Seeds, Table, show_folded, show_table
 from relif_book.project import project_root
-from relif_core.errors import InputError, RecordError, listed
+from relif_core.errors import RecordError, listed
 from relif_core.methods import title_of
-from relif_core.settings import ModelSettings, as_json, method_settings
+from relif_core.problems import kind_of_settings
+from relif_core.settings import as_json, method_settings
 from relif_core.studies.grid import SEVEN_METHODS, STUDIES
 
 if TYPE_CHECKING:
     from relif_book import Page
 
 Rows = list[dict[str, Cell]]
-#: The analysis plan's studies by folder below ``data/records``: name, and the seeds of its looks, the last
-#: one whole. A look is taken when every method of the study's first block has all its seeds.
-PLANNED: Mapping[str, tuple[str, tuple[range, ...]]] = {
-    "physionet2012_table3": ("table3", (range(200, 203), range(200, 207))),
-    "physionet2012_power": ("power", (range(100, 115), range(100, 130))),
-    "physionet2012_b3": ("b3", (range(300, 307),)),
-    "nyuv2": ("nyuv2", ()),
-}
-EXPLORATORY = "exploratory"
-#: Quantities of :func:`~relif_book.evidence.frame.wide_frame` as columns: title and decimals.
-COLUMNS = {
-    "worst": ("Worst", 3),
-    "macro": ("Macro", 3),
-    "bias": ("Bias", 4),
-    "last_bias": ("Bias, last epoch", 4),
-    "calibrated_bias": ("Bias, calibrated", 4),
-    "raw_bias": ("Bias, own δ", 4),
-    "violation_rate": ("Violation rate", 3),
-    "induced/validation": ("Induced δ, validation", 3),
-    "induced/test": ("Induced δ, test", 3),
-    "drift_budget": ("Drift budget, test", 3),
-    "weight_end": ("Last λ", 3),
-    "rate_end": ("Last r̄", 3),
-    "at_minimum": ("At λ_min", 2),
-    "at_maximum": ("At λ_max", 2),
-}
 
 
 def published(page: "Page", folder: str) -> ResultSet:
@@ -75,18 +55,17 @@ def published(page: "Page", folder: str) -> ResultSet:
 
 
 def seven(page: "Page", folder: str) -> ResultSet:
-    """As :func:`published`, of the paper's seven methods alone."""
+    """Return the kept records of a folder, of the paper's seven methods alone (:func:`published`)."""
     return published(page, folder).narrowed(SEVEN_METHODS)
 
 
 def planned(page: "Page", folder: str) -> ResultSet | None:
     """Return a study of the plan at its largest look; None before the first one."""
-    path = f"data/records/{folder}"
+    path, (name, looks) = f"data/records/{folder}", PLANNED[folder]
     if not page.awaits(f"{path}/{AUDITS}"):
         return None
     results = published(page, path)
-    looks = PLANNED[folder][1]
-    return None if looks and look_of(results, PLANNED[folder][0], looks) is None else results
+    return None if looks and look_of(results, name, looks) is None else results
 
 
 def look_of(results: ResultSet, study: str, looks: Sequence[range]) -> range | None:
@@ -120,20 +99,17 @@ def published_sets(
     Raises:
         RecordError: Nothing of a data set is published.
     """
-    if page.parameters["published_records"]:
-        found = [published(page, page.parameters["published_records"]).narrowed(methods)]
-    else:
-        found = []
-        for name in map(str.strip, page.parameters["dataset"].split(",")):
-            folders = [
-                folder for folder in (name, *(f"{name}_{one}" for one in studies)) if folder in PLANNED
-            ]
-            kept = [results for folder in folders if (results := planned(page, folder)) is not None]
-            asked = set() if name in PLANNED else set(needs or methods)
-            if not any(asked <= set(results.summaries) for results in kept):
-                older = published(page, f"data/records/{_published_name(name)}_methods")
-                kept.append(older.narrowed(methods))
-            found += kept
+    if folder := page.parameters["published_records"]:
+        return [published(page, folder).narrowed(methods)]
+    found: list[ResultSet] = []
+    for name in map(str.strip, page.parameters["dataset"].split(",")):
+        folders = [folder for folder in (name, *(f"{name}_{one}" for one in studies)) if folder in PLANNED]
+        kept = [results for folder in folders if (results := planned(page, folder)) is not None]
+        asked = set() if name in PLANNED else set(needs or methods)
+        if not any(asked <= set(results.runs) for results in kept):
+            older = published(page, f"data/records/{_published_name(name)}_methods")
+            kept.append(older.narrowed(methods))
+        found += kept
     return found
 
 
@@ -156,9 +132,7 @@ def show_sets(
     """Show a table of the first results, under its ``number`` in the paper; fold the others beneath it."""
     show_table(_captioned(found[0], rows, caption, number))
     for results in found[1:]:
-        show_folded(
-            f"{results.data}, {results.standing}: the same table", [_captioned(results, rows, caption)]
-        )
+        show_folded(f"{results.title}: the same table", [_captioned(results, rows, caption)])
 
 
 def fold_sets(
@@ -182,91 +156,91 @@ def _captioned(
 def method_rows(results: ResultSet, *columns: str) -> Rows:
     """Return one row per method: its seeds where they differ between rows, then the columns.
 
-    A column is a quantity of :data:`COLUMNS`, a task's "score/…", an "interval" or "rate_interval" over the
-    draw of test subjects, or "ranks" in Bias: at own tolerances → at the fixed one. Quantities that no record
-    has are left out.
+    A column is a quantity of the frame, a task's "score/…" among them, an "interval" or "rate_interval" over
+    the draw of test subjects, or "ranks" in Bias: at own tolerances → at the fixed one. Quantities that no
+    record has are left out.
     """
     fewest, most = results.seed_counts
     rows: Rows = []
-    for method, summary in results.summaries.items():
+    for method in results.runs:
         row: dict[str, Cell] = {"Method": title_of(method)}
         if fewest != most:
-            row["Seeds"] = len(summary.seeds)
+            row["Seeds"] = len(results.seeds(method))
         for column in columns:
             if column == "interval":
-                row["95 % interval"] = Interval(*summary.interval())
+                row["95 % interval"] = Interval(*results.interval(method))
             elif column == "rate_interval":
-                row["95 % interval of the rate"] = Interval(*summary.interval("violation_rate"), 3)
+                ends = results.interval(method, "violation_rate")
+                row["95 % interval of the rate"] = Interval(*ends, decimals("violation_rate"))
             elif column == "ranks":
-                before, after = (ranks(results, kind)[method] for kind in ("raw_bias", "bias"))
+                before, after = (results.ranks(kind)[method] for kind in ("raw_bias", "bias"))
                 row["Rank, own → fixed δ"] = f"{before} → {after}"
             elif column in results.wide:
-                title, digits = _title(results, column)
-                row[title] = Seeds(tuple(results.values(method, column)), digits)
+                row |= _cell(results, column, results.values(method, column))
         rows.append(row)
     return rows
 
 
-def _title(results: ResultSet, column: str) -> tuple[str, int]:
-    if column.startswith("score/"):
-        return results.task_titles[column.removeprefix("score/")], 3
-    return COLUMNS[column]
+def _cell(
+    results: ResultSet, column: str, values: Sequence[float], *, signed: bool = False
+) -> dict[str, Cell]:
+    """Return a quantity over seeds under its title."""
+    quantity, _, task = column.partition("/")
+    title = results.task_titles[task] if quantity == "score" else QUANTITIES[column][0]
+    return {title: Seeds(tuple(values), decimals(column), signed=signed)}
 
 
 def difference_rows(results: ResultSet, pairs: Sequence[tuple[str, str]], *columns: str) -> Rows:
     """Return one row per pair (a, b) with a seed in common: b minus a over their common seeds.
 
-    A column is a quantity of :data:`COLUMNS`, or "interval" (of the difference in Bias over the draw of
-    subjects, paired by subject), "lower" (seeds with lower Bias), "seed_interval" and "ratio" (of the
-    validation's induced tolerance), "order" (of the means, from the fixed to own tolerances) or "certificate"
-    (theorem B.2: the fixed gap and both drift budgets, and whether the order is certain).
+    A column is a quantity of the frame, or "interval" (of the difference in Bias over the draw of subjects,
+    paired by subject), "lower" (seeds with lower Bias), "seed_interval" and "ratio" (of the validation's
+    induced tolerance), "order" (of the means, from the fixed to own tolerances) or "certificate" (theorem
+    B.2: the fixed gap and both drift budgets, and whether the order is certain).
     """
     rows: Rows = []
     for a, b in comparable_pairs(results, pairs):
-        found = compare_methods(results.summaries[a], results.summaries[b])
         row: dict[str, Cell] = {"Comparison": f"{title_of(b)} − {title_of(a)}"}
         for column in columns:
             if column in results.wide:
-                title, digits = _title(results, column)
-                difference = (results.wide.loc[b][column] - results.wide.loc[a][column]).dropna()
-                row[title] = Seeds(tuple(difference), digits, signed=True)
+                row |= _cell(results, column, results.differences(b, a, column), signed=True)
             elif column in _OF_PAIRS:
-                row |= _OF_PAIRS[column](results, found)
+                row |= _OF_PAIRS[column](results, a, b)
         rows.append(row)
     return rows or [{"Comparison": "none of these pairs has records with a seed in common"}]
 
 
-def _lower(_: ResultSet, found: MethodComparison) -> dict[str, Cell]:
-    return {"Seeds lower": f"{(found.differences() < 0).sum()} of {len(found.a.seeds)}"}
+def _lower(results: ResultSet, a: str, b: str) -> dict[str, Cell]:
+    differences = results.differences(b, a)
+    return {"Seeds lower": f"{sum(value < 0 for value in differences)} of {len(differences)}"}
 
 
-def _order(_: ResultSet, found: MethodComparison) -> dict[str, Cell]:
-    kept = found.differences().mean() * found.differences("raw_bias").mean() > 0
-    return {"Order": "kept" if kept else "turned round"}
+def _order(results: ResultSet, a: str, b: str) -> dict[str, Cell]:
+    fixed, own = (np.mean(results.differences(b, a, kind)) for kind in ("bias", "raw_bias"))
+    return {"Order": "kept" if fixed * own > 0 else "turned round"}
 
 
-def _over_seeds(results: ResultSet, found: MethodComparison) -> dict[str, Cell]:
-    own, base = (results.wide.loc[side.method]["induced/validation"] for side in (found.b, found.a))
-    ends = seed_interval((own - base).dropna().tolist())
-    return {"95 % interval over seeds": Interval(*ends, 3) if ends else MISSING}
+def _over_seeds(results: ResultSet, a: str, b: str) -> dict[str, Cell]:
+    ends = seed_interval(results.differences(b, a, "induced/validation"))
+    return {"95 % interval over seeds": Interval(*ends, decimals("induced")) if ends else MISSING}
 
 
-def _ratio(results: ResultSet, found: MethodComparison) -> dict[str, Cell]:
-    shared = results.of_seeds(found.a.seeds)
-    base, own = (shared.mean(side.method, "induced/validation") for side in (found.a, found.b))
+def _ratio(results: ResultSet, a: str, b: str) -> dict[str, Cell]:
+    shared = results.narrowed((a, b)).shared
+    base, own = (shared.mean(method, "induced/validation") for method in (a, b))
     return {"Ratio": f"{own / base:.2f}" if base > 0 else MISSING}
 
 
-def _certificate(_: ResultSet, found: MethodComparison) -> dict[str, Cell]:
-    certificate = found.certificate
+def _certificate(results: ResultSet, a: str, b: str) -> dict[str, Cell]:
+    certificate = results.certificate(a, b)
     return {
-        "Gap | budgets": f"{certificate.margin:.4f} | {certificate.budget:.4f}",
+        "Gap | budgets": f"{shown('bias', certificate.margin)} | {shown('bias', certificate.budget)}",
         "Certified": "yes" if certificate.certified else "no",
     }
 
 
-_OF_PAIRS: Mapping[str, Callable[[ResultSet, MethodComparison], dict[str, Cell]]] = {
-    "interval": lambda _, found: {"95 % interval": Interval(*found.interval())},
+_OF_PAIRS: Mapping[str, Callable[[ResultSet, str, str], dict[str, Cell]]] = {
+    "interval": lambda results, a, b: {"95 % interval": Interval(*results.interval(b, base=a))},
     "lower": _lower,
     "order": _order,
     "seed_interval": _over_seeds,
@@ -277,7 +251,7 @@ _OF_PAIRS: Mapping[str, Callable[[ResultSet, MethodComparison], dict[str, Cell]]
 
 def against(results: ResultSet, method: str = "relif") -> list[tuple[str, str]]:
     """Return the pairs of one method with every other."""
-    return [(method, other) for other in results.summaries if other != method]
+    return [(method, other) for other in results.runs if other != method]
 
 
 def comparison_rows(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> Rows:
@@ -291,7 +265,7 @@ def candidate_rows(reference: ReferenceTolerance) -> Rows:
         {
             "α": f"{item['alpha']:.2f}",
             "Tolerance": item["tolerance"],
-            "Validation Bias": f"{item['bias']:.4f}",
+            "Validation Bias": shown("bias", item["bias"]),
             "Validation violation rate": item["violation_rate"],
             "Chosen": "yes" if item["alpha"] == reference.alpha else "",
         }
@@ -305,21 +279,15 @@ def tolerance_rows(results: ResultSet, tolerances: Sequence[float]) -> Rows:
     Raises:
         InputError: The curves do not hold a tolerance.
     """
-    columns = [int(np.argmin(np.abs(results.curve_tolerances - delta))) for delta in tolerances]
-    for delta, column in zip(tolerances, columns, strict=True):
-        if abs(results.curve_tolerances[column] - delta) > 1e-9:
-            raise InputError(f"the curves hold no tolerance {delta}; choose multiples of 0.005")
-
-    def biases(summary: MethodSummary) -> np.ndarray:
-        return summary.table.bias_curve[summary.rows][:, columns]
-
-    means = np.array([biases(summary).mean(axis=0) for summary in results.shared.summaries.values()])
+    columns = [nearest_column(results.curve_tolerances, delta, 1e-9) for delta in tolerances]
+    found = results.shared.runs
+    means = np.array([results.shared.curves(method)[:, columns].mean(axis=0) for method in found])
     order = means.argsort(axis=0).argsort(axis=0) + 1
     rows = method_rows(results)
-    for place, (row, summary) in enumerate(zip(rows, results.summaries.values(), strict=True)):
-        for column, delta in enumerate(tolerances):
-            shown = Seeds(tuple(biases(summary)[:, column]), 4)
-            row[f"δ = {delta:g}"] = f"{shown} ({order[place, column]})"
+    for place, (row, method) in enumerate(zip(rows, results.runs, strict=True)):
+        for at, delta in enumerate(tolerances):
+            shown = Seeds(tuple(results.curves(method)[:, columns[at]]), decimals("bias"))
+            row[f"δ = {delta:g}"] = f"{shown} ({order[place, at]})"
     return rows
 
 
@@ -328,14 +296,13 @@ def kept_rows(found: Sequence[ResultSet]) -> Rows:
     rows: Rows = []
     for results in found:
         settings = results.records[0].settings
-        model = settings.model
         commands = {record.content["made"].get("command", MISSING) for record in results.records}
         rows.append(
             {
-                "Study": f"{results.data}, {results.standing}",
+                "Study": results.title,
                 "Runs": len(results.records),
                 "Seeds": results.seeds_in_words,
-                "Width": str(model.hidden) if isinstance(model, ModelSettings) else model.encoder,
+                "Width": str(getattr(settings.model, kind_of_settings(settings).size)),
                 "Epochs": settings.training.epochs,
                 "Made on": results.made_on,
                 "Core-hours": f"{results.core_hours:.1f}",
@@ -373,7 +340,7 @@ def noise(results: ResultSet) -> dict[str, float]:
     interval over subjects (median); NaN where one seed or one method shows nothing.
     """
     bias = results.wide["bias"].groupby("method")
-    half = [np.ptp(summary.interval()) / 2 for summary in results.summaries.values()]
+    half = [np.ptp(results.interval(method)) / 2 for method in results.runs]
     return {
         "seeds": float(bias.std().median()),
         "methods": float(bias.mean().std()),
@@ -381,24 +348,35 @@ def noise(results: ResultSet) -> dict[str, float]:
     }
 
 
-def ranks(results: ResultSet, kind: str) -> dict[str, int]:
-    """Return each method's rank in the mean of ``kind`` over the common seeds; 1 is the lowest value."""
-    means = results.shared.wide[kind].groupby("method").mean()
-    return {method: int(rank) for method, rank in means.rank(method="first").items()}
-
-
 def comparable_pairs(results: ResultSet, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the pairs of two different methods that both have records, with a seed in common."""
-    found = results.summaries
-    return [
-        (a, b) for a, b in pairs if a != b and a in found and b in found and common_seeds(found[a], found[b])
-    ]
+    return [(a, b) for a, b in pairs if a != b and {a, b} <= set(results.runs) and results.seeds(a, b)]
 
 
 def certified_pairs(results: ResultSet) -> tuple[int, int]:
     """Return how many pairs of methods with a common seed have a certified order, and how many there are."""
-    pairs = comparable_pairs(results, list(itertools.combinations(results.summaries, 2)))
-    found = [
-        compare_methods(results.summaries[a], results.summaries[b]).certificate.certified for a, b in pairs
+    pairs = comparable_pairs(results, list(itertools.combinations(results.runs, 2)))
+    return sum(results.certificate(a, b).certified for a, b in pairs), len(pairs)
+
+
+def methods_data(results: ResultSet) -> dict[str, Any]:
+    """Return what the figure "methods" draws: means over seeds, curves, and Bias at own tolerances."""
+    methods = [
+        {
+            "title": title_of(method),
+            "colour": colour_of(method),
+            "worst": results.mean(method, "worst"),
+            "bias": results.curves(method).mean(0),
+            "violation_rate": results.curves(method, "violation_rate").mean(0),
+            "own_tolerance": results.mean(method, "induced/test"),
+            "own_bias": results.mean(method, "raw_bias"),
+        }
+        for method in results.runs
     ]
-    return sum(found), len(found)
+    tolerance = results.reference.tolerance
+    return {"tolerances": results.curve_tolerances, "tolerance": tolerance, "methods": methods}
+
+
+def show_kept(found: Sequence[ResultSet]) -> None:
+    """Show what kept runs are and what they cost, folded, a row per study."""
+    show_folded("Kept runs: size, cost and command", [Table(kept_rows(found), caption="Kept runs.")])

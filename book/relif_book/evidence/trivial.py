@@ -6,6 +6,7 @@ binary scores are the labels, its top labels have probability 1. Both need only 
 (1 − ε)p + εc, takes Bias to (1 − ε)·B(δ/(1 − ε)) and leaves every rank and argmax (theorem T2).
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from relif_book.evidence.results import ResultSet, Rows
-from relif_book.figures.tables import MISSING, Cell
+from relif_book.figures.tables import MISSING, QUANTITIES, Cell, shown
 from relif_book.project import project_root
 from relif_core.audit import audit
 from relif_core.files import read_json
@@ -22,12 +23,8 @@ from relif_core.methods import title_of
 from relif_core.record import Record
 
 CONSTANT_UTILITY = 0.5
-#: Columns of dense tables and where a utility holds them.
-DENSE_METRICS = {
-    "mIoU": ("segmentation", "miou"),
-    "Depth RMSE, m": ("depth", "rmse"),
-    "Normals mean, °": ("normals", "mean_angle"),
-}
+#: The raw metrics of Table 1.
+DENSE_METRICS = ("miou/segmentation", "rmse/depth", "mean_angle/normals")
 
 
 @dataclass(frozen=True)
@@ -50,18 +47,17 @@ class TrivialRow:
         A column "… δ = 0.421" is of the one of ``titled`` that rounds to it, else of just this tolerance.
         """
         rounded = {f"{delta:.3f}": delta for delta in titled}
-        known = {"Method": self.title, "Worst": f"{self.worst:.3f}", "Macro": f"{self.macro:.3f}"}
-        known |= {
-            name: f"{value:.1f}" if "°" in name else f"{value:.3f}" for name, value in self.metrics.items()
-        }
+        numbers = {"worst": self.worst, "macro": self.macro, **self.metrics}
         if self.rate is not None:
-            known["Violation rate"] = f"{self.rate(tolerance):.3f}"
+            numbers["violation_rate"] = self.rate(tolerance)
         if self.bias is not None:
-            known["Bias"] = f"{self.bias(tolerance):.4f}"
-            for column in columns:
-                text = column.partition("δ = ")[2]
-                if text:
-                    known[column] = f"{self.bias(rounded.get(text) or float(text)):.4f}"
+            numbers["bias"] = self.bias(tolerance)
+        known = {"Method": self.title}
+        known |= {QUANTITIES[name][0]: shown(name, value) for name, value in numbers.items()}
+        for column in columns:
+            text = column.partition("δ = ")[2]
+            if text and self.bias is not None:
+                known[column] = shown("bias", self.bias(rounded.get(text) or float(text)))
         return {column: known.get(column, MISSING) for column in columns}
 
 
@@ -77,7 +73,7 @@ def trivial_rows(results: ResultSet) -> list[TrivialRow]:
         ):
             rows.append(TrivialRow("Oracle", 1.0, 1.0, _oracle_bias(counts)))
     rows += _dense_constants(results)
-    if "erm" in results.summaries:
+    if "erm" in results.runs:
         rows += [row for row in (_shrunk(results), _calibrated(results)) if row is not None]
     return rows
 
@@ -99,18 +95,24 @@ def untrained_points(results: ResultSet) -> list[tuple[float, float, str]]:
     ]
 
 
-def below_constant(results: ResultSet) -> str:
-    """Name the methods whose mean score of some task lies below the constant's."""
-    below = []
+def below_constant(results: ResultSet) -> dict[str, str]:
+    """Return by title of a task who has a mean score below the constant's in it; others have no entry."""
+    below = {}
     for task, floor in _floors(results).items():
-        scores = {method: results.values(method, f"score/{task}") for method in results.summaries}
-        named = [title_of(method) for method, known in scores.items() if known and np.mean(known) < floor]
+        means = {method: results.mean(method, f"score/{task}") for method in results.runs}
+        named = [title_of(method) for method, mean in means.items() if mean < floor]
         if named:
-            which = "every method" if len(named) == len(scores) else ", ".join(named)
-            below.append(f"{results.task_titles[task]}: {which}")
-    if not below:
-        return f"on {results.data} no method lies below a constant in any task"
-    return f"on {results.data} below a constant in {'; '.join(below)}"
+            below[results.task_titles[task]] = (
+                "every method" if len(named) == len(means) else ", ".join(named)
+            )
+    return below
+
+
+def constant_in_words(results: ResultSet) -> str:
+    """Return who lies below a constant, and on which data: "on … below a constant in …: …"."""
+    below = "; ".join(f"{task}: {who}" for task, who in below_constant(results).items())
+    said = f"below a constant in {below}" if below else "no method lies below a constant in any task"
+    return f"on {results.data} {said}"
 
 
 def _floors(results: ResultSet) -> dict[str, float]:
@@ -144,7 +146,9 @@ def _dense_constants(results: ResultSet) -> list[TrivialRow]:
             row["worst"],
             row["macro"],
             metrics={
-                title: row["tasks"][task]["metrics"][name] for title, (task, name) in DENSE_METRICS.items()
+                column: row["tasks"][task]["metrics"][name]
+                for column in DENSE_METRICS
+                for name, _, task in [column.partition("/")]
             },
         )
         for row in item["rows"]
@@ -165,84 +169,67 @@ def _constant_score(kind: str, counts: list[int | None]) -> float:
 
 
 def _bias_of_points(scores: list[float]) -> Callable[[float], float]:
-    gaps = np.array([abs(a - b) for place, a in enumerate(scores) for b in scores[place + 1 :]])
+    gaps = np.array([abs(a - b) for a, b in itertools.combinations(scores, 2)])
     return lambda tolerance: float(np.mean(np.maximum(gaps - tolerance, 0)))
 
 
 def _oracle_bias(counts: list[dict[str, Any]]) -> Callable[[float], float]:
-    """Bias of scores that are 1 but for the share of negatives of binary tasks."""
-    zeros = [
-        task["splits"]["test"]["counts"][0] / task["splits"]["test"]["labels"]
-        if task["kind"] == "binary"
-        else 0.0
-        for task in counts
-    ]
-    differ = [a * (1 - b) + b * (1 - a) for place, a in enumerate(zeros) for b in zeros[place + 1 :]]
+    """Return Bias of scores that are 1 but for the share of negatives of binary tasks."""
+    splits = [(task["kind"], task["splits"]["test"]) for task in counts]
+    zeros = [part["counts"][0] / part["labels"] if kind == "binary" else 0.0 for kind, part in splits]
+    differ = [a * (1 - b) + b * (1 - a) for a, b in itertools.combinations(zeros, 2)]
     return lambda tolerance: float(np.mean(differ)) * max(0.0, 1 - tolerance)
 
 
 def _shrunk(results: ResultSet) -> TrivialRow | None:
-    """ERM shrunk to the Bias of the method with the lowest mean; None where that is ERM."""
-    means = {method: float(np.mean(summary.bias)) for method, summary in results.shared.summaries.items()}
-    winner = min(means, key=lambda method: means[method])
+    """Return ERM shrunk to the Bias of the method with the lowest mean; None where that is ERM."""
+    winner, delta = results.lowest("bias"), results.reference.tolerance
     if winner == "erm":
         return None
-    erm = results.summaries["erm"]
-    curve = erm.table.bias_curve[erm.rows].mean(axis=0)
-
-    rates = erm.table.violation_rate_curve[erm.rows].mean(axis=0)
-
-    def bias(tolerance: float) -> float:
-        return float(np.interp(tolerance, erm.table.curve_tolerances, curve, right=0.0))
-
-    def rate(tolerance: float) -> float:
-        return float(np.interp(tolerance, erm.table.curve_tolerances, rates, right=0.0))
-
-    epsilon = shrinkage(bias, results.reference.tolerance, float(np.mean(results.summaries[winner].bias)))
-    return TrivialRow(
-        f"ERM shrunk to {title_of(winner)} (ε = {epsilon:.2f})",
-        float(np.mean(erm.worst)),
-        float(np.mean(erm.macro)),
+    bias, rate = (_mean_curve(results, kind) for kind in ("bias", "violation_rate"))
+    epsilon = shrinkage(bias, delta, results.mean(winner, "bias"))
+    title = f"ERM shrunk to {title_of(winner)} (ε = {epsilon:.2f})"
+    return _erm_row(
+        results,
+        title,
         lambda tolerance: (1 - epsilon) * bias(tolerance / (1 - epsilon)),
         lambda tolerance: rate(tolerance / (1 - epsilon)),
-        _erm_metrics(results),
     )
 
 
-def _erm_metrics(results: ResultSet) -> dict[str, float]:
-    """Return ERM's mean dense metrics, which shrinking leaves; none for clinical tasks."""
-    if "segmentation" not in results.task_titles:
-        return {}
-    tasks = [
-        record.result["utility"]["test"]["tasks"] for record in results.records if record.method == "erm"
-    ]
-    return {
-        title: float(np.mean([found[task]["metrics"][name] for found in tasks]))
-        for title, (task, name) in DENSE_METRICS.items()
-    }
+def _mean_curve(results: ResultSet, kind: str) -> Callable[[float], float]:
+    """Return ERM's mean curve as a function of the tolerance; beyond its grid there is nothing."""
+    curve, grid = results.curves("erm", kind).mean(axis=0), results.curve_tolerances
+    return lambda tolerance: float(np.interp(tolerance, grid, curve, right=0.0))
+
+
+def _erm_row(
+    results: ResultSet,
+    title: str,
+    bias: Callable[[float], float],
+    rate: Callable[[float], float] | None = None,
+) -> TrivialRow:
+    """Return a row with ERM's utilities, which neither shrinking nor temperatures change."""
+    worst, macro = (results.mean("erm", name) for name in ("worst", "macro"))
+    metrics = {name: results.mean("erm", name) for name in DENSE_METRICS if name in results.wide}
+    return TrivialRow(title, worst, macro, bias, rate, metrics)
 
 
 def _calibrated(results: ResultSet) -> TrivialRow | None:
-    """ERM with one temperature per task that has logits; None where the records do not hold its scores."""
-    erm = results.summaries["erm"]
-    title, worst, macro = "ERM, temperature-scaled", float(np.mean(erm.worst)), float(np.mean(erm.macro))
-    if "segmentation" in results.task_titles:
-        scaled = [heated_scores(record) for record in results.records if record.method == "erm"]
-        found = [scores for scores in scaled if scores is not None]
-        if len(found) < len(scaled):
+    """Return ERM with one temperature per task that has logits; None where the records hold no scores."""
+    title = "ERM, temperature-scaled"
+    if results.kind == "dense":
+        found = [scores for scores in map(heated_scores, results.runs["erm"]) if scores is not None]
+        if len(found) < len(results.runs["erm"]):
             return None
 
         def mean(kind: Literal["bias", "violation_rate"], tolerance: float) -> float:
             return float(np.mean([getattr(audit(scores, tolerance), kind) for scores in found]))
 
-        bias, rate = (partial(mean, kind) for kind in ("bias", "violation_rate"))
-        return TrivialRow(title, worst, macro, bias, rate, _erm_metrics(results))
-    if "calibrated_bias" not in erm.table.kinds:
+        return _erm_row(results, title, partial(mean, "bias"), partial(mean, "violation_rate"))
+    if "calibrated_bias" not in results.table.kinds:
         return None
-    curve = erm.table.calibrated_bias_curve[erm.rows].mean(axis=0)
-    return TrivialRow(
-        title, worst, macro, lambda tolerance: float(np.interp(tolerance, erm.table.curve_tolerances, curve))
-    )
+    return _erm_row(results, title, _mean_curve(results, "calibrated_bias"))
 
 
 def heated_scores(record: Record) -> dict[str, np.ndarray] | None:

@@ -4,12 +4,13 @@ import itertools
 import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import pandas as pd
 
 from relif_book.figures.method_plots import label_apart
 from relif_book.figures.style import SERIES_COLOURS, colour_of, marker_of
-from relif_book.figures.tables import Cell, Interval, Seeds, seed_rows
+from relif_book.figures.tables import Cell, Interval, Seeds, decimals, seed_rows
 from relif_core.audit import ranking_certificate
 from relif_core.methods import title_of
 
@@ -24,8 +25,7 @@ PREFIX: Mapping[Ruler, str] = {"fixed": "", "schedule": "schedule_", "own": "own
 _HALF_WIDTH = statistics.NormalDist().inv_cdf(0.975)
 
 
-@dataclass(frozen=True)
-class LevelOrders:
+class LevelOrders(NamedTuple):
     """Level pairs of one group in one run.
 
     Attributes:
@@ -38,11 +38,6 @@ class LevelOrders:
     flipped: int = 0
     certified: int = 0
 
-    def __add__(self, other: "LevelOrders") -> "LevelOrders":
-        return LevelOrders(
-            self.pairs + other.pairs, self.flipped + other.flipped, self.certified + other.certified
-        )
-
 
 def methods_of(study: Study) -> list[str]:
     """Return the methods of a study, in its order."""
@@ -50,7 +45,7 @@ def methods_of(study: Study) -> list[str]:
 
 
 def size_rows(study: Study) -> list[dict[str, Cell]]:
-    """One row per level of every group: its subjects, and why it is left out where it is."""
+    """Return one row per level of every group: its subjects, and why it is left out where it is."""
     return [
         {
             "Group": group["title"],
@@ -68,13 +63,8 @@ def size_rows(study: Study) -> list[dict[str, Cell]]:
 def group_rows(study: Study, method: str) -> list[dict[str, Cell]]:
     """Return per level: Bias and violation rate at δ*, its own tolerance, budget, and the Bias under that."""
     titles = {group["name"]: group["title"] for group in study["groups"]}
-    columns = {
-        "Bias at δ*": ("bias", 4),
-        "VR at δ*": ("violation_rate", 3),
-        "Own δ": ("own_tolerance", 3),
-        "Drift budget": ("budget", 3),
-        "Bias at own δ": ("own_bias", 4),
-    }
+    columns = {"Bias at δ*": "bias", "VR at δ*": "violation_rate", "Own δ": "own_tolerance"}
+    columns |= {"Drift budget": "budget", "Bias at own δ": "own_bias"}
     runs = [row for row in study["group_audits"] if row["method"] == method]
     rows = seed_rows(runs, {"Group": ("group", titles.get), "Level": ("level", str)}, columns)
     means = {(titles[mean["group"]], mean["level"]): mean for mean in _means(study, method)}
@@ -90,18 +80,13 @@ def _means(study: Study, method: str) -> list[dict[str, Any]]:
 
 def level_orders(study: Study) -> LevelOrders:
     """Count the level pairs within groups, over all runs, that a ruler per level turns."""
-    total = LevelOrders()
-    for run, group in itertools.product(study["runs"], study["groups"]):
-        rows = [
-            row
-            for row in study["group_audits"]
-            if (row["group"], row["method"], row["seed"]) == (group["name"], run["method"], run["seed"])
-        ]
-        for a, b in itertools.combinations(rows, 2):
-            certificate = ranking_certificate(a["bias"], b["bias"], a["budget"], b["budget"])
-            flips = (a["bias"] - b["bias"]) * (a["own_bias"] - b["own_bias"]) < 0
-            total += LevelOrders(1, int(flips), int(certificate.certified))
-    return total
+    runs = pd.DataFrame(study["group_audits"]).groupby(["group", "method", "seed"])
+    pairs = [pair for _, own in runs for pair in itertools.combinations(own.to_dict("records"), 2)]
+    return LevelOrders(
+        len(pairs),
+        sum((a["bias"] - b["bias"]) * (a["own_bias"] - b["own_bias"]) < 0 for a, b in pairs),
+        sum(ranking_certificate(a["bias"], b["bias"], a["budget"], b["budget"]).certified for a, b in pairs),
+    )
 
 
 def draw_groups(axes: Sequence["Axes"], study: Study, method: str) -> None:
@@ -151,13 +136,8 @@ def _draw_level(axes: "Axes", place: int, row: Mapping[str, Any]) -> None:
 def hour_rows(study: Study) -> list[dict[str, Cell]]:
     """Return per hour and method: Worst, and Bias under the fixed tolerance, the schedule and own ones."""
     scheduled = {item["hour"]: item["tolerance"] for item in study["schedule"]}
-    columns = {
-        "Worst": ("worst", 3),
-        "Bias at δ*": ("bias", 4),
-        "Bias at δ(t)": ("schedule_bias", 4),
-        "Own δ": ("own_tolerance", 3),
-        "Bias at own δ": ("own_bias", 4),
-    }
+    columns = {"Worst": "worst", "Bias at δ*": "bias", "Bias at δ(t)": "schedule_bias"}
+    columns |= {"Own δ": "own_tolerance", "Bias at own δ": "own_bias"}
     runs = [{**run, "scheduled": scheduled[run["hour"]]} for run in study["hour_audits"]]
     runs.sort(key=lambda run: run["hour"])
     by: Mapping[str, tuple[str, Callable[[Any], Cell]]] = {
@@ -180,7 +160,7 @@ def contrast_rows(study: Study) -> list[dict[str, Cell]]:
         row: dict[str, Cell] = {"Hour": hour}
         for ruler, title in (("fixed", "fixed δ*"), ("schedule", "schedule δ(t)")):
             item = contrast(study, "relif", ruler, hour)
-            row[f"Bias, {title}"] = Seeds(tuple(item["bias"]), 4, signed=True)
+            row[f"Bias, {title}"] = Seeds(tuple(item["bias"]), decimals("bias"), signed=True)
             row[f"95 % interval, {title}"] = Interval(*item["interval"])
         rows.append(row)
     return rows

@@ -33,11 +33,13 @@ def draw_worst_against_bias(
     ``untrained`` holds Bias, Worst and name of rows beside the methods, drawn as grey crosses.
     """
     places = []
-    for method, summary in results.shared.summaries.items():
+    shared = results.shared
+    for method in shared.runs:
         look = look_of(method)
-        axes.plot(summary.bias, summary.worst, ".", color=look.colour, alpha=0.45, markersize=5)
-        x, y = float(np.mean(summary.bias)), float(np.mean(summary.worst))
-        wide, high = (results.shared.seed_interval(method, kind) for kind in ("bias", "worst"))
+        bias, worst = (shared.values(method, kind) for kind in ("bias", "worst"))
+        axes.plot(bias, worst, ".", color=look.colour, alpha=0.45, markersize=5)
+        x, y = shared.mean(method, "bias"), shared.mean(method, "worst")
+        wide, high = (shared.seed_interval(method, kind) for kind in ("bias", "worst"))
         axes.errorbar(
             x, y, xerr=[[x - wide[0]], [wide[1] - x]], yerr=[[y - high[0]], [high[1] - y]], fmt=look.marker,
             color=look.colour, markerfacecolor="white" if look.hollow else look.colour,
@@ -61,12 +63,12 @@ def draw_seeds(axes: "Axes", results: "ResultSet", quantity: str, label: str) ->
     """Draw a quantity of every run as a faint point in its method's row, with mean and 95 % t interval."""
     import seaborn
 
-    titles = {method: title_of(method) for method in results.summaries}
+    titles = {method: title_of(method) for method in results.runs}
     data = results.wide[quantity].dropna().reset_index().replace({"method": titles})
     palette = {title: colour_of(method) for method, title in titles.items()}
     options = {"data": data, "x": quantity, "y": "method", "hue": "method", "palette": palette}
     seaborn.stripplot(**options, alpha=0.45, size=4, jitter=False, legend=False, ax=axes)
-    for place, method in enumerate(m for m in results.summaries if results.values(m, quantity)):
+    for place, method in enumerate(m for m in results.runs if results.values(m, quantity)):
         mean, (low, high) = results.mean(method, quantity), results.seed_interval(method, quantity)
         error = [[mean - low], [high - mean]]
         axes.errorbar(mean, place, xerr=error, fmt="o", color=colour_of(method), capsize=2)
@@ -80,10 +82,10 @@ def draw_curves(axes: "Axes", results: "ResultSet", kind: str = "bias") -> None:
 
     curves = pd.concat(
         pd.DataFrame({"δ": results.curve_tolerances, "value": curve, "Method": title_of(method), "run": row})
-        for method, summary in results.summaries.items()
-        for row, curve in enumerate(getattr(results.table, f"{kind}_curve")[summary.rows])
+        for method in results.runs
+        for row, curve in enumerate(results.curves(method, kind))
     )
-    palette = {title_of(method): colour_of(method) for method in results.summaries}
+    palette = {title_of(method): colour_of(method) for method in results.runs}
     seaborn.lineplot(
         curves, x="δ", y="value", hue="Method", style="Method", units="run", estimator=None, palette=palette,
         linewidth=1.2, alpha=0.8, ax=axes,
@@ -110,7 +112,7 @@ def _draw_trace(axes: "Axes", record: "Record", trace: str, **look: Any) -> np.n
 
 def draw_traces(weight_axes: "Axes", rate_axes: "Axes", results: "ResultSet", method: str = "relif") -> None:
     """Draw λ and the smoothed violation rate of every seed of a method over its steps, with the target."""
-    records = [record for record in results.records if record.method == method]
+    records = results.runs[method]
     for record, line in zip(records, itertools.cycle(LINES), strict=False):
         for axes, trace in ((weight_axes, "weight"), (rate_axes, "smoothed_rate")):
             _draw_trace(axes, record, trace, linestyle=line, linewidth=1.2, label=f"seed {record.seed}")
@@ -153,10 +155,7 @@ def draw_crossings(axes: "Axes", results: "ResultSet") -> None:
 
 def mean_curves(results: "ResultSet", kind: str = "bias") -> dict[str, np.ndarray]:
     """Return each method's exact curve [D] over the common seeds, at ``results.curve_tolerances``."""
-    return {
-        method: getattr(summary.table, f"{kind}_curve")[summary.rows].mean(axis=0)
-        for method, summary in results.shared.summaries.items()
-    }
+    return {method: results.shared.curves(method, kind).mean(axis=0) for method in results.runs}
 
 
 def crossings(results: "ResultSet", least: float = LEAST_BIAS) -> list[tuple[str, str, float, float]]:
@@ -183,8 +182,8 @@ def draw_sweep(
     axes: "Axes", results: "ResultSet", swept: Literal["step_size", "target"], kind: Literal["bias", "worst"]
 ) -> None:
     """Draw Bias or Worst against the swept setting: small points are seeds, the line joins the means."""
-    found = sorted((_swept(results, method, swept), method) for method in results.summaries)
-    values = [getattr(results.summaries[method], kind) for _, method in found]
+    found = sorted((_swept(results, method, swept), method) for method in results.runs)
+    values = [results.values(method, kind) for _, method in found]
     settings = [setting for setting, _ in found]
     for setting, seeds in zip(settings, values, strict=True):
         axes.plot([setting] * len(seeds), seeds, ".", color=colour_of("relif"), alpha=0.5)
@@ -203,10 +202,9 @@ def draw_sweep_traces(
 ) -> None:
     """Draw a trace ("weight" or "smoothed_rate") of each method's first common seed, labelled by setting."""
     lines = []
-    for number, (method, summary) in enumerate(results.shared.summaries.items()):
-        record = next(r for r in results.records if (r.method, r.seed) == (method, summary.seeds[0]))
+    for number, (method, records) in enumerate(results.shared.runs.items()):
         look = {"linestyle": ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))[number % 5], "linewidth": 1.4}
-        values = _draw_trace(axes, record, trace, **look)
+        values = _draw_trace(axes, records[0], trace, **look)
         name = f"{_LABELS[swept].split()[-1]} = {_swept(results, method, swept):g}"
         lines.append((values, name, {**look, "color": colour_of(method)}))
     if trace == "weight":
@@ -230,8 +228,7 @@ def _continue_to_labels(axes: "Axes", lines: Sequence[tuple[np.ndarray, str, dic
 
 
 def _swept(results: "ResultSet", method: str, swept: str) -> float:
-    record = next(record for record in results.records if record.method == method)
-    return float(getattr(record.settings.controller, swept))
+    return float(getattr(results.runs[method][0].settings.controller, swept))
 
 
 def label_apart(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:

@@ -44,8 +44,51 @@ class Interval:
 Cell = str | float | int | Seeds | Interval | None
 MISSING = "–"
 """What a table shows where there is no value."""
+#: Quantities of :mod:`relif_book.evidence.frame` as columns: title and decimals.
+QUANTITIES: Mapping[str, tuple[str, int]] = {
+    "worst": ("Worst", 3),
+    "macro": ("Macro", 3),
+    "bias": ("Bias", 4),
+    "last_bias": ("Bias, last epoch", 4),
+    "calibrated_bias": ("Bias, calibrated", 4),
+    "raw_bias": ("Bias, own δ", 4),
+    "violation_rate": ("Violation rate", 3),
+    "induced/validation": ("Induced δ, validation", 3),
+    "induced/test": ("Induced δ, test", 3),
+    "drift_budget": ("Drift budget, test", 3),
+    "weight_end": ("Last λ", 3),
+    "rate_end": ("Last r̄", 3),
+    "at_minimum": ("At λ_min", 2),
+    "at_maximum": ("At λ_max", 2),
+    "miou/segmentation": ("mIoU", 3),
+    "rmse/depth": ("Depth RMSE, m", 3),
+    "mean_angle/normals": ("Normals mean, °", 1),
+    "pixel_accuracy/segmentation": ("Pixel accuracy", 3),
+    "absolute_error/depth": ("Depth abs. error, m", 3),
+    "relative_error/depth": ("Depth rel. error", 3),
+    "median_angle/normals": ("Normals median, °", 1),
+    "within_11.25/normals": ("within 11.25°", 3),
+    "within_22.5/normals": ("within 22.5°", 3),
+    "within_30/normals": ("within 30°", 3),
+}
+
+
+def decimals(quantity: str) -> int:
+    """Return the decimals of a quantity: those of the first that its name ends as, else three.
+
+    >>> decimals("schedule_bias"), decimals("own_tolerance")
+    (4, 3)
+    """
+    return next((digits for name, (_, digits) in QUANTITIES.items() if quantity.endswith(name)), 3)
+
+
 #: Cells that begin with a verdict are coloured by it.
 VERDICTS = ("supported", "contradicted", "inconclusive", "not testable here")
+
+
+def shown(quantity: str, value: float) -> str:
+    """Return a quantity's value at its :func:`decimals`."""
+    return f"{value:.{decimals(quantity)}f}"
 
 
 def mean_sd(values: Iterable[float], digits: int = 3) -> str:
@@ -157,14 +200,14 @@ def show_table(
 def seed_rows(
     runs: Sequence[Mapping[str, Any]],
     by: Mapping[str, tuple[str, Callable[[Any], Cell]]],
-    columns: Mapping[str, tuple[str, int]],
+    columns: Mapping[str, str],
 ) -> list[dict[str, Cell]]:
     """Return one row per group of runs, in the order of their first appearance.
 
     Args:
         runs: Fields of every run.
         by: Title of a column → the field that it groups by, and what is shown of that field's values.
-        columns: Title of a column → the field that it shows over the group's runs, and its decimals.
+        columns: Title of a column → the field that it shows over the group's runs.
 
     Returns:
         The groups' own columns, then mean ± standard deviation of every field; None is left out.
@@ -175,8 +218,8 @@ def seed_rows(
     return [
         {title: shown(value) for (title, (_, shown)), value in zip(by.items(), key, strict=True)}
         | {
-            title: Seeds(tuple(run[field] for run in own if run[field] is not None), digits)
-            for title, (field, digits) in columns.items()
+            title: Seeds(tuple(run[field] for run in own if run[field] is not None), decimals(field))
+            for title, field in columns.items()
         }
         for key, own in groups.items()
     ]

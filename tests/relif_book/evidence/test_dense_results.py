@@ -8,13 +8,11 @@ import pytest
 from relif_book.chapters.dense_figures import draw_progress, draw_score_ranges
 from relif_book.evidence.dense_results import (
     FURTHER,
-    MAIN,
     against_two,
     beaten_by_constant,
     clipped_share,
     further_metric_rows,
     in_table_order,
-    metric,
     metric_range,
     protocol_rows,
     relative_changes,
@@ -24,7 +22,9 @@ from relif_book.evidence.dense_results import (
     two_tolerances,
 )
 from relif_book.evidence.results import ResultSet, certified_pairs, comparison_rows, method_rows, result_set
+from relif_book.evidence.trivial import DENSE_METRICS
 from relif_book.figures.style import new_figure
+from relif_book.figures.tables import QUANTITIES
 from relif_core.methods import title_of
 from relif_core.record import Record
 from relif_core.settings import as_json, dense_settings
@@ -106,8 +106,8 @@ def test_the_second_tolerance_is_half_the_first(results: tuple[ResultSet, Result
     first, second = results
     assert second.reference.tolerance == first.reference.tolerance / 2
     assert second.reference.record == first.reference.record
-    for method in first.summaries:
-        assert np.mean(second.summaries[method].bias) >= np.mean(first.summaries[method].bias)
+    for method in first.runs:
+        assert second.mean(method, "bias") >= first.mean(method, "bias")
 
 
 def test_table_1_holds_metrics_and_both_audits(results: tuple[ResultSet, ResultSet]) -> None:
@@ -117,10 +117,11 @@ def test_table_1_holds_metrics_and_both_audits(results: tuple[ResultSet, ResultS
     biases = [name for name in rows[0] if name.startswith("Bias")]
     assert len(biases) == 2
     for name, found in zip(biases, results, strict=True):
-        for row, method in zip(rows, found.summaries, strict=True):
-            assert row[name].values == tuple(found.summaries[method].bias)  # type: ignore[union-attr]
-    assert list(further_metric_rows(results[0])[0]) == ["Method", *FURTHER]
-    assert metric(results[0], "relif", "segmentation", "miou") == [0.2, 0.2]
+        for row, method in zip(rows, found.runs, strict=True):
+            assert row[name].values == tuple(found.values(method, "bias"))  # type: ignore[union-attr]
+    further = ["Method", *(QUANTITIES[column][0] for column in FURTHER)]
+    assert list(further_metric_rows(results[0])[0]) == further
+    assert results[0].values("relif", "miou/segmentation") == [0.2, 0.2]
     rates = method_rows(results[0], "violation_rate", "rate_interval", "drift_budget")
     assert len(rates) == 2
     assert all(len(row) == 4 for row in rates)
@@ -159,7 +160,9 @@ def test_relative_change_needs_every_task_of_the_same_seed_and_settings(
     assert relative_changes(results[0], longer, "erm") == []
     assert "Δm, %" not in further_metric_rows(results[0])[0]
     assert str(further_metric_rows(results[0], worse)[0]["Δm, %"]) == "16.7 (one seed)"
-    assert [row["Metric"] for row in single_task_rows(single)] == list(MAIN)
+    assert [row["Metric"] for row in single_task_rows(single)] == [
+        QUANTITIES[column][0] for column in DENSE_METRICS
+    ]
 
 
 def test_protocols_are_set_side_by_side() -> None:
@@ -176,17 +179,16 @@ def test_protocols_are_set_side_by_side() -> None:
 def test_who_is_beaten_by_a_constant(
     results: tuple[ResultSet, ResultSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for said, shown in (
-        ("on Rooms no method lies below a constant in any task", "no method in any task"),
-        ("on Rooms below a constant in Depth: every method; Normals: ERM, CATS",
-         "every method in depth, ERM, CATS in normals"),
+    both = {"Depth": "every method", "Normals": "ERM, CATS"}
+    for below, shown in (
+        ({}, "no method in any task"), (both, "every method in depth, ERM, CATS in normals"),
     ):  # fmt: skip
-        monkeypatch.setattr("relif_book.evidence.dense_results.below_constant", lambda _, said=said: said)
+        monkeypatch.setattr("relif_book.evidence.dense_results.below_constant", lambda _, below=below: below)
         assert beaten_by_constant(results[0]) == shown
 
 
 def test_ranges_of_metrics(results: tuple[ResultSet, ResultSet]) -> None:
-    assert metric_range(results[0], "Depth RMSE, m") == "1.000"
+    assert metric_range(results[0], "rmse/depth") == "1.000"
 
 
 def test_figures_name_every_method_once() -> None:

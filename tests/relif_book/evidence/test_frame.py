@@ -6,21 +6,16 @@ import pandas as pd
 import pytest
 
 from relif_book.evidence.audit_table import audit_table
-from relif_book.evidence.frame import COLUMNS, final_frame
+from relif_book.evidence.frame import COLUMNS, epoch_frame, final_frame, tidy_frame, wide_frame
 from relif_book.evidence.publishing import read_published
 from relif_core.record import Record
-from relif_core.studies.grid import grid, run_study
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "data" / "records"
 
 
 @pytest.fixture(scope="module")
-def records(icu_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    runs = grid(
-        ["erm", "relif"], [0], model={"hidden": 12, "head_width": 8},
-        training={"epochs": 2, "batch_size": 32, "learning_rate": 3e-3},
-    )  # fmt: skip
-    return run_study(runs, icu_folder, tmp_path_factory.mktemp("runs")).records
+def records(small_runs: list[Record]) -> list[Record]:
+    return small_runs[::2]
 
 
 def one(frame: pd.DataFrame, **wanted: object) -> float:
@@ -48,6 +43,36 @@ def test_final_numbers_are_those_of_record_and_table(records: list[Record]) -> N
         induced = record.induced_tolerances("test")[("mortality", "los")]
         assert one(of, split="test", quantity="induced_tolerance", task="mortality – los") == induced
         assert one(of, quantity="temperature", task="los") == record.result["temperatures"]["los"]
+
+
+def test_epochs_are_those_of_history_and_audits(records: list[Record]) -> None:
+    frame = tidy_frame(records, audit_table(records, 0.1))
+    assert tuple(frame.columns) == COLUMNS
+    assert not frame.duplicated([name for name in COLUMNS if name != "value"]).any()
+    for record in records:
+        of = frame[frame["method"] == record.method]
+        history, arrays = record.result["history"], record.arrays
+        for epoch in (1, 2):
+            assert (
+                one(of, split="validation", quantity="epoch_worst", epoch=epoch)
+                == history["worst"][epoch - 1]
+            )
+            losses = dict(zip(record.tasks, history["losses"][epoch - 1], strict=True))
+            assert one(of, quantity="epoch_losses", epoch=epoch, task="los") == losses["los"]
+        delta, last = arrays["epoch/tolerances"][3], arrays["epoch/test/epoch"][-1]
+        audited = one(of, quantity="epoch_bias", split="test", epoch=last, tolerance=delta)
+        assert audited == arrays["epoch/test/bias"][-1, 3]
+    alone = epoch_frame(records, ("epoch_worst",))
+    assert set(alone["quantity"]) == {"epoch_worst"}
+
+
+def test_dense_metrics_stand_in_the_frame() -> None:
+    found, *_ = read_published(Path(__file__).parents[1] / "nyuv2_revision_1")
+    wide = wide_frame(final_frame(found))
+    for record in found:
+        metrics = record.result["utility"]["test"]["tasks"]["depth"]["metrics"]
+        assert wide.loc[(record.method, record.seed), "rmse/depth"] == metrics["rmse"]
+        assert wide.loc[(record.method, record.seed), "best_epoch"] == record.result["best_epoch"]
 
 
 def test_records_of_the_first_revision_have_frames_too() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from relif_book import Page
 from relif_book.evidence import results
-from relif_book.evidence.results import PLANNED, look_of
+from relif_book.evidence.result_set import PLANNED
+from relif_book.evidence.results import look_of
 from relif_core.errors import RecordError
 from relif_core.studies.grid import POWER, STUDIES
 
@@ -54,7 +55,7 @@ def test_what_has_not_come_to_its_first_look_is_not_read(monkeypatch: pytest.Mon
     assert results.planned(page, "physionet2012_methods") is None
     found = results.published(page, "data/records/physionet2012_methods")
     assert found.standing == "power, interim"
-    assert list(found.summaries)[:2] == ["erm", "relif"]
+    assert list(found.runs)[:2] == ["erm", "relif"]
 
 
 def test_a_data_set_without_records_is_refused() -> None:

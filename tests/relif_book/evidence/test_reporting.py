@@ -11,25 +11,20 @@ import pytest
 
 from relif_book.evidence.audit_table import audit_record, audit_table
 from relif_book.evidence.publishing import publish, read_published, read_reference, write_reference
-from relif_book.evidence.reporting import choose_reference_tolerance, compare_methods, record_card, summarise
+from relif_book.evidence.reporting import choose_reference_tolerance, record_card
+from relif_book.evidence.result_set import result_set
 from relif_core.audit import compare, conformal_tolerance
 from relif_core.audit.uncertainty import interval
 from relif_core.errors import InputError, RecordError
 from relif_core.record import Record
 from relif_core.settings import RunSettings
-from relif_core.studies.grid import grid, run_study
 
 Small = Callable[..., RunSettings]
 
 
 @pytest.fixture(scope="module")
-def records(icu_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    runs = grid(
-        ["erm", "relif"], [0, 1], model={"hidden": 12, "head_width": 8},
-        training={"epochs": 2, "batch_size": 32, "learning_rate": 3e-3},
-    )  # fmt: skip
-    made = run_study(runs, icu_folder, tmp_path_factory.mktemp("runs")).records
-    return sorted(made, key=lambda record: (record.method, record.seed))
+def records(small_runs: list[Record]) -> list[Record]:
+    return small_runs
 
 
 def test_the_tolerance_comes_from_validation_alone(records: list[Record]) -> None:
@@ -73,18 +68,17 @@ def test_intervals_equal_those_of_the_audits(records: list[Record]) -> None:
 
 
 def test_methods_are_compared_by_seed_and_subject(records: list[Record]) -> None:
-    summaries = summarise(records, audit_table(records, 0.1))
-    found = compare_methods(summaries["erm"], summaries["relif"])
-    assert found.a.seeds == [0, 1]
-    assert found.differences() == pytest.approx(
-        [b - a for a, b in zip(summaries["erm"].bias, summaries["relif"].bias, strict=True)]
-    )
-    low, high = found.interval()
-    assert low <= np.mean(found.differences()) <= high
-    assert found.certificate.margin == pytest.approx(abs(np.mean(found.differences())))
-    single = summarise(records[:1] + records[3:], audit_table(records[:1] + records[3:], 0.1))
+    found = result_set("all", records, table=audit_table(records, 0.1))
+    assert found.seeds("erm", "relif") == [0, 1]
+    differences = found.differences("relif", "erm")
+    erm, relif = (found.values(method, "bias") for method in ("erm", "relif"))
+    assert differences == pytest.approx([b - a for a, b in zip(erm, relif, strict=True)])
+    low, high = found.interval("relif", base="erm")
+    assert low <= np.mean(differences) <= high
+    assert found.certificate("erm", "relif").margin == pytest.approx(abs(np.mean(differences)))
+    single = result_set("apart", records[:1] + records[3:])
     with pytest.raises(InputError, match="no seed in common"):
-        compare_methods(single["erm"], single["relif"])
+        single.interval("relif", base="erm")
 
 
 def test_published_records_come_back(records: list[Record], tmp_path: Path) -> None:
@@ -115,18 +109,18 @@ def test_nothing_personal_leaves_where_the_licence_forbids_it(
         for record in records
     ]
     publish(closed, tmp_path, exploratory=True)
-    back, _, audits = read_published(tmp_path)
+    back, reference, audits = read_published(tmp_path)
     for record in back:
         assert not [name for name in record.arrays if name.startswith(("score/", "sample/", "subject/"))]
         with pytest.raises(RecordError, match="holds no score arrays"):
             record.scores()
     # Tables and comparisons need nothing else.
-    open_table = summarise(records, audit_table(records, audits.tolerance))
-    from_aggregates = summarise(back, audits)
-    np.testing.assert_allclose(from_aggregates["relif"].interval(), open_table["relif"].interval(), atol=1e-6)
-    assert compare_methods(from_aggregates["erm"], from_aggregates["relif"]).interval() == pytest.approx(
-        compare_methods(open_table["erm"], open_table["relif"]).interval(), abs=1e-6
-    )
+    kept = result_set("open", records, reference, audit_table(records, audits.tolerance))
+    aggregates = result_set("aggregates", back, reference, audits)
+    for base in ("", "erm"):
+        np.testing.assert_allclose(
+            aggregates.interval("relif", base=base), kept.interval("relif", base=base), atol=1e-6
+        )
 
 
 def test_publishing_mistakes_are_named(records: list[Record], tmp_path: Path) -> None:

@@ -13,13 +13,11 @@ from relif_book.evidence import measured
 from relif_book.evidence.claims import CLAIMS, HEADLINE, Evidence
 from relif_book.evidence.ledger import (
     Judged,
-    Study,
     judge_all,
     matrix_rows,
     part_rows,
     verdict_counts,
 )
-from relif_book.evidence.reporting import compare_methods
 from relif_book.evidence.results import (
     ResultSet,
     against,
@@ -28,7 +26,6 @@ from relif_book.evidence.results import (
     difference_rows,
     method_rows,
     noise,
-    ranks,
     result_set,
     tolerance_rows,
 )
@@ -116,28 +113,25 @@ def uneven() -> ResultSet:
 
 
 def test_a_comparison_pairs_common_seeds_alone(uneven: ResultSet) -> None:
-    erm, relif = uneven.summaries["erm"], uneven.summaries["relif"]
-    found = compare_methods(erm, relif)
     even = result_set("even", [r for r in uneven.records if r.seed < 3 and r.method != "pcgrad"])
-    expected = compare_methods(even.summaries["erm"], even.summaries["relif"])
-    assert found.a.seeds == found.b.seeds == [0, 1, 2]
+    assert uneven.seeds("erm", "relif") == [0, 1, 2]
     for kind in ("bias", "violation_rate"):
-        assert found.differences(kind) == pytest.approx(expected.differences(kind))
-        assert found.interval(kind) == pytest.approx(expected.interval(kind))
-    assert found.certificate == expected.certificate
+        expected = even.differences("relif", "erm", kind)
+        assert uneven.differences("relif", "erm", kind) == pytest.approx(expected)
+        own, expected_ends = (found.interval("relif", kind, base="erm") for found in (uneven, even))
+        assert own == pytest.approx(expected_ends)
+    assert uneven.certificate("erm", "relif") == even.certificate("erm", "relif")
     (row,) = difference_rows(uneven, [("erm", "relif")], "induced/validation")
     assert row["Induced δ, validation"].values == pytest.approx((0.2, 0.21, 0.22))  # type: ignore[union-attr]
     # Over its own five seeds ERM has the higher Bias, over the common ones the lower.
-    assert np.mean(erm.bias) > np.mean(relif.bias)
-    assert min(found.differences()) > 0
+    assert uneven.mean("erm", "bias") > uneven.mean("relif", "bias")
+    assert min(uneven.differences("relif", "erm")) > 0
 
 
 def test_ranks_and_curves_set_common_seeds_against_each_other(uneven: ResultSet) -> None:
     two = uneven.narrowed(("erm", "relif"))
-    assert ranks(two, "bias") == {"erm": 1, "relif": 2}
-    np.testing.assert_allclose(
-        mean_curves(two)["erm"], two.summaries["erm"].table.bias_curve[:3].mean(axis=0)
-    )
+    assert two.ranks("bias") == {"erm": 1, "relif": 2}
+    np.testing.assert_allclose(mean_curves(two)["erm"], two.table.bias_curve[:3].mean(axis=0))
     assert [str(row["δ = 0.1"])[-3:] for row in tolerance_rows(two, (0.1,))] == ["(1)", "(2)"]
 
 
@@ -241,7 +235,7 @@ def known_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def judged(results: ResultSet, number: str = "1", study: str = "nyuv2") -> Judged:
     """A claim on a study, by its number."""
-    return next(item for item in judge_all([Study(study, results)]) if item.claim.number == number)
+    return next(item for item in judge_all([replace(results, study=study)]) if item.claim.number == number)
 
 
 @pytest.mark.usefixtures("known_errors")
@@ -255,7 +249,7 @@ def test_claims_on_dense_prediction_are_judged_by_their_records() -> None:
     half = results.reference.tolerance / 2
     assert sum(f"{half:.3f}" in part.text for part in judged(results).parts) == 6
     # Clinical claims are not asked of images.
-    assert {item.claim.number for item in judge_all([Study("nyuv2", results)])} == {"1", "8"}
+    assert {item.claim.number for item in judge_all([replace(results, study="nyuv2")])} == {"1", "8"}
 
 
 @pytest.mark.usefixtures("known_errors")
@@ -302,7 +296,7 @@ def test_parts_about_one_seed_neither_hold_nor_fail(bias: float, verdict: str) -
 
 def test_without_seven_methods_dense_claims_say_what_is_missing() -> None:
     results = nyuv2([0, 1]).narrowed(("erm", "relif"))
-    assert judge_all([Study("nyuv2", results)]) == []
+    assert judge_all([replace(results, study="nyuv2")]) == []
     rows = matrix_rows([])
     assert rows[0]["The paper's data"] == "not testable here (NYUv2: no records of its methods)"
     assert rows[1]["The paper's data"] == "not testable here (MIMIC-III: credentialed data)"
@@ -312,10 +306,11 @@ def test_without_seven_methods_dense_claims_say_what_is_missing() -> None:
 @pytest.mark.usefixtures("known_errors")
 def test_the_plans_study_stands_in_the_matrix_and_the_sentences_turn_with_it() -> None:
     older, planned = nyuv2([0, 1, 2], {"fairgrad": 0.0, "relif": 0.3}), nyuv2([3, 4, 5])
-    both = judge_all([Study("exploratory", older), Study("nyuv2", planned)])
+    older, planned = replace(older, study="exploratory"), replace(planned, study="nyuv2")
+    both = judge_all([older, planned])
     assert verdict_counts(both, "NYUv2") == {"supported": ["1", "8"]}
     assert matrix_rows(both)[0]["The paper's data"] == "supported (3 seeds, planned)"
-    assert verdict_counts(judge_all([Study("exploratory", older)]), "NYUv2") == {"contradicted": ["1", "8"]}
+    assert verdict_counts(judge_all([older]), "NYUv2") == {"contradicted": ["1", "8"]}
 
 
 @pytest.mark.usefixtures("known_errors")
@@ -340,14 +335,12 @@ def test_a_failed_run_counts_as_the_worst_of_the_study() -> None:
     records = [record for record in whole.records if (record.method, record.seed) != ("relif", 2)]
     results = result_set("failed", records)
     failed = [{"method": "relif", "seed": 2, "error": "losses are not finite"}]
-    table = replace(next(iter(results.summaries.values())).table, failed=failed)
-    summaries = {name: replace(summary, table=table) for name, summary in results.summaries.items()}
-    results = replace(results, summaries=summaries)
+    results = replace(results, table=replace(results.table, failed=failed))
     bias = measured.seed_values(results, "relif", "bias")
-    assert bias[2] == table.bias.max()
+    assert bias[2] == results.table.bias.max()
     assert bias[0] < bias[2]
     worst = measured.seed_values(results, "relif", "worst")
-    assert worst[2] == min(min(summary.worst) for summary in summaries.values())
+    assert worst[2] == min(results.wide["worst"])
     assert Evidence(results, HEADLINE).bias_below("relif", "erm").difference.seeds == 3  # type: ignore[union-attr]
 
 
