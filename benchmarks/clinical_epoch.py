@@ -26,7 +26,7 @@ from relif_core.problems.clinical import ClinicalProblem
 from relif_core.provenance import has_bfloat16, processor_instructions
 from relif_core.settings import ModelSettings, changed, method_settings
 from relif_core.tensors.clinical import ClinicalTensors
-from relif_core.training.run import TrainingLoop, keep_freed_memory
+from relif_core.training.loop import TrainingLoop, keep_freed_memory
 
 BATCHES = 10
 RESULT = Path(__file__).parent / "results" / "clinical_epoch.md"

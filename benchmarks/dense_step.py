@@ -26,8 +26,8 @@ from relif_core.problems.dense import DenseProblem
 from relif_core.settings import RunSettings, dense_settings
 from relif_core.tensors.dense import FRAME_ARRAYS, DenseTensors
 from relif_core.training.epochs import TEST_EVERY
+from relif_core.training.loop import TrainingLoop
 from relif_core.training.outcome import machine
-from relif_core.training.run import TrainingLoop
 from relif_data.synthetic_rooms import prepare
 
 BATCH = 8

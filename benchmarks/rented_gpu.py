@@ -52,9 +52,9 @@ from relif_core.settings import RunSettings, dense_settings  # noqa: E402
 from relif_core.studies.grid import grid, named_study, run_study  # noqa: E402
 from relif_core.tensors.dense import DenseTensors  # noqa: E402
 from relif_core.tensors.folder import MANIFEST, read_manifest  # noqa: E402
+from relif_core.training.loop import FAILED, EpochReport  # noqa: E402
+from relif_core.training.loop import run as train  # noqa: E402
 from relif_core.training.outcome import machine  # noqa: E402
-from relif_core.training.run import FAILED, EpochReport  # noqa: E402
-from relif_core.training.run import run as train  # noqa: E402
 from relif_data.dense_summary import constant_predictors  # noqa: E402
 
 #: What travels of the tree: nothing that a run does not read, no records.

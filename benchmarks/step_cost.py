@@ -20,7 +20,7 @@ from relif_core.methods import balancer_keys
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.settings import method_settings
 from relif_core.tensors.clinical import ClinicalTensors
-from relif_core.training.run import TrainingLoop, keep_freed_memory
+from relif_core.training.loop import TrainingLoop, keep_freed_memory
 from relif_data import prepare
 
 ROUNDS = 9

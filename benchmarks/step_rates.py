@@ -16,7 +16,7 @@ from relif_core.problems import open_problem
 from relif_core.problems.dense import DenseProblem
 from relif_core.settings import RunSettings, changed
 from relif_core.training.epochs import TEST_EVERY
-from relif_core.training.run import TrainingLoop
+from relif_core.training.loop import TrainingLoop
 
 #: ReLiF's step against ERM's at most, an epoch of the plain loop against this project's at least.
 BARS = {"relif_over_erm": 1.05, "plain_over_own": 5.0}

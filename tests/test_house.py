@@ -71,7 +71,7 @@ def test_the_training_path_loads_nothing_a_bare_gpu_machine_lacks() -> None:
         "sys.meta_path.insert(0, Door())\n"
     )
     modules = (
-        "training.run studies.grid studies.jobs studies.processes problems.clinical problems.dense"
+        "training.loop studies.grid studies.jobs studies.processes problems.clinical problems.dense"
         " models.clinical models.vision tensors.clinical tensors.dense balancers.torchjd"
     )
     imports = "import " + ", ".join(f"relif_core.{name}" for name in modules.split())
@@ -274,7 +274,7 @@ DOORS = {
     "relif_core.audit.streaming": "score tables that do not fit into memory, by their ending",
     "relif_core.tensors.dense": "frames being written, in a scratch folder, with their space reserved",
     "relif_core.tensors.folder": "arrays of a tensor folder, inside it, against its manifest",
-    "relif_core.training.run": "a run's lock and checkpoint in its own folder",
+    "relif_core.training.loop": "a run's lock and checkpoint in its own folder",
     "relif_data.archives": "members of archives, which stay inside and count while they are unpacked",
     "relif_data.dense_summary": "three named images of NYUv2's own layout",
     "relif_data.eicu.hourly": "parquet files of the hourly layout, by their names",

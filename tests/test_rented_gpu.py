@@ -30,7 +30,7 @@ from relif_core.models.vision import Encoder
 from relif_core.record import Record
 from relif_core.settings import DenseModelSettings, RunSettings, dense_settings
 from relif_core.studies.grid import SEVEN_METHODS, StudySummary, grid
-from relif_core.training import run as training
+from relif_core.training import loop as training
 from relif_data.nyuv2 import COLOUR_CAMERA, OFFICIAL_SIZE
 from relif_data.nyuv2_travel import write_travel_form
 from relif_data.synthetic_rooms import Camera, render, sample_camera, sample_room

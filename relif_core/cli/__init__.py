@@ -166,8 +166,8 @@ def run(
     from relif_core.problems import changes_for, open_problem
     from relif_core.settings import method_settings
     from relif_core.studies.display import StudyDisplay
-    from relif_core.training.run import CHECKPOINT
-    from relif_core.training.run import run as train
+    from relif_core.training.loop import CHECKPOINT
+    from relif_core.training.loop import run as train
 
     where = _device(device)
     own = [add_balancer(reference).key for reference in balancer or []]

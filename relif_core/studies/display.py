@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from relif_core.record import Record
-    from relif_core.training.run import EpochReport
+    from relif_core.training.loop import EpochReport
 
 #: Ended runs that the live table still shows.
 SHOWN_ENDED = 5

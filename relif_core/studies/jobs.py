@@ -18,7 +18,7 @@ from relif_core.training.stopping import STOP
 
 if TYPE_CHECKING:
     from relif_core.problems.base import Problem
-    from relif_core.training.run import EpochReport
+    from relif_core.training.loop import EpochReport
 
 #: A worker that dies is replaced; a run that took this many workers with it is given up.
 ATTEMPTS = 3
@@ -210,7 +210,7 @@ def run_job(job: Job, context: WorkerContext, opened: dict[WorkerContext, "Probl
         watch: Told what happens.
     """
     from relif_core.problems import open_problem
-    from relif_core.training.run import run
+    from relif_core.training.loop import run
 
     try:
         if context not in opened:

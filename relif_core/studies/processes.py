@@ -22,7 +22,7 @@ from relif_core.training.stopping import GRACE, STOP
 
 if TYPE_CHECKING:
     from relif_core.problems.base import Problem
-    from relif_core.training.run import EpochReport
+    from relif_core.training.loop import EpochReport
 
 #: Seconds between two looks at the stop request.
 LOOK = 0.2

@@ -19,7 +19,7 @@ from relif_core.settings import as_json
 from relif_core.training.epochs import calibrated_scores
 
 if TYPE_CHECKING:
-    from relif_core.training.run import TrainingLoop
+    from relif_core.training.loop import TrainingLoop
 
 #: Seed of the matching that makes calibration pairs: the same pairs of subjects for every run on a data set.
 CALIBRATION_SEED = 0

@@ -142,7 +142,7 @@ def load_models(
     from safetensors.torch import load_file
 
     from relif_core.problems.dense import DenseProblem
-    from relif_core.training.run import WEIGHTS
+    from relif_core.training.loop import WEIGHTS
 
     records = {method: Record.load(folder) for method, folder in folders.items()}
     problem = DenseProblem(DenseTensors.open(data), device, weights=weights)

@@ -19,8 +19,8 @@ from relif_core.problems.utility import task_utility
 from relif_core.record import Record
 from relif_core.settings import as_json, method_settings
 from relif_core.tensors.clinical import ClinicalTensors
+from relif_core.training.loop import run
 from relif_core.training.outcome import machine
-from relif_core.training.run import run
 from relif_data.label_reading import READINGS, read_labels_at
 from relif_data.labels import length_of_stay_class
 

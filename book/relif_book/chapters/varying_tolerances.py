@@ -31,8 +31,8 @@ from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
 from relif_core.settings import ModelSettings
 from relif_core.tensors.clinical import SPLITS, ClinicalTensors, Group
+from relif_core.training.loop import WEIGHTS
 from relif_core.training.outcome import CALIBRATION_SEED, machine
-from relif_core.training.run import WEIGHTS
 from relif_data.label_reading import read_labels_at
 
 FORMAT = "relif-varying-tolerances-1"

@@ -15,7 +15,7 @@ from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
 from relif_core.settings import RunSettings
 from relif_core.tensors.clinical import ClinicalTensors
-from relif_core.training.run import WEIGHTS, run
+from relif_core.training.loop import WEIGHTS, run
 
 HOURS = (24, 48)
 Found = tuple[dict[str, Any], ClinicalTensors, list[Path], ReferenceTolerance]

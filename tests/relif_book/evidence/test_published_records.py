@@ -14,7 +14,7 @@ from relif_core.record import Record
 from relif_core.settings import REVISION
 from relif_core.studies.grid import grid, run_study
 from relif_core.tensors.folder import read_manifest
-from relif_core.training.run import TrainingLoop
+from relif_core.training.loop import TrainingLoop
 from relif_data import prepare
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -3,7 +3,7 @@
 import io
 
 from relif_core.studies.display import StudyDisplay
-from relif_core.training.run import EpochReport
+from relif_core.training.loop import EpochReport
 
 
 class Terminal(io.StringIO):

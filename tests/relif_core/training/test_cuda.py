@@ -15,7 +15,7 @@ from relif_core.settings import RunSettings, dense_settings
 from relif_core.tensors.clinical import ClinicalTensors
 from relif_core.tensors.dense import DenseTensors
 from relif_core.training.device_controller import DeviceController
-from relif_core.training.run import TrainingLoop, _gram, run
+from relif_core.training.loop import TrainingLoop, _gram, run
 from relif_data.synthetic_rooms import prepare
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")

@@ -32,7 +32,7 @@ from relif_core.studies.grid import run_study
 from relif_core.studies.jobs import Ending, Job, Schedule
 from relif_core.tensors.dense import DenseTensors
 from relif_core.training.epochs import LEVELS, TOLERANCES
-from relif_core.training.run import CHECKPOINT, EpochReport, TrainingLoop, run
+from relif_core.training.loop import CHECKPOINT, EpochReport, TrainingLoop, run
 from relif_data.synthetic_rooms import prepare
 
 SMALL: dict[str, Any] = {
@@ -173,7 +173,7 @@ def test_the_record_tells_a_dense_run(records: Path, problem: DenseProblem) -> N
 def test_interrupted_equals_uninterrupted(
     records: Path, problem: DenseProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relif_core.training.run.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("relif_core.training.loop.CHECKPOINT_SECONDS", 0.0)
 
     def stop(report: EpochReport) -> None:
         raise KeyboardInterrupt
@@ -209,7 +209,7 @@ def test_what_needs_its_scale_only_at_the_end_does_not_wait(
         looks.append(seconds)
         of(records, "erm").save(place)
 
-    monkeypatch.setattr("relif_core.training.run.time.sleep", erm_ends)
+    monkeypatch.setattr("relif_core.training.loop.time.sleep", erm_ends)
     with open(place / LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RecordError, match="run method erm with seed 0 there first"):

@@ -18,7 +18,7 @@ from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
 from relif_core.settings import REVISION, RunSettings, as_json, settings_from
 from relif_core.training.epochs import TOLERANCES, EpochAudits
-from relif_core.training.run import TrainingLoop, run
+from relif_core.training.loop import TrainingLoop, run
 
 Small = Callable[..., RunSettings]
 

@@ -16,9 +16,9 @@ from relif_core.methods import balancer_keys
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
 from relif_core.settings import RunSettings
-from relif_core.training import run as training
+from relif_core.training import loop as training
 from relif_core.training.device_controller import DeviceController
-from relif_core.training.run import CHECKPOINT, EpochReport, TrainingLoop, run
+from relif_core.training.loop import CHECKPOINT, EpochReport, TrainingLoop, run
 
 Small = Callable[..., RunSettings]
 

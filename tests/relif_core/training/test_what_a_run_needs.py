@@ -14,7 +14,7 @@ from relif_core.problems.dense import DenseProblem
 from relif_core.settings import RunSettings, dense_settings
 from relif_core.tensors.clinical import ClinicalTensors
 from relif_core.tensors.dense import NORMAL_SCALE, DenseTensors
-from relif_core.training.run import TrainingLoop, run
+from relif_core.training.loop import TrainingLoop, run
 from relif_data.synthetic_rooms import prepare
 
 Small = Callable[..., RunSettings]
@@ -184,7 +184,7 @@ def test_nan_in_the_gram_matrix_is_named(icu: ClinicalProblem, small: Small, met
 def test_other_penalties_train_and_resume(
     icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("relif_core.training.run.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("relif_core.training.loop.CHECKPOINT_SECONDS", 0.0)
     settings = small(method, surrogate={"tolerance": 0.05, "slope": 0.01})
     whole = run(settings, icu, tmp_path / "whole")
 
