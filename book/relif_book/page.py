@@ -25,8 +25,6 @@ PROVENANCE_MIME = "application/vnd.relif.provenance+json"
 _GLUE_PREFIX = "application/papermill.record/"
 #: The packages of this distribution, on whose sources a page depends.
 PACKAGES = ("relif_core", "relif_data", "relif_book")
-#: The kind of data that a page needs, by the simulated data set that stands in for it.
-SIMULATED_KINDS = {"synthetic_icu": "clinical", "synthetic_rooms": "dense"}
 _Choice = TypeVar("_Choice")
 
 
@@ -104,8 +102,9 @@ class Page:
             InputError: It holds data of another kind.
         """
         from relif_core.problems import kind_of
+        from relif_data import REGISTRY
 
-        needed, found = SIMULATED_KINDS[simulated], kind_of(data).name
+        needed, found = REGISTRY[simulated].kind, kind_of(data).name
         if found != needed:
             raise InputError(
                 f"page {self.name!r}: data is {data!r}, {found} data; this page needs {needed} data"

@@ -22,6 +22,8 @@ from relif_core.tensors.folder import MANIFEST, read_manifest, refuse_to_overwri
 from relif_data.tables import Table
 
 STATE = "state.json"
+#: Suffixes of the package's files that decide what a reading makes.
+DECIDING = (".py", ".csv", ".json", ".toml")
 
 
 class Work:
@@ -35,7 +37,7 @@ class Work:
 
     def __init__(self, target: Path, key: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
         self.folder, self.tables = work_folder(target), tables
-        code = package_digest(Path(__file__).parent, (".py", ".csv", ".json", ".toml"))
+        code = package_digest(Path(__file__).parent, DECIDING)
         self.key = {**key, "code": code, "polars": pl.__version__}
         self.state: dict[str, dict[str, Any]] = {"begun": {}, "finished": {}}
         try:

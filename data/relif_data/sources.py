@@ -24,6 +24,7 @@ class Source:
         expected: The size of the whole source, in words.
         output_policy: "person" where per-person model output may be published, else "aggregate".
         citation: What to cite.
+        kind: Of problem that its tensors are.
         guarded: Whether counts that few people make are hidden, even those of an open demo.
         simulated: Of simulated data, the options of a small set; empty for data of patients and cameras.
     """
@@ -37,6 +38,7 @@ class Source:
     expected: str
     output_policy: OutputPolicy
     citation: str
+    kind: Literal["clinical", "dense"] = "clinical"
     guarded: bool = False
     simulated: Mapping[str, Any] = field(default_factory=dict)
 

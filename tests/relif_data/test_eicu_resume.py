@@ -180,3 +180,14 @@ def test_two_makers_of_one_target_do_not_share_their_arrays(tmp_path: Path) -> N
     assert second.array("values", np.float32, (3,)).tolist() == [0, 0, 0]
     assert mine.tolist() == [1, 1, 1]
     assert not list(resume.work_folder(tmp_path / "out").iterdir())
+
+
+def test_every_file_of_the_package_decides_whether_a_reading_goes_on() -> None:
+    """A table of channels in another format would otherwise mix old readings with new ones."""
+    suffixes = {
+        path.suffix
+        for path in Path(resume.__file__).parent.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {".py", ".json", ".toml"} <= suffixes
+    assert suffixes <= {*resume.DECIDING, ".typed"}
