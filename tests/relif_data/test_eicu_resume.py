@@ -190,4 +190,4 @@ def test_every_file_of_the_package_decides_whether_a_reading_goes_on() -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {".py", ".json", ".toml"} <= suffixes
-    assert suffixes <= {*resume.DECIDING, ".typed"}
+    assert suffixes <= {*resume.DECIDING, ".typed", ".md"}
