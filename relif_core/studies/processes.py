@@ -129,15 +129,20 @@ def _stop(running: Collection[_Worker]) -> None:
             worker.process.join()
 
 
+def end_with_parent(parent: int) -> None:
+    """Make this worker end when the process that started it does, however that ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _cause(status: int | None) -> str:
     return signal.Signals(-status).name if status is not None and status < 0 else f"exit status {status}"
 
 
 def _serve(line: Connection, context: WorkerContext, parent: int) -> None:
     """Run in a worker: one job after another from the line, until it closes."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with_parent(parent)
     signal.signal(signal.SIGTERM, _stop_soon)
     import torch
 

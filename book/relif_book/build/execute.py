@@ -1,9 +1,7 @@
 """Execution of pages with papermill: whole or not at all, several at a time, with one thread each."""
 
-import ctypes
 import multiprocessing
 import os
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,6 +25,7 @@ from relif_book.build.staleness import executed_as_committed, reasons_stale
 from relif_book.parameters import check_parameters, declared_parameters
 from relif_core.errors import ReliFError, listed
 from relif_core.options import typed_value
+from relif_core.studies.processes import end_with_parent
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
@@ -168,15 +167,6 @@ def execute_pages(
     if failures:
         raise PageError(f"{len(failures)} of {len(stale)} pages failed:\n" + "\n".join(failures))
     return stale
-
-
-def end_with_parent(parent: int) -> None:
-    """Make this worker end when its parent does, however that ends; its kernel follows."""
-    from relif_core.studies.processes import PR_SET_PDEATHSIG
-
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _expected_seconds(name: str, root: Path) -> float:

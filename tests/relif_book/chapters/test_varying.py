@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from relif_book.evidence.varying import (
+from relif_book.chapters.varying import (
     LevelOrders,
     contrast_rows,
     group_rows,
