@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from relif_book.evidence.cohorts import channel_rows, draw_cohort_flow, group_rows, label_rows, size_rows
 
+from relif_book.chapters.cohorts import channel_rows, draw_cohort_flow, group_rows, label_rows, size_rows
 from relif_book.figures.style import new_figure
 from relif_core.errors import InputError
 from relif_core.tensors.clinical import ClinicalTensors
