@@ -68,7 +68,7 @@ TREE = (
 )
 MIB = 2**20
 #: MiB of a piece: beside the tracked tree it stays below the 64 MiB that a rental takes at a time.
-PIECE = 24.0
+PIECE = 20.0
 CHECKS = "checks of the device"
 #: No checkpoint follows another sooner: what a kill costs at most, against the time that writing takes.
 CHECKPOINT_SECONDS = 60.0
