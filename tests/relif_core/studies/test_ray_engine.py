@@ -10,32 +10,12 @@ from typing import Any
 import pytest
 
 from relif_core.errors import InputError
-from relif_core.record import load_records
-from relif_core.settings import RunSettings
-from relif_core.studies.grid import grid, run_study
+from relif_core.studies.grid import run_study
+from tests.relif_core.studies.conftest import digests, small_grid
 
 pytest.importorskip("ray", reason="the package ray is not installed")
 # Ray leaves sockets and processes to be collected when a node is taken away.
 pytestmark = pytest.mark.filterwarnings("default")
-
-
-def small_grid() -> list[RunSettings]:
-    return grid(
-        ["erm", "relif"], [0, 1], model={"hidden": 12, "head_width": 8},
-        training={"epochs": 3, "batch_size": 32, "learning_rate": 3e-3},
-    )  # fmt: skip
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {record.key: record.digest() for record in load_records(folder)}
-
-
-@pytest.fixture(scope="module")
-def alone(icu_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The records of the same study in this process, undisturbed."""
-    folder = tmp_path_factory.mktemp("alone")
-    run_study(small_grid(), icu_folder, folder)
-    return digests(folder)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +89,7 @@ def working_processes() -> list[int]:
 
 
 def test_a_killed_worker_process_changes_nothing(
-    cluster: Any, icu_folder: Path, tmp_path: Path, alone: dict[str, str]
+    cluster: Any, icu_folder: Path, tmp_path: Path, reference: dict[str, str]
 ) -> None:
     ring, _ = cluster
 
@@ -117,15 +97,15 @@ def test_a_killed_worker_process_changes_nothing(
         os.kill(working_processes()[0], signal.SIGKILL)
 
     study_with_a_loss(ring, icu_folder, tmp_path, kill)
-    assert digests(tmp_path) == alone
+    assert digests(tmp_path) == reference
 
 
 def test_a_killed_node_changes_nothing(
-    cluster: Any, icu_folder: Path, tmp_path: Path, alone: dict[str, str]
+    cluster: Any, icu_folder: Path, tmp_path: Path, reference: dict[str, str]
 ) -> None:
     ring, nodes = cluster
     study_with_a_loss(ring, icu_folder, tmp_path, lambda: ring.remove_node(nodes[0], allow_graceful=False))
-    assert digests(tmp_path) == alone
+    assert digests(tmp_path) == reference
 
 
 def test_unknown_engines_are_refused(icu_folder: Path, tmp_path: Path) -> None:

@@ -18,17 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relif_core.errors import InputError
-from relif_core.record import Record, load_records
+from relif_core.record import Record
 from relif_core.settings import RunSettings, changed
 from relif_core.studies.grid import (
     STUDIES,
-    grid,
     named_study,
     read_seeds,
     refuse_other_study,
     run_study,
 )
 from relif_core.studies.jobs import ATTEMPTS
+from tests.relif_core.studies.conftest import digests, small_grid
 
 Small = Callable[..., RunSettings]
 
@@ -49,26 +49,6 @@ for line in sys.stdin:
     os.waitpid(child, 0)
     print("gone", flush=True)
 """
-
-
-def small_grid() -> list[RunSettings]:
-    return grid(
-        ["erm", "relif"], [0, 1], model={"hidden": 12, "head_width": 8},
-        training={"epochs": 3, "batch_size": 32, "learning_rate": 3e-3},
-    )  # fmt: skip
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {record.key: record.digest() for record in load_records(folder)}
-
-
-@pytest.fixture(scope="module")
-def reference(icu_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The digests of the small study, made without interruption in one process."""
-    target = tmp_path_factory.mktemp("reference")
-    summary = run_study(small_grid(), icu_folder, target)
-    assert (summary.made, summary.found, summary.failed) == (4, 0, {})
-    return digests(target)
 
 
 def test_finished_runs_are_found(icu_folder: Path, tmp_path: Path, reference: dict[str, str]) -> None:

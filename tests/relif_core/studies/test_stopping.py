@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from relif_core.record import load_records
 from relif_core.settings import RunSettings
 from relif_core.studies.grid import grid, run_study
 from relif_core.studies.processes import _stop
 from relif_core.training.stopping import GRACE, STOP
+from tests.relif_core.studies.conftest import digests
 
 #: Two seconds are the bar on a machine of its own (benchmarks tell); a test shares its processor.
 SOON = 10.0
@@ -37,10 +37,6 @@ CHANGES = {"model": {"hidden": 12, "head_width": 8}, "training": {"epochs": 12, 
 
 def runs() -> list[RunSettings]:
     return grid(["erm", "relif"], [0, 1], **CHANGES)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {record.key: record.digest() for record in load_records(folder)}
 
 
 @pytest.fixture(scope="module")
