@@ -452,7 +452,12 @@ class Pools:
         clustered: bool = False,
         least: int = 2,
     ) -> "Pools":
-        """Return what an audit is given, checked; ``clustered`` ones need subjects, all ``least`` tasks."""
+        """Return what an audit is given, checked; ``clustered`` ones need subjects, all ``least`` tasks.
+
+        Pools in place of scores were checked before and bring their subjects and weights.
+        """
+        if isinstance(scores, cls):
+            return replace(scores, tolerances=checked_tolerances(tolerance, list(scores.scores)))
         checked = checked_scores(scores, least)
         tolerances = checked_tolerances(tolerance, list(checked))
         known = subjects is not None or clustered

@@ -275,7 +275,7 @@ class HistogramSketch(Stored):
     def subject_sums(
         self,
         scores: Mapping[str, Any],
-        subjects: Mapping[str, Any],
+        subjects: Mapping[str, Any] | None,
         tolerance: Tolerance,
         weights: Mapping[str, Any] | None = None,
     ) -> InfluenceSums:
@@ -289,7 +289,7 @@ class HistogramSketch(Stored):
         of the histogram with nothing hidden, and NaN only where a subject is a whole pool.
 
         Args:
-            scores: The site's own scores, as they went into its sketch.
+            scores: The site's own scores, as they went into its sketch, or its checked pools.
             subjects: Task name to subject ids aligned with the scores.
             tolerance: As for :meth:`audit`.
             weights: The site's own weights, if they went into its sketch.
@@ -299,11 +299,11 @@ class HistogramSketch(Stored):
                 the histogram's, a single subject, or weights beside a histogram without, and the other way
                 round.
         """
-        if (weights is None) != (self.weights is None):
+        pools = Pools.of(scores, subjects=subjects, weights=weights, clustered=True)
+        if bool(pools.weights) != bool(self.weights):
             raise InputError(
                 "weights go with a histogram that was made with them; pass those that made the site's own"
             )
-        pools = Pools.of(scores, subjects=subjects, weights=weights, clustered=True)
         codes, held, people = pools.codes, pools.weights, pools.people
         if list(codes) != list(self.counts):
             raise InputError(

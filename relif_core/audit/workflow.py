@@ -94,15 +94,15 @@ class Audit(Stored):
             raise InputError(f"name must be text, got {name!r}")
         self.ruler, self.name, self.level = ruler, name, checked_level(level)
         tasks, rest = _split(scores, ruler)
-        self._subjects = over_tasks(subject, ruler.score_map.rules, rest, "subject")
-        self._scores: Any = tasks
-        self._weights = over_tasks(weight, ruler.score_map.rules, rest, "weight")
+        subjects, groups, weights = (
+            over_tasks(labels, ruler.score_map.rules, rest, what)
+            for labels, what in ((subject, "subject"), (group, "group"), (weight, "weight"))
+        )
+        self._pools: Pools | None = Pools.of(tasks, ruler.tolerance, subjects, weights)
         self.result = audit(
-            tasks,
+            self._pools,
             ruler.tolerance,
-            subjects=self._subjects,
-            groups=over_tasks(group, ruler.score_map.rules, rest, "group"),
-            weights=self._weights,
+            groups=groups,
             context=AuditContext(
                 dataset=dataset,
                 split=split,
@@ -159,7 +159,7 @@ class Audit(Stored):
     def curve(self) -> BiasCurve:
         """Return exact Bias and violation rate over the tolerances from 0 to 1."""
         if self._curve is None:
-            self._curve = bias_curve(self._held("the curve"), CURVE_TOLERANCES, weights=self._weights)
+            self._curve = bias_curve(self._held("the curve"), CURVE_TOLERANCES)
         return self._curve
 
     def compare(self, *others: "Audit", adjust: Literal["holm", "none"] = "holm") -> list[NamedComparison]:
@@ -262,9 +262,9 @@ class Audit(Stored):
             embeddings: One array [n, D] for all tasks, or task → array, aligned with the scores.
             k: Samples of a prototype.
         """
-        scores = self._held("induced tolerances")
+        pools = self._held("induced tolerances")
         rows = over_tasks(embeddings, self.ruler.score_map.rules, {}, "embedding")
-        self._induced = induced_tolerances(rows, scores, k, weights=self._weights)
+        self._induced = induced_tolerances(rows, pools, k)
         return self._induced
 
     def similar_pairs(
@@ -279,11 +279,11 @@ class Audit(Stored):
             k: Neighbours of each sample.
             lipschitz: L, one number or task → number (:func:`lipschitz_limit` on reference validation data).
         """
-        pools = Pools.of(self._held("similar pairs"), subjects=self._subjects, weights=self._weights)
+        pools = self._held("similar pairs")
         rows = over_tasks(embeddings, self.ruler.score_map.rules, {}, "embedding")
         inputs = {t: aligned(rows[t], t, pools.scores, "embeddings") for t in pools.scores if t in rows}
         pairs = similar_pairs(inputs, subjects=pools.codes or None, k=k)
-        return similar_pair_audit(dict(pools.scores), pairs, lipschitz, weights=pools.weights or None)
+        return similar_pair_audit(pools, pairs, lipschitz)
 
     def histogram(self, bins: int = BINS) -> HistogramSketch:
         """Return the counts per bin and task, and the sums of weights, that a site sends instead of scores.
@@ -291,14 +291,9 @@ class Audit(Stored):
         Raises:
             InputError: A number of bins that is no power of two.
         """
-        scores = self._held("a histogram")
-        return HistogramSketch.of(
-            scores,
-            bins,
-            score_definition=self.ruler.score_definition,
-            weights=self._weights,
-            tolerance=self.ruler.tolerance,
-        )
+        definition, tolerance = self.ruler.score_definition, self.ruler.tolerance
+        pools = self._held("a histogram")
+        return HistogramSketch.of(pools, bins, score_definition=definition, tolerance=tolerance)
 
     def influence_sums(self, merged: HistogramSketch) -> InfluenceSums:
         """Return what this site adds to the error, clustered by subject, of the histogram of all sites.
@@ -306,10 +301,10 @@ class Audit(Stored):
         Raises:
             InputError: An audit without subjects, or as :meth:`HistogramSketch.subject_sums`.
         """
-        scores = self._held("influence sums")
-        if self._subjects is None:
+        pools = self._held("influence sums")
+        if pools.ids is None:
             raise InputError("influence sums are of subjects; name their column when auditing")
-        return merged.subject_sums(scores, self._subjects, self.ruler.tolerance, self._weights)
+        return merged.subject_sums(pools, None, self.ruler.tolerance)
 
     def card(
         self,
@@ -367,7 +362,7 @@ class Audit(Stored):
         found._curve = BiasCurve(**{name: np.array(own) for name, own in lists.items()}, per_pair={})
         if len(set(map(len, lists.values()))) != 1 or not all(lists.values()):
             raise ValueError("the lists of its curve are empty or of different lengths")
-        found._scores = found._subjects = found._weights = None
+        found._pools = None
         return found
 
     def save(self, path: str | Path, *, include_influences: bool = False) -> None:
@@ -440,9 +435,9 @@ class Audit(Stored):
             )
 
     def _held(self, what: str) -> Any:
-        if self._scores is None:
+        if self._pools is None:
             raise InputError(f"{what} need the scores, which an audit file does not hold; audit again")
-        return self._scores
+        return self._pools
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -112,12 +112,13 @@ class Problem(abc.ABC):
         Raises:
             DataError: An empty split, fewer than two training batches, or labels that do not serve.
         """
-        folder, count = self.tensors.folder, {split: len(self.rows(split)) for split in SPLITS}["train"]
+        for split in SPLITS:
+            self.rows(split)
         self._check_labels()
-        if count < batch_size + 2:
+        if (count := len(self.rows("train"))) < batch_size + 2:
             raise DataError(
-                f"{folder}: {count} training {self.samples} make fewer than two batches of {batch_size};"
-                " lower training.batch_size"
+                f"{self.tensors.folder}: {count} training {self.samples} make fewer than two batches of"
+                f" {batch_size}; lower training.batch_size"
             )
 
     @abc.abstractmethod
