@@ -28,11 +28,12 @@ KINDS = ("identity", "sigmoid", "max_sigmoid", "max_softmax", "quantile")
 class MappedScores(dict[str, np.ndarray]):
     """Audit scores by task, ``rest`` the columns that are no outputs, ``indices`` the tasks' pandas indices.
 
-    NaN is masked: no label.
+    NaN is masked: no label. ``rows`` is the length of the frame that they come from, 0 of a mapping.
     """
 
     rest: dict[str, Any]
     indices: dict[str, Any]
+    rows: int = 0
 
 
 class ScoreMap:
@@ -88,7 +89,7 @@ class ScoreMap:
         """
         found = columns(outputs) if is_frame(outputs) else outputs
         scores = MappedScores()
-        scores.indices = {}
+        scores.indices, scores.rows = {}, len(outputs) if is_frame(outputs) else 0
         used: set[str] = set()
         for task, rule in self.rules.items():
             used.update(_names(found, task, rule))

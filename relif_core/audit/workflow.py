@@ -60,7 +60,8 @@ class Audit(Stored):
         scores: What ``ruler.scores(outputs)`` returns, a mapping task → scores, or a data frame of scores.
         ruler: Of :func:`calibrate`.
         subject: Ids: the name of a column of the outputs or frame, an array for all tasks, or a mapping task
-            → array. Without, a row of a frame is a subject, and a score of a mapping an independent sample.
+            → array. Without, a row of a frame (of outputs or scores) is a subject, and a score of a mapping
+            an independent sample.
         group: Group labels, given in the same ways.
         weight: Sample weights, given in the same ways.
         name: Of the model.
@@ -94,6 +95,8 @@ class Audit(Stored):
             raise InputError(f"name must be text, got {name!r}")
         self.ruler, self.name, self.level = ruler, name, checked_level(level)
         tasks, rest = _split(scores, ruler)
+        if subject is None and (rows := len(scores) if is_frame(scores) else getattr(scores, "rows", 0)):
+            subject = np.arange(rows)
         subjects, groups, weights = (
             over_tasks(labels, ruler.score_map.rules, rest, what)
             for labels, what in ((subject, "subject"), (group, "group"), (weight, "weight"))

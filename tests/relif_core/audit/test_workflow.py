@@ -139,6 +139,21 @@ def test_frames_give_the_same_audit(library: Any) -> None:
     assert Audit(frame, ruler, subject="patient", group="sex").result == found.result
 
 
+@pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
+def test_a_row_of_a_frame_is_a_subject(library: Any) -> None:
+    """As of the function ``audit``: what one row's scores have in common is no spread."""
+    drawn = np.random.default_rng(3).random(40)
+    frame = library.DataFrame({"a": drawn, "b": np.append(drawn[1:], np.nan)})
+    ruler = calibrate(EMBEDDINGS, ScoreMap(a="identity", b="identity"), alpha=0.6, matchings=2)
+    expected = audit(frame, ruler.tolerance)
+    for scores in (frame, ruler.scores(frame)):
+        found = Audit(scores, ruler).result
+        assert (found.clustered_by, found.clusters) == ("subject", 40)
+        assert (found.bias_se, found.samples) == (expected.bias_se, {"a": 40, "b": 39})
+    apart = Audit(ruler.scores({"a": drawn, "b": drawn}), ruler).result
+    assert (apart.clustered_by, apart.clusters) == ("sample", 80)
+
+
 def test_an_output_of_nan_is_in_no_pool() -> None:
     raw = outputs()
     raw["mortality"][[3, 5]] = np.nan
