@@ -16,12 +16,12 @@ from relif_core.audit.pools import (
     Pools,
     Scores,
     Tolerance,
-    as_given,
     checked_fraction,
     checked_integer,
     checked_labels,
     checked_numbers,
     distinct_codes,
+    pool_index,
     row_index,
 )
 from relif_core.audit.subject_ids import subject_codes
@@ -29,6 +29,8 @@ from relif_core.audit.uncertainty import NO_VARIATION, combined_error, scaled_in
 from relif_core.errors import InputError
 
 _PAIRS_TOGETHER = 1 << 21
+#: Inputs are smaller, so that no squared distance overflows.
+_MOST = 1e150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,12 +333,9 @@ def lipschitz_limit(
     limits = {}
     for task, (_, _, distance), own, gap in _gaps(_paired(scores, pairs, weights), pairs):
         ratio = np.divide(gap, distance, out=np.where(gap > 0, np.inf, 0.0), where=distance > 0)
-        if own is None:
-            limits[task] = float(np.quantile(ratio, 1 - alpha, method="inverted_cdf"))
-        else:
-            order = np.argsort(ratio)
-            beyond = 1 - np.cumsum(own[order])
-            limits[task] = float(ratio[order][np.argmax(beyond <= alpha + NO_VARIATION)])
+        order = np.argsort(ratio)
+        reached = np.arange(1, len(ratio) + 1) / len(ratio) if own is None else np.cumsum(own[order])
+        limits[task] = float(ratio[order][np.argmax(1 - reached <= alpha + NO_VARIATION)])
         if limits[task] == np.inf:
             raise InputError(
                 f"task {task!r}: more than {alpha:g} of the neighbour pairs have equal inputs and different"
@@ -370,7 +369,7 @@ def _paired(scores: Any, pairs: SimilarPairs, weights: Any) -> Pools:
                 f"task {task!r}: {len(values)} scores, but the pairs are of {len(pairs.codes[task])} samples;"
                 " give one score per input, in the same order"
             )
-        own, index = as_given(pools.scores, task).index, pairs.indices.get(task)
+        own, index = pool_index(pools.scores, task), pairs.indices.get(task)
         if own is not None and index is not None and not index.equals(own):
             raise InputError(
                 f"task {task!r}: the scores have another index than the inputs that pairs were made of; sort"
@@ -383,9 +382,11 @@ def _checked_inputs(task: str, values: Any) -> np.ndarray:
     array = checked_numbers(values, f"task {task!r}: inputs", 2)
     if not len(array):
         raise InputError(f"task {task!r}: there are no inputs; leave the task out")
-    if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).any(axis=1).sum())
-        raise InputError(f"task {task!r}: {bad} of {len(array)} inputs are not finite; impute or drop them")
+    if bad := int((~(np.abs(array) < _MOST)).any(axis=1).sum()):
+        raise InputError(
+            f"task {task!r}: {bad} of {len(array)} inputs are not finite, or beyond {_MOST:g}; impute or drop"
+            " them"
+        )
     return array
 
 

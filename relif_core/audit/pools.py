@@ -282,7 +282,7 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
     another number of rows than scores; messages call them ``name``.
     """
     own = given(values, f"task {task!r}: {name}")
-    there = as_given(scores, task)
+    there = scores.given[task] if isinstance(scores, Scores) else Given(scores[task])
     own = in_order(own, there.index, name, "scores", f"task {task!r}: ")
     shape = there.values.shape
     if own.values.shape[:1] != shape:
@@ -296,9 +296,10 @@ def aligned(values: Any, task: str, scores: Mapping[str, np.ndarray], name: str)
     return present(own, f"task {task!r}: ", name)
 
 
-def as_given(scores: Mapping[str, np.ndarray], task: str) -> Given:
-    """Return a task's scores as they came."""
-    return scores.given[task] if isinstance(scores, Scores) else Given(scores[task])
+def pool_index(scores: Mapping[str, np.ndarray], task: str) -> Any:
+    """Return the pandas index of a task's pool, None where it has none."""
+    index, kept = (scores.given[task].index, scores.kept[task]) if isinstance(scores, Scores) else (None,) * 2
+    return index if index is None or kept is None else index[kept]
 
 
 def present(found: Given, place: str, name: str) -> np.ndarray:

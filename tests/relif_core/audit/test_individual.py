@@ -1,11 +1,16 @@
 """Audits about individuals equal their definition pair by pair, and see what the paper's audit cannot."""
 
+from fractions import Fraction
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relif_core.audit import (
+    ScoreMap,
+    SimilarPairs,
     audit,
     coupling_bounds,
     lipschitz_limit,
@@ -322,6 +327,32 @@ def test_the_limit_leaves_the_share_that_was_asked_for() -> None:
         assert row.share == pytest.approx(0.2, abs=1e-3)
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.3, 0.4, 0.7])
+@pytest.mark.parametrize("number", [10, 20, 70])
+def test_the_limit_is_the_least_ratio_that_so_many_lie_above(number: int, alpha: float) -> None:
+    """Also where n(1 − α) is a whole number that binary fractions miss."""
+    scores = {"a": np.append(np.zeros(number), np.arange(1, number + 1) / number)}
+    places = np.arange(number)
+    pairs = SimilarPairs({"a": (places, places + number, np.ones(number))}, {"a": np.arange(2 * number)})
+    least = min(k for k in range(1, number + 1) if number - k <= number * Fraction(str(alpha)))
+    for weights in (None, {"a": np.full(2 * number, 0.3)}):
+        assert lipschitz_limit(scores, pairs, alpha, weights=weights)["a"] == least / number
+
+
+def test_pairs_of_the_rows_that_have_a_score_fit_its_frame() -> None:
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": generator.random(30)}, index=np.arange(100, 130))
+    frame.loc[103, "a"] = np.nan
+    held = frame["a"].notna()
+    inputs = pd.DataFrame(generator.normal(size=(30, 2)), index=frame.index)[held]
+    expected = similar_pair_audit(
+        {"a": frame["a"][held].to_numpy()}, similar_pairs({"a": inputs.to_numpy()}), 0.1
+    )
+    assert similar_pair_audit(frame, similar_pairs({"a": inputs}), 0.1) == expected
+    mapped = ScoreMap(a="identity").scores(frame)
+    assert similar_pair_audit(mapped, similar_pairs({"a": inputs}), 0.1) == expected
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -351,6 +382,10 @@ def test_the_limit_leaves_the_share_that_was_asked_for() -> None:
             "task 'b': inputs must be numbers of shape",
         ),
         (lambda s, u, x: similar_pairs({**x, "a": x["a"] * np.nan}), "not finite"),
+        (
+            lambda s, u, x: similar_pairs({**x, "b": x["b"] * 1e300}),
+            "'b': 9 of 10 inputs are not fin.* beyond",
+        ),
         (
             lambda s, u, x: similar_pairs(x, subjects={**u, "b": u["b"][1:]}),
             "task 'b': subjects are misaligned",
