@@ -81,6 +81,8 @@ def _array(values: Any) -> np.ndarray:
     """Return ``np.asarray``, but a list of text and other things does not become all text."""
     array = np.asarray(values)
     mixed = isinstance(values, list | tuple) and not all(isinstance(item, str) for item in values)
+    if array.dtype.kind == "T":  # text of NumPy that differs in length
+        return array.astype(object)
     return np.array(values, dtype=object) if mixed and array.dtype.kind in "US" else array
 
 
@@ -118,7 +120,7 @@ def is_number(value: Any, kind: type = numbers.Real) -> bool:
 def missing_text(array: np.ndarray) -> np.ndarray:
     """Tell which entries of a text array read like a missing one."""
     found = np.zeros(len(array), dtype=bool)
-    if array.dtype.itemsize == 0:
+    if array.nbytes == 0:
         return ~found
     native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     first = native.view(np.uint32).reshape(len(array), -1)[:, 0]

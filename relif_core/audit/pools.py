@@ -255,6 +255,8 @@ def labels_of(array: np.ndarray, place: str, name: str) -> np.ndarray:
     """Return ids or labels [n], integers or text; ``InputError`` for others."""
     if array.ndim != 1:
         raise InputError(f"{place}{name} must be one-dimensional, got shape {array.shape}")
+    if not array.size:
+        return array
     if array.dtype.kind == "O":
         kinds = sorted({type(item).__name__ for item in array.tolist()})
         raise InputError(

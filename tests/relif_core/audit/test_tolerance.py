@@ -113,6 +113,9 @@ def test_reference_distances() -> None:
         reference_distances(np.where(embeddings == 2, 0, embeddings), [1, 2, 3, 4], seed=0)
     with pytest.raises(InputError, match="one-dimensional"):
         calibration_pairs([[1, 2]], seed=0)
+    for nobody in ([], np.array([], dtype="U3"), np.array([], dtype=object)):
+        with pytest.raises(InputError, match="at least two subjects, got 0"):
+            calibration_pairs(nobody, seed=0)
 
 
 @pytest.mark.parametrize(
