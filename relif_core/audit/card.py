@@ -283,7 +283,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+    return " ".join(html.escape(text, quote=False).replace("|", "\\|").splitlines())
 
 
 def card_html(card: Mapping[str, Any]) -> str:
@@ -305,8 +305,8 @@ def _body(card: Mapping[str, Any]) -> str:
         )
         parts.append(f"<h2>{html.escape(title)}</h2>\n<table>{cells}</table>")
         if title.startswith("Results") and card["curve"] is not None:
-            held = [row["tolerance"] for row in card["tolerance"]["values"]]
-            parts.append(curve_svg(**card["curve"], held=sum(held) / len(held)))
+            held = {row["tolerance"] for row in card["tolerance"]["values"]}
+            parts.append(curve_svg(**card["curve"], held=held.pop() if len(held) == 1 else None))
     return "\n".join(parts)
 
 
@@ -318,7 +318,7 @@ def curve_svg(
 ) -> str:
     """Return both curves [D], tolerances ascending, as an SVG figure that follows the page's colours.
 
-    A line marks the tolerance that was ``held`` fixed.
+    A line marks the tolerance that was ``held`` fixed for every pair, where the curves reach it.
     """
     width, height, left, low, top = 460.0, 250.0, 45.0, 210.0, 15.0
     last = max(tolerances[-1], 1e-9)
@@ -340,7 +340,7 @@ def curve_svg(
         f" {violation_rate[0]:.3f}."
     )
     marks = ""
-    if held is not None:
+    if held is not None and tolerances[0] <= held <= tolerances[-1]:
         x, _ = place(held, 0).split(",")
         marks = (
             f'<line x1="{x}" y1="{top}" x2="{x}" y2="{low}" stroke="currentColor" stroke-dasharray="4 3"/>'

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from relif_core.audit import compiled
-from relif_core.audit.plain import picked
 from relif_core.audit.pools import (
     Pair,
     Pool,
@@ -322,8 +321,10 @@ class BiasCurve:
     per_pair: dict[Pair, tuple[np.ndarray, np.ndarray]]
 
     def lists(self) -> dict[str, list[float]]:
-        """Return both curves and their tolerances as JSON holds them."""
-        return picked(self, "tolerances", "bias", "violation_rate")
+        """Return both curves and their tolerances, ascending, as JSON holds them."""
+        order = np.argsort(self.tolerances, kind="stable")
+        names = "tolerances", "bias", "violation_rate"
+        return {name: getattr(self, name)[order].tolist() for name in names}
 
     def plot(self, axes: Any = None) -> Any:
         """Draw both curves with matplotlib, on ``axes`` or on new ones, and return the axes."""
@@ -331,8 +332,9 @@ class BiasCurve:
             from matplotlib import pyplot
 
             axes = pyplot.subplots()[1]
-        axes.plot(self.tolerances, self.bias, label="Bias")
-        axes.plot(self.tolerances, self.violation_rate, label="violation rate")
+        tolerances, bias, rate = self.lists().values()
+        axes.plot(tolerances, bias, label="Bias")
+        axes.plot(tolerances, rate, label="violation rate")
         axes.set(xlabel="tolerance δ", ylim=(0, None))
         axes.legend()
         return axes
@@ -348,13 +350,13 @@ def bias_curve(
 
     Args:
         scores: Task name to one-dimensional scores in [0, 1]; at least two tasks.
-        tolerances: [D] tolerances, at least 0, in any order; each holds for every task pair.
+        tolerances: [D] tolerances in [0, 1], in any order; each holds for every task pair.
         weights: Task name to weights aligned with the scores, at least 0; without, all samples weigh alike.
 
     One linear merge per tolerance and task pair, and memory linear in the pools.
 
     Raises:
-        InputError: Scores that :func:`audit` refuses, or a tolerance that is negative, NaN or infinite.
+        InputError: Scores or a tolerance that :func:`audit` refuses.
 
     >>> bias_curve({"a": [0.0, 1.0], "b": [0.5]}, [0.0, 0.25, 0.5]).bias
     array([0.5 , 0.25, 0.  ])

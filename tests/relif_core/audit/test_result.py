@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from relif_core.audit import (
     CARD_SCHEMA,
@@ -14,6 +15,7 @@ from relif_core.audit import (
     AuditResult,
     audit,
     audit_card,
+    bias_curve,
     card_html,
     card_markdown,
 )
@@ -142,3 +144,28 @@ def test_card_refuses_what_json_cannot_hold() -> None:
         audit_card(result, model="m", utility={"worst": math.nan})
     with pytest.raises(InputError, match="JSON"):
         audit_card(result, model="m", controller={"step": object()})
+
+
+def test_a_curve_of_any_order_is_drawn_from_left_to_right() -> None:
+    given = bias_curve(SCORES, [0.5, 0.1, 0.275])
+    drawn = bias_curve(SCORES, [0.1, 0.275, 0.5])
+    assert given.lists() == drawn.lists()
+    pages = [card_html(audit_card(measured(), model="m", curve=curve)) for curve in (given, drawn)]
+    assert pages[0] == pages[1]
+    assert "At 0.275, next to the one held fixed" in pages[0]
+    for line in given.plot(Figure().subplots()).lines:
+        assert line.get_xdata().tolist() == [0.1, 0.275, 0.5]
+
+
+def test_a_curve_marks_no_tolerance_that_no_pair_was_held_at() -> None:
+    curve = bias_curve(SCORES, [0.0, 0.2, 0.4])
+    tolerances = dict(zip(measured().tolerances, (0.1, 0.2, 0.3), strict=True))
+    for tolerance in (tolerances, 0.5):
+        page = card_html(audit_card(audit(SCORES, tolerance), model="m", curve=curve))
+        assert "polyline" in page
+        assert "held fixed," not in page.partition("<svg")[2]
+
+
+def test_a_row_of_a_card_is_one_line() -> None:
+    text = card_markdown(audit_card(measured(), model="a\rb\r\nc\u2028d"))
+    assert "| Model | a b c d |" in text
