@@ -4,9 +4,9 @@ Counts are NumPy's, sums agree with its to rounding, and no array is made but th
 seconds, so smaller audits stay with NumPy until a large one has loaded it.
 """
 
-import importlib.util
+import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,9 @@ _loaded: list[Passes] = []
 
 def loaded(work: int = 0) -> Passes | None:
     """Return the compiled passes; None unless loaded or worth loading for ``work``, a number of scores."""
-    if not _loaded and work >= WORTH_LOADING and importlib.util.find_spec("numba"):
-        load()
+    if not _loaded and work >= WORTH_LOADING:
+        with contextlib.suppress(ImportError):  # numba is missing, or does not fit this NumPy
+            load()
     return _loaded[0] if _loaded else None
 
 
@@ -41,8 +42,11 @@ def load() -> None:
     import numba
 
     if not _loaded:
-        compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True)
-        _loaded.append(Passes._make(map(compiled, AS_WRITTEN)))
+        try:
+            found = Passes._make(map(numba.njit(nogil=True, cache=True), AS_WRITTEN))
+        except RuntimeError:  # no folder to keep machine code in can be written
+            found = Passes._make(map(numba.njit(nogil=True), AS_WRITTEN))
+        _loaded.append(found)
 
 
 def unload() -> None:

@@ -1,5 +1,7 @@
 """The compiled passes count as NumPy does and sum as it does to 1e-14."""
 
+import errno
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -61,3 +63,25 @@ def test_long_pools_agree_across_the_blocks_of_prefix_sums(passes: compiled.Pass
 def test_small_audits_do_not_load_numba() -> None:
     compiled.unload()
     assert compiled.loaded(compiled.WORTH_LOADING - 1) is None
+
+
+def test_numba_that_cannot_be_imported_leaves_the_audit_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that was made for another NumPy."""
+    compiled.unload()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert compiled.loaded(compiled.WORTH_LOADING) is None
+    with pytest.raises(ImportError):
+        compiled.load()
+
+
+def test_machine_code_that_cannot_be_kept_is_made_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose file system is read-only."""
+    caching = pytest.importorskip("numba.core.caching", reason="the package numba is not installed")
+
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(caching.tempfile, "TemporaryFile", read_only)
+    compiled.unload()
+    assert compiled.loaded(compiled.WORTH_LOADING) is not None
+    compiled.unload()
