@@ -32,7 +32,7 @@ def sketch_file(
 
     Args:
         path: One row per sample, one column per task; a sample with an empty cell is in no pool of that task.
-        tasks: The score columns, at least two.
+        tasks: The score columns, at least two; ``weight`` is none of them.
         bins: As for :meth:`.HistogramSketch.of`.
         score_definition: As for :meth:`.HistogramSketch.of`.
         weight: The column of sample weights, if there is one; on one scale in all files.
@@ -48,7 +48,7 @@ def sketch_file(
     path = Path(path)
     tasks = checked_tasks(tasks)
     try:
-        named = [*tasks] if weight is None else [*tasks, weight]
+        named = tasks if weight is None else checked_tasks([*tasks, weight])
         table = _scan(path, named)
         schema = table.collect_schema()
         for name in named:
@@ -60,10 +60,13 @@ def sketch_file(
                 kind = "score" if name in tasks else "weight"
                 raise InputError(f"{path}: column {name!r} is {schema[name]}, not a {kind}")
         cells = [_cells(table, task, schema[task], bins, weight) for task in tasks]
-        found = polars.collect_all(cells, engine="streaming")
+        # A row of more cells than names shows only where all columns are read.
+        whole = polars.QueryOptFlags(projection_pushdown=path.suffix.lower() == ".parquet")
+        found = polars.collect_all(cells, engine="streaming", optimizations=whole)
     except (polars.exceptions.PolarsError, OSError) as error:
         # Other libraries' words may quote cells.
-        reason = str(error) if isinstance(error, OSError) else "is it whole, and what its ending says?"
+        mend = "is it whole, and what its ending says, and every score a number or an empty cell?"
+        reason = str(error) if isinstance(error, OSError) else mend
         raise InputError(f"{path} cannot be read as a table of scores: {reason}") from error
     counts, weights = {}, {}
     kinds = "NaN", "outside [0, 1]", f"beside a {weight!r} that is missing, negative or not finite"
@@ -95,11 +98,11 @@ def _scan(path: Path, named: Sequence[str]) -> "polars.LazyFrame":
         raise InputError(f"{path}: a table of this kind is not read; use {', '.join(KINDS)}")
     if path.suffix.lower() == ".parquet":
         return polars.scan_parquet(path, glob=False)
-    names = polars.scan_csv(path, glob=False, infer_schema=False).collect_schema()
+    kept: dict[str, Any] = {"glob": False, "infer_schema": False, "encoding": "utf8-lossy"}
+    names = polars.scan_csv(path, **kept).collect_schema()
     refuse_cells_as_names(path, list(names))
-    return polars.scan_csv(
-        path, glob=False, schema_overrides={name: polars.Float64 for name in named if name in names}
-    )
+    kinds = {name: polars.Float64 for name in named if name in names}
+    return polars.scan_csv(path, **kept, schema_overrides=kinds)
 
 
 def _cells(
@@ -165,7 +168,8 @@ def sketch_folder(
         import ray
     except ImportError as error:
         raise InputError("folders of scores need the package ray; install it (pip install ray)") from error
-    waiting = sorted(Path(folder).glob("*.parquet"), reverse=True)
+    files = Path(folder).glob("*")
+    waiting = sorted((path for path in files if path.suffix.lower() == ".parquet"), reverse=True)
     if not waiting:
         raise InputError(f"{folder} holds no .parquet file; name the folder of the score files")
     own = not ray.is_initialized()

@@ -129,7 +129,8 @@ def test_a_folder_on_two_nodes_gives_the_histogram_of_all_files_though_one_node_
     weights = generator.integers(0, 9, 6000)
     for k, rows in enumerate(np.array_split(np.arange(6000), 12)):
         columns = {**scores, "w": weights}
-        written(tmp_path, f"part{k}.parquet", {name: values[rows] for name, values in columns.items()})
+        part = written(tmp_path, f"part{k}.parquet", {name: own[rows] for name, own in columns.items()})
+    part.rename(part.with_suffix(".PARQUET"))
     expected = HistogramSketch.of(scores, 256, score_definition="ruler 1").to_json()
     loss = threading.Timer(2, ring.remove_node, (nodes[0],), {"allow_graceful": False})
     loss.start()
@@ -149,3 +150,22 @@ def test_a_file_without_header_is_refused_and_not_repeated(tmp_path: Path) -> No
     with pytest.raises(InputError, match="2 of the 3 names in its first line") as refused:
         sketch_file(tmp_path / "scores.csv", ["a", "b"])
     assert "Zoe" not in str(refused.value)
+
+
+def test_a_row_of_more_cells_than_names_is_refused(tmp_path: Path) -> None:
+    """Its scores would be another column's cells."""
+    (tmp_path / "shifted.csv").write_text("ward,a,b,note\n1,0.25,0.5,x\n3,1,0.3,0.4,x\n")
+    with pytest.raises(InputError, match="cannot be read as a table of scores: is it whole"):
+        sketch_file(tmp_path / "shifted.csv", ["a", "b"], 4)
+
+
+def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
+    rows = "".join(f"{k},0.25,0.5\n" for k in range(200)).encode()
+    (tmp_path / "names.csv").write_bytes(b"name,a,b\n" + rows + "Zo\xeb,0.5,0.75\n".encode("latin-1"))
+    assert sketch_file(tmp_path / "names.csv", ["a", "b"], 4).samples == {"a": 201, "b": 201}
+
+
+def test_a_weight_is_no_score(tmp_path: Path) -> None:
+    table = written(tmp_path, "x.parquet", {"a": [0.1], "b": [0.2]})
+    with pytest.raises(InputError, match="the tasks a, b, a name one twice"):
+        sketch_file(table, ["a", "b"], 16, weight="a")
