@@ -19,6 +19,7 @@ class LabelledLogits:
     """A task's labelled rows.
 
     Attributes:
+        kind: "binary", "multilabel" or "binned".
         logits: [n, classes].
         labels: [n], multilabel [n, classes].
         rows: [pool], each pool sample's number of rows, in pool order: one, except for hourly tasks.
@@ -57,19 +58,21 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 def fit_temperature(found: LabelledLogits) -> float:
-    """Return the temperature in [``LOWEST``, ``HIGHEST``] of least mean NLL of the labels; 1 without rows.
+    """Return the temperature in [``LOWEST``, ``HIGHEST``] of least mean NLL of the labels.
+
+    It is 1 where every temperature has the same: without rows, or with logits that are equal in every row.
 
     At most a hundred Newton steps in log β inside a bracket that every step narrows, or halves where Newton
     leaves it; the few rows that a classifier separates without an error need more and stay above ``LOWEST``.
     """
     logits = found.logits.astype(np.float64)
-    if not logits.size or not logits.any():
-        return 1.0
     if found.kind == "binned":
         logits = logits - np.take_along_axis(logits, found.labels.astype(np.int64)[:, None], 1)
     else:
         labels = found.labels.reshape(logits.shape).astype(bool)
         logits = np.where(labels, -logits, logits)
+    if not logits.any():
+        return 1.0
 
     low, high, point = -np.log(HIGHEST), -np.log(LOWEST), 0.0
     for _ in range(100):

@@ -54,6 +54,8 @@ def test_limits_by_hand() -> None:
     assert fit_temperature(of([1, 0])) == pytest.approx(HIGHEST)
     nothing = LabelledLogits("binary", np.zeros((0, 1)), np.zeros(0), np.zeros(0, dtype=np.int32))
     assert fit_temperature(nothing) == 1.0
+    even = LabelledLogits("binned", np.full((3, 4), 0.7), np.array([0, 3, 1]), np.ones(3, dtype=np.int32))
+    assert fit_temperature(even) == 1.0
     # logit ± 1, right in three of four: σ(1/T) = 3/4, so T = 1 / ln 3.
     logits = np.array([[1.0], [1.0], [1.0], [-1.0]])
     four = LabelledLogits("binary", logits, np.array([1, 1, 0, 0]), np.ones(4, dtype=np.int32))
