@@ -93,21 +93,21 @@ class Controller:
         Raises:
             RecordError: A key is missing or unknown, or a value is outside its range.
         """
-        if set(state) != set(self.state_dict()):
+        name, mine = type(self).__name__, self.state_dict()
+        if set(state) != set(mine):
             raise RecordError(
-                f"{type(self).__name__}: state has the keys {listed(sorted(state))}, expected"
-                f" {listed(sorted(self.state_dict()))}; was it saved by another kind of controller?"
+                f"{name}: state has the keys {listed(sorted(state))}, expected {listed(sorted(mine))}; was it"
+                " saved by another kind of controller?"
             )
-        weight, rate, updates = state["weight"], state["smoothed_rate"], state["updates"]
-        if weight is None or not (math.isfinite(weight) and weight >= 0):
-            raise RecordError(f"{type(self).__name__}: weight must be at least 0, got {weight}")
-        if rate is not None and not 0 <= rate <= 1:
-            raise RecordError(f"{type(self).__name__}: smoothed rate must lie in [0, 1], got {rate}")
-        if updates is None or updates < 0 or updates != int(updates):
-            raise RecordError(f"{type(self).__name__}: updates must be a whole number from 0, got {updates}")
-        self._weight = float(weight)
-        self._smoothed_rate = None if rate is None else float(rate)
-        self._updates = int(updates)
+        weight, rate, updates = (_number(state[key]) for key in ("weight", "smoothed_rate", "updates"))
+        unset = state["smoothed_rate"] is None
+        if not 0 <= weight < math.inf:
+            raise RecordError(f"{name}: weight must be at least 0, got {state['weight']}")
+        if not (unset or 0 <= rate <= 1):
+            raise RecordError(f"{name}: smoothed rate must lie in [0, 1], got {state['smoothed_rate']}")
+        if not (updates >= 0 and updates.is_integer()):
+            raise RecordError(f"{name}: updates must be a whole number from 0, got {state['updates']}")
+        self._weight, self._smoothed_rate, self._updates = weight, None if unset else rate, int(updates)
 
     def _next_weight(self, smoothed_rate: float) -> float:
         """Return the weight that follows from the smoothed rate, which already counts the present update."""
@@ -263,12 +263,11 @@ class ProportionalIntegralController(_BoundedController):
 
     def load_state_dict(self, state: Mapping[str, float | int | None]) -> None:
         """Put back what ``state_dict`` gave; ``RecordError`` as of :meth:`Controller.load_state_dict`."""
-        integral = state.get("integral")
-        if "integral" in state and (integral is None or not math.isfinite(integral)):
-            raise RecordError(f"{type(self).__name__}: integral must be finite, got {integral}")
+        integral = _number(state.get("integral"))
+        if "integral" in state and not math.isfinite(integral):
+            raise RecordError(f"{type(self).__name__}: integral must be finite, got {state['integral']}")
         super().load_state_dict(state)
-        assert integral is not None  # the keys are checked above
-        self._integral = float(integral)
+        self._integral = integral
 
     def _respond(self, error: float) -> float:
         lowest, highest = math.log(self.minimum / self.initial), math.log(self.maximum / self.initial)
@@ -277,14 +276,19 @@ class ProportionalIntegralController(_BoundedController):
         return self.initial * math.exp(exponent)
 
 
+def _number(value: Any) -> float:
+    """Return a number as a float, NaN for anything else."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
 def controller_of(kind: str, *, step_size: float, proportional_gain: float, **common: Any) -> Controller:
     """Return the controller that a run's settings describe.
 
     Args:
-        kind: The fields of ``ControllerSettings``.
-        step_size: The fields of ``ControllerSettings``.
-        proportional_gain: The fields of ``ControllerSettings``.
-        **common: The fields of ``ControllerSettings``.
+        kind: "constant", "proportional_integral", or another for :class:`ViolationController`.
+        step_size: The integral gain of a "proportional_integral" one; a "constant" one has none.
+        proportional_gain: Of a "proportional_integral" one alone.
+        **common: The other fields of ``ControllerSettings``.
     """
     if kind == "constant":
         return ConstantWeight(float(common["initial"]), ema=float(common["ema"]))
