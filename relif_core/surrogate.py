@@ -199,7 +199,7 @@ class LipschitzSurrogate(nn.Module):
     def _choose(self, scores: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the prototypes' scores, sample indices and validity, each [tasks * k], task by task."""
         table = torch.stack(tuple(scores.values())).float()
-        table = table.where(table < torch.inf, -1.0)  # also replaces NaN, for which the comparison is false
+        table = table.where(table.isfinite(), -1.0)
         top, order = table.sort(dim=1, descending=True, stable=True)
         top = top[:, : self.prototypes].flatten()
         return top, order[:, : self.prototypes].flatten(), top > VALID_SCORE

@@ -245,13 +245,17 @@ def test_bad_values_of_samples_that_are_no_prototypes_do_no_harm() -> None:
     assert all(values.grad.isfinite().all() for values in padded.values())
 
 
-def test_fewer_samples_than_prototypes_with_unusable_slots() -> None:
+@pytest.mark.parametrize("bad", [0.0, torch.nan, torch.inf, -torch.inf])
+def test_fewer_samples_than_prototypes_with_unusable_slots(bad: float) -> None:
     embeddings = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
     embeddings[2] = torch.nan
-    scores = {"a": torch.tensor([0.7, 0.0, 0.0]), "b": torch.tensor([0.2, 0.9, 0.0])}
+    scores = {"a": torch.tensor([0.7, bad, bad]), "b": torch.tensor([0.2, 0.9, bad])}
+    leaves = [leaf.requires_grad_() for leaf in scores.values()]
     output = LipschitzSurrogate()(embeddings, scores)
     assert output.valid
     assert output.n_pairs == 2
+    output.loss.backward()
+    assert all(leaf.grad.isfinite().all() for leaf in leaves)
 
 
 def test_zero_embedding_has_no_direction_and_no_gradient() -> None:
