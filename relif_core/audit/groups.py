@@ -9,7 +9,7 @@ import numpy as np
 from relif_core.audit.exact import PairTerms, passes
 from relif_core.audit.pools import Pair, Pools
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
-from relif_core.audit.sorting import sorting_order, stable_order
+from relif_core.audit.sorting import sorted_with_order, stable_order
 from relif_core.audit.subject_ids import fingerprint, subject_codes
 from relif_core.audit.uncertainty import NO_VARIATION, Influences, Spread
 
@@ -46,7 +46,7 @@ def audit_groups(
         spread = _Samples(parts, len(tolerances))
         values = {task: _sorted(own, parts[task]) for task, own in scores.items()}
     else:
-        orders = {task: sorting_order(own) for task, own in scores.items()}
+        orders = {task: sorted_with_order(own)[1] for task, own in scores.items()}
         orders = {task: own[stable_order(groups[task][own])] for task, own in orders.items()}
         spread = _Subjects(parts, groups, pools, orders)
         values = {task: own[orders[task]] + 0.0 for task, own in scores.items()}

@@ -10,7 +10,7 @@ import numpy as np
 
 from relif_core.audit import compiled
 from relif_core.audit.door import columns, is_frame, over_tasks
-from relif_core.audit.exact import PairTerms, Ranks, pair_terms
+from relif_core.audit.exact import Ranks, pair_terms
 from relif_core.audit.groups import audit_groups
 from relif_core.audit.pools import Pair, Pools, Tolerance, checked_integer, checked_labels
 from relif_core.audit.result import AuditContext, AuditResult, PairAudit
@@ -170,50 +170,40 @@ def _audit(pools: Pools, sampling: _Sampling | None, context: AuditContext) -> A
         if used.ids is None
         else SubjectSpread(ordered, used.ids, len(tolerances))
     )
-    rows, draw_variance = [], np.zeros(2)
+    rows, draw_variance, pairs = [], np.zeros(2), int(sampling.pairs) if sampling else None
     for pair, delta in tolerances.items():
         within = (ranks.within(pair, delta), ranks.within(pair[::-1], delta)) if ranks else None
         terms = pair_terms(ordered[pair[0]], ordered[pair[1]], delta, within)
-        row, variance = _audit_pair(pair, delta, terms, spread, draws.get(pair))
-        rows.append(row)
+        bias, rate, variance = terms.bias, terms.violation_rate, np.zeros(2)
+        if pair in draws:
+            bias, rate, variance = draws[pair].estimates()
+        found = spread.add(pair, terms).fields(variance, pairs)
+        samples = len(terms.first[0]), len(terms.second[0])
+        rows.append(
+            PairAudit(tasks=pair, tolerance=delta, samples=samples, bias=bias, violation_rate=rate, **found)
+        )
         draw_variance += variance / len(tolerances) ** 2
     by_subject = spread if isinstance(spread, SubjectSpread) and pools.ids is not None else None
-    found = spread.total()
+    whole = spread.total()
     return AuditResult(
         context=context,
         tasks=tuple(sizes),
         protocol="sampled" if sampling else "exact",
         pair_seed=int(sampling.pair_seed) if sampling else None,
         pool_size=int(sampling.pool_size) if sampling and not pools.weights else None,
-        pairs=int(sampling.pairs) if sampling else None,
+        pairs=pairs,
         samples=pools.sizes,
         pool_fingerprint=_fingerprint(pools, by_subject, ordered=sampling is not None),
         clustered_by="subject" if by_subject else "sample",
-        freedom=found.freedom,
+        freedom=whole.freedom,
         bias=math.fsum(row.bias for row in rows) / len(rows),
         violation_rate=math.fsum(row.violation_rate for row in rows) / len(rows),
         draw_errors=(math.sqrt(draw_variance[0]), math.sqrt(draw_variance[1])),
         per_pair=tuple(rows),
         influences=by_subject.influences() if by_subject else None,
         draws=np.array([[d.violations, d.violated] for d in draws.values()]) if draws else None,
-        **found.fields(draw_variance, sampling.pairs if sampling else None),
+        **whole.fields(draw_variance, pairs),
     )
-
-
-def _audit_pair(
-    pair: Pair, tolerance: float, terms: PairTerms, spread: SubjectSpread | SampleSpread, draws: _Draws | None
-) -> tuple[PairAudit, np.ndarray]:
-    """Return the row of one task pair and the variances [2] that drawing pairs adds to it."""
-    bias, rate, variance = draws.estimates() if draws else (terms.bias, terms.violation_rate, np.zeros(2))
-    row = PairAudit(
-        tasks=pair,
-        tolerance=tolerance,
-        samples=(len(terms.first[0]), len(terms.second[0])),
-        bias=bias,
-        violation_rate=rate,
-        **spread.add(pair, terms).fields(variance, len(draws.violations) if draws else None),
-    )
-    return row, variance
 
 
 def _fingerprint(pools: Pools, spread: SubjectSpread | None, *, ordered: bool) -> str:

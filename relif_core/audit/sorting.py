@@ -5,11 +5,6 @@ import numpy as np
 _SMALL = 1 << 12
 
 
-def sorting_order(values: np.ndarray) -> np.ndarray:
-    """Return a permutation that sorts scores in [0, 1]."""
-    return sorted_with_order(values)[1]
-
-
 def sorted_with_order(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return scores in [0, 1] sorted, and the permutation that does it, in about the time of sorting them.
 
