@@ -32,12 +32,20 @@ class AuditContext:
         split: For example "test".
         score_definition: How outputs become audit scores.
         tolerance_source: Which data and rule set the tolerance.
+
+    Raises:
+        InputError: A field that is no text.
     """
 
     dataset: str | None = None
     split: str | None = None
     score_definition: str | None = None
     tolerance_source: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"context field {name!r} must be text, got {type(value).__name__}")
 
     @classmethod
     def of(cls, given: "AuditContext | Mapping[str, Any] | None") -> "AuditContext":
@@ -49,11 +57,9 @@ class AuditContext:
         if not isinstance(given, Mapping):
             raise InputError(f"context must be an AuditContext or a mapping, got {type(given).__name__}")
         known = {item.name for item in fields(cls)}
-        for name, value in given.items():
+        for name in given:
             if name not in known:
                 raise InputError(f"context has no field {name!r}; it knows {listed(sorted(known))}")
-            if value is not None and not isinstance(value, str):
-                raise InputError(f"context field {name!r} must be text, got {type(value).__name__}")
         return cls(**given)
 
 

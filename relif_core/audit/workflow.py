@@ -357,7 +357,10 @@ class Audit(Stored):
         found.name = rebuilt(str, content["name"], "name")
         found.level = checked_level(content["level"])
         found.ruler = Ruler.from_json(json.dumps(content["ruler"]))
-        found.result = AuditResult.from_dict(content["result"])
+        found.result = result = AuditResult.from_dict(content["result"])
+        measured = {result.context.score_definition, *result.tolerances.values()}
+        if measured != {found.ruler.score_definition, found.ruler.tolerance}:
+            raise ValueError("its result was measured with another score map or tolerance than its ruler's")
         induced = rebuilt(tuple[tuple[str, str, float], ...] | None, content["induced"], "induced")
         pairs = None if induced is None else {(i, j): value for i, j, value in induced}
         found._induced = None if pairs is None else pair_tolerances(pairs, "induced tolerance")

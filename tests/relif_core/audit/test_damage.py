@@ -20,7 +20,7 @@ from relif_core.audit import (
     card_html,
     compare,
 )
-from relif_core.errors import RecordError, ReliFError
+from relif_core.errors import InputError, RecordError, ReliFError
 
 GENERATOR = np.random.default_rng(0)
 OUTPUTS = {"a": GENERATOR.random(20), "b": GENERATOR.normal(size=20), "c": GENERATOR.random(20)}
@@ -158,3 +158,20 @@ def test_rulers_of_every_rule_are_read_back() -> None:
         assert again.score_map.rules == rules.rules
         mixed = json.dumps(json.loads(ruler.to_json()), sort_keys=True)
         assert Ruler.from_json(mixed).sha256 == ruler.sha256
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("per_pair", 0, "tolerance"), 0.125), (("context", "score_definition"), "score map 0123456789abcdef")],
+)
+def test_a_result_of_another_ruler_is_no_audit_of_this_one(place: tuple[Any, ...], value: Any) -> None:
+    """Else the file's summary would state one tolerance and the numbers of another."""
+    content = changed(json.loads(FOUND.to_json()), ("result", *place), value)
+    with pytest.raises(RecordError, match="with another score map or tolerance than its ruler's"):
+        Audit.from_json(json.dumps(content))
+
+
+def test_no_audit_is_written_that_cannot_be_read() -> None:
+    for option in ("dataset", "split"):
+        with pytest.raises(InputError, match=f"context field '{option}' must be text, got int"):
+            Audit(RULER.scores(OUTPUTS), RULER, **{option: 2012})

@@ -109,7 +109,7 @@ def test_labels(argument: str, labels: Any, message: str) -> None:
         ({"protocol": "sampled", "pool_size": 2.5}, "pool_size must be an integer of at least 1, got 2.5"),
         ({"protocol": "sampled", "pair_seed": -1}, "pair_seed must be an integer of at least 0, got -1"),
         ({"context": {"data": "MIMIC-III"}}, "context has no field 'data'"),
-        ({"context": {"dataset": 3}}, "context field 'dataset' must be text"),
+        ({"context": {"dataset": 3}}, "context field 'dataset' must be text, got int"),
         ({"context": 3}, "context must be an AuditContext or a mapping"),
     ],
 )
