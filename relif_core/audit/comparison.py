@@ -12,7 +12,7 @@ from relif_core.audit.plain import picked
 from relif_core.audit.pools import Pair, Tolerance, checked_tolerance, pair_tolerances
 from relif_core.audit.result import KINDS, AuditResult, Kind
 from relif_core.audit.uncertainty import combined_error, difference_interval, p_value
-from relif_core.errors import ComparabilityError, InputError
+from relif_core.errors import ComparabilityError, InputError, listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Comparison:
         violation_rate_difference: Of the violation rate, likewise.
         level: Of the intervals.
         paired: Whether the errors come from the subjects' own differences; if not, they are the upper bound
-            SE_a + SE_b.
+            SE_a + SE_b, or those of two groups (:meth:`.Audit.group_difference`).
         unstated: Context fields that neither result states, on whose agreement the reader has to rely.
     """
 
@@ -117,8 +117,9 @@ def _require_comparable(a: AuditResult, b: AuditResult) -> None:
             mend = "audit both on the same samples with the same ruler"
             if field in ("dataset", "split") and None in (of_a, of_b):
                 mend = "state it for both (the shell reads it from --meta)"
+            both = listed(map(repr, (of_a, of_b)), " against ")
             raise ComparabilityError(
-                f"these audits cannot be compared, their {field} differs: {of_a!r} against {of_b!r}; {mend}"
+                f"these audits cannot be compared, their {field} differs: {both}; {mend}"
             )
 
 
@@ -146,7 +147,7 @@ def drift_budget(reference: Tolerance, induced: Mapping[Pair, float]) -> float:
         held = {frozenset(pair): value for pair, value in checked.items()}
         if held.keys() != own.keys():
             differing = sorted(tuple(sorted(pair)) for pair in held.keys() ^ own.keys())
-            raise InputError(f"reference and induced tolerances name different pairs: {differing}")
+            raise InputError(f"reference and induced tolerances name different pairs: {listed(differing)}")
     else:
         held = dict.fromkeys(own, checked_tolerance(reference, "reference tolerance"))
     return float(np.mean([abs(own[pair] - held[pair]) for pair in own]))

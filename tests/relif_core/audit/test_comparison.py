@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relif_core.audit import AuditContext, AuditResult, audit, compare
+from relif_core.audit import AuditContext, AuditResult, audit, compare, drift_budget
 from relif_core.errors import ComparabilityError, InputError
 
 GENERATOR = np.random.default_rng(0)
@@ -114,3 +114,13 @@ def test_unstated_context_is_reported() -> None:
 def test_level() -> None:
     with pytest.raises(InputError, match="level must lie between 0 and 1"):
         compare(measured(), measured(), level=2)
+
+
+def test_what_differs_is_shown_in_part_where_it_is_long() -> None:
+    many = {f"task {k}": np.array([k / 40]) for k in range(30)}
+    with pytest.raises(ComparabilityError, match="their tolerance differs") as refused:
+        compare(audit(many, 0.1), audit(many, 0.2))
+    assert len(str(refused.value)) < 1300
+    pairs = {(task, "other"): 0.1 for task in many}
+    with pytest.raises(InputError, match=r"name different pairs: .*, and 26 more"):
+        drift_budget(pairs, {("x", "y"): 0.1})
