@@ -74,7 +74,8 @@ class Controller:
         rate = math.nan if violation_rate is None else float(violation_rate)
         if math.isnan(rate):
             return self._weight
-        self._require(0 <= rate <= 1, f"violation rate must lie in [0, 1], got {rate}")
+        if not 0 <= rate <= 1:
+            raise InputError(f"{type(self).__name__}: violation rate must lie in [0, 1], got {rate}")
         if self._smoothed_rate is None:
             self._smoothed_rate = rate
         else:
@@ -113,10 +114,6 @@ class Controller:
         """Return the weight that follows from the smoothed rate, which already counts the present update."""
         raise NotImplementedError
 
-    def _require(self, allowed: bool, text: str) -> None:
-        if not allowed:
-            raise InputError(f"{type(self).__name__}: {text}")
-
 
 class ConstantWeight(Controller):
     """The penalty weight stays what it is (the ablation with static λ; 0 is training without the penalty).
@@ -147,10 +144,9 @@ class _BoundedController(Controller):
     def __post_init__(self) -> None:
         """Check the settings and take the initial state; ``InputError`` as of the class."""
         super().__post_init__()
-        self._require(
-            self.minimum <= self.initial <= self.maximum,
-            f"minimum <= initial <= maximum must hold, got {self.minimum}, {self.initial}, {self.maximum}",
-        )
+        if not self.minimum <= self.initial <= self.maximum:
+            found = f"{self.minimum}, {self.initial}, {self.maximum}"
+            raise InputError(f"{type(self).__name__}: minimum <= initial <= maximum must hold, got {found}")
 
     def _next_weight(self, smoothed_rate: float) -> float:
         if self.updates <= self.warmup:
