@@ -43,15 +43,9 @@ def load() -> None:
 
     if not _loaded:
         try:
-            found = Passes._make(map(numba.njit(nogil=True, cache=True), AS_WRITTEN))
+            _loaded.append(Passes._make(map(numba.njit(nogil=True, cache=True), AS_WRITTEN)))
         except RuntimeError:  # no folder to keep machine code in can be written
-            found = Passes._make(map(numba.njit(nogil=True), AS_WRITTEN))
-        _loaded.append(found)
-
-
-def unload() -> None:
-    """Go back to NumPy."""
-    _loaded.clear()
+            _loaded.append(Passes._make(map(numba.njit(nogil=True), AS_WRITTEN)))
 
 
 def _cross_both(

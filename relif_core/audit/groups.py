@@ -222,15 +222,14 @@ class _Subjects:
         self._codes = {task: places[task][orders[task]] for task in parts}
         self._cells = Parts(np.bincount(cells // people))
         self._counts = {task: np.bincount(own, minlength=len(cells)) for task, own in places.items()}
-        self._shares = {task: own / self._over(parts[task].sizes) for task, own in self._counts.items()}
+        self._shares = {
+            task: own / self._cells.spread(parts[task].sizes) for task, own in self._counts.items()
+        }
         self._effective = {
             task: parts[task].sizes ** 2 / self._cells.sums(np.square(own, dtype=np.float64))
             for task, own in self._counts.items()
         }
         self._total = np.zeros((2, len(cells)))
-
-    def _over(self, values: np.ndarray) -> np.ndarray:
-        return self._cells.spread(values)
 
     def add(self, pair: Pair, terms: PairTerms) -> Spread:
         both = np.zeros_like(self._total)
@@ -255,7 +254,7 @@ class _Subjects:
         largest = np.maximum.reduceat(share, self._cells.starts)
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.where((units > 1) & (largest < 1), (units - 1) / units, np.nan)
-            square = np.square(summed / (1 - share)) * self._over(scale)
+            square = np.square(summed / (1 - share)) * self._cells.spread(scale)
         variance = np.array([self._cells.sums(own) for own in square])
         excess = np.array([self._cells.sums(np.square(own)) for own in square]) - variance**2 / units
         freedoms = np.array([_freedoms(*own, effective - 1) for own in zip(variance, excess, strict=True)])

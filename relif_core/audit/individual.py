@@ -29,8 +29,6 @@ from relif_core.audit.uncertainty import NO_VARIATION, combined_error, scaled_in
 from relif_core.errors import InputError
 
 _PAIRS_TOGETHER = 1 << 21
-#: Inputs are smaller, so that no squared distance overflows.
-_MOST = 1e150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,11 +380,9 @@ def _checked_inputs(task: str, values: Any) -> np.ndarray:
     array = checked_numbers(values, f"task {task!r}: inputs", 2)
     if not len(array):
         raise InputError(f"task {task!r}: there are no inputs; leave the task out")
-    if bad := int((~(np.abs(array) < _MOST)).any(axis=1).sum()):
-        raise InputError(
-            f"task {task!r}: {bad} of {len(array)} inputs are not finite, or beyond {_MOST:g}; impute or drop"
-            " them"
-        )
+    if bad := int((~(np.abs(array) < 1e150)).any(axis=1).sum()):  # squares of more overflow
+        wrong = f"{bad} of {len(array)} inputs are not finite or beyond 1e150; impute or drop them"
+        raise InputError(f"task {task!r}: {wrong}")
     return array
 
 

@@ -255,15 +255,13 @@ def labels_of(array: np.ndarray, place: str, name: str) -> np.ndarray:
     """Return ids or labels [n], integers or text; ``InputError`` for others."""
     if array.ndim != 1:
         raise InputError(f"{place}{name} must be one-dimensional, got shape {array.shape}")
-    if not array.size:
-        return array
-    if array.dtype.kind == "O":
+    if array.dtype.kind == "O" and array.size:
         kinds = sorted({type(item).__name__ for item in array.tolist()})
         raise InputError(
             f"{place}{name} hold values of kind {listed(kinds)}; make all of them integers or all of"
             " them text"
         )
-    if array.dtype.kind not in "iubU":
+    if array.dtype.kind not in "iubU" and array.size:
         raise InputError(f"{place}{name} must be integers or text, got an array of {array.dtype}")
     return array
 

@@ -110,8 +110,8 @@ class InfluenceSums(Stored):
         return replace(
             self,
             units=self.units + other.units,
-            bias=_added(self.bias, other.bias),
-            violation_rate=_added(self.violation_rate, other.violation_rate),
+            bias=tuple(np.add(self.bias, other.bias).tolist()),
+            violation_rate=tuple(np.add(self.violation_rate, other.violation_rate).tolist()),
             effective={task: own + other.effective[task] for task, own in self.effective.items()},
         )
 
@@ -137,10 +137,6 @@ class InfluenceSums(Stored):
         squares, fourths = np.array([self.bias, self.violation_rate], dtype=np.float64).T
         squares, fourths = squares * scale, fourths * scale**2
         return spread_of(squares, fourths - squares**2 / self.units, effective - 1, self.units, effective / 2)
-
-
-def _added(own: tuple[float, float], its: tuple[float, float]) -> tuple[float, float]:
-    return own[0] + its[0], own[1] + its[1]
 
 
 @dataclass(frozen=True, kw_only=True)

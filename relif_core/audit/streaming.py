@@ -168,8 +168,7 @@ def sketch_folder(
         import ray
     except ImportError as error:
         raise InputError("folders of scores need the package ray; install it (pip install ray)") from error
-    files = Path(folder).glob("*")
-    waiting = sorted((path for path in files if path.suffix.lower() == ".parquet"), reverse=True)
+    waiting = sorted((p for p in Path(folder).glob("*") if p.suffix.lower() == ".parquet"), reverse=True)
     if not waiting:
         raise InputError(f"{folder} holds no .parquet file; name the folder of the score files")
     own = not ray.is_initialized()

@@ -61,7 +61,8 @@ def induced_tolerances(
         raise InputError(
             f"embeddings differ in width between tasks: {widths}; they must share one representation"
         )
-    return {(i, j): _half_cosine_distance(units[i], units[j]) for i, j in task_pairs(list(units))}
+    cosines = {(i, j): float(units[i] @ units[j]) for i, j in task_pairs(list(units))}
+    return {pair: min(1.0, max(0.0, (1.0 - cosine) / 2)) for pair, cosine in cosines.items()}
 
 
 def _embedding(embeddings: Mapping[str, Any], task: str, scores: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -90,10 +91,6 @@ def _prototype(task: str, embedding: np.ndarray, pools: Pools, k: int) -> np.nda
             f"task {task!r}: the prototype has length 0, so no angle to it exists; inspect the embeddings"
         )
     return mean / length
-
-
-def _half_cosine_distance(first: np.ndarray, second: np.ndarray) -> float:
-    return min(1.0, max(0.0, (1.0 - float(first @ second)) / 2))
 
 
 def calibration_pairs(subjects: Any, seed: int) -> np.ndarray:

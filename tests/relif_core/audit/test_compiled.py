@@ -24,9 +24,9 @@ def passes(request: pytest.FixtureRequest) -> Iterator[compiled.Passes]:
         assert found is not None
     else:
         found = compiled.AS_WRITTEN
-    compiled.unload()
+    compiled._loaded.clear()
     yield found
-    compiled.unload()
+    compiled._loaded.clear()
 
 
 def test_counts_are_numpys_and_sums_agree(passes: compiled.Passes) -> None:
@@ -36,7 +36,7 @@ def test_counts_are_numpys_and_sums_agree(passes: compiled.Passes) -> None:
         scores = {"a": np.abs(first), "b": np.abs(second), "c": np.abs(first)}
         subjects = {task: np.arange(len(values)) // 2 for task, values in scores.items()}
         deltas = [min(delta, 1.0) for delta in deltas]
-        compiled.unload()
+        compiled._loaded.clear()
         expected = audit(scores, deltas[0]), audit(scores, deltas[0], subjects=subjects)
         curve = bias_curve(scores, deltas)
         compiled._loaded.append(passes)
@@ -61,13 +61,13 @@ def test_long_pools_agree_across_the_blocks_of_prefix_sums(passes: compiled.Pass
 
 
 def test_small_audits_do_not_load_numba() -> None:
-    compiled.unload()
+    compiled._loaded.clear()
     assert compiled.loaded(compiled.WORTH_LOADING - 1) is None
 
 
 def test_numba_that_cannot_be_imported_leaves_the_audit_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one that was made for another NumPy."""
-    compiled.unload()
+    compiled._loaded.clear()
     monkeypatch.setitem(sys.modules, "numba", None)
     assert compiled.loaded(compiled.WORTH_LOADING) is None
     with pytest.raises(ImportError):
@@ -82,6 +82,6 @@ def test_machine_code_that_cannot_be_kept_is_made_for_the_process(monkeypatch: p
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(caching.tempfile, "TemporaryFile", read_only)
-    compiled.unload()
+    compiled._loaded.clear()
     assert compiled.loaded(compiled.WORTH_LOADING) is not None
-    compiled.unload()
+    compiled._loaded.clear()
