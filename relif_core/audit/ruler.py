@@ -39,9 +39,9 @@ class MappedScores(dict[str, np.ndarray]):
 class ScoreMap:
     """How model outputs become audit scores in [0, 1]: one rule per task, the same for every model.
 
-    Rules: "identity" (a score already), "sigmoid" of a logit [n], "max_sigmoid" and "max_softmax" of logits
-    [n, K], and ("quantile", low, high): clip((x − q_low) / (q_high − q_low), 0, 1) with quantiles of the
-    *reference* model's outputs. Fitting them on the audited model would give every model a ruler of its own.
+    Rules: "identity" (a score already), "sigmoid" of a logit [n], "max_sigmoid" and (K ≥ 2) "max_softmax" of
+    logits [n, K], and ("quantile", low, high): clip((x − q_low) / (q_high − q_low), 0, 1) with quantiles of
+    the *reference* model's outputs. Fitting them on the audited model would give every model a ruler of its own.
     In a data frame a task is the column of its name; logits [n, K] are the columns that match a pattern:
     ("max_softmax", "los_*").
 
@@ -177,12 +177,10 @@ def _outputs(outputs: Any, task: str, rule: Mapping[str, Any]) -> tuple[np.ndarr
                 values[absent] = np.nan
         parts.append(values)
     array = np.column_stack(parts) if rule.get("columns") else parts[0]
-    wanted = 2 if rule["kind"].startswith("max_") else 1
-    if array.ndim != wanted or len(array) == 0:
-        raise InputError(
-            f"outputs of {task!r} have shape {array.shape}, {rule['kind']} needs"
-            f" {'[n, K]' if wanted == 2 else '[n]'}"
-        )
+    wanted, least = 2 if rule["kind"].startswith("max_") else 1, 2 if rule["kind"] == "max_softmax" else 1
+    if array.ndim != wanted or len(array) == 0 or array.shape[-1] < least:
+        shape = "[n]" if wanted == 1 else "[n, K], K at least 2" if least == 2 else "[n, K]"
+        raise InputError(f"outputs of {task!r} have shape {array.shape}, {rule['kind']} needs {shape}")
     return array, index
 
 

@@ -462,21 +462,18 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def _split(scores: Any, ruler: Ruler) -> tuple[Any, Mapping[str, Any]]:
-    """Return the tasks of the ruler's map, as given, and the columns beside them."""
-    if is_frame(scores):
-        everything = columns(scores)
-        names = [task for task in everything if task in ruler.score_map.rules]
-        tasks = scores[names]
-    elif isinstance(scores, Mapping):
-        everything = {**scores, **getattr(scores, "rest", {})}
-        names = [task for task in scores if task in ruler.score_map.rules]
-        tasks = MappedScores({task: scores[task] for task in names})
-        tasks.indices = getattr(scores, "indices", {})
-    else:
+    """Return the tasks of the ruler's map, in its order, and the columns beside them."""
+    rules, frame = ruler.score_map.rules, is_frame(scores)
+    if not frame and not isinstance(scores, Mapping):
         raise InputError(f"scores must be a mapping or a data frame, not a {type(scores).__name__}")
-    absent = [task for task in ruler.score_map.rules if task not in names]
-    if absent:
+    everything = columns(scores) if frame else {**getattr(scores, "rest", {}), **scores}
+    if absent := [task for task in rules if task not in everything]:
         raise InputError(
             f"scores lack the ruler's tasks {listed(absent)}; map outputs with ruler.scores first"
         )
-    return tasks, {name: values for name, values in everything.items() if name not in names}
+    rest = {name: values for name, values in everything.items() if name not in rules}
+    if frame:
+        return scores[list(rules)], rest
+    tasks = MappedScores({task: everything[task] for task in rules})
+    tasks.indices = getattr(scores, "indices", {})
+    return tasks, rest

@@ -107,6 +107,30 @@ def test_an_infinite_logit_is_certain_and_in_the_pool() -> None:
     assert found.tolist() == [1.0, 1.0, 0.5, 0.5, None]
 
 
+@pytest.mark.parametrize(
+    ("rule", "shape", "needs"),
+    [("max_softmax", (3, 1), r"\[n, K\], K at least 2"), ("max_sigmoid", (3, 0), r"\[n, K\]$")],
+)
+def test_one_class_alone_has_no_softmax_and_no_class_no_score(
+    rule: str, shape: tuple[int, int], needs: str
+) -> None:
+    """The softmax would be 1 for every sample."""
+    with pytest.raises(InputError, match=f"{rule} needs {needs}"):
+        ScoreMap(a=rule).scores({"a": np.zeros(shape)})
+    with pytest.raises(InputError, match="max_softmax needs"):
+        ScoreMap(a=("max_softmax", "los")).scores({"los": np.zeros(3), "los_1": np.zeros(3)})
+
+
+@pytest.mark.parametrize("kind", [dict, pd.DataFrame, pl.DataFrame])
+def test_the_order_of_columns_does_not_matter(kind: Any) -> None:
+    scores = {task: np.random.default_rng(4).random(20) for task in "ab"}
+    ruler = calibrate(EMBEDDINGS, ScoreMap(b="identity", a="identity"), alpha=0.6, matchings=2)
+    first, second = (Audit(kind({task: scores[task] for task in order}), ruler) for order in ("ab", "ba"))
+    assert first.result == second.result
+    assert first.result.tasks == ("b", "a")
+    assert first.compare(second)[0].comparison.difference == 0
+
+
 def test_groups_of_integers_are_named_by_integers() -> None:
     found = Audit(RULER.scores(REFERENCE), RULER, subject="patient", group=IDS % 2)
     assert found.group_difference(0, 1) == found.group_difference("0", "1")
