@@ -41,8 +41,8 @@ class ScoreMap:
 
     Rules: "identity" (a score already), "sigmoid" of a logit [n], "max_sigmoid" and (K ≥ 2) "max_softmax" of
     logits [n, K], and ("quantile", low, high): clip((x − q_low) / (q_high − q_low), 0, 1) with quantiles of
-    the *reference* model's outputs. Fitting them on the audited model would give every model a ruler of its own.
-    In a data frame a task is the column of its name; logits [n, K] are the columns that match a pattern:
+    the *reference* model's outputs. Fitting them on the audited model would give every model a ruler of its
+    own. In a data frame a task is the column of its name; logits [n, K] are the columns that match a pattern:
     ("max_softmax", "los_*").
 
     >>> reference = ScoreMap(depth=("quantile", 0.0, 1.0)).fit({"depth": [2.0, 4.0]})
