@@ -98,11 +98,12 @@ def _scan(path: Path, named: Sequence[str]) -> "polars.LazyFrame":
         raise InputError(f"{path}: a table of this kind is not read; use {', '.join(KINDS)}")
     if path.suffix.lower() == ".parquet":
         return polars.scan_parquet(path, glob=False)
-    kept: dict[str, Any] = {"glob": False, "infer_schema": False, "encoding": "utf8-lossy"}
-    names = polars.scan_csv(path, **kept).collect_schema()
+    names = polars.scan_csv(path, glob=False, infer_schema=False, encoding="utf8-lossy").collect_schema()
     refuse_cells_as_names(path, list(names))
     kinds = {name: polars.Float64 for name in named if name in names}
-    return polars.scan_csv(path, **kept, schema_overrides=kinds)
+    return polars.scan_csv(
+        path, glob=False, infer_schema=False, encoding="utf8-lossy", schema_overrides=kinds
+    )
 
 
 def _cells(
