@@ -232,7 +232,7 @@ def checked_tolerance(value: Any, name: str) -> float:
             f"{name} is {number!r}, and no gap between scores in [0, 1] can exceed it; "
             "if it is a percentage, divide it by 100"
         )
-    return number
+    return number + 0.0  # a negative zero becomes a positive one
 
 
 def checked_labels(labels: Any, scores: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

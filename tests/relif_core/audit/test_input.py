@@ -73,6 +73,12 @@ def test_tolerance(tolerance: Any, message: str) -> None:
         audit(THREE, tolerance)
 
 
+def test_a_negative_zero_is_the_tolerance_zero() -> None:
+    """Its text, which digests are made of, would be another."""
+    for tolerance in (-0.0, dict.fromkeys(audit(THREE, 0).tolerances, -0.0)):
+        assert audit(THREE, tolerance).to_json() == audit(THREE, 0).to_json()
+
+
 @pytest.mark.parametrize("argument", ["subjects", "groups"])
 @pytest.mark.parametrize(
     ("labels", "message"),
