@@ -26,7 +26,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -147,8 +147,12 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
     Raises:
         DataError: Arrays contradict each other or the schema, or the target holds another data set.
     """
+    try:
+        values = np.ascontiguousarray(contents.values, dtype=np.float32)
+    except (TypeError, ValueError):  # Their text may quote an entry.
+        raise DataError(f"{target}: values are not all numbers; pass one float an entry") from None
     arrays: dict[str, np.ndarray] = {
-        "values": np.ascontiguousarray(contents.values, dtype=np.float32),
+        "values": values,
         **{name: whole_numbers(name, getattr(contents, name), kind) for name, kind in _WHOLE.items()},
     }
     for task in contents.tasks:
@@ -157,10 +161,8 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
                 f"task {task.name!r} has no labels or no label mask; pass both under the task's name"
             )
         label, mask = f"labels/{task.name}", f"masks/{task.name}"
-        if task.kind == "multilabel":
-            arrays[label] = np.asarray(contents.labels[task.name], dtype=np.float32)
-        else:
-            arrays[label] = whole_numbers(label, contents.labels[task.name], np.int16)
+        whole = whole_numbers(label, contents.labels[task.name], np.int16)
+        arrays[label] = whole.astype(np.float32) if task.kind == "multilabel" else whole
         arrays[mask] = whole_numbers(mask, contents.label_masks[task.name], np.uint8)
     for group in contents.groups:
         if group.name not in contents.group_codes:
@@ -168,23 +170,19 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
         codes = f"groups/{group.name}"
         arrays[codes] = whole_numbers(codes, contents.group_codes[group.name], np.uint8)
 
-    rows = np.repeat(arrays["split"] == SPLITS.index("train"), np.diff(arrays["offsets"]))
-    if len(rows) != len(arrays["values"]) or not rows.any():
-        raise DataError(
-            f"{contents.dataset}: no training rows (or offsets that do not fit the values); nothing to"
-            " standardise with"
-        )
-    mean, deviation = training_statistics(arrays["values"], rows)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         **contents.manifest(),
         **{
             name: [dataclasses.asdict(item) for item in getattr(contents, name)]
             for name in ("channels", "tasks", "groups", "cohort")
         },
-        "statistics": {"mean": mean.tolist(), "standard_deviation": deviation.tolist()},
     }
     _check_schema(manifest, arrays, str(target))
+    rows = np.repeat(arrays["split"] == SPLITS.index("train"), np.diff(arrays["offsets"]))
+    require(contents.dataset, rows.any(), "no training rows; nothing to standardise with")
+    mean, deviation = training_statistics(arrays["values"], rows)
+    manifest["statistics"] = {"mean": mean.tolist(), "standard_deviation": deviation.tolist()}
     return write_array_folder(Path(target), manifest, arrays)
 
 
@@ -290,7 +288,12 @@ def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
     same = arrays["subjects"][order][1:] == arrays["subjects"][order][:-1]
     moved = arrays["split"][order][1:] != arrays["split"][order][:-1]
     check(not (same & moved).any(), "a subject stands in more than one split")
+    for part in ("channels", "tasks", "groups"):
+        names = [item["name"] for item in manifest[part]]
+        check(len(set(names)) == len(names), f"two {part} have one name; give each its own")
     for task in manifest["tasks"]:
+        known = task["kind"] in get_args(Kind) and task["level"] in get_args(Level)
+        check(known, f"task {task['name']!r}: {task['kind']!r} is no kind, or {task['level']!r} no level")
         name, length = task["name"], rows if task["level"] == "hourly" else count
         label, mask = arrays[f"labels/{name}"], arrays[f"masks/{name}"]
         shape = (length, task["classes"]) if task["kind"] == "multilabel" else (length,)
@@ -305,12 +308,13 @@ def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
             not len(used) or (used.min() >= 0 and used.max() <= top),
             f"task {name!r}: labels outside 0..{top}",
         )
-        if task["level"] == "stay" and task["horizon_hours"] is not None:
-            short = (np.diff(offsets) < task["horizon_hours"]) & (mask == 1)
-            check(
-                not short.any(),
-                f"task {name!r}: {int(short.sum())} labelled stays end before hour {task['horizon_hours']}",
-            )
+        named, fit = len(task["class_names"]), 2 if task["kind"] == "binary" else task["classes"]
+        check(named in (0, fit), f"task {name!r}: {named} class names for {fit} classes")
+        if task["level"] == "stay" and (horizon := task["horizon_hours"]) is not None:
+            whole = isinstance(horizon, int) and horizon >= 1
+            check(whole, f"task {name!r}: horizon_hours is {horizon}; give a whole number from 1 on, or None")
+            short = int(((np.diff(offsets) < horizon) & (mask == 1)).sum())
+            check(not short, f"task {name!r}: {short} labelled stays end before hour {horizon}")
     for group in manifest["groups"]:
         codes = arrays[f"groups/{group['name']}"]
         check(codes.shape == (count,), f"group {group['name']!r} needs one code per stay")
