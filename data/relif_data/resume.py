@@ -170,13 +170,12 @@ def refuse_other_sources(target: Path, dataset: str, tables: Mapping[str, Table]
     refuse_to_overwrite(target, {"dataset": dataset})
     if not (target / MANIFEST).is_file():
         return
-    sizes = {file["name"]: file["bytes"] for file in read_manifest(target)["sources"]}
-    for path in (path for table in tables.values() for path in table.paths):
-        if sizes.get(path.name) != path.stat().st_size:
-            raise DataError(
-                f"{target} holds {dataset!r} made from other source files; choose another target or remove"
-                " that folder first"
-            )
+    held = {file["name"]: file["bytes"] for file in read_manifest(target)["sources"]}
+    if held != {path.name: path.stat().st_size for table in tables.values() for path in table.paths}:
+        raise DataError(
+            f"{target} holds {dataset!r} made from other source files; choose another target or remove that"
+            " folder first"
+        )
 
 
 def work_folder(target: Path) -> Path:

@@ -70,12 +70,10 @@ def prepare(
         raise InputError(f"mortality={mortality!r}: choose hospital or unit")
     require_integer("mortality_hours", mortality_hours, least=1)
     require_integer("first_label_hour", first_label_hour, least=1)
-    if maximum_hours is not None and maximum_hours < max(mortality_hours, first_label_hour):
-        raise InputError(
-            f"maximum_hours={maximum_hours}: must reach mortality_hours and first_label_hour, or be None"
-        )
-    fractions = (validation_fraction, test_fraction)
-    if min(fractions) <= 0 or sum(fractions) >= 1:
+    require_integer("seed", seed, least=0)
+    if maximum_hours is not None:  # It must reach every label.
+        require_integer("maximum_hours", maximum_hours, least=max(mortality_hours, first_label_hour))
+    if not (validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1):
         raise InputError(
             f"validation_fraction={validation_fraction}, test_fraction={test_fraction}: both must be positive"
             " and leave some patients for training"

@@ -103,7 +103,7 @@ def read_patients(table: Table) -> Patients:
             "hospital_stay": text["patienthealthsystemstayid"],
             "minutes": numbers["unitdischargeoffset"].round().cast(pl.Int64, strict=False),
             "hospital_minutes": numbers["hospitaldischargeoffset"].round().cast(pl.Int64, strict=False),
-            "age": numbers["age"],
+            "age": numbers["age"].fill_nan(None),
             "visit": numbers["unitvisitnumber"],
             "died_unit": died["unitdischargestatus"],
             "died_hospital": died["hospitaldischargestatus"],
@@ -126,14 +126,14 @@ def _whole(ids: pl.Series) -> pl.Series:
     return ids.str.replace(r"\.0+$", "")
 
 
-def terms_of(source: Path, patients: Patients) -> dict[str, Any]:
-    """Return data set, title, licence, output policy and whether simulated, for ``ClinicalContents``.
+def terms_of(folder: Path, patients: Patients) -> dict[str, Any]:
+    """Return data set, title, licence, output policy and whether simulated, by the ``folder`` of `patient`.
 
     Raises:
         DataError: The simulator's mark is damaged.
     """
     title, policy, synthetic = "eICU Collaborative Research Database", "person", False
-    mark = source / MARKS["eicu"]
+    mark = folder / MARKS["eicu"]
     try:
         synthetic = mark.is_file() and bool(read_json(mark).get("synthetic"))
     except (DataError, AttributeError) as error:

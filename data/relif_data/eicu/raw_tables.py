@@ -57,7 +57,7 @@ def table_tensors(
         progress(note)
 
     patients = read_patients(tables["patient"])
-    terms = terms_of(source, patients)
+    terms = terms_of(tables["patient"].path.parent, patients)
     progress(f"patient: {patients.frame.height:,} unit stays")
     flow = _cohort(patients.frame, first_label_hour)
     frame = flow.frame.sort("stay")
