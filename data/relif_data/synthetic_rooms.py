@@ -481,8 +481,8 @@ def prepare(
         InputError: Sizes that make no data set.
         DataError: As ``write_dense_tensors``.
     """
-    if frames < 8 or views < 1 or height < 32 or width < 32:
-        raise InputError("give at least 8 frames, 1 view per room, and 32 x 32 pixels")
+    if frames < 8 or views < 1 or height < 32 or width < 32 or not 0 <= unlabelled <= 1:
+        raise InputError("give at least 8 frames, 1 view per room, 32 x 32 pixels, and unlabelled in 0..1")
     rooms = np.arange(frames) // views
     everything = np.ones(frames, dtype=bool)
     test, _ = choose_validation(rooms, everything, test_fraction, seed)

@@ -296,7 +296,7 @@ def choose_validation(
         DataError: A fraction outside [0, 1), or a positive one that no choice of whole groups can serve.
     """
     if not 0 <= fraction < 1:
-        raise DataError(f"validation_fraction is {fraction}; give a share in [0, 1)")
+        raise DataError(f"a fraction of {fraction} is none; give a share in [0, 1)")
     wanted = fraction * int(candidates.sum())
     codes, sizes = np.unique(groups[candidates], return_counts=True)
     order = np.random.default_rng(seed).permutation(len(codes))
@@ -308,8 +308,7 @@ def choose_validation(
             taken += int(sizes[index])
     if fraction > 0 and (not chosen or len(chosen) == len(codes)):
         raise DataError(
-            f"the {len(codes)} groups of training frames cannot be cut at a validation share of {fraction}; "
-            "give another validation_fraction"
+            f"the {len(codes)} groups of frames cannot be cut at a share of {fraction}; give another fraction"
         )
     return candidates & np.isin(groups, chosen), len(chosen)
 
