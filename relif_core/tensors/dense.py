@@ -157,12 +157,13 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
         contents: What it holds.
 
     Raises:
-        DataError: A bad frame (naming its id), a wrong number of frames, a set without training frames, or a
-            target that holds another data set.
+        DataError: A bad frame (naming its id), a wrong number of frames, more than 255 classes, a set without
+            training frames, or a target that holds another data set.
     """
     target = Path(target)
     count, height, width = len(contents.ids), contents.height, contents.width
     scenes, dataset, classes = contents.scenes, contents.dataset, len(contents.class_names)
+    require(str(target), classes <= IGNORE, f"{classes} classes; a label is a byte: give at most {IGNORE}")
     manifest: dict[str, Any] = {
         "format": FORMAT,
         **contents.manifest(),

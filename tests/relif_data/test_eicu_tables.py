@@ -731,7 +731,9 @@ def test_another_sources_target_is_refused_and_kept(tmp_path: Path) -> None:
         prepare(write_tables(tmp_path / "second", tables), target)
     assert check_tensors(target).fingerprint == before
     row = {"hospitalid": 7, "region": "South", "numbedscategory": "<100", "teachingstatus": "t"}
-    more = prepare(write_tables(tmp_path / "more", small_tables() | {"hospital": [row]}), tmp_path / "more-out")
+    more = prepare(
+        write_tables(tmp_path / "more", small_tables() | {"hospital": [row]}), tmp_path / "more-out"
+    )
     (tmp_path / "more" / "hospital.csv.gz").unlink()
     told: list[str] = []
     with pytest.raises(DataError, match="other source files"):

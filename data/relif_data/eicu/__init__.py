@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from relif_core.errors import DataError, InputError
+from relif_core.errors import InputError
 from relif_core.tensors.clinical import write_tensors
 from relif_core.tensors.folder import refuse_to_overwrite
 from relif_data.eicu.hourly import hourly_tensors
@@ -78,8 +78,6 @@ def prepare(
             f"validation_fraction={validation_fraction}, test_fraction={test_fraction}: both must be positive"
             " and leave some patients for training"
         )
-    if not source.is_dir():
-        raise DataError(f"{source} is not a folder; name the folder that holds the eICU tables")
     chosen = layout if layout != "auto" else "hourly" if (source / "hourly").is_dir() else "tables"
     refuse_to_overwrite(target, {"dataset": "eicu"})
     common: dict[str, Any] = {
@@ -97,12 +95,11 @@ def prepare(
     }
     if chosen == "hourly":
         refuse_changed(prepare, special, "the hourly layout fixes this, layout='tables' does not")
-        options = {"layout": chosen, **common}
-        contents, work = hourly_tensors(source, **common, progress=report), Work(target, {}, {})
+        contents, work, special = hourly_tensors(source, **common, progress=report), Work(target, {}, {}), {}
     else:
-        options = {"layout": chosen, **common, **special}
         contents, work = table_tensors(source, **common, **special, target=target, progress=report)
     with work.last_step(target):
+        options = {"layout": chosen, **common, **special}
         written = write_tensors(target, dataclasses.replace(contents, options=options))
     report(f"wrote {written}")
     return written

@@ -240,7 +240,9 @@ def groups_of(
 def _levels(column: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
     """Return a text column's sorted levels ("unknown" last, where needed) and the code of each row."""
     present = column.drop_nulls().unique().to_list()
-    levels = sorted(present, key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0, text))
+    levels = sorted(
+        present, key=lambda text: (not text.isdecimal(), int(text) if text.isdecimal() else 0, text)
+    )
     if column.null_count():  # What a source calls unknown is no second level.
         levels = [*(level for level in levels if level != "unknown"), "unknown"]
     code = {level: index for index, level in enumerate(levels)}

@@ -19,7 +19,7 @@ from relif_core.tensors.clinical import ClinicalContents, CohortStep, write_tens
 from relif_data.labels import length_of_stay_class, split_by_subject, value_columns
 from relif_data.mimic3.channels import channels, phenotypes, tensor_channels
 from relif_data.mimic3.cohort import LONGEST_DAYS
-from relif_data.mimic3.series import EPSILON_HOURS, bins_of, hourly_grid
+from relif_data.mimic3.series import bins_of, hourly_grid, within_stay
 from relif_data.mimic3.tasks import MORTALITY_HOUR, tensor_tasks
 from relif_data.tables import READ_ERRORS, unreadable
 
@@ -281,10 +281,8 @@ def _read_series(stays: pl.DataFrame, root: Path) -> tuple[pl.DataFrame, int]:
             f"{root}: a time series is damaged, or has other columns than the benchmark writes or hours that"
             " are no numbers; make the folders again"
         ) from error
-    place = stays.select("stay", "los_hours", path=pl.Series(paths))
-    wide = wide.join(place, on="path", maintain_order="left").filter(
-        (pl.col("hours") > -EPSILON_HOURS) & (pl.col("hours") < pl.col("los_hours") + EPSILON_HOURS)
-    )
+    place = stays.select("stay", path=pl.Series(paths))
+    wide = within_stay(wide.join(place, on="path", maintain_order="left"), stays)
     parts, unread = [], 0
     for code, channel in enumerate(channels()):
         text = pl.col(channel.name)

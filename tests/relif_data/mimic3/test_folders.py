@@ -243,9 +243,21 @@ def test_a_missing_label_is_not_a_survivor(folders: Path, tmp_path: Path, label:
     ("task", "change", "message"),
     [
         ("phenotyping", lambda lines: [*lines, lines[1][:-1] + "01"[lines[1][-1] == "0"]], "2 rows of its"),
-        ("decompensation", lambda lines: [*lines, lines[1][:-1] + "01"[lines[1][-1] == "0"]], "2 rows of its"),
-        ("decompensation", lambda lines: [lines[0] + ",more", *(f"{line},1" for line in lines[1:])], "a list has"),
-        ("decompensation", lambda lines: [lines[0] + ",file", *(f"{line},1" for line in lines[1:])], "a list has"),
+        (
+            "decompensation",
+            lambda lines: [*lines, lines[1][:-1] + "01"[lines[1][-1] == "0"]],
+            "2 rows of its",
+        ),
+        (
+            "decompensation",
+            lambda lines: [lines[0] + ",more", *(f"{line},1" for line in lines[1:])],
+            "a list has",
+        ),
+        (
+            "decompensation",
+            lambda lines: [lines[0] + ",file", *(f"{line},1" for line in lines[1:])],
+            "a list has",
+        ),
     ],
 )
 def test_lists_that_contradict_each_other_are_refused(
