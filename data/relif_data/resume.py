@@ -165,7 +165,7 @@ def refuse_other_sources(target: Path, dataset: str, tables: Mapping[str, Table]
     refuse_to_overwrite(target, {"dataset": dataset})
     if not (target / MANIFEST).is_file():
         return
-    held = {file["name"]: file["bytes"] for file in read_manifest(target)["sources"]}
+    held = {file["name"]: file["bytes"] for file in read_manifest(target).get("sources", ())}
     if held != {path.name: path.stat().st_size for table in tables.values() for path in table.paths}:
         raise DataError(
             f"{target} holds {dataset!r} made from other source files; choose another target or remove that"
@@ -175,7 +175,8 @@ def refuse_other_sources(target: Path, dataset: str, tables: Mapping[str, Table]
 
 def work_folder(target: Path) -> Path:
     """Return the hidden folder beside a target in which an interrupted reading waits."""
-    return Path(target).parent / f".{Path(target).name}.work"
+    place = Path(target).resolve()
+    return place.with_name(f".{place.name}.work")
 
 
 def full_disk(place: Path, error: BaseException) -> DataError:

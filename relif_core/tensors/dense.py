@@ -183,7 +183,8 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
         "scenes": whole_numbers("scenes", np.full(count, -1) if scenes is None else scenes, np.int32),
     }
     _check_index(arrays, manifest, count, str(target))
-    with scratch_folder(target.with_name(f"{target.name}.frames")) as scratch:
+    place = target.resolve()
+    with scratch_folder(place.with_name(f"{place.name}.frames")) as scratch:
         for name, dtype in FRAME_ARRAYS.items():
             path, shape = scratch / f"{name}.npy", _shape(name, count, height, width)
             arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

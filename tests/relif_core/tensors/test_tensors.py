@@ -143,6 +143,19 @@ def test_another_data_set_or_source_is_never_overwritten(tmp_path: Path) -> None
     check_tensors(target)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path, there: bool) -> None:
+    """As to another disk: the tensors lie where it points, whether something is there already or not."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "toy")
+    if there:
+        write_tensors(tmp_path / "disk" / "toy", ClinicalContents(**small_set(title="Before")))
+    check_tensors(write_tensors(tmp_path / "link", ClinicalContents(**small_set())))
+    assert (tmp_path / "link").is_symlink()
+    assert ClinicalTensors.open(tmp_path / "disk" / "toy").manifest["title"] == "Toy"
+    assert {path.name for path in tmp_path.rglob("*") if path.name.startswith(".")} == set()
+
+
 def test_no_array_is_written_outside_the_folder(tmp_path: Path) -> None:
     content = small_set(tasks=[Task("../../death", "Death", "binary", "stay")])
     for of in ("labels", "label_masks"):
