@@ -60,6 +60,7 @@ def read_labels_at(
     if unknown:
         raise InputError(f"no task {listed(unknown)} here; known are {listed(by_name)}")
     require_integer("hour", hour, least=1)
+    hour = int(hour)  # One of NumPy's goes into no manifest.
     arrays, reread = dict(tensors.arrays), []
     for task in tensors.tasks:
         if task.name not in tasks:

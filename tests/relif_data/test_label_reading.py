@@ -92,6 +92,7 @@ def test_readings_never_share_a_fingerprint(tensors: ClinicalTensors) -> None:
     fingerprint = tensors.fingerprint
     found = {read_labels_at(tensors, hour, reading).fingerprint for hour in (6, 12) for reading in READINGS}
     assert len(found) == 6
+    assert read_labels_at(tensors, np.int64(6)).fingerprint in found
     assert fingerprint not in found
     assert ClinicalTensors.open(tensors.folder).fingerprint == fingerprint == tensors.fingerprint
 
