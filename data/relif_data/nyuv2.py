@@ -405,11 +405,16 @@ def _count_frames(path: Path, content: Any) -> int:
     return int(count[0])
 
 
+def _text(content: Any, reference: Any) -> str:
+    """Return the MATLAB string behind an HDF5 object reference."""
+    return "".join(map(chr, np.asarray(content[reference]).ravel()))
+
+
 def _scene_names(path: Path, content: Any, count: int) -> list[str]:
     """Return the MATLAB strings behind the HDF5 references ``scenes``."""
     try:
         references = np.asarray(content["scenes"]).ravel()
-        names = ["".join(map(chr, np.asarray(content[reference]).ravel())) for reference in references]
+        names = [_text(content, reference) for reference in references]
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: its scene names cannot be read ({error}); download it again") from error
     if len(names) != count:

@@ -284,8 +284,8 @@ def subject_split(
         if not chosen.any():
             raise DataError(f"{path} names no subject of these tables; is it the list of another data set?")
         split[chosen], taken = code, taken | chosen
-    drawn = (0.0 if code in lists else share for code, share in enumerate(shares, 1))
-    split[~taken] = split_by_subject(subjects[~taken], *drawn, seed)
+    validation, test = (0.0 if code in lists else share for code, share in enumerate(shares, 1))
+    split[~taken] = split_by_subject(subjects[~taken], validation, test, seed)
     return split
 
 
