@@ -3,7 +3,6 @@
 import functools
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
@@ -40,12 +39,10 @@ class ChannelInfo:
 @functools.cache
 def channels() -> tuple[ChannelInfo, ...]:
     """Return the 17 channels in tensor order."""
-
-    def frozen(cell: Any) -> Any:
-        return tuple(cell) if isinstance(cell, list) else cell
-
-    found = json.loads(own_text("mimic3/tables/channels.json"))
-    return tuple(ChannelInfo(**{key: frozen(cell) for key, cell in item.items()}) for item in found)
+    return tuple(
+        ChannelInfo(**{key: tuple(cell) if isinstance(cell, list) else cell for key, cell in item.items()})
+        for item in json.loads(own_text("mimic3/tables/channels.json"))
+    )
 
 
 def channel_codes(*names: str) -> tuple[int, ...]:
