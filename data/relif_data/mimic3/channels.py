@@ -3,6 +3,7 @@
 import functools
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -39,10 +40,12 @@ class ChannelInfo:
 @functools.cache
 def channels() -> tuple[ChannelInfo, ...]:
     """Return the 17 channels in tensor order."""
-    return tuple(
-        ChannelInfo(**{key: tuple(cell) if isinstance(cell, list) else cell for key, cell in item.items()})
-        for item in json.loads(own_text("mimic3/tables/channels.json"))
-    )
+
+    def frozen(cell: Any) -> Any:
+        return tuple(cell) if isinstance(cell, list) else cell
+
+    found = json.loads(own_text("mimic3/tables/channels.json"))
+    return tuple(ChannelInfo(**{key: frozen(cell) for key, cell in item.items()}) for item in found)
 
 
 def channel_codes(*names: str) -> tuple[int, ...]:
