@@ -258,36 +258,25 @@ def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
     values, observed, offsets = arrays["values"], arrays["observed"], arrays["offsets"]
     count, rows = len(arrays["stays"]), len(values)
     columns = sum(len(channel["columns"]) for channel in manifest["channels"])
-    check(
-        values.shape == (rows, columns),
-        f"values have shape {values.shape}, the channels name {columns} columns",
-    )
+    fits = values.shape == (rows, columns)
+    check(fits, f"values have shape {values.shape}, the channels name {columns} columns")
     for start in range(0, rows, BLOCK_ROWS):
         check(np.isfinite(values[start : start + BLOCK_ROWS]).all(), "values hold NaN or infinity")
         release(values)
-    check(
-        observed.shape == (rows, len(manifest["channels"])),
-        f"observed has shape {observed.shape}, expected ({rows}, {len(manifest['channels'])})",
-    )
+    wanted = (rows, len(manifest["channels"]))
+    check(observed.shape == wanted, f"observed has shape {observed.shape}, expected {wanted}")
     check(not rows or observed.max() <= 1, "observed holds values other than 0 and 1")
     release(observed)
-    check(
-        offsets.shape == (count + 1,)
-        and offsets[0] == 0
-        and offsets[-1] == rows
-        and (np.diff(offsets) > 0).all(),
-        "offsets do not cut the rows into one non-empty piece per stay",
-    )
+    ends = offsets.shape == (count + 1,) and offsets[0] == 0 and offsets[-1] == rows
+    cut = ends and (np.diff(offsets) > 0).all()
+    check(cut, "offsets do not cut the rows into one non-empty piece per stay")
     check(len(np.unique(arrays["stays"])) == count, "stay ids repeat")
-    check(
-        arrays["subjects"].shape == arrays["split"].shape == (count,),
-        "subjects and split need one entry per stay",
-    )
-    check((arrays["split"] < len(SPLITS)).all(), "split holds values other than 0, 1 and 2")
-    order = np.argsort(arrays["subjects"], kind="stable")
-    same = arrays["subjects"][order][1:] == arrays["subjects"][order][:-1]
-    moved = arrays["split"][order][1:] != arrays["split"][order][:-1]
-    check(not (same & moved).any(), "a subject stands in more than one split")
+    subjects, split = arrays["subjects"], arrays["split"]
+    check(subjects.shape == split.shape == (count,), "subjects and split need one entry per stay")
+    check((split < len(SPLITS)).all(), "split holds values other than 0, 1 and 2")
+    order = np.argsort(subjects, kind="stable")
+    moved = (np.diff(subjects[order]) == 0) & (np.diff(split[order].astype(np.int8)) != 0)
+    check(not moved.any(), "a subject stands in more than one split")
     for part in ("channels", "tasks", "groups"):
         names = [item["name"] for item in manifest[part]]
         check(len(set(names)) == len(names), f"two {part} have one name; give each its own")
@@ -304,10 +293,8 @@ def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
         check((mask <= 1).all(), f"task {name!r}: the mask holds values other than 0 and 1")
         used = label[mask == 1]
         top = task["classes"] - 1 if task["kind"] == "binned" else 1
-        check(
-            not len(used) or (used.min() >= 0 and used.max() <= top),
-            f"task {name!r}: labels outside 0..{top}",
-        )
+        inside = not len(used) or (used.min() >= 0 and used.max() <= top)
+        check(inside, f"task {name!r}: labels outside 0..{top}")
         named, fit = len(task["class_names"]), 2 if task["kind"] == "binary" else task["classes"]
         check(named in (0, fit), f"task {name!r}: {named} class names for {fit} classes")
         if task["level"] == "stay" and (horizon := task["horizon_hours"]) is not None:
@@ -316,9 +303,6 @@ def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
             short = int(((np.diff(offsets) < horizon) & (mask == 1)).sum())
             check(not short, f"task {name!r}: {short} labelled stays end before hour {horizon}")
     for group in manifest["groups"]:
-        codes = arrays[f"groups/{group['name']}"]
+        codes, levels = arrays[f"groups/{group['name']}"], len(group["levels"])
         check(codes.shape == (count,), f"group {group['name']!r} needs one code per stay")
-        check(
-            (codes < len(group["levels"])).all(),
-            f"group {group['name']!r} has codes beyond its {len(group['levels'])} levels",
-        )
+        check((codes < levels).all(), f"group {group['name']!r} has codes beyond its {levels} levels")

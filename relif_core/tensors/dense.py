@@ -87,32 +87,23 @@ def _check_frame(frame: Frame, *, height: int, width: int, classes: int, place: 
     check(frame.labels.shape == size, f"labels have shape {frame.labels.shape}, expected {size}")
     check(np.issubdtype(frame.labels.dtype, np.integer), f"labels are {frame.labels.dtype}, not integers")
     known = (frame.labels == IGNORE) | ((frame.labels >= 0) & (frame.labels < classes))
-    check(
-        known.all(),
-        f"labels outside 0..{classes - 1} and {IGNORE}: {listed(np.unique(frame.labels[~known]))}",
-    )
+    strange = np.unique(frame.labels[~known])
+    check(not len(strange), f"labels outside 0..{classes - 1} and {IGNORE}: {listed(strange)}")
     check(frame.depth.shape == size, f"depth has shape {frame.depth.shape}, expected {size}")
-    finite = np.isfinite(frame.depth)
-    check(
-        finite.all(),
-        f"{int((~finite).sum())} depth values are NaN or infinite; write 0 where none was measured",
-    )
+    lost = int((~np.isfinite(frame.depth)).sum())
+    check(not lost, f"{lost} depth values are NaN or infinite; write 0 where none was measured")
     check(
         frame.depth.min() >= 0 and frame.depth.max() <= MAXIMUM_DEPTH,
         f"depth spans {frame.depth.min():.3g}..{frame.depth.max():.3g}, expected metres in"
         f" 0..{MAXIMUM_DEPTH:g}",
     )
-    check(
-        frame.normals.shape == (3, *size),
-        f"normals have shape {frame.normals.shape}, expected {(3, *size)}",
-    )
+    shape, wanted = frame.normals.shape, (3, *size)
+    check(shape == wanted, f"normals have shape {shape}, expected {wanted}")
     length = np.einsum("chw,chw->hw", frame.normals, frame.normals, dtype=np.float64)
     check(np.isfinite(length).all(), "normals hold NaN or infinity; write 0 where there is none")
     present = length > 0
-    check(
-        (np.abs(np.sqrt(length[present]) - 1) < 0.02).all(),
-        "normals are neither zero nor of unit length; divide them by their length",
-    )
+    unit = (np.abs(np.sqrt(length[present]) - 1) < 0.02).all()
+    check(unit, "normals are neither zero nor of unit length; divide them by their length")
     check(
         present.any() or not (frame.depth > 0).any(),
         "every normal is zero although depth was measured; the normals are missing",
