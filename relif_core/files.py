@@ -87,8 +87,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder of ``path``; it replaces ``path`` only if the block succeeds."""
-    path = Path(path)
+    """Yield a temporary sibling folder of ``path``; it replaces ``path`` only if the block succeeds.
+
+    Where ``path`` is a symbolic link, what it points at is meant.
+    """
+    path = Path(path).resolve()
     with scratch_folder(path) as folder:
         yield folder
         with _named_faults(path):

@@ -16,7 +16,11 @@ ARCHIVE_SUFFIXES = (".tar.xz", ".tar.gz", ".tgz", ".zip")
 #: A set of the challenge unpacks to some 40 MB.
 LARGEST_CONTENT = 2**28
 
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError)
+#: What the readers raise for damage; a name of a zip archive may be no UTF-8.
+_BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error),
+    *(EOFError, OSError, RuntimeError, UnicodeDecodeError),
+)
 
 
 def read_members(path: Path, largest: int = LARGEST_CONTENT) -> Iterator[tuple[str, bytes]]:

@@ -14,6 +14,7 @@ import numpy as np
 from relif_core.errors import InputError, listed
 from relif_core.tensors.clinical import SPLITS, ClinicalTensors, Task
 from relif_core.tensors.folder import fingerprint_of
+from relif_data.labels import require_integer
 
 READINGS = {
     "causal": "input ends at the label's hour",
@@ -46,7 +47,8 @@ def read_labels_at(
         seed: Of the drawn hours.
 
     Raises:
-        InputError: An unknown reading or task, an hour below 1 or beyond a task's horizon, or no horizon.
+        InputError: An unknown reading or task, an hour that is no integer from 1 on or lies beyond a task's
+            horizon, or no horizon.
     """
     if reading not in READINGS:
         raise InputError(f"reading={reading!r}: choose among {', '.join(READINGS)}")
@@ -57,8 +59,8 @@ def read_labels_at(
     unknown = sorted(set(tasks) - by_name.keys())
     if unknown:
         raise InputError(f"no task {listed(unknown)} here; known are {listed(by_name)}")
-    if hour < 1:
-        raise InputError(f"hour={hour}: the first label stands at hour 1")
+    require_integer("hour", hour, least=1)
+    hour = int(hour)  # One of NumPy's goes into no manifest.
     arrays, reread = dict(tensors.arrays), []
     for task in tensors.tasks:
         if task.name not in tasks:
@@ -70,7 +72,8 @@ def read_labels_at(
             reread.append(dataclasses.replace(task, level="stay", horizon_hours=horizon))
         else:
             if task.horizon_hours is None or hour > task.horizon_hours:
-                raise InputError(f"task {task.name!r} is read at hour {task.horizon_hours}, not after {hour}")
+                own = f"hour {task.horizon_hours}" if task.horizon_hours else "the end of the stay"
+                raise InputError(f"task {task.name!r} is read at {own} and cannot be read at hour {hour}")
             horizon = hour if reading == "causal" else task.horizon_hours
             reread.append(dataclasses.replace(task, horizon_hours=horizon))
     manifest = copy.deepcopy(tensors.manifest)

@@ -109,7 +109,7 @@ class CohortFlow:
 
     def __init__(self, frame: pl.DataFrame, rule: str, subject: str = "subject") -> None:
         self.frame, self.subject = frame, subject
-        self.steps = [CohortStep(rule, 0, frame.height, frame[subject].n_unique())]
+        self.steps = [CohortStep(rule, 0, frame.height, frame[subject].drop_nulls().n_unique())]
 
     def keep(self, rule: str, condition: pl.Expr | pl.Series) -> pl.DataFrame:
         """Keep the stays for which ``condition`` is true (null counts as false); return the others.
@@ -119,7 +119,7 @@ class CohortFlow:
         """
         marked = self.frame.select(kept=condition)["kept"].fill_null(False)
         removed, self.frame = self.frame.filter(~marked), self.frame.filter(marked)
-        subjects = self.frame[self.subject].n_unique()
+        subjects = self.frame[self.subject].drop_nulls().n_unique()
         self.steps.append(CohortStep(rule, removed.height, self.frame.height, subjects))
         if not self.frame.height:
             raise DataError(f"no stay is left after the cohort rule {rule!r}; check the tables")

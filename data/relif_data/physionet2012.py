@@ -471,14 +471,13 @@ def _normal_values(
 
 def _labels(outcomes: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     days, saps, sofa = outcomes["Length_of_stay"], outcomes["SAPS-I"], outcomes["SOFA"]
-    labels = {
-        "mortality": outcomes["In-hospital_death"],
+    known = {"mortality": outcomes["In-hospital_death"], "los": days, "saps": saps, "sofa": sofa}
+    classes = {
         "los": length_of_stay_class(days),
         "saps": np.searchsorted(SAPS_BOUNDS, saps, side="right"),
         "sofa": np.searchsorted(SOFA_BOUNDS, sofa, side="right"),
     }
-    known = {"mortality": outcomes["In-hospital_death"], "los": days, "saps": saps, "sofa": sofa}
-    return labels, {name: (values >= 0).astype(np.uint8) for name, values in known.items()}
+    return known | classes, {name: (values >= 0).astype(np.uint8) for name, values in known.items()}
 
 
 def _notes(parts: list[ChallengeSet], masks: dict[str, np.ndarray], fallbacks: list[str]) -> list[str]:

@@ -8,7 +8,6 @@ import contextlib
 import os
 import shutil
 import tokenize
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ from relif_data.tables import Table
 STATE = "state.json"
 #: Suffixes of the package's files that decide what a reading makes.
 DECIDING = (".py", ".csv", ".json", ".toml")
+#: What is kept of a ``Table`` that was read.
+COUNTS = ("files", "rows", "ragged", "unreadable")
 
 
 class Work:
@@ -58,9 +59,8 @@ class Work:
         found = self.state["finished"].get(name)
         if found is None or self.state["begun"].get(name) != self._stamp(name):
             return None
-        table = self.tables[name]
-        table.files, table.rows, table.ragged = found["files"], found["rows"], found["ragged"]
-        table.unreadable = Counter(found["unreadable"])
+        for count in COUNTS:
+            setattr(self.tables[name], count, found[count])
         result: dict[str, Any] = found["result"]
         return result
 
@@ -72,13 +72,8 @@ class Work:
 
     def finish(self, name: str, result: Mapping[str, Any]) -> None:
         """Note that a table is read and what was made of it is on disk."""
-        table = self.tables[name]
-        counts: dict[str, Any] = {"files": table.files, "rows": table.rows, "ragged": table.ragged}
-        self.state["finished"][name] = {
-            **counts,
-            "unreadable": dict(table.unreadable),
-            "result": dict(result),
-        }
+        counts = {count: getattr(self.tables[name], count) for count in COUNTS}
+        self.state["finished"][name] = {**counts, "result": dict(result)}
         self._write()
 
     def array(self, name: str, dtype: Any, shape: tuple[int, ...], *, old: bool = False) -> np.ndarray:
@@ -170,18 +165,18 @@ def refuse_other_sources(target: Path, dataset: str, tables: Mapping[str, Table]
     refuse_to_overwrite(target, {"dataset": dataset})
     if not (target / MANIFEST).is_file():
         return
-    sizes = {file["name"]: file["bytes"] for file in read_manifest(target)["sources"]}
-    for path in (path for table in tables.values() for path in table.paths):
-        if sizes.get(path.name) != path.stat().st_size:
-            raise DataError(
-                f"{target} holds {dataset!r} made from other source files; choose another target or remove"
-                " that folder first"
-            )
+    held = {file["name"]: file["bytes"] for file in read_manifest(target).get("sources", ())}
+    if held != {path.name: path.stat().st_size for table in tables.values() for path in table.paths}:
+        raise DataError(
+            f"{target} holds {dataset!r} made from other source files; choose another target or remove that"
+            " folder first"
+        )
 
 
 def work_folder(target: Path) -> Path:
     """Return the hidden folder beside a target in which an interrupted reading waits."""
-    return Path(target).parent / f".{Path(target).name}.work"
+    place = Path(target).resolve()
+    return place.with_name(f".{place.name}.work")
 
 
 def full_disk(place: Path, error: BaseException) -> DataError:

@@ -50,18 +50,25 @@ def write_raw(
         layout: Whose tables.
         upper_case: Name files and columns in capitals.
         compress: Write ``.csv.gz``.
+
+    Raises:
+        DataError: ``folder`` holds something else, which is left alone.
     """
+    folder = Path(folder)
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken and not (folder / MARKS[layout]).is_file():
+        raise DataError(f"{folder} exists and has no {MARKS[layout]}; name a new folder")
     tables = _mimic3_tables(cohort) if layout == "mimic3" else _eicu_tables(cohort)
     note: Any = {"synthetic": True, "stays": len(cohort.stays), "seed": cohort.seed}
     text = "Simulated tables in the layout of MIMIC-III. No row comes from a patient.\n"
-    with atomic_folder(Path(folder)) as partial:
+    with atomic_folder(folder) as partial:
         for name, frame in tables.items():
             frame = frame.rename(str.upper) if upper_case else frame
             content = frame.write_csv(datetime_format=TIME_FORMAT).encode()
             path = partial / f"{name.upper() if upper_case else name}.csv{'.gz' if compress else ''}"
             write_file(path, gzip.compress(content, 1, mtime=0) if compress else content)
         write_file(partial / MARKS[layout], text if layout == "mimic3" else json.dumps(note))
-    return Path(folder)
+    return folder
 
 
 # --- MIMIC-III ----------------------------------------------------------------------------------------------

@@ -347,9 +347,9 @@ class _Furnisher:
         colour = colour or _colour(self.generator, name)
         self.room.boxes.append(Box(place, (x, y, z), self.yaw, label, colour, glow))
 
-    def legs(self, name: str, depth: float, width: float, height: float, centre: float) -> None:
+    def legs(self, name: str, depth: float, width: float, height: float) -> None:
         colour = _colour(self.generator, name)
-        for front in (centre - depth, centre + depth - 0.06):
+        for front in (-depth, depth - 0.06):
             for side in (-width, width - 0.06):
                 self.put(name, (front, front + 0.06), (side, side + 0.06), (0.0, height), colour)
 
@@ -405,7 +405,7 @@ class _Furnisher:
 
     def table(self) -> None:
         depth, width, height = self.uniform(0.3, 0.5), self.uniform(0.35, 0.7), self.uniform(0.45, 0.8)
-        self.legs("table", depth, width, height, 0.0)
+        self.legs("table", depth, width, height)
         self.put("table", (-depth, depth), (-width, width), (height, height + 0.05))
         for _ in range(int(self.generator.integers(0, 4))):
             self.thing(height + 0.05, front=self.uniform(-0.2, 0.2), side=self.uniform(-0.25, 0.25))
@@ -414,7 +414,7 @@ class _Furnisher:
 
     def chair(self) -> None:
         seat, colour = self.uniform(0.4, 0.5), _colour(self.generator, "chair")
-        self.legs("chair", 0.2, 0.2, seat, 0.0)
+        self.legs("chair", 0.2, 0.2, seat)
         self.put("chair", (-0.22, 0.22), (-0.22, 0.22), (seat, seat + 0.06), colour)
         self.put(
             "chair", (-0.22, -0.17), (-0.22, 0.22), (seat + 0.06, seat + self.uniform(0.4, 0.55)), colour
@@ -481,8 +481,8 @@ def prepare(
         InputError: Sizes that make no data set.
         DataError: As ``write_dense_tensors``.
     """
-    if frames < 8 or views < 1 or height < 32 or width < 32:
-        raise InputError("give at least 8 frames, 1 view per room, and 32 x 32 pixels")
+    if frames < 8 or views < 1 or height < 32 or width < 32 or not 0 <= unlabelled <= 1:
+        raise InputError("give at least 8 frames, 1 view per room, 32 x 32 pixels, and unlabelled in 0..1")
     rooms = np.arange(frames) // views
     everything = np.ones(frames, dtype=bool)
     test, _ = choose_validation(rooms, everything, test_fraction, seed)

@@ -284,7 +284,9 @@ def _stem(path: Path, names: Any) -> tuple[str, str, str] | None:
     whole = path.name.lower().removesuffix(match["kind"])
     if whole in names:
         return whole, "", match["kind"]
-    return (match["stem"], match["part"], match["kind"]) if match["stem"] in names and match["part"] else None
+    if match["stem"] not in names or not match["part"]:
+        return None
+    return match["stem"], str(int(match["part"])), match["kind"]
 
 
 def _chosen(stem: str, parts: Mapping[str, Mapping[str, Path]]) -> tuple[Path, ...]:
@@ -340,15 +342,20 @@ def _refuse_twice(stem: str, one: Path, other: Path) -> NoReturn:
 def _located(source: Path, names: Any, title: str, least: int) -> Path:
     """Return the folder with the tables: ``source``, or the only one below; an error names what is there."""
 
+    def entries(folder: Path) -> list[Path]:
+        with contextlib.suppress(PermissionError):  # A disk's lost+found, or a shared folder above.
+            return sorted(folder.iterdir())
+        return []
+
     def held(folder: Path) -> int:
-        return len({known[0] for path in folder.iterdir() if (known := _stem(path, names))})
+        return len({known[0] for path in entries(folder) if (known := _stem(path, names))})
 
     if held(source):
         return source
     below, seen = [source], {source.resolve()}
     for folder in below:
         if len(folder.relative_to(source).parts) < LEVELS and len(below) < MOST_FOLDERS:
-            for path in sorted(folder.iterdir()):
+            for path in entries(folder):
                 if path.is_dir() and not path.name.startswith(".") and path.resolve() not in seen:
                     below.append(path)
                     seen.add(path.resolve())
@@ -356,19 +363,19 @@ def _located(source: Path, names: Any, title: str, least: int) -> Path:
     if len(holders) == 1:
         return holders[0]
     around = [folder for folder in (source.parent, source.parent.parent) if held(folder) > least > 1]
-    entries = {path.name.lower() for folder in below[:MOST_FOLDERS] for path in folder.iterdir()}
-    stems = {name.split(".")[0] for name in entries}
+    files = {path.name.lower() for folder in below[:MOST_FOLDERS] for path in entries(folder)}
+    stems = {name.split(".")[0] for name in files}
     if holders or around:
         reason = f"its tables lie in {listed(holders or around)}; name that folder"
     elif (source / "train" / "listfile.csv").is_file():
         reason = f"this is one task folder of the MIMIC-III benchmark; name the folder above, {source.parent}"
-    elif {"hosp", "icu"} <= entries:
+    elif {"hosp", "icu"} <= files:
         reason = "these are the tables of MIMIC-IV, which is not read; fetch MIMIC-III 1.4"
     elif "patient" in stems and {"vitalperiodic", "vitalaperiodic"} & stems:
         reason = "these are the tables of eICU: relif data eicu"
     elif {"icustays", "chartevents"} <= stems:
         reason = "these are the tables of MIMIC-III: relif data mimic3"
-    elif any(name.endswith((".db", ".sqlite", ".sqlite3", ".duckdb")) for name in entries):
+    elif any(name.endswith((".db", ".sqlite", ".sqlite3", ".duckdb")) for name in files):
         reason = "it holds a database file; export its tables as CSV, CSV.gz or parquet"
     else:
         reason = f"no file there is named after one; give {listed(sorted(names))}"

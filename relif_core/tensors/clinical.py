@@ -26,7 +26,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -147,8 +147,12 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
     Raises:
         DataError: Arrays contradict each other or the schema, or the target holds another data set.
     """
+    try:
+        values = np.ascontiguousarray(contents.values, dtype=np.float32)
+    except (TypeError, ValueError):  # Their text may quote an entry.
+        raise DataError(f"{target}: values are not all numbers; pass one float an entry") from None
     arrays: dict[str, np.ndarray] = {
-        "values": np.ascontiguousarray(contents.values, dtype=np.float32),
+        "values": values,
         **{name: whole_numbers(name, getattr(contents, name), kind) for name, kind in _WHOLE.items()},
     }
     for task in contents.tasks:
@@ -157,10 +161,8 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
                 f"task {task.name!r} has no labels or no label mask; pass both under the task's name"
             )
         label, mask = f"labels/{task.name}", f"masks/{task.name}"
-        if task.kind == "multilabel":
-            arrays[label] = np.asarray(contents.labels[task.name], dtype=np.float32)
-        else:
-            arrays[label] = whole_numbers(label, contents.labels[task.name], np.int16)
+        whole = whole_numbers(label, contents.labels[task.name], np.int16)
+        arrays[label] = whole.astype(np.float32) if task.kind == "multilabel" else whole
         arrays[mask] = whole_numbers(mask, contents.label_masks[task.name], np.uint8)
     for group in contents.groups:
         if group.name not in contents.group_codes:
@@ -168,23 +170,19 @@ def write_tensors(target: Path, contents: ClinicalContents) -> Path:
         codes = f"groups/{group.name}"
         arrays[codes] = whole_numbers(codes, contents.group_codes[group.name], np.uint8)
 
-    rows = np.repeat(arrays["split"] == SPLITS.index("train"), np.diff(arrays["offsets"]))
-    if len(rows) != len(arrays["values"]) or not rows.any():
-        raise DataError(
-            f"{contents.dataset}: no training rows (or offsets that do not fit the values); nothing to"
-            " standardise with"
-        )
-    mean, deviation = training_statistics(arrays["values"], rows)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         **contents.manifest(),
         **{
             name: [dataclasses.asdict(item) for item in getattr(contents, name)]
             for name in ("channels", "tasks", "groups", "cohort")
         },
-        "statistics": {"mean": mean.tolist(), "standard_deviation": deviation.tolist()},
     }
     _check_schema(manifest, arrays, str(target))
+    rows = np.repeat(arrays["split"] == SPLITS.index("train"), np.diff(arrays["offsets"]))
+    require(contents.dataset, rows.any(), "no training rows; nothing to standardise with")
+    mean, deviation = training_statistics(arrays["values"], rows)
+    manifest["statistics"] = {"mean": mean.tolist(), "standard_deviation": deviation.tolist()}
     return write_array_folder(Path(target), manifest, arrays)
 
 
@@ -260,37 +258,31 @@ def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
     values, observed, offsets = arrays["values"], arrays["observed"], arrays["offsets"]
     count, rows = len(arrays["stays"]), len(values)
     columns = sum(len(channel["columns"]) for channel in manifest["channels"])
-    check(
-        values.shape == (rows, columns),
-        f"values have shape {values.shape}, the channels name {columns} columns",
-    )
+    fits = values.shape == (rows, columns)
+    check(fits, f"values have shape {values.shape}, the channels name {columns} columns")
     for start in range(0, rows, BLOCK_ROWS):
         check(np.isfinite(values[start : start + BLOCK_ROWS]).all(), "values hold NaN or infinity")
         release(values)
-    check(
-        observed.shape == (rows, len(manifest["channels"])),
-        f"observed has shape {observed.shape}, expected ({rows}, {len(manifest['channels'])})",
-    )
+    wanted = (rows, len(manifest["channels"]))
+    check(observed.shape == wanted, f"observed has shape {observed.shape}, expected {wanted}")
     check(not rows or observed.max() <= 1, "observed holds values other than 0 and 1")
     release(observed)
-    check(
-        offsets.shape == (count + 1,)
-        and offsets[0] == 0
-        and offsets[-1] == rows
-        and (np.diff(offsets) > 0).all(),
-        "offsets do not cut the rows into one non-empty piece per stay",
-    )
+    ends = offsets.shape == (count + 1,) and offsets[0] == 0 and offsets[-1] == rows
+    cut = ends and (np.diff(offsets) > 0).all()
+    check(cut, "offsets do not cut the rows into one non-empty piece per stay")
     check(len(np.unique(arrays["stays"])) == count, "stay ids repeat")
-    check(
-        arrays["subjects"].shape == arrays["split"].shape == (count,),
-        "subjects and split need one entry per stay",
-    )
-    check((arrays["split"] < len(SPLITS)).all(), "split holds values other than 0, 1 and 2")
-    order = np.argsort(arrays["subjects"], kind="stable")
-    same = arrays["subjects"][order][1:] == arrays["subjects"][order][:-1]
-    moved = arrays["split"][order][1:] != arrays["split"][order][:-1]
-    check(not (same & moved).any(), "a subject stands in more than one split")
+    subjects, split = arrays["subjects"], arrays["split"]
+    check(subjects.shape == split.shape == (count,), "subjects and split need one entry per stay")
+    check((split < len(SPLITS)).all(), "split holds values other than 0, 1 and 2")
+    order = np.argsort(subjects, kind="stable")
+    moved = (np.diff(subjects[order]) == 0) & (np.diff(split[order].astype(np.int8)) != 0)
+    check(not moved.any(), "a subject stands in more than one split")
+    for part in ("channels", "tasks", "groups"):
+        names = [item["name"] for item in manifest[part]]
+        check(len(set(names)) == len(names), f"two {part} have one name; give each its own")
     for task in manifest["tasks"]:
+        known = task["kind"] in get_args(Kind) and task["level"] in get_args(Level)
+        check(known, f"task {task['name']!r}: {task['kind']!r} is no kind, or {task['level']!r} no level")
         name, length = task["name"], rows if task["level"] == "hourly" else count
         label, mask = arrays[f"labels/{name}"], arrays[f"masks/{name}"]
         shape = (length, task["classes"]) if task["kind"] == "multilabel" else (length,)
@@ -301,20 +293,16 @@ def _check_schema(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
         check((mask <= 1).all(), f"task {name!r}: the mask holds values other than 0 and 1")
         used = label[mask == 1]
         top = task["classes"] - 1 if task["kind"] == "binned" else 1
-        check(
-            not len(used) or (used.min() >= 0 and used.max() <= top),
-            f"task {name!r}: labels outside 0..{top}",
-        )
-        if task["level"] == "stay" and task["horizon_hours"] is not None:
-            short = (np.diff(offsets) < task["horizon_hours"]) & (mask == 1)
-            check(
-                not short.any(),
-                f"task {name!r}: {int(short.sum())} labelled stays end before hour {task['horizon_hours']}",
-            )
+        inside = not len(used) or (used.min() >= 0 and used.max() <= top)
+        check(inside, f"task {name!r}: labels outside 0..{top}")
+        named, fit = len(task["class_names"]), 2 if task["kind"] == "binary" else task["classes"]
+        check(named in (0, fit), f"task {name!r}: {named} class names for {fit} classes")
+        if task["level"] == "stay" and (horizon := task["horizon_hours"]) is not None:
+            whole = isinstance(horizon, int) and horizon >= 1
+            check(whole, f"task {name!r}: horizon_hours is {horizon}; give a whole number from 1 on, or None")
+            short = int(((np.diff(offsets) < horizon) & (mask == 1)).sum())
+            check(not short, f"task {name!r}: {short} labelled stays end before hour {horizon}")
     for group in manifest["groups"]:
-        codes = arrays[f"groups/{group['name']}"]
+        codes, levels = arrays[f"groups/{group['name']}"], len(group["levels"])
         check(codes.shape == (count,), f"group {group['name']!r} needs one code per stay")
-        check(
-            (codes < len(group["levels"])).all(),
-            f"group {group['name']!r} has codes beyond its {len(group['levels'])} levels",
-        )
+        check((codes < levels).all(), f"group {group['name']!r} has codes beyond its {levels} levels")

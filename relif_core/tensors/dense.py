@@ -87,32 +87,23 @@ def _check_frame(frame: Frame, *, height: int, width: int, classes: int, place: 
     check(frame.labels.shape == size, f"labels have shape {frame.labels.shape}, expected {size}")
     check(np.issubdtype(frame.labels.dtype, np.integer), f"labels are {frame.labels.dtype}, not integers")
     known = (frame.labels == IGNORE) | ((frame.labels >= 0) & (frame.labels < classes))
-    check(
-        known.all(),
-        f"labels outside 0..{classes - 1} and {IGNORE}: {listed(np.unique(frame.labels[~known]))}",
-    )
+    strange = np.unique(frame.labels[~known])
+    check(not len(strange), f"labels outside 0..{classes - 1} and {IGNORE}: {listed(strange)}")
     check(frame.depth.shape == size, f"depth has shape {frame.depth.shape}, expected {size}")
-    finite = np.isfinite(frame.depth)
-    check(
-        finite.all(),
-        f"{int((~finite).sum())} depth values are NaN or infinite; write 0 where none was measured",
-    )
+    lost = int((~np.isfinite(frame.depth)).sum())
+    check(not lost, f"{lost} depth values are NaN or infinite; write 0 where none was measured")
     check(
         frame.depth.min() >= 0 and frame.depth.max() <= MAXIMUM_DEPTH,
         f"depth spans {frame.depth.min():.3g}..{frame.depth.max():.3g}, expected metres in"
         f" 0..{MAXIMUM_DEPTH:g}",
     )
-    check(
-        frame.normals.shape == (3, *size),
-        f"normals have shape {frame.normals.shape}, expected {(3, *size)}",
-    )
+    shape, wanted = frame.normals.shape, (3, *size)
+    check(shape == wanted, f"normals have shape {shape}, expected {wanted}")
     length = np.einsum("chw,chw->hw", frame.normals, frame.normals, dtype=np.float64)
     check(np.isfinite(length).all(), "normals hold NaN or infinity; write 0 where there is none")
     present = length > 0
-    check(
-        (np.abs(np.sqrt(length[present]) - 1) < 0.02).all(),
-        "normals are neither zero nor of unit length; divide them by their length",
-    )
+    unit = (np.abs(np.sqrt(length[present]) - 1) < 0.02).all()
+    check(unit, "normals are neither zero nor of unit length; divide them by their length")
     check(
         present.any() or not (frame.depth > 0).any(),
         "every normal is zero although depth was measured; the normals are missing",
@@ -157,12 +148,13 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
         contents: What it holds.
 
     Raises:
-        DataError: A bad frame (naming its id), a wrong number of frames, a set without training frames, or a
-            target that holds another data set.
+        DataError: A bad frame (naming its id), a wrong number of frames, more than 255 classes, a set without
+            training frames, or a target that holds another data set.
     """
     target = Path(target)
     count, height, width = len(contents.ids), contents.height, contents.width
     scenes, dataset, classes = contents.scenes, contents.dataset, len(contents.class_names)
+    require(str(target), classes <= IGNORE, f"{classes} classes; a label is a byte: give at most {IGNORE}")
     manifest: dict[str, Any] = {
         "format": FORMAT,
         **contents.manifest(),
@@ -182,7 +174,8 @@ def write_dense_tensors(target: Path, contents: DenseContents) -> Path:
         "scenes": whole_numbers("scenes", np.full(count, -1) if scenes is None else scenes, np.int32),
     }
     _check_index(arrays, manifest, count, str(target))
-    with scratch_folder(target.with_name(f"{target.name}.frames")) as scratch:
+    place = target.resolve()
+    with scratch_folder(place.with_name(f"{place.name}.frames")) as scratch:
         for name, dtype in FRAME_ARRAYS.items():
             path, shape = scratch / f"{name}.npy", _shape(name, count, height, width)
             arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
@@ -296,7 +289,7 @@ def choose_validation(
         DataError: A fraction outside [0, 1), or a positive one that no choice of whole groups can serve.
     """
     if not 0 <= fraction < 1:
-        raise DataError(f"validation_fraction is {fraction}; give a share in [0, 1)")
+        raise DataError(f"a fraction of {fraction} is none; give a share in [0, 1)")
     wanted = fraction * int(candidates.sum())
     codes, sizes = np.unique(groups[candidates], return_counts=True)
     order = np.random.default_rng(seed).permutation(len(codes))
@@ -308,8 +301,7 @@ def choose_validation(
             taken += int(sizes[index])
     if fraction > 0 and (not chosen or len(chosen) == len(codes)):
         raise DataError(
-            f"the {len(codes)} groups of training frames cannot be cut at a validation share of {fraction}; "
-            "give another validation_fraction"
+            f"the {len(codes)} groups of frames cannot be cut at a share of {fraction}; give another fraction"
         )
     return candidates & np.isin(groups, chosen), len(chosen)
 

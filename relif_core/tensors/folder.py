@@ -128,7 +128,7 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
         arrays: By name.
 
     Raises:
-        DataError: ``target`` holds anything else, which is left alone.
+        DataError: ``target`` holds anything else, which is left alone, or a name leads out of it.
     """
     target = Path(target)
     refuse_to_overwrite(target, manifest)
@@ -136,7 +136,7 @@ def write_array_folder(target: Path, manifest: Mapping[str, Any], arrays: Mappin
     with atomic_folder(target) as folder:
         files: dict[str, dict[str, Any]] = {}
         for name, array in arrays.items():
-            path = folder / f"{name}.npy"
+            path = inside(folder, f"{name}.npy")
             path.parent.mkdir(parents=True, exist_ok=True)
             _save(path, array)
             files[f"{name}.npy"] = {

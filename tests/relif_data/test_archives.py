@@ -67,6 +67,13 @@ def test_damaged_archives_are_refused(tmp_path, pack, suffix):
         list(read_members(path))
 
 
+def test_a_damaged_name_is_refused(tmp_path, pack):
+    path = pack(tmp_path / "x.zip", {"é.txt": b"x"})
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xfe"))
+    with pytest.raises(DataError, match="broken or incomplete"):
+        list(read_members(path))
+
+
 def test_contents_beyond_the_limit_are_refused(tmp_path, pack):
     path = pack(tmp_path / "x.tar.xz", {"1.txt": b"0" * 10_000})
     with pytest.raises(DataError, match="more than 9999 bytes"):

@@ -268,6 +268,16 @@ def test_labels_as_truth_values_are_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(after.arrays["labels/mortality"], before.arrays["labels/mortality"])
 
 
+@pytest.mark.parametrize("kind", [pl.Int16, pl.Float32])
+def test_hours_as_small_numbers_are_hours(tmp_path: Path, kind: type[pl.DataType]) -> None:
+    source = write_layout(tmp_path / "source")
+    before = check_tensors(prepare(source, tmp_path / "before"))
+    for path in (source / "hourly").glob("*/dyn.parquet"):
+        rewrite(path, lambda frame: frame.with_columns(pl.col("time").dt.total_hours().cast(kind)))
+    after = check_tensors(prepare(source, tmp_path / "after"))
+    assert after.fingerprint == before.fingerprint
+
+
 def test_options_of_the_raw_tables_are_refused(tmp_path: Path) -> None:
     source = write_layout(tmp_path / "source")
     with pytest.raises(InputError, match="decompensation"):

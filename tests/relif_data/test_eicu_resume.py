@@ -172,6 +172,12 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, source: Path, tmp
     assert check_tensors(prepare(source, tmp_path / "out")).folder.is_dir(), "and the next call goes on"
 
 
+def test_the_work_lies_where_a_linked_target_lies(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "tensors")
+    assert resume.work_folder(tmp_path / "link") == tmp_path / "disk" / ".tensors.work"
+
+
 def test_two_makers_of_one_target_do_not_share_their_arrays(tmp_path: Path) -> None:
     """The second to begin neither empties nor fills what the first writes, and no file stays."""
     first, second = (resume.Work(tmp_path / "out", {}, {}) for _ in range(2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relif_core.errors import DataError
-from relif_core.tensors.clinical import check_tensors
+from relif_core.tensors.clinical import ClinicalTensors, check_tensors
 from relif_data.eicu import prepare
 from relif_data.simulated_tables import MARKS, write_raw
 from relif_data.synthetic_icu import CHANNELS, simulate
@@ -65,6 +65,25 @@ def test_the_same_cohort_writes_the_same_files(tmp_path: Path) -> None:
     files = sorted(path.name for path in first.iterdir())
     assert files == sorted(path.name for path in second.iterdir())
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
+
+
+def test_only_simulated_tables_are_replaced(tmp_path: Path) -> None:
+    cohort = simulate(12, hours=None, seed=1)
+    write_raw(cohort, write_raw(cohort, tmp_path / "raw", "eicu"), "eicu")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    for place in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex"):
+        with pytest.raises(DataError, match="name a new folder"):
+            write_raw(cohort, place, "mimic3")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
+
+
+def test_simulated_tables_below_the_named_folder_stay_simulated(tmp_path: Path) -> None:
+    source = write_raw(simulate(12, hours=None, seed=1), tmp_path / "above" / "raw", "eicu")
+    near, far = (prepare(place, tmp_path / place.name / "out") for place in (source, source.parent))
+    manifests = [ClinicalTensors.open(folder).manifest for folder in (near, far)]
+    assert all(manifest["synthetic"] for manifest in manifests)
+    assert manifests[0]["fingerprint"] == manifests[1]["fingerprint"]
 
 
 def test_a_damaged_mark_is_named(tmp_path: Path) -> None:

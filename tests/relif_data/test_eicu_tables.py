@@ -203,11 +203,13 @@ def test_cohort_rules_are_applied_in_order_and_counted(tmp_path: Path) -> None:
     for index, row in enumerate(extra[2:]):
         row["uniquepid"] = f"003-{index}"
     extra[5]["uniquepid"] = "002-1"
+    extra.append(patient(28, age="NaN", uniquepid="003-6"))
     tables["patient"] += extra
     tables["vitalAperiodic"] += [pressure(stay, 10, 120) for stay in range(20, 27)]
     tensors = made(tmp_path, tables)
-    assert [step["removed"] for step in tensors.manifest["cohort"]] == [0, 2, 2, 1, 1, 1, 1]
-    assert tensors.manifest["cohort"][0]["stays"] == 16
+    assert [step["removed"] for step in tensors.manifest["cohort"]] == [0, 2, 3, 1, 1, 1, 1]
+    assert tensors.manifest["cohort"][0]["stays"] == 17
+    assert tensors.manifest["cohort"][0]["subjects"] == 13, "an unknown patient is no subject"
     assert tensors.arrays["stays"].tolist() == list(range(1, 9))
     ages = dict(zip(tensors.arrays["stays"], tensors.arrays["groups/age_band"], strict=True))
     assert ages[3] == 3, "an age of > 89 belongs to the oldest band"
@@ -728,6 +730,15 @@ def test_another_sources_target_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="other source files"):
         prepare(write_tables(tmp_path / "second", tables), target)
     assert check_tensors(target).fingerprint == before
+    row = {"hospitalid": 7, "region": "South", "numbedscategory": "<100", "teachingstatus": "t"}
+    more = prepare(
+        write_tables(tmp_path / "more", small_tables() | {"hospital": [row]}), tmp_path / "more-out"
+    )
+    (tmp_path / "more" / "hospital.csv.gz").unlink()
+    told: list[str] = []
+    with pytest.raises(DataError, match="other source files"):
+        prepare(tmp_path / "more", more, progress=told.append)
+    assert not told, "refused before a table is read"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="no tensor folder"):
@@ -816,6 +827,9 @@ def test_a_stay_without_end_is_left_out(tmp_path: Path, minutes: str) -> None:
         {"mortality_hours": 0},
         {"first_label_hour": 0},
         {"maximum_hours": 24},
+        {"maximum_hours": 72.5},
+        {"seed": -1},
+        {"validation_fraction": float("nan")},
         {"validation_fraction": 0.6, "test_fraction": 0.5},
         {"test_fraction": 0.0},
     ],

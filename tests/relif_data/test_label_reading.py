@@ -92,6 +92,7 @@ def test_readings_never_share_a_fingerprint(tensors: ClinicalTensors) -> None:
     fingerprint = tensors.fingerprint
     found = {read_labels_at(tensors, hour, reading).fingerprint for hour in (6, 12) for reading in READINGS}
     assert len(found) == 6
+    assert read_labels_at(tensors, np.int64(6)).fingerprint in found
     assert fingerprint not in found
     assert ClinicalTensors.open(tensors.folder).fingerprint == fingerprint == tensors.fingerprint
 
@@ -102,10 +103,13 @@ def test_unknown_requests_are_refused(tensors: ClinicalTensors) -> None:
         read_labels_at(tensors, HOUR, "leaky")
     with pytest.raises(InputError, match="no task saps"):
         read_labels_at(tensors, HOUR, tasks=["saps"])
-    with pytest.raises(InputError, match="first label"):
-        read_labels_at(tensors, 0)
-    with pytest.raises(InputError, match="not after 49"):
+    for hour in (0, 2.5):
+        with pytest.raises(InputError, match="give an integer of at least 1"):
+            read_labels_at(tensors, hour)
+    with pytest.raises(InputError, match="read at hour 48 and cannot be read at hour 49"):
         read_labels_at(tensors, 49, tasks=["mortality"])
+    with pytest.raises(InputError, match="read at the end of the stay and cannot be read at hour 12"):
+        read_labels_at(tensors, 12, tasks=["phenotypes"])
     with pytest.raises(InputError, match="set the tolerance"):
         leakage_study(tensors, HOUR, Path("unused"), readings=("released",))
 

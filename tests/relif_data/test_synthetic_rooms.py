@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from relif_core.errors import InputError
+from relif_core.errors import DataError, InputError
 from relif_core.tensors.dense import IGNORE, check_dense_tensors
 from relif_data.surface_normals import angles, normals_from_depth
 from relif_data.synthetic_rooms import (
@@ -148,7 +148,12 @@ def test_prepared_folder(tmp_path) -> None:
     assert check_dense_tensors(again).fingerprint == tensors.fingerprint
 
 
-@pytest.mark.parametrize("options", [{"frames": 4}, {"height": 8}, {"views": 0}])
+@pytest.mark.parametrize("options", [{"frames": 4}, {"height": 8}, {"views": 0}, {"unlabelled": 1.5}])
 def test_sizes_that_make_no_data_set_are_refused(tmp_path, options) -> None:
     with pytest.raises(InputError, match="at least"):
         prepare(None, tmp_path / "rooms", **options)
+
+
+def test_a_test_part_that_no_rooms_can_make_is_not_called_validation(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"4 groups of frames .* share of 0\.01; give another fraction"):
+        prepare(None, tmp_path / "rooms", frames=16, test_fraction=0.01)

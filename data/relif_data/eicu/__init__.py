@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from relif_core.errors import DataError, InputError
+from relif_core.errors import InputError
 from relif_core.tensors.clinical import write_tensors
 from relif_core.tensors.folder import refuse_to_overwrite
 from relif_data.eicu.hourly import hourly_tensors
@@ -70,18 +70,14 @@ def prepare(
         raise InputError(f"mortality={mortality!r}: choose hospital or unit")
     require_integer("mortality_hours", mortality_hours, least=1)
     require_integer("first_label_hour", first_label_hour, least=1)
-    if maximum_hours is not None and maximum_hours < max(mortality_hours, first_label_hour):
-        raise InputError(
-            f"maximum_hours={maximum_hours}: must reach mortality_hours and first_label_hour, or be None"
-        )
-    fractions = (validation_fraction, test_fraction)
-    if min(fractions) <= 0 or sum(fractions) >= 1:
+    require_integer("seed", seed, least=0)
+    if maximum_hours is not None:  # It must reach every label.
+        require_integer("maximum_hours", maximum_hours, least=max(mortality_hours, first_label_hour))
+    if not (validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1):
         raise InputError(
             f"validation_fraction={validation_fraction}, test_fraction={test_fraction}: both must be positive"
             " and leave some patients for training"
         )
-    if not source.is_dir():
-        raise DataError(f"{source} is not a folder; name the folder that holds the eICU tables")
     chosen = layout if layout != "auto" else "hourly" if (source / "hourly").is_dir() else "tables"
     refuse_to_overwrite(target, {"dataset": "eicu"})
     common: dict[str, Any] = {
@@ -99,12 +95,11 @@ def prepare(
     }
     if chosen == "hourly":
         refuse_changed(prepare, special, "the hourly layout fixes this, layout='tables' does not")
-        options = {"layout": chosen, **common}
-        contents, work = hourly_tensors(source, **common, progress=report), Work(target, {}, {})
+        contents, work, special = hourly_tensors(source, **common, progress=report), Work(target, {}, {}), {}
     else:
-        options = {"layout": chosen, **common, **special}
         contents, work = table_tensors(source, **common, **special, target=target, progress=report)
     with work.last_step(target):
+        options = {"layout": chosen, **common, **special}
         written = write_tensors(target, dataclasses.replace(contents, options=options))
     report(f"wrote {written}")
     return written

@@ -8,7 +8,6 @@ because eICU charts scores and not the category texts of MIMIC-III.
 
 from dataclasses import dataclass
 
-from relif_core.tensors.clinical import Channel
 from relif_data.sources import own_table
 
 STAY = "patientunitstayid"
@@ -24,10 +23,6 @@ class Measured:
     low: float
     high: float
     whole: bool
-
-    def channel(self) -> Channel:
-        """Return the channel of the tensor format, with one value column."""
-        return Channel(self.name, self.unit, (self.name,), self.normal)
 
 
 CHANNELS: tuple[Measured, ...] = tuple(

@@ -103,7 +103,7 @@ def read_patients(table: Table) -> Patients:
             "hospital_stay": text["patienthealthsystemstayid"],
             "minutes": numbers["unitdischargeoffset"].round().cast(pl.Int64, strict=False),
             "hospital_minutes": numbers["hospitaldischargeoffset"].round().cast(pl.Int64, strict=False),
-            "age": numbers["age"],
+            "age": numbers["age"].fill_nan(None),
             "visit": numbers["unitvisitnumber"],
             "died_unit": died["unitdischargestatus"],
             "died_hospital": died["hospitaldischargestatus"],
@@ -126,14 +126,14 @@ def _whole(ids: pl.Series) -> pl.Series:
     return ids.str.replace(r"\.0+$", "")
 
 
-def terms_of(source: Path, patients: Patients) -> dict[str, Any]:
-    """Return data set, title, licence, output policy and whether simulated, for ``ClinicalContents``.
+def terms_of(folder: Path, patients: Patients) -> dict[str, Any]:
+    """Return data set, title, licence, output policy and whether simulated, by the ``folder`` of `patient`.
 
     Raises:
         DataError: The simulator's mark is damaged.
     """
     title, policy, synthetic = "eICU Collaborative Research Database", "person", False
-    mark = source / MARKS["eicu"]
+    mark = folder / MARKS["eicu"]
     try:
         synthetic = mark.is_file() and bool(read_json(mark).get("synthetic"))
     except (DataError, AttributeError) as error:
@@ -240,7 +240,9 @@ def groups_of(
 def _levels(column: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
     """Return a text column's sorted levels ("unknown" last, where needed) and the code of each row."""
     present = column.drop_nulls().unique().to_list()
-    levels = sorted(present, key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0, text))
+    levels = sorted(
+        present, key=lambda text: (not text.isdecimal(), int(text) if text.isdecimal() else 0, text)
+    )
     if column.null_count():  # What a source calls unknown is no second level.
         levels = [*(level for level in levels if level != "unknown"), "unknown"]
     code = {level: index for index, level in enumerate(levels)}

@@ -64,7 +64,7 @@ def hourly_tensors(
         source, {"patient": PATIENT_COLUMNS, "hospital": HOSPITAL_COLUMNS}, "eICU", needed={"patient"}
     )
     patients = read_patients(tables["patient"])
-    terms = terms_of(source, patients)
+    terms = terms_of(tables["patient"].path.parent, patients)
     progress(f"patient: {patients.frame.height:,} unit stays")
     los, deaths = (_read_task(source / "hourly" / name) for name in TASKS)
     # mortality24 adds the hour before admission to its hour 0; the rows of los hold that hour's values alone.
@@ -174,7 +174,7 @@ def _hour(frame: pl.DataFrame, path: Path) -> pl.Series:
     if isinstance(time.dtype, pl.Duration):
         milliseconds = time.dt.total_milliseconds()
     elif time.dtype.is_numeric():
-        milliseconds = (time * HOUR).cast(pl.Int64, strict=False)
+        milliseconds = (time.cast(pl.Float64) * HOUR).cast(pl.Int64, strict=False)
     else:
         raise DataError(f"{path}: column 'time' is {time.dtype}, not a duration or a number of hours")
     broken = ((milliseconds < 0) | (milliseconds % HOUR != 0)).fill_null(True)

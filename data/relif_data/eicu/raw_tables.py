@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from relif_core.errors import DataError
-from relif_core.tensors.clinical import ClinicalContents
+from relif_core.tensors.clinical import Channel, ClinicalContents
 from relif_data.eicu import targets
 from relif_data.eicu.channels import ADMISSION_COLUMNS, CHANNELS, INDEX, TABLES, rules_of_reading
 from relif_data.eicu.cohort import HOSPITAL_COLUMNS, PATIENT_COLUMNS, contents_of, read_patients, terms_of
@@ -57,7 +57,7 @@ def table_tensors(
         progress(note)
 
     patients = read_patients(tables["patient"])
-    terms = terms_of(source, patients)
+    terms = terms_of(tables["patient"].path.parent, patients)
     progress(f"patient: {patients.frame.height:,} unit stays")
     flow = _cohort(patients.frame, first_label_hour)
     frame = flow.frame.sort("stay")
@@ -118,7 +118,9 @@ def table_tensors(
         **terms,
         **of_stays,
         sources=[file for table in tables.values() for file in table.files],
-        channels=[CHANNELS[index].channel() for index in available],
+        channels=[
+            Channel(of.name, of.unit, (of.name,), of.normal) for of in map(CHANNELS.__getitem__, available)
+        ],
         values=values,
         observed=observed,
         offsets=offsets,

@@ -80,21 +80,19 @@ def contradictory(frame: pl.DataFrame) -> pl.Series:
 
 
 def diagnosis_groups(frame: pl.DataFrame, table: Table) -> tuple[Target, list[str]]:
-    """Which of 14 organ systems the stay's entered diagnoses name (the first part of ``diagnosisstring``).
+    """Which of 14 organ systems the diagnoses of stays (ascending) name (first part of ``diagnosisstring``).
 
     As with phenotypes, the label belongs to the whole stay and is read from its last row; diagnoses are never
     an input. Stays without any diagnosis row carry no label.
     """
     stays = frame["stay"].to_numpy()
-    order = np.argsort(stays)
     labels = np.zeros((len(stays), len(DIAGNOSIS_GROUPS)), dtype=np.float32)
     mask = np.zeros(len(stays), dtype=np.uint8)
     unknown = 0
     code = {name: index for index, name in enumerate(DIAGNOSIS_GROUPS)}
     for block in table.frames({"patientunitstayid": pl.Int64, "diagnosisstring": pl.String}):
         stay = block["patientunitstayid"].fill_null(np.iinfo(np.int64).min).to_numpy()
-        place = np.minimum(np.searchsorted(stays, stay, sorter=order), len(stays) - 1)
-        index = order[place]
+        index = np.minimum(np.searchsorted(stays, stay), len(stays) - 1)
         inside = stays[index] == stay
         first = block["diagnosisstring"].str.split("|").list.first().str.strip_chars().str.to_lowercase()
         group = first.replace_strict(code, default=-1, return_dtype=pl.Int64).to_numpy()

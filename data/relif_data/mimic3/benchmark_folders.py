@@ -19,7 +19,7 @@ from relif_core.tensors.clinical import ClinicalContents, CohortStep, write_tens
 from relif_data.labels import length_of_stay_class, split_by_subject, value_columns
 from relif_data.mimic3.channels import channels, phenotypes, tensor_channels
 from relif_data.mimic3.cohort import LONGEST_DAYS
-from relif_data.mimic3.series import EPSILON_HOURS, bins_of, hourly_grid
+from relif_data.mimic3.series import bins_of, hourly_grid, within_stay
 from relif_data.mimic3.tasks import MORTALITY_HOUR, tensor_tasks
 from relif_data.tables import READ_ERRORS, unreadable
 
@@ -57,10 +57,10 @@ def prepare_benchmark_folder(
     Raises:
         DataError: Missing files, or lists that contradict each other.
     """
-    lists = {task: _read_lists(root / name) for task, name in FOLDERS.items() if (root / name).is_dir()}
-    present = [name for name in FOLDERS if name in lists]
+    present = [task for task, name in FOLDERS.items() if (root / name).is_dir()]
     report(f"lists: {', '.join(FOLDERS[name] for name in present)}")
     try:
+        lists = {task: _read_lists(root / FOLDERS[task]) for task in present}
         samples = _samples(lists, root)
         stays = _stays(lists, samples, root)
     except (pl.exceptions.PolarsError, StopIteration) as error:  # Their text may quote cells.
@@ -69,7 +69,7 @@ def prepare_benchmark_folder(
             " the folders again"
         ) from error
     report(f"time series of {stays.height} stays")
-    series, unreadable_cells = _read_series(stays)
+    series, unreadable_cells = _read_series(stays, root)
     bins = stays["bins"].to_numpy()
     grid = hourly_grid(series, stays["stay"].to_numpy(), bins)
     values = value_columns(grid.filled, [channel.codes for channel in channels()])
@@ -165,7 +165,7 @@ def _samples(lists: dict[str, pl.DataFrame], root: Path) -> dict[str, pl.DataFra
 
 
 def _refuse_unlabelled(task: str, frame: pl.DataFrame, root: Path) -> None:
-    """Check that every row has a label that the task has, and an hour where it is hourly."""
+    """Check that rows have a label that the task has, an hour where it is hourly, and none another label."""
     numbers = frame.select(pl.exclude("file").cast(pl.Float64))
     good = pl.all_horizontal(pl.all().is_not_null() & pl.all().is_finite())
     own = pl.all_horizontal(pl.exclude("hour").is_in([0.0, 1.0])) if task != "los" else pl.col("label") >= 0
@@ -176,6 +176,12 @@ def _refuse_unlabelled(task: str, frame: pl.DataFrame, root: Path) -> None:
             f"{root / FOLDERS[task]}: {bad.height:,} of {frame.height:,} labels are missing or no label of"
             f" this task (first: row {bad['place'][0]} of its lists, train before test); make the folder"
             " again, or take these rows out of the list"
+        )
+    twice = frame.unique().select(pl.struct(pl.col("^(file|hour)$")).is_duplicated().sum()).item()
+    if twice:
+        raise DataError(
+            f"{root / FOLDERS[task]}: {twice:,} rows of its lists give a stay, or an hour of it, different"
+            " labels; make the folder again"
         )
 
 
@@ -254,7 +260,7 @@ def _stays(lists: dict[str, pl.DataFrame], samples: dict[str, pl.DataFrame], roo
     return stays.with_columns(bins=bins_of(stays["los_hours"].to_numpy())).with_row_index("stay")
 
 
-def _read_series(stays: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+def _read_series(stays: pl.DataFrame, root: Path) -> tuple[pl.DataFrame, int]:
     """Read all time series in one scan; return them in long form, and the number of unreadable cells."""
     paths = (stays["folder"] + "/" + stays["file"]).to_list()
     missing = [path for path in paths if not Path(path).is_file()]
@@ -270,12 +276,13 @@ def _read_series(stays: pl.DataFrame) -> tuple[pl.DataFrame, int]:
             .select("path", pl.col("Hours").cast(pl.Float64).alias("hours"), *names)
             .collect(engine="streaming")
         )
-    except READ_ERRORS as error:
-        raise unreadable(Path(paths[0]).parent, error) from error
-    place = stays.select("stay", "los_hours", path=pl.Series(paths))
-    wide = wide.join(place, on="path", maintain_order="left").filter(
-        (pl.col("hours") > -EPSILON_HOURS) & (pl.col("hours") < pl.col("los_hours") + EPSILON_HOURS)
-    )
+    except READ_ERRORS as error:  # Their text may quote cells.
+        raise DataError(
+            f"{root}: a time series is damaged, or has other columns than the benchmark writes or hours that"
+            " are no numbers; make the folders again"
+        ) from error
+    place = stays.select("stay", path=pl.Series(paths))
+    wide = within_stay(wide.join(place, on="path", maintain_order="left"), stays)
     parts, unread = [], 0
     for code, channel in enumerate(channels()):
         text = pl.col(channel.name)

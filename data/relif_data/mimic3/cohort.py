@@ -115,20 +115,18 @@ def select_cohort(tables: Mapping[str, Table]) -> Cohort:
         "multiple_stays_in_admission",
         pl.len().over("hadm_id") == 1,
     )
-    age = pl.col("age")
-    stays = flow.frame.drop("in_hadm_id", "in_subject_id").with_columns(
+    flow.frame = flow.frame.drop("in_hadm_id", "in_subject_id").with_columns(
         age=_seconds("dob", "intime") / 60.0 / 60.0 / 24.0 / 365.0,
         los_hours=pl.col("los_days") * 24.0,
         death_hours=_seconds("intime", "deathtime") / 3600.0,
     )
     refuse_lost(
         f"{table.path}: DOB of",
-        int((stays["age"].is_null() | (stays["age"] < 0)).sum()),
-        stays.height,
+        flow.frame.height - int((flow.frame["age"] >= 0).sum()),
+        flow.frame.height,
         "stays is missing or after INTIME, so that nobody knows the age; export both tables again",
     )
-    flow.frame = stays.with_columns(age=pl.when(age < 0).then(90.0).otherwise(age))
-    keep("age 18 or more", "age_below_18", age >= 18)
+    keep("age 18 or more", "age_below_18", pl.col("age") >= 18)
     stays = (
         flow.frame.sort("subject_id", "intime", "outtime", "icustay_id")
         .with_columns(

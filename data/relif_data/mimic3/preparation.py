@@ -20,6 +20,7 @@ from relif_data.labels import (
     age_band,
     offsets_of,
     refuse_changed,
+    require_integer,
     split_by_subject,
     value_columns,
 )
@@ -90,7 +91,8 @@ def prepare(
         repairs: Names single repairs instead.
         train_subjects: File with one id a line, or id and 0/1 (as the benchmark's testset.csv, valset.csv).
         validation_subjects: Likewise.
-        test_subjects: Likewise; subjects in no list are split by ``seed``.
+        test_subjects: Likewise. Parts without a list are drawn by ``seed`` from the subjects in no list, of
+            whom the rest is train.
         validation_share: Share of subjects.
         test_share: Share of subjects.
         seed: Of the split.
@@ -103,7 +105,17 @@ def prepare(
     """
     report = progress or (lambda message: None)
     source, target = Path(source), Path(target)
-    if is_benchmark_folder(source):
+    require_integer("seed", seed, least=0)
+    folders = is_benchmark_folder(source)
+    together = validation_share + (0 if folders else test_share)
+    if not (validation_share >= 0 and test_share >= 0 and together < 1):
+        raise InputError(
+            f"validation_share={validation_share}, test_share={test_share}: shares of the subjects, at least"
+            " 0 and together below 1"
+        )
+    if output_policy not in ("person", "aggregate"):
+        raise InputError(f"output_policy={output_policy!r}: choose person or aggregate")
+    if folders:
         of_tables: dict[str, Any] = {
             "compatibility": compatibility,
             "repairs": repairs,
@@ -117,11 +129,6 @@ def prepare(
     of_folders = {"output_policy": output_policy}
     refuse_changed(prepare, of_folders, "the licence file beside raw tables decides this")
     chosen = chosen_repairs(compatibility, repairs)
-    if not (validation_share >= 0 and test_share >= 0 and validation_share + test_share < 1):
-        raise InputError(
-            f"validation_share={validation_share}, test_share={test_share}: shares of the subjects, at least"
-            " 0 and together below 1"
-        )
     # A list that cannot be read is named before hours of reading tables.
     lists = {
         code: (path, read_subject_list(Path(path)))
@@ -263,15 +270,12 @@ def subject_split(
 ) -> np.ndarray:
     """Return 0, 1 or 2 (train, validation, test) per stay, by lists where given, the rest drawn by subject.
 
-    ``lists`` gives a part's file and ids, ``shares`` are those of validation and test subjects. With a test
-    list but no validation list, the validation part is drawn from the other subjects; a subject in no list is
-    train.
+    ``lists`` gives a part's file and ids. Validation and test, where they have no list, are drawn from the
+    subjects in no list by their ``shares`` of these; the others are train.
 
     Raises:
         DataError: A list names no subject of the data, or two lists share a subject.
     """
-    if not lists:
-        return split_by_subject(subjects, *shares, seed)
     split, taken = np.zeros(len(subjects), dtype=np.uint8), np.zeros(len(subjects), dtype=bool)
     for code, (path, ids) in lists.items():
         chosen = np.isin(subjects, ids)
@@ -280,8 +284,8 @@ def subject_split(
         if not chosen.any():
             raise DataError(f"{path} names no subject of these tables; is it the list of another data set?")
         split[chosen], taken = code, taken | chosen
-    if 1 not in lists and not taken.all():
-        split[~taken] = split_by_subject(subjects[~taken], shares[0], 0.0, seed)
+    validation, test = (0.0 if code in lists else share for code, share in enumerate(shares, 1))
+    split[~taken] = split_by_subject(subjects[~taken], validation, test, seed)
     return split
 
 

@@ -128,6 +128,11 @@ def test_a_bad_frame_is_named_and_leaves_nothing_behind(tmp_path, fault) -> None
         ({"ids": np.arange(3), "split": np.zeros(3)}, "more frames than the 3"),
         ({"scenes": np.zeros(4), "scene_names": ["one"]}, "scene 'one' stands in more than one split"),
         ({"scenes": np.full(4, 7)}, "scenes beyond"),
+        # Label 299 of 300 classes would be stored as 43.
+        (
+            {"class_names": [str(code) for code in range(300)]},
+            "300 classes; a label is a byte: give at most 255",
+        ),
     ],
 )
 def test_contradictions_are_refused(tmp_path, changes, message) -> None:

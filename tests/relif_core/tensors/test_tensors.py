@@ -100,6 +100,24 @@ def test_statistics_come_from_training_rows_only(tmp_path: Path) -> None:
         ({"split": np.array([256, 257, 258])}, "split: 3 of 3 entries are no whole number from 0 to 255"),
         ({"group_codes": {"sex": np.array([0, 257, 1])}}, "groups/sex: 1 of 3"),
         ({"subjects": np.array([1.5, 2, 3])}, "subjects: 1 of 3"),
+        ({"offsets": np.array([0, 2, 6])}, "offsets do not cut"),
+        ({"offsets": np.array([0, 5, 2, 6])}, "offsets do not cut"),
+        ({"values": np.zeros(6)}, r"values have shape \(6,\)"),
+        ({"values": np.full((6, 3), "Ann")}, "values are not all numbers; pass"),
+        ({"labels": small_set()["labels"] | {"codes": np.full((3, 2), 0.5)}}, "labels/codes: 6 of 6"),
+        ({"labels": small_set()["labels"] | {"codes": np.full((3, 2), "a")}}, "labels/codes: 6 of 6"),
+        ({"tasks": [small_set()["tasks"][0]] * 2}, "two tasks have one name"),
+        ({"groups": small_set()["groups"] * 2}, "two groups have one name"),
+        *[
+            ({"tasks": [Task("death", "Death", *kind, horizon_hours=horizon)]}, message)
+            for kind, horizon, message in (
+                (("regression", "stay"), None, "'regression' is no kind"),
+                (("binary", "hour"), None, "'hour' no level"),
+                (("binned", "stay", 3, ("few", "many")), None, "2 class names for 3 classes"),
+                (("binary", "stay"), 0, "horizon_hours is 0"),
+                (("binary", "stay"), 1.5, "horizon_hours is 1.5"),
+            )
+        ],
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -123,6 +141,28 @@ def test_another_data_set_or_source_is_never_overwritten(tmp_path: Path) -> None
         write_tensors(tmp_path / "mine", ClinicalContents(**small_set()))
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
     check_tensors(target)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path, there: bool) -> None:
+    """As to another disk: the tensors lie where it points, whether something is there already or not."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "toy")
+    if there:
+        write_tensors(tmp_path / "disk" / "toy", ClinicalContents(**small_set(title="Before")))
+    check_tensors(write_tensors(tmp_path / "link", ClinicalContents(**small_set())))
+    assert (tmp_path / "link").is_symlink()
+    assert ClinicalTensors.open(tmp_path / "disk" / "toy").manifest["title"] == "Toy"
+    assert {path.name for path in tmp_path.rglob("*") if path.name.startswith(".")} == set()
+
+
+def test_no_array_is_written_outside_the_folder(tmp_path: Path) -> None:
+    content = small_set(tasks=[Task("../../death", "Death", "binary", "stay")])
+    for of in ("labels", "label_masks"):
+        content[of] = {"../../death": np.array([0, 1, 1])}
+    with pytest.raises(DataError, match=r"'labels/../../death.npy' leads out of the folder"):
+        write_tensors(tmp_path / "toy", ClinicalContents(**content))
+    assert not list(tmp_path.iterdir())
 
 
 def test_damage_is_found(tmp_path: Path) -> None:

@@ -362,6 +362,10 @@ def test_numbered_parts_are_one_table(two_stays: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'chartevents' lies in two files"):
         prepare(raw, tmp_path / "both")
     (raw / "CHARTEVENTS.csv").unlink()
+    twice = shutil.copy(raw / "CHARTEVENTS_2.csv.gz", raw / "CHARTEVENTS_02.csv.gz")
+    with pytest.raises(DataError, match="'chartevents' lies in two files"):
+        prepare(raw, tmp_path / "twice")
+    twice.unlink()
     (raw / "CHARTEVENTS_2.csv.gz").unlink()
     with pytest.raises(DataError, match="in parts up to 3, but part 2 is missing"):
         prepare(raw, tmp_path / "gap")
@@ -491,6 +495,26 @@ def test_care_units_and_error_marks_have_several_notations(ward: Any, tmp_path: 
     changed(ward, ("first_careunit", "last_careunit"), lambda cell: "Medical")
     with pytest.raises(DataError, match="LAST_CAREUNIT of 24 of 24 rows is none of"):
         prepare(ward.write(tmp_path / "raw"), tmp_path / "tensors")
+
+
+def test_a_folder_that_may_not_be_read_hides_no_tables(
+    monkeypatch: pytest.MonkeyPatch, two_stays: Any, tmp_path: Path
+) -> None:
+    """Beside the tables, as lost+found on a disk, or above them; one is no reason to fail."""
+    two_stays.write(tmp_path / "disk" / "raw")
+    closed = (tmp_path, tmp_path / "disk" / "lost+found")
+    closed[1].mkdir()
+    listed = Path.iterdir
+
+    def entries(folder: Path) -> Any:
+        if folder in closed:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", entries)
+    check_tensors(prepare(tmp_path / "disk", tmp_path / "tensors"))
+    with pytest.raises(DataError, match="no MIMIC-III table is there"):
+        prepare(tmp_path / "disk" / "lost+found", tmp_path / "other")
 
 
 def test_a_link_back_is_no_second_folder(two_stays: Any, tmp_path: Path) -> None:

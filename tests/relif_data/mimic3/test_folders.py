@@ -1,6 +1,7 @@
 """The benchmark's output folders and simulated raw tables, both taken down the whole road."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,49 @@ def test_a_missing_label_is_not_a_survivor(folders: Path, tmp_path: Path, label:
         DataError, match=r"in-hospital-mortality: 1 of \d+ labels are missing .* \(first: row 2 of"
     ):
         prepare(task.parent, tmp_path / "tensors")
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("phenotyping", lambda lines: [*lines, lines[1][:-1] + "01"[lines[1][-1] == "0"]], "2 rows of its"),
+        (
+            "decompensation",
+            lambda lines: [*lines, lines[1][:-1] + "01"[lines[1][-1] == "0"]],
+            "2 rows of its",
+        ),
+        (
+            "decompensation",
+            lambda lines: [lines[0] + ",more", *(f"{line},1" for line in lines[1:])],
+            "a list has",
+        ),
+        (
+            "decompensation",
+            lambda lines: [lines[0] + ",file", *(f"{line},1" for line in lines[1:])],
+            "a list has",
+        ),
+    ],
+)
+def test_lists_that_contradict_each_other_are_refused(
+    folders: Path, tmp_path: Path, task: str, change: Callable[[list[str]], list[str]], message: str
+) -> None:
+    """Two labels of one stay or hour, and lists of different columns; a row that is there twice is one."""
+    shutil.copytree(folders / task, tmp_path / "folders" / task)
+    path = tmp_path / "folders" / task / "train" / "listfile.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[1]]))
+    prepare(path.parents[2], tmp_path / "tensors")
+    path.write_text("\n".join(change(lines)))
+    with pytest.raises(DataError, match=message):
+        prepare(path.parents[2], tmp_path / "tensors")
+
+
+def test_a_damaged_series_of_the_test_part_is_not_laid_at_another_door(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / "phenotyping", tmp_path / "folders" / "phenotyping")
+    path = next((tmp_path / "folders" / "phenotyping" / "test").glob("*_timeseries.csv"))
+    path.write_text(path.read_text().replace("Hours", "Minutes", 1))
+    with pytest.raises(DataError, match=r"folders: a time series is damaged, or has other columns"):
+        prepare(tmp_path / "folders", tmp_path / "tensors")
 
 
 def test_options_of_the_other_kind_of_source_are_refused(folders: Path, raw: Path, tmp_path: Path) -> None:

@@ -200,6 +200,15 @@ def test_shifted_birth_dates_keep_the_stay(raw_tables: Callable[[], Any], tmp_pa
     assert tensors.arrays["groups/ethnicity"].tolist() == [4, 4, 4]
 
 
+def test_nobody_is_born_after_the_admission(raw_tables: Callable[[], Any], tmp_path: Path) -> None:
+    """An age that nobody knows, a birth after the admission or none, is no age of 18 or more."""
+    tables = raw_tables()
+    for stay in range(1, 6):
+        tables.stay(stay, age=-1.0 if stay == 2 else 50.0)
+    tables.rows["patients"][2]["dob"] = None
+    assert prepared(tables, tmp_path).arrays["stays"].tolist() == [1, 4, 5]
+
+
 def test_events_of_an_overlapping_stay_are_shared(raw_tables: Callable[[], Any], tmp_path: Path) -> None:
     """A stay receives its own events whenever charted, and any of the subject's charted while it lasted."""
     tables = raw_tables()
@@ -336,6 +345,39 @@ def test_splits_follow_the_lists(raw_tables: Callable[[], Any], tmp_path: Path) 
     assert (one[:15] == 1).sum() == round(0.15 * 15)
     seeds = [check_tensors(prepare(raw, tmp_path / f"s{seed}", seed=seed)).arrays["split"] for seed in (0, 1)]
     assert not np.array_equal(*seeds)
+
+
+@pytest.mark.parametrize(
+    ("part", "counts"),
+    [("train_subjects", [5 + 11, 2, 2]), ("validation_subjects", [13, 5, 2]), ("test_subjects", [13, 2, 5])],
+)
+def test_parts_without_a_list_are_drawn(
+    raw_tables: Callable[[], Any], tmp_path: Path, part: str, counts: list[int]
+) -> None:
+    """A list of one part leaves the shares of the others to the subjects that it does not name."""
+    tables = raw_tables()
+    for stay in range(1, 21):
+        tables.stay(stay)
+    (tmp_path / "list.csv").write_text("1\n2\n3\n4\n5\n")
+    raw = tables.write(tmp_path / "raw")
+    split = check_tensors(prepare(raw, tmp_path / "tensors", **{part: tmp_path / "list.csv"})).arrays["split"]
+    assert np.bincount(split).tolist() == counts
+    assert len(set(split[:5])) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": -1}, {"validation_share": float("nan")}, {"output_policy": "Person"}]
+)
+def test_options_out_of_range_are_refused_before_anything_is_read(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Of task folders too, which take these options: a share below 0 once named most subjects."""
+    train = tmp_path / "folders" / "phenotyping" / "train"
+    train.mkdir(parents=True)
+    (train / "listfile.csv").touch()
+    for source in (tmp_path / "nothing", tmp_path / "folders"):
+        with pytest.raises(InputError, match=next(iter(options))):
+            prepare(source, tmp_path / "tensors", **options)
 
 
 def test_repair_effects_name_and_count(two_stays: Any, tmp_path: Path) -> None:
