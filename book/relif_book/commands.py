@@ -71,7 +71,8 @@ def publish(
         ),
     ] = "all",
     logit_seeds: Annotated[
-        int, typer.Option(help="With --keep study: how many of the lowest seeds keep their test logits.")
+        int,
+        typer.Option(help="With --keep study: how many of the lowest seeds keep their test logits.", min=0),
     ] = 5,
     logit_methods: Annotated[
         str, typer.Option(help="With --keep study: the methods that do, separated by commas; all if empty.")
@@ -92,7 +93,7 @@ def publish(
         target,
         keep,  # type: ignore[arg-type]
         logit_seeds=logit_seeds,
-        logit_methods=[name for name in logit_methods.split(",") if name],
+        logit_methods=[name.strip() for name in logit_methods.split(",") if name.strip()],
         failed=failed,
         exploratory=exploratory,
     )

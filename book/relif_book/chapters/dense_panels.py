@@ -7,7 +7,6 @@ tells from the originals.
 
 import io
 import itertools
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relif_book.evidence.packing import DAMAGED
 from relif_book.figures.style import new_figure
 from relif_core.errors import InputError, RecordError
 from relif_core.files import write_file
@@ -221,7 +221,7 @@ def read_panels(folder: Path | str) -> DensePanels:
         raise RecordError(
             f"{path} is missing; write it with relif_book.chapters.dense_panels.write_panels"
         ) from error
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, KeyError) as error:
         raise RecordError(f"{path} cannot be read as panels ({error}); write it again") from error
 
 
