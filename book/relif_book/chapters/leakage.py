@@ -187,7 +187,10 @@ def _contrast(
     records: Mapping[tuple[str, str, int], Record],
     audits: Mapping[tuple[str, str, int], AuditResult],
 ) -> dict[str, Any]:
-    """A method's reading minus the causal one: means over seeds, intervals over subjects, seeds held."""
+    """Return a method's reading minus the causal one, seed by seed, with intervals over subjects, seeds held.
+
+    A seed whose Worst or Macro is undefined in either reading is left out of that one.
+    """
     before, after = ([(kind, method, seed) for seed in seeds] for kind in ("causal", reading))
     contrast: dict[str, Any] = {"method": method, "reading": reading}
     for kind in CONTRASTED:
@@ -195,7 +198,8 @@ def _contrast(
         contrast[kind], contrast[f"{kind}_interval"] = rounded(found)
     utilities = {name: record.result["utility"]["test"] for name, record in records.items()}
     for quantity in ("worst", "macro"):
-        contrast[quantity] = [
-            utilities[b][quantity] - utilities[a][quantity] for a, b in zip(before, after, strict=True)
+        values = [
+            (utilities[a][quantity], utilities[b][quantity]) for a, b in zip(before, after, strict=True)
         ]
+        contrast[quantity] = [b - a for a, b in values if a is not None and b is not None]
     return contrast

@@ -228,10 +228,9 @@ def _by_group(
         levels = _levels(group, codes, next(iter(runs.values())), reference.alpha)
         groups.append({"name": group.name, "title": group.title, "levels": levels})
         fixed = {name: run.audit(reference.tolerance, codes).groups for name, run in runs.items()}
-        for level in levels:
+        for code, level in enumerate(levels):
             if level["left_out"]:
                 continue
-            code = group.levels.index(level["level"])
             own: dict[tuple[str, int], AuditResult] = {}
             for name, run in runs.items():
                 tolerance, _ = run.own_tolerance(reference.alpha, codes[run.validation.order] == code)

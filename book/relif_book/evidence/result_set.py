@@ -248,20 +248,19 @@ class ResultSet:
         return None
 
     @property
-    def deaths(self) -> int | None:
-        """How many test stays end in death; None where nothing published tells."""
+    def few_deaths(self) -> str:
+        """How few test stays end in death, for captions; empty where they are enough or nothing tells."""
         for task in self.label_counts or ():
-            if task["name"] == "mortality":
-                return int(task["splits"]["test"]["counts"][1])
-        return None
+            count = task["splits"]["test"]["counts"][1]
+            if task["name"] == "mortality" and (count is None or count < FEW):
+                return f"{'hidden' if count is None else count} deaths: too few to decide"
+        return ""
 
     @property
     def head(self) -> str:
         """How captions begin: whose runs, on what, how many, and what evidence they are."""
-        deaths = self.deaths
-        few = "" if deaths is None or deaths >= FEW else f", {deaths} deaths: too few to decide"
         unit = kind_of_settings(self.records[0].settings).subjects
-        subjects = f"{self.table.subjects:,} {unit}{few}"
+        subjects = ", ".join(filter(None, [f"{self.table.subjects:,} {unit}", self.few_deaths]))
         parts = [self.label, self.data, subjects, self.seeds_in_words]
         return " · ".join(filter(None, [*parts, "" if self.study == self.label else self.standing]))
 

@@ -204,12 +204,14 @@ def test_results_without_any_of_the_methods_are_refused(uneven: ResultSet) -> No
 
 
 @pytest.mark.parametrize(
-    ("deaths", "words"), [(None, ""), (0, ", 0 deaths: too few to decide"), (49, ", 49 deaths"), (50, "")]
+    ("deaths", "words"),
+    [(0, ", 0 deaths: too few to decide"), (None, ", hidden deaths: too"), (49, ", 49 deaths"), (50, "")],
 )
 def test_few_deaths_are_named_none_among_them(
     uneven: ResultSet, monkeypatch: pytest.MonkeyPatch, deaths: int | None, words: str
 ) -> None:
-    monkeypatch.setattr(ResultSet, "deaths", deaths)
+    counts = {"name": "mortality", "splits": {"test": {"counts": [100, deaths]}}}
+    monkeypatch.setattr(ResultSet, "label_counts", [counts])
     assert f"60 test subjects{words}" in uneven.head
     assert bool(words) == ("deaths" in uneven.head)
 
