@@ -87,7 +87,7 @@ def publish(
 
     if keep not in ("all", "test", "study", "aggregates"):
         raise InputError(f"--keep {keep!r}: choose all, test, study or aggregates")
-    failed = [read_json(path) for path in sorted(runs.glob("*/failed.json"))]
+    failed = [read_json(path) for path in sorted(runs.rglob("failed.json"))]
     table = publish_records(
         load_records(runs),
         target,

@@ -132,8 +132,12 @@ def publish(
     _refuse_other_layout(target, keep)
     known = AuditTable.load(target) if keep == "study" and (target / AUDITS).is_file() else None
     # A process that ended between both files left runs without audits: they count as new.
-    before = [record for record in load_packed(target) if record.key in known.keys] if known else []
+    packed = load_packed(target) if known else []
+    before = [record for record in packed if known and record.key in known.keys]
     kept_already = {record.key for record in before}
+    lost = {record.key for record in packed} - kept_already - {record.key for record in records}
+    if lost:
+        raise RecordError(f"{target / RUNS} holds {len(lost)} runs without audits; publish them again too")
     alone = [record for record in records if len(record.tasks) == 1]
     records = [r for r in records if len(r.tasks) > 1 and r.key not in kept_already]
     finished = {(record.method, record.seed) for record in [*before, *records, *alone]}

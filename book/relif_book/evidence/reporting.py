@@ -100,7 +100,8 @@ def record_card(record: Record, tolerance: ReferenceTolerance | float, split: st
     )
     result = replace(result, context=replace(result.context, tolerance_source=source))
     found = record.result["utility"][split]
-    scores = {name: item["score"] for name, item in found["tasks"].items() if item["score"] is not None}
+    scores = {name: item["score"] for name, item in found["tasks"].items()}
+    reached = {"Worst": found["worst"], "Macro": found["macro"], **scores}
     settings = record.settings
     return audit_card(
         result,
@@ -114,7 +115,7 @@ def record_card(record: Record, tolerance: ReferenceTolerance | float, split: st
             else None
         ),
         induced=record.induced_tolerances(split),
-        utility={"Worst": found["worst"], "Macro": found["macro"], **scores},
+        utility={name: value for name, value in reached.items() if value is not None},
         controller=asdict(settings.controller) if settings.penalty else None,
     )
 

@@ -160,6 +160,8 @@ def test_a_publication_that_was_killed_is_completed(
             publish(records, tmp_path, "study")
     with pytest.raises(RecordError, match="audit table lacks records"):
         result_set("", *read_published(tmp_path))
+    with pytest.raises(RecordError, match="holds 2 runs without audits; publish them again too"):
+        publish(records[:2], tmp_path, "study")
     assert publish(records, tmp_path, "study").keys == [record.key for record in records]
     assert len(result_set("", *read_published(tmp_path)).records) == 4
 
