@@ -136,8 +136,7 @@ def check() -> None:
 @pages_app.command()
 def update(
     pages: Annotated[
-        list[str] | None,
-        typer.Argument(help="Pages; all if none is given.", autocompletion=_pages),
+        list[str] | None, typer.Argument(help="Pages; all if none is given.", autocompletion=_pages)
     ] = None,
     workers: Workers = 2,
     again: Again = False,

@@ -25,6 +25,8 @@ from relif_data.label_reading import READINGS, read_labels_at
 from relif_data.labels import length_of_stay_class
 
 FORMAT = "relif-leakage-1"
+#: What a study's summary says of its tensors.
+DESCRIBED = ("dataset", "title", "licence", "synthetic", "fingerprint")
 #: What is compared between readings.
 CONTRASTED: tuple[Kind, ...] = ("bias", "violation_rate")
 #: Hours after the label at which an input is cut, to see how much its length gives away.
@@ -92,11 +94,7 @@ def leakage_study(
     del made["source"]
     return {
         "format": FORMAT,
-        "dataset": tensors.dataset,
-        "title": tensors.manifest["title"],
-        "licence": tensors.manifest["licence"],
-        "synthetic": tensors.manifest["synthetic"],
-        "fingerprint": tensors.fingerprint,
+        **{name: tensors.manifest[name] for name in DESCRIBED},
         "hour": hour,
         "tasks": {task.name: task.title for task in tensors.tasks},
         "reread": list(view.manifest["options"]["label_reading"]["tasks"]),

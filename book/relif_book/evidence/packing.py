@@ -72,15 +72,15 @@ def load_packed(folder: Path) -> list[Record]:
     return [Record(content, own) for content, own in zip(index["contents"], arrays, strict=True)]
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a published ``.npz``; ``RecordError`` names a file that is damaged or missing."""
+def read_arrays(path: Path, mend: str = "publish the records again") -> dict[str, np.ndarray]:
+    """Return the arrays of a kept ``.npz``; ``RecordError`` names a file that is damaged or missing."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
-        raise RecordError(f"{path} is missing; publish the records again") from error
+        raise RecordError(f"{path} is missing; {mend}") from error
     except DAMAGED as error:
-        raise RecordError(f"{path} cannot be read ({error}); publish the records again") from error
+        raise RecordError(f"{path} cannot be read ({error}); {mend}") from error
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
