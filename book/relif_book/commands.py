@@ -71,7 +71,8 @@ def publish(
         ),
     ] = "all",
     logit_seeds: Annotated[
-        int, typer.Option(help="With --keep study: how many of the lowest seeds keep their test logits.")
+        int,
+        typer.Option(help="With --keep study: how many of the lowest seeds keep their test logits.", min=0),
     ] = 5,
     logit_methods: Annotated[
         str, typer.Option(help="With --keep study: the methods that do, separated by commas; all if empty.")
@@ -86,13 +87,13 @@ def publish(
 
     if keep not in ("all", "test", "study", "aggregates"):
         raise InputError(f"--keep {keep!r}: choose all, test, study or aggregates")
-    failed = [read_json(path) for path in sorted(runs.glob("*/failed.json"))]
+    failed = [read_json(path) for path in sorted(runs.rglob("failed.json"))]
     table = publish_records(
         load_records(runs),
         target,
         keep,  # type: ignore[arg-type]
         logit_seeds=logit_seeds,
-        logit_methods=[name for name in logit_methods.split(",") if name],
+        logit_methods=[name.strip() for name in logit_methods.split(",") if name.strip()],
         failed=failed,
         exploratory=exploratory,
     )
@@ -135,8 +136,7 @@ def check() -> None:
 @pages_app.command()
 def update(
     pages: Annotated[
-        list[str] | None,
-        typer.Argument(help="Pages; all if none is given.", autocompletion=_pages),
+        list[str] | None, typer.Argument(help="Pages; all if none is given.", autocompletion=_pages)
     ] = None,
     workers: Workers = 2,
     again: Again = False,

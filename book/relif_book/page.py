@@ -25,6 +25,8 @@ PROVENANCE_MIME = "application/vnd.relif.provenance+json"
 _GLUE_PREFIX = "application/papermill.record/"
 #: The packages of this distribution, on whose sources a page depends.
 PACKAGES = ("relif_core", "relif_data", "relif_book")
+#: Suffixes of what modules read: tables, registries, templates.
+TABLES = (".csv", ".json", ".toml", ".html")
 _Choice = TypeVar("_Choice")
 
 
@@ -245,11 +247,12 @@ def _injected_names() -> set[str]:
 
 
 def _package_sources() -> dict[str, str]:
-    """Return the loaded package files (``relif_core/...``) and the tables beside them, with fingerprints."""
+    """Return the loaded package files and what they read beside them, by path, with fingerprints."""
     home = Path(__file__).resolve().parents[2]
     paths: set[Path] = set()
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in PACKAGES and getattr(module, "__file__", None):
             path = Path(str(module.__file__)).resolve()
-            paths |= {path, *path.parent.glob("*.csv"), *path.parent.glob("*.json")}
+            beside = [*path.parent.glob("*.*"), *path.parent.glob("tables/*.*")]
+            paths |= {path, *(item for item in beside if item.suffix in TABLES)}
     return {path.relative_to(home).as_posix(): fingerprint(path) for path in sorted(paths)}

@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relif_book import Page
+from relif_book import page as page_module
 from relif_book.build.execute import execute_page
 from relif_book.parameters import PARAMETERS, Domain, check_parameters, declared_parameters
+from relif_book.project import project_root
 from relif_core.errors import InputError, ReliFError
 from relif_core.tensors.folder import read_manifest
 
@@ -188,6 +190,19 @@ def test_a_page_takes_the_tensors_that_it_is_given_and_simulates_them_otherwise(
     ):
         Page("nyuv2_data", data=str(made[0])).tensors("synthetic_rooms")
     assert all(read_manifest(folder)["synthetic"] for folder in made)
+
+
+def test_a_page_depends_on_the_tables_that_the_packages_read() -> None:
+    """They lie beside the module that reads them, or in the folder "tables" there."""
+    import relif_data.mimic3
+    import relif_data.synthetic_icu  # noqa: F401
+
+    known = page_module._package_sources()
+    for package in ("relif_core", "data/relif_data", "book/relif_book"):
+        root = project_root()
+        for path in (root / package).rglob("*"):
+            if path.is_file() and path.suffix not in ("", ".py", ".pyc", ".md", ".typed"):
+                assert path.relative_to(root).as_posix() in known, f"{path.name} is read and not depended on"
 
 
 def test_own_data_without_groups_are_described(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import PdfMargins
 
 #: What a rendered book is made of: packages, prose, pages, the code that it documents, runs that it lists.
-_RENDERED = ("_config.yml", "requirements.lock", "book", "_build/pages", "relif_core", "data/records")
+_RENDERED = ("_config.yml", "requirements.lock", "book", "_build/pages", "relif_core", "data")
 #: Ends the box that says where a page comes from; the link becomes its last row.
 _BOX = re.compile(r'(<dl class="relif-provenance".*?)(</dl>)', re.DOTALL)
 

@@ -101,6 +101,10 @@ def execute_page(
             f"page '{name}': code cell {error.exec_count} failed with {error.ename}: {error.evalue} "
             f"(the attempt is in {failed.relative_to(root)}; the last good notebook was left alone)"
         ) from None
+    except RuntimeError as error:  # nbclient's: the kernel died or did not start
+        raise PageError(
+            f"page '{name}': {error}; its process was killed, perhaps for want of memory, or could not start"
+        ) from None
     if problems := list(_problems(notebook, root, published=not parameters)):
         raise PageError(
             f"page '{name}': {listed(problems, '; ')} (the attempt is in {failed.relative_to(root)})"

@@ -40,27 +40,26 @@ def draw_cohort_flow(axes: "Axes", summary: Mapping[str, Any], width: int = 44) 
         people = "" if step["subjects"] is None else f" of {step['subjects']:,} subjects"
         _box(axes, (0.1, 6.6), top, height, f"{text}\n{left} stays{people}")
         if number:
-            axes.annotate(
-                "", (3.35, top), (3.35, top + 0.5), arrowprops={"arrowstyle": "->", "color": "#333333"}
-            )
+            _arrow(axes, top)
             removed = "a few removed" if step["removed"] is None else f"{step['removed']:,} removed"
             axes.text(7.0, top - height / 2, removed, va="center", fontsize=9)
         top -= height + 0.5
-    axes.annotate("", (3.35, top), (3.35, top + 0.5), arrowprops={"arrowstyle": "->", "color": "#333333"})
+    _arrow(axes, top)
     for place, (name, part) in enumerate(summary["splits"].items()):
         _box(axes, (0.1 + 3.3 * place, 3.1), top, 1.3, f"{name}\n{part['stays']:,} stays")
     axes.set_ylim(top - 1.5, 0.2)
+
+
+def _arrow(axes: "Axes", top: float) -> None:
+    axes.annotate("", (3.35, top), (3.35, top + 0.5), arrowprops={"arrowstyle": "->", "color": "#333333"})
 
 
 def _box(axes: "Axes", span: tuple[float, float], top: float, height: float, text: str) -> None:
     from matplotlib.patches import Rectangle
 
     start, width = span
-    axes.add_patch(
-        Rectangle(
-            (start, top - height), width, height, facecolor="#f3f6fa", edgecolor="#4a6079", linewidth=0.9
-        )
-    )
+    look: dict[str, Any] = {"facecolor": "#f3f6fa", "edgecolor": "#4a6079", "linewidth": 0.9}
+    axes.add_patch(Rectangle((start, top - height), width, height, **look))
     axes.text(start + width / 2, top - height / 2, text, ha="center", va="center", fontsize=8.5)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from relif_book.evidence.dense_results import pools_of
 from relif_book.evidence.results import ResultSet
-from relif_book.figures.method_plots import label_apart
+from relif_book.figures.method_plots import LINES, label_apart
 from relif_book.figures.style import colour_of, marker_of
 from relif_core.methods import title_of
 
@@ -25,14 +25,9 @@ def draw_progress(axes: "Axes", results: ResultSet) -> None:
         for seed, worst in worst_of.loc[method].iterrows():
             read = worst.dropna()
             axes.plot(
-                list(read.index),
-                list(read),
-                color=colour_of(method),
-                marker=marker_of(method) if len(read) < 20 else None,
-                markersize=5,
-                linewidth=1.4,
-                linestyle=("-", "--", ":", "-.")[seed % 4],
-            )
+                list(read.index), list(read), color=colour_of(method), markersize=5, linewidth=1.4,
+                marker=marker_of(method) if len(read) < 20 else None, linestyle=LINES[seed % 4],
+            )  # fmt: skip
             ends.append((read.index[-1], read.iloc[-1]))
         epoch, height = max(end[0] for end in ends), float(np.mean([end[1] for end in ends]))
         places.append((epoch, height, title_of(method)))

@@ -7,7 +7,6 @@ tells from the originals.
 
 import io
 import itertools
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relif_book.evidence.packing import read_arrays
 from relif_book.figures.style import new_figure
 from relif_core.errors import InputError, RecordError
 from relif_core.files import write_file
@@ -203,10 +203,9 @@ def read_panels(folder: Path | str) -> DensePanels:
     Raises:
         RecordError: They are missing or damaged.
     """
-    path = Path(folder) / PANELS
+    path, mend = Path(folder) / PANELS, "write it with relif_book.chapters.dense_panels.write_panels"
+    arrays = read_arrays(path, mend)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
         methods = [str(name) for name in arrays["methods"]]
         return DensePanels(
             images=arrays["images"],
@@ -217,12 +216,8 @@ def read_panels(folder: Path | str) -> DensePanels:
             records={method: str(key) for method, key in zip(methods, arrays["records"], strict=True)},
             fingerprint=str(arrays["fingerprint"]),
         )
-    except FileNotFoundError as error:
-        raise RecordError(
-            f"{path} is missing; write it with relif_book.chapters.dense_panels.write_panels"
-        ) from error
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise RecordError(f"{path} cannot be read as panels ({error}); write it again") from error
+    except (ValueError, KeyError) as error:
+        raise RecordError(f"{path} cannot be read as panels ({error}); {mend}") from error
 
 
 def _packed(panels: DensePanels) -> dict[str, np.ndarray]:

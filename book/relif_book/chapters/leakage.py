@@ -25,6 +25,8 @@ from relif_data.label_reading import READINGS, read_labels_at
 from relif_data.labels import length_of_stay_class
 
 FORMAT = "relif-leakage-1"
+#: What a study's summary says of its tensors.
+DESCRIBED = ("dataset", "title", "licence", "synthetic", "fingerprint")
 #: What is compared between readings.
 CONTRASTED: tuple[Kind, ...] = ("bias", "violation_rate")
 #: Hours after the label at which an input is cut, to see how much its length gives away.
@@ -92,11 +94,7 @@ def leakage_study(
     del made["source"]
     return {
         "format": FORMAT,
-        "dataset": tensors.dataset,
-        "title": tensors.manifest["title"],
-        "licence": tensors.manifest["licence"],
-        "synthetic": tensors.manifest["synthetic"],
-        "fingerprint": tensors.fingerprint,
+        **{name: tensors.manifest[name] for name in DESCRIBED},
         "hour": hour,
         "tasks": {task.name: task.title for task in tensors.tasks},
         "reread": list(view.manifest["options"]["label_reading"]["tasks"]),
@@ -187,7 +185,10 @@ def _contrast(
     records: Mapping[tuple[str, str, int], Record],
     audits: Mapping[tuple[str, str, int], AuditResult],
 ) -> dict[str, Any]:
-    """A method's reading minus the causal one: means over seeds, intervals over subjects, seeds held."""
+    """Return a method's reading minus the causal one, seed by seed, with intervals over subjects, seeds held.
+
+    A seed whose Worst or Macro is undefined in either reading is left out of that one.
+    """
     before, after = ([(kind, method, seed) for seed in seeds] for kind in ("causal", reading))
     contrast: dict[str, Any] = {"method": method, "reading": reading}
     for kind in CONTRASTED:
@@ -195,7 +196,8 @@ def _contrast(
         contrast[kind], contrast[f"{kind}_interval"] = rounded(found)
     utilities = {name: record.result["utility"]["test"] for name, record in records.items()}
     for quantity in ("worst", "macro"):
-        contrast[quantity] = [
-            utilities[b][quantity] - utilities[a][quantity] for a, b in zip(before, after, strict=True)
+        values = [
+            (utilities[a][quantity], utilities[b][quantity]) for a, b in zip(before, after, strict=True)
         ]
+        contrast[quantity] = [b - a for a, b in values if a is not None and b is not None]
     return contrast

@@ -13,11 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Columns = Mapping[str, str]
-READING_TITLES = {
-    "causal": "causal",
-    "later_hours": "later hours",
-    "released": "later hours, drawn labels",
-}
+READING_TITLES = {"causal": "causal", "later_hours": "later hours", "released": "later hours, drawn labels"}
 """Names of the readings for readers."""
 _BY = {"Reading": ("reading", READING_TITLES.__getitem__), "Method": ("method", title_of)}
 
@@ -84,15 +80,10 @@ def draw_readings(axes: "Axes", study: Mapping[str, Any]) -> None:
         runs = runs_of(study, reading, method)
         fill, edge = styles[reading]
         axes.plot(
-            [run["worst"] for run in runs],
-            [run["bias"] for run in runs],
-            marker_of(method),
-            color=colour_of(method),
-            fillstyle=fill,
-            markeredgewidth=edge or 0.5,
-            markersize=8,
+            [run["worst"] for run in runs], [run["bias"] for run in runs], marker_of(method),
+            color=colour_of(method), fillstyle=fill, markeredgewidth=edge or 0.5, markersize=8,
             label=f"{title_of(method)}, {READING_TITLES[reading]}",
-        )
+        )  # fmt: skip
     axes.set(xlabel="Worst", ylabel="Bias at the fixed δ", title=study["title"])
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
 
@@ -103,17 +94,8 @@ def draw_length_alone(axes: "Axes", study: Mapping[str, Any], colours: Mapping[s
     markers = dict(zip(colours, "os^D", strict=False))
     for task in points[0]["scores"]:
         scores = [np.nan if point["scores"][task] is None else point["scores"][task] for point in points]
-        axes.plot(
-            [point["hours_after"] for point in points],
-            scores,
-            f"{markers[task]}-",
-            color=colours[task],
-            label=study["tasks"][task],
-        )
+        hours = [point["hours_after"] for point in points]
+        axes.plot(hours, scores, f"{markers[task]}-", color=colours[task], label=study["tasks"][task])
     axes.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
-    axes.set(
-        xlabel="hours after the label in the input",
-        ylabel="task score",
-        ylim=(0.45, 1.02),
-        title=study["title"],
-    )
+    axes.set(xlabel="hours after the label in the input", ylabel="task score", ylim=(0.45, 1.02))
+    axes.set_title(study["title"])

@@ -111,26 +111,14 @@ def _draw_level(axes: "Axes", place: int, row: Mapping[str, Any]) -> None:
     ):
         bias, height = row[f"{prefix}bias"], place + 0.13 * side
         axes.errorbar(
-            bias,
-            height,
-            xerr=_HALF_WIDTH * row[f"{prefix}bias_se"],
-            fmt=marker,
-            color=colour,
-            markerfacecolor="white" if prefix else colour,
-            markersize=6,
-            capsize=2,
-        )
+            bias, height, xerr=_HALF_WIDTH * row[f"{prefix}bias_se"], fmt=marker, color=colour,
+            markerfacecolor="white" if prefix else colour, markersize=6, capsize=2,
+        )  # fmt: skip
         if place == 0:
             axes.annotate(
-                text,
-                (bias, height),
-                xytext=(0, -6 * side),
-                textcoords="offset points",
-                ha="center",
-                va="top" if side > 0 else "bottom",
-                fontsize=8.5,
-                color=colour,
-            )
+                text, (bias, height), xytext=(0, -6 * side), textcoords="offset points", ha="center",
+                va="top" if side > 0 else "bottom", fontsize=8.5, color=colour,
+            )  # fmt: skip
 
 
 def hour_rows(study: Study) -> list[dict[str, Cell]]:

@@ -15,16 +15,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from relif_book.chapters.leakage import DESCRIBED
 from relif_book.evidence.contrasts import seed_contrast, seed_mean
 from relif_book.evidence.reporting import ReferenceTolerance
 from relif_book.figures.live import rounded
-from relif_core.audit import (
-    AuditResult,
-    audit,
-    conformal_tolerance,
-    drift_budget,
-    reference_distances,
-)
+from relif_core.audit import AuditResult, audit, conformal_tolerance, drift_budget, reference_distances
 from relif_core.errors import InputError, RecordError, listed
 from relif_core.problems.base import Evaluation
 from relif_core.problems.clinical import ClinicalProblem
@@ -54,9 +49,7 @@ class _Seen:
         """Return tolerance (theorem B.3) and pairs of the validation stays in ``members`` (None: all)."""
         chosen = np.ones(len(self.validation.order), bool) if members is None else members
         distances = reference_distances(
-            self.validation.embeddings[chosen],
-            self.subjects[self.validation.order[chosen]],
-            CALIBRATION_SEED,
+            self.validation.embeddings[chosen], self.subjects[self.validation.order[chosen]], CALIBRATION_SEED
         )
         return conformal_tolerance(distances, alpha), len(distances)
 
@@ -143,11 +136,7 @@ def varying_tolerances(
     hour_audits, hour_contrasts = _by_hour(seen, schedule, reference, seeds)
     return {
         "format": FORMAT,
-        "dataset": tensors.dataset,
-        "title": tensors.manifest["title"],
-        "licence": tensors.manifest["licence"],
-        "synthetic": tensors.manifest["synthetic"],
-        "fingerprint": tensors.fingerprint,
+        **{name: tensors.manifest[name] for name in DESCRIBED},
         "tasks": {task.name: task.title for task in tensors.tasks},
         "reference": asdict(reference),
         "hours": list(hours),
@@ -216,9 +205,7 @@ def _see(problem: ClinicalProblem, record: Record, weights: Mapping[str, torch.T
 
 
 def _by_group(
-    tensors: ClinicalTensors,
-    runs: Mapping[tuple[str, int], _Seen],
-    reference: ReferenceTolerance,
+    tensors: ClinicalTensors, runs: Mapping[tuple[str, int], _Seen], reference: ReferenceTolerance
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the levels of every group, the audit of every run in every level, and their means over seeds."""
     groups, rows, means = [], [], []
@@ -228,10 +215,9 @@ def _by_group(
         levels = _levels(group, codes, next(iter(runs.values())), reference.alpha)
         groups.append({"name": group.name, "title": group.title, "levels": levels})
         fixed = {name: run.audit(reference.tolerance, codes).groups for name, run in runs.items()}
-        for level in levels:
+        for code, level in enumerate(levels):
             if level["left_out"]:
                 continue
-            code = group.levels.index(level["level"])
             own: dict[tuple[str, int], AuditResult] = {}
             for name, run in runs.items():
                 tolerance, _ = run.own_tolerance(reference.alpha, codes[run.validation.order] == code)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from relif_book.evidence.contrasts import influences
+from relif_book.evidence.packing import read_arrays
 from relif_book.evidence.utility_errors import bootstrap_counts, utility_replicates
 from relif_core.audit import AuditContext, AuditResult, audit, bias_curve
 from relif_core.audit.comparison import Kind
@@ -152,9 +153,7 @@ class AuditTable:
                 numbers |= {name: np.array(content.pop(name, freedom), dtype=float) for name in _FREEDOM}
                 content.setdefault("effective_pairs", content["subjects"] / 2)
             else:
-                with np.load(Path(folder) / NUMBERS, allow_pickle=False) as archive:
-                    numbers = {name: archive[name] for name in archive.files}
-                numbers = _unpacked(numbers)
+                numbers = _unpacked(read_arrays(Path(folder) / NUMBERS))
         except FileNotFoundError as error:
             raise RecordError(f"{error.filename} is missing; publish the records again") from error
         except (DataError, ValueError, KeyError, OSError) as error:
@@ -162,6 +161,11 @@ class AuditTable:
         missing = [name for name in (*_PLAIN, *_FIRST, *_FREEDOM) if name not in {*content, *numbers}]
         if missing:
             raise RecordError(f"{path}: an audit table needs {listed(missing)}; publish the records again")
+        if numbers["bias"].shape != (len(content["keys"]),):
+            raise RecordError(
+                f"{path} lists {len(content['keys'])} runs, the numbers beside it are of"
+                f" {numbers['bias'].size}; publish all runs of the study to another folder"
+            )
         content["pairs"] = [tuple(pair) for pair in content["pairs"]]
         return cls(**content, numbers=numbers)
 

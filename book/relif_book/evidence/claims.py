@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from relif_book.evidence import plan
 from relif_book.evidence.dense_results import two_tolerances
 from relif_book.evidence.judging import (
     Difference,
@@ -25,18 +26,6 @@ from relif_book.evidence.judging import (
     rank_change,
 )
 from relif_book.evidence.measured import between_kinds, contrast, matched
-from relif_book.evidence.plan import (
-    CALIBRATED_SHARE,
-    FAVOURABLE_WORST,
-    LIKE_PLAIN,
-    LIKE_PLAIN_CALIBRATED,
-    SAME_BIAS,
-    SAME_UTILITY,
-    SEVERAL,
-    SIMILAR_RISE,
-    SUBSTANTIALLY,
-    WIDE,
-)
 from relif_book.evidence.result_set import ResultSet
 from relif_book.figures.tables import signed
 from relif_core.errors import InputError
@@ -48,6 +37,7 @@ Kind = Literal["clinical", "dense"]
 FIVE_TOLERANCES = (0.1, 0.2, 0.275, 0.35, 0.5)
 #: Claim 4: the methods of the paper's Table 2.
 TABLE_2_METHODS = ("relif", "gradnorm", "fairgrad", "uncertainty")
+_NAMES = {"violation_rate": "violation rate", "calibrated_bias": "calibrated Bias"}
 OTHERS = tuple(method for method in SEVEN_METHODS if method != "relif")
 
 
@@ -81,8 +71,8 @@ class Evidence:
     def bias_below(
         self, method: str, other: str, share: float = 1.0, kind: str = "bias", where: str = ""
     ) -> Part:
-        """State that Bias (or the violation rate) of a method lies below ``share`` times another's."""
-        name = "violation rate" if kind == "violation_rate" else "Bias"
+        """State that Bias (calibrated Bias, the rate) of a method lies below ``share`` times another's."""
+        name = _NAMES.get(kind, "Bias")
         beyond = f"{share:g} times that of " if share != 1 else ""
         text = f"{name} of {title_of(method)} below {beyond}{title_of(other)}{where}"
         return self._stated(text, lower, method, other, kind, share)
@@ -94,11 +84,11 @@ class Evidence:
 
     def same_utility(self, method: str, other: str, kind: str = "worst") -> Part:
         """State that Worst (or Macro) of two methods agree."""
-        return self._same(kind.capitalize(), method, other, kind, SAME_UTILITY)
+        return self._same(kind.capitalize(), method, other, kind, plan.SAME_UTILITY)
 
-    def same_bias(self, method: str, other: str, margin: float) -> Part:
-        """State that Bias of two methods agrees."""
-        return self._same("Bias", method, other, "bias", margin)
+    def same_bias(self, method: str, other: str, margin: float, kind: str = "bias") -> Part:
+        """State that Bias (or calibrated Bias) of two methods agrees."""
+        return self._same(_NAMES.get(kind, "Bias"), method, other, kind, margin)
 
     def contrast(self, weights: Mapping[str, float], kind: str) -> Difference:
         """Return a weighted sum of methods' means of Bias, of a rate, Worst or Macro at this endpoint.
@@ -165,12 +155,14 @@ def _dense_prediction(evidence: Evidence) -> list[Part]:
     alike = [
         at_least(
             2,
-            f"Worst and Macro of {title_of(other)} and ReLiF within ± {SAME_UTILITY:g}",
+            f"Worst and Macro of {title_of(other)} and ReLiF within ± {plan.SAME_UTILITY:g}",
             [evidence.same_utility("relif", other, kind) for kind in ("worst", "macro")],
         )
         for other in OTHERS
     ]
-    parts.append(at_least(SEVERAL, f"utility differences to at least {SEVERAL} of 6 others are small", alike))
+    parts.append(
+        at_least(plan.SEVERAL, f"utility differences to at least {plan.SEVERAL} of 6 others are small", alike)
+    )
     return parts + _separated(evidence, "bias")
 
 
@@ -178,7 +170,7 @@ def _separated(evidence: Evidence, kind: str) -> list[Part]:
     """State that ReLiF lies substantially below every other method at both tolerances."""
     return [
         Evidence(at, evidence.endpoint).bias_below(
-            "relif", other, SUBSTANTIALLY, kind, f", δ = {at.reference.tolerance:.3f}"
+            "relif", other, plan.SUBSTANTIALLY, kind, f", δ = {at.reference.tolerance:.3f}"
         )
         for at in two_tolerances(evidence.results)
         for other in OTHERS
@@ -202,8 +194,8 @@ def _highest_worst(evidence: Evidence) -> list[Part]:
     below = [evidence.bias_below(other, "relif") for other in OTHERS]
     parts.append(at_least(1, "some other method has lower Bias than ReLiF", below))
     changes = changes_of_order(evidence)
-    text = f"at least {SEVERAL} of {len(changes)} pairs change their order between raw and fixed audit"
-    return [*parts, at_least(SEVERAL, text, changes)]
+    text = f"at least {plan.SEVERAL} of {len(changes)} pairs change their order between raw and fixed audit"
+    return [*parts, at_least(plan.SEVERAL, text, changes)]
 
 
 def changes_of_order(evidence: Evidence) -> list[Part]:
@@ -223,12 +215,12 @@ def _change_of_order(evidence: Evidence, a: str, b: str) -> Part:
 def _wide_tolerances(evidence: Evidence) -> list[Part]:
     wider = [
         higher(
-            f"induced tolerance of {title_of(a)} above {WIDE:g} times that of {title_of(b)}",
-            contrast(evidence.results, {a: 1.0, b: -WIDE}, "induced/validation"),
+            f"induced tolerance of {title_of(a)} above {plan.WIDE:g} times that of {title_of(b)}",
+            contrast(evidence.results, {a: 1.0, b: -plan.WIDE}, "induced/validation"),
         )
         for a, b in itertools.permutations(TABLE_2_METHODS, 2)
     ]
-    return [at_least(1, f"some mean induced tolerance is {WIDE:g} times another", wider)]
+    return [at_least(1, f"some mean induced tolerance is {plan.WIDE:g} times another", wider)]
 
 
 def _components(evidence: Evidence) -> list[Part]:
@@ -236,7 +228,7 @@ def _components(evidence: Evidence) -> list[Part]:
         evidence.bias_below("relif", "erm"),
         evidence.same_utility("relif", "erm"),
         evidence.bias_below("relif", "relif_no_alignment"),
-        evidence.same_bias("relif_no_alignment", "erm", SIMILAR_RISE),
+        evidence.same_bias("relif_no_alignment", "erm", plan.SIMILAR_RISE),
         *_against_static(evidence),
     ]
 
@@ -256,9 +248,8 @@ def _against_static(evidence: Evidence) -> list[Part]:
 
 
 def _pattern_over_tolerances(evidence: Evidence) -> list[Part]:
-    weights = {"gradnorm": 1.0, "relif": -1.0}
     parts = [
-        lower(f"Bias of GradNorm below ReLiF, δ = {delta:g}", evidence.contrast(weights, f"bias@{delta:g}"))
+        evidence.bias_below("gradnorm", "relif", kind=f"bias@{delta:g}", where=f", δ = {delta:g}")
         for delta in FIVE_TOLERANCES
     ]
     return [*parts, evidence.worst_above("relif", "gradnorm")]
@@ -277,10 +268,12 @@ def _step_and_target(evidence: Evidence) -> list[Part]:
         fact(f"{runs} of {runs + len(broken)} runs complete", not broken),
         evidence.bias_below("relif", largest),
         lower(
-            f"Worst of {title_of(largest)} not above ReLiF by {FAVOURABLE_WORST:g}", worst, FAVOURABLE_WORST
+            f"Worst of {title_of(largest)} not above ReLiF by {plan.FAVOURABLE_WORST:g}",
+            worst,
+            plan.FAVOURABLE_WORST,
         ),
         *[evidence.same_utility(other, middle, kind) for kind in ("worst", "macro") for other in others],
-        *[evidence.same_bias(other, middle, SAME_BIAS) for other in others],
+        *[evidence.same_bias(other, middle, plan.SAME_BIAS) for other in others],
         higher(
             "share of steps at λ_min rises with ρ*",
             contrast(results, {method: rank / 10 for method, rank in ranks.items()}, "at_minimum"),
@@ -290,25 +283,18 @@ def _step_and_target(evidence: Evidence) -> list[Part]:
 
 def _calibration(evidence: Evidence) -> list[Part]:
     at = evidence.endpoint.bias
-    terms = {("erm", f"{at}calibrated_bias"): 1.0, ("erm", f"{at}bias"): -CALIBRATED_SHARE}
+    terms = {("erm", f"{at}calibrated_bias"): 1.0, ("erm", f"{at}bias"): -plan.CALIBRATED_SHARE}
     found = between_kinds(evidence.results, terms)
-    return [lower(f"calibrated Bias of ERM below {CALIBRATED_SHARE:g} of its raw Bias", found)]
+    return [lower(f"calibrated Bias of ERM below {plan.CALIBRATED_SHARE:g} of its raw Bias", found)]
 
 
 def _confidence(evidence: Evidence) -> list[Part]:
-    calibrated = evidence.contrast({"erm": 1.0, "gradnorm": -1.0}, "calibrated_bias")
-    return [
-        evidence.bias_below("gradnorm", "erm"),
-        lower("calibrated Bias of ERM below GradNorm", calibrated),
-    ]
+    calibrated = evidence.bias_below("erm", "gradnorm", kind="calibrated_bias")
+    return [evidence.bias_below("gradnorm", "erm"), calibrated]
 
 
 def _full_weight(evidence: Evidence, other: str = "erm") -> list[Part]:
-    calibrated = evidence.contrast({"relif_static_1": 1.0, other: -1.0}, "calibrated_bias")
-    return [
-        evidence.bias_below("relif_static_1", other),
-        lower(f"calibrated Bias of {title_of('relif_static_1')} below {title_of(other)}", calibrated),
-    ]
+    return [evidence.bias_below("relif_static_1", other, kind=kind) for kind in ("bias", "calibrated_bias")]
 
 
 #: How every claim is judged: its parts, the methods that it needs, its kinds of data, and its endpoints.
@@ -343,11 +329,9 @@ def beside_primary(results: ResultSet) -> dict[str, list[Part]]:
     """Return the plan's rows beside the fourth contrast that the records can answer: text → parts."""
     evidence, found = Evidence(results), {}
     if {"relif", "erm"} <= set(results.runs):
-        calibrated = contrast(results, {"relif": 1.0, "erm": -1.0}, "calibrated_bias")
-        text = f"calibrated Bias of ReLiF and ERM within ± {LIKE_PLAIN_CALIBRATED:g}"
         found["ReLiF as released is like plain training"] = [
-            evidence.same_bias("relif", "erm", LIKE_PLAIN),
-            equal(text, calibrated, LIKE_PLAIN_CALIBRATED),
+            evidence.same_bias("relif", "erm", plan.LIKE_PLAIN),
+            evidence.same_bias("relif", "erm", plan.LIKE_PLAIN_CALIBRATED, "calibrated_bias"),
         ]
     for method in ("relif_step_size_0.05_target_0.09", "relif_step_size_0.05"):
         if not {method, "relif_static_1"} <= set(results.runs):

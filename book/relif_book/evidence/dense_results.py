@@ -9,10 +9,9 @@ import pandas as pd
 
 from relif_book.evidence.audit_table import AuditTable, audit_record, covariances, estimates
 from relif_book.evidence.frame import final_frame, wide_frame
-from relif_book.evidence.results import ResultSet, Rows, method_rows, published, result_set
+from relif_book.evidence.results import ResultSet, Rows, method_rows, published
 from relif_book.evidence.trivial import DENSE_METRICS, below_constant
 from relif_book.figures.tables import QUANTITIES, Cell, Seeds, decimals, shown
-from relif_book.project import project_root
 from relif_core.files import read_json
 from relif_core.models.vision import TASKS
 from relif_core.problems.dense_utility import relative_change
@@ -73,7 +72,7 @@ def size_in_words(size: tuple[int, int] | None) -> str:
 
 def published_if_any(page: "Page", folder: str) -> ResultSet | None:
     """Return the kept results of a folder of the checkout, None where it was never published."""
-    return in_table_order(published(page, folder)) if (project_root() / folder).is_dir() else None
+    return in_table_order(published(page, folder)) if page.awaits(folder) else None
 
 
 def two_tolerances(first: ResultSet) -> tuple[ResultSet, ResultSet]:
@@ -83,8 +82,7 @@ def two_tolerances(first: ResultSet) -> tuple[ResultSet, ResultSet]:
     the tolerance asks a stricter one, and is fixed by the same validation data.
     """
     second = replace(first.reference, tolerance=first.reference.tolerance / 2)
-    table = _at(first, second.tolerance)
-    return first, result_set(first.label, first.records, second, table, first.study)
+    return first, replace(first, reference=second, table=_at(first, second.tolerance))
 
 
 def _at(results: ResultSet, tolerance: float) -> AuditTable:

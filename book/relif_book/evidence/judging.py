@@ -40,6 +40,7 @@ class Difference:
         spread: s in the seeds' share s²/``seeds`` of the variance.
         subject_error: Standard error over the draw of test subjects, seeds held.
         freedom: Satterthwaite's degrees of the sum; below seven seeds those of the seeds alone.
+        subjects: How many subjects the subject error is worth.
     """
 
     estimate: float
@@ -47,6 +48,7 @@ class Difference:
     seeds: int
     subject_error: float
     freedom: float
+    subjects: int = 0
 
     @property
     def error(self) -> float:
@@ -80,7 +82,7 @@ def paired(values: Sequence[float], subject_error: float = 0.0, subjects: int = 
     """
     n, variance = _spread(values)
     freedom = _degrees([(variance / n, n - 1)], subject_error, subjects)
-    return Difference(float(np.mean(values)), math.sqrt(variance), n, subject_error, freedom)
+    return Difference(float(np.mean(values)), math.sqrt(variance), n, subject_error, freedom, subjects)
 
 
 def unpaired(
@@ -95,7 +97,8 @@ def unpaired(
     freedom = _degrees([(a / n, n - 1), (b / m, m - 1)], subject_error, subjects)
     seeds = min(n, m)
     spread = math.sqrt(seeds * (a / n + b / m))
-    return Difference(float(np.mean(first) - np.mean(second)), spread, seeds, subject_error, freedom)
+    estimate = float(np.mean(first) - np.mean(second))
+    return Difference(estimate, spread, seeds, subject_error, freedom, subjects)
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,7 @@ def seeds_needed(powered: Callable[[int], float], target: float = POWER) -> int 
     return high
 
 
-def part_power(part: Part, subjects: int = 4000) -> tuple[float, int | None]:
+def part_power(part: Part) -> tuple[float, int | None]:
     """Return the power that a part's test had, and the seeds that 80 % needs (None: no number reaches it).
 
     A one-sided part is read at its seen distance from the margin, an "equal" part at no true difference.
@@ -280,10 +283,10 @@ def part_power(part: Part, subjects: int = 4000) -> tuple[float, int | None]:
         raise InputError(f"{part.text}: no single difference, so no power; ask its parts")
 
     def powered(seeds: int) -> float:
+        errors = found.spread, seeds, found.subject_error
         if part.kind == "equal":
-            return power("equal", 0.0, found.spread, seeds, found.subject_error, part.margin, subjects)
-        distance = abs(found.estimate - part.margin)
-        return power("lower", -distance, found.spread, seeds, found.subject_error, 0.0, subjects)
+            return power("equal", 0.0, *errors, part.margin, found.subjects)
+        return power("lower", -abs(found.estimate - part.margin), *errors, 0.0, found.subjects)
 
     return powered(found.seeds), seeds_needed(powered)
 

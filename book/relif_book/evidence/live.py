@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import relif_data
 from relif_book.evidence.results import ResultSet, result_set
 from relif_book.evidence.runs import make_runs
+from relif_book.page import TABLES
 from relif_book.project import project_root
+from relif_core.files import package_digest
 from relif_core.methods import added_balancers, look_of
 from relif_core.problems import changes_for, kind_of
-from relif_core.provenance import package_digest
 from relif_core.record import Record
 from relif_core.studies.grid import SEVEN_METHODS, grid
 from relif_core.tensors.folder import read_manifest
@@ -90,7 +92,9 @@ def live_runs(
     folder = Path(runs) if runs else shared_folder()
     weights = Path(given["weights"]) if given["weights"] else None
     with _alone(folder):
-        tensors = page.checked(data, simulated) if data else folder / simulated
+        # What another version of the simulator made stays apart.
+        made = package_digest(Path(relif_data.__file__).parent, (".py", *TABLES))
+        tensors = page.checked(data, simulated) if data else folder / f"{simulated}-{made[:12]}"
         if not data and not (tensors / "manifest.json").is_file():
             prepare(simulated, None, tensors, **SIMULATED[simulated])
     kind = kind_of(tensors).name

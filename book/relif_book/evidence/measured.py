@@ -34,11 +34,11 @@ def seed_values(results: ResultSet, method: str, kind: str) -> dict[int, float]:
         raise InputError(f"{method}: no record in this study; run it first")
     values = _values(results, method, kind)
     failed = [item["seed"] for item in results.table.failed if item["method"] == method]
-    if failed:
-        everyone = [value for name in results.runs for value in _values(results, name, kind).values()]
+    everyone = [value for name in results.runs for value in _values(results, name, kind).values()]
+    if failed and everyone:
         low = kind.rpartition("_")[2] in ("worst", "macro")
         values |= dict.fromkeys(failed, min(everyone) if low else max(everyone))
-    return {seed: value for seed, value in values.items() if math.isfinite(value)}
+    return values
 
 
 def contrast(results: ResultSet, weights: Mapping[str, float], kind: str) -> Difference:
@@ -130,17 +130,19 @@ def _first_reaching(
 
 
 def _values(results: ResultSet, method: str, kind: str) -> dict[int, float]:
-    """Return a quantity of a method by seed."""
+    """Return a quantity of a method by seed, where it is finite."""
     name, _, at = kind.partition("@")
     if at:
         if not hasattr(results.table, f"{name}_curve"):
             raise InputError(f"these records hold no curves of {name}; publish newer ones")
-        found = results.curves(method, name)[:, nearest_column(results.curve_tolerances, float(at))].tolist()
-        return dict(zip(results.seeds(method), found, strict=True))
-    if kind not in results.wide:
+        column = results.curves(method, name)[:, nearest_column(results.curve_tolerances, float(at))]
+        found = dict(zip(results.seeds(method), column.tolist(), strict=True))
+    elif kind in results.wide:
+        found = results.wide.loc[method][kind].to_dict()
+    else:
         what = kind.replace("_", " ").replace("bias", "Bias")
         raise InputError(f"these records hold no {what}; publish newer ones")
-    return results.wide.loc[method][kind].to_dict()
+    return {seed: value for seed, value in found.items() if math.isfinite(value)}
 
 
 def _subject_error(

@@ -7,7 +7,10 @@ has the digest that it had.
 
 import io
 import json
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +22,10 @@ from relif_core.record import FORMAT, Record
 
 RUNS = "runs.npz"
 _INDEX = "index.json"
+#: What reading an archive raises whose bytes were changed or cut off.
+DAMAGED = (
+    OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
+)  # fmt: skip
 
 
 def save_packed(records: Sequence[Record], folder: Path) -> Path:
@@ -60,9 +67,20 @@ def load_packed(folder: Path) -> list[Record]:
                 whole = np.ascontiguousarray(planes.T).reshape(-1).view(kind).reshape(len(places), *shape)
                 for row, place in zip(whole, places, strict=True):
                     arrays[place][name] = row
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, KeyError, TypeError) as error:
         raise RecordError(f"{path} cannot be read ({error}); publish the records again") from error
     return [Record(content, own) for content, own in zip(index["contents"], arrays, strict=True)]
+
+
+def read_arrays(path: Path, mend: str = "publish the records again") -> dict[str, np.ndarray]:
+    """Return the arrays of a kept ``.npz``; ``RecordError`` names a file that is damaged or missing."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise RecordError(f"{path} is missing; {mend}") from error
+    except DAMAGED as error:
+        raise RecordError(f"{path} cannot be read ({error}); {mend}") from error
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

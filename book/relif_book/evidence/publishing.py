@@ -16,11 +16,12 @@ from typing import Any, Literal
 import numpy as np
 
 from relif_book.evidence.audit_table import AUDITS, AuditTable, audit_table, joined, packed_shares
-from relif_book.evidence.packing import RUNS, load_packed, save_packed
+from relif_book.evidence.packing import RUNS, load_packed, read_arrays, save_packed
 from relif_book.evidence.reporting import ReferenceTolerance, choose_reference_tolerance
 from relif_core.audit import HistogramSketch
 from relif_core.errors import DataError, RecordError, listed
 from relif_core.files import read_json, write_file, write_json
+from relif_core.methods import method_of
 from relif_core.record import VIEWS, Record, load_records, run_key
 from relif_data.sources import REGISTRY
 
@@ -120,17 +121,31 @@ def publish(
         exploratory: Let modified sources pass; the table says so.
 
     Raises:
-        RecordError: Two records share method and seed; runs differ in their protocol, their device type or
-            the sources that trained them; sources were modified; or no ERM run sets the tolerance.
+        InputError: One of ``logit_methods`` is no method.
+        RecordError: Two records share method and seed; runs differ in their data, their protocol, their
+            device type or the sources that trained them; sources were modified; no ERM run sets the
+            tolerance; or ``target`` holds what another ``keep`` left there.
     """
     target = Path(target)
-    alone = [record for record in records if len(record.tasks) == 1]
-    records = [record for record in records if len(record.tasks) > 1]
-    before = _load(target) if keep == "study" and (target / AUDITS).is_file() else []
+    for method in logit_methods:
+        method_of(method)
+    _refuse_other_layout(target, keep)
+    known = AuditTable.load(target) if keep == "study" and (target / AUDITS).is_file() else None
+    # A process that ended between both files left runs without audits: they count as new.
+    packed = load_packed(target) if known else []
+    before = [record for record in packed if known and record.key in known.keys]
     kept_already = {record.key for record in before}
-    records = [record for record in records if record.key not in kept_already]
-    if before and not records:
-        return AuditTable.load(target)
+    lost = {record.key for record in packed} - kept_already - {record.key for record in records}
+    if lost:
+        raise RecordError(f"{target / RUNS} holds {len(lost)} runs without audits; publish them again too")
+    alone = [record for record in records if len(record.tasks) == 1]
+    records = [r for r in records if len(r.tasks) > 1 and r.key not in kept_already]
+    finished = {(record.method, record.seed) for record in [*before, *records, *alone]}
+    noted = known.failed if known else []
+    noted = [*noted, *(dict(item) for item in failed if dict(item) not in noted)]
+    failures = [item for item in noted if (item["method"], item["seed"]) not in finished]
+    if known and not records and not alone and failures == known.failed:
+        return known
     _check_one_study([*before, *records, *alone], target)
     if not exploratory:
         _check_sources([*before, *records, *alone], target)
@@ -139,13 +154,12 @@ def publish(
     if reference_run is None:
         raise RecordError(f"nothing to publish to {target}: the tolerance needs a finished ERM run")
     reference = write_reference(reference_run, target)
-    table = audit_table(records, reference.tolerance)
-    if before:
-        known = AuditTable.load(target)
-        table = joined(known, before, table)
-        failed = [*known.failed, *(item for item in failed if dict(item) not in known.failed)]
+    if known is None:
+        table = audit_table(records, reference.tolerance)
+    else:
+        table = joined(known, before, audit_table(records, reference.tolerance)) if records else known
         exploratory = exploratory or known.exploratory
-    table = replace(table, failed=[dict(item) for item in failed], exploratory=exploratory)
+    table = replace(table, failed=failures, exploratory=exploratory)
     with_logits = set(sorted({record.seed for record in [*before, *records]})[:logit_seeds])
     published = []
     for record in records:
@@ -196,12 +210,9 @@ def _kept(record: Record, level: Keep, is_reference: bool, with_logits: bool) ->
         if not is_reference:
             kept.pop("calibration/distances", None)
         # A float16 holds a share to 1 part in 2000; that is 0.00003 of a Bias of 0.06.
-        kept = {
-            name: array.astype(np.float16)
-            if name.startswith("epoch/") and array.dtype == np.float32
-            else array
-            for name, array in kept.items()
-        }
+        for name, array in kept.items():
+            if name.startswith("epoch/") and array.dtype == np.float32:
+                kept[name] = array.astype(np.float16)
     for view, place in VIEWS.items():
         if not record.has(view) or (level == "study" and with_logits and place in ("score", "calibrated")):
             continue
@@ -245,20 +256,29 @@ def _save_labels(record: Record, target: Path) -> None:
     write_file(target / LABELS, stream.getvalue())
 
 
+def _refuse_other_layout(target: Path, keep: Keep) -> None:
+    """Refuse, by ``RecordError``, a folder in which per-person arrays of another ``keep`` would stay."""
+    others = target.glob("*-seed*") if keep == "study" else (target / RUNS, target / LABELS)
+    found = sorted(path.name for path in others if path.exists())
+    if found:
+        raise RecordError(
+            f"{target} holds {listed(found)}, which --keep {keep} would leave there; publish to another"
+            " folder, or remove these first"
+        )
+
+
 def _check_one_study(records: Sequence[Record], target: Path) -> None:
     """Check that records can lie in one folder, else raise ``RecordError``."""
-    protocols = {getattr(record.settings.model, "protocol", "held_out") for record in records}
-    devices = {device_type(record) for record in records}
-    if len(protocols) > 1:
-        raise RecordError(
-            f"{target}: the runs follow the protocols {listed(sorted(protocols))}; publish each from"
-            " and to a folder of its own"
-        )
-    if len(devices) > 1:
-        raise RecordError(
-            f"{target}: the runs were made on {listed(sorted(devices))}; publish those of each device"
-            " type to a folder of its own"
-        )
+    for words, found in (
+        ("are of the data", {record.content["dataset"]["fingerprint"][:12] for record in records}),
+        ("follow the protocols", {getattr(r.settings.model, "protocol", "held_out") for r in records}),
+        ("were made on", {device_type(record) for record in records}),
+    ):
+        if len(found) > 1:
+            raise RecordError(
+                f"{target}: the runs {words} {listed(sorted(found))}; publish each from and to a folder of"
+                " its own"
+            )
     names = [(record.method, record.seed) for record in records]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -316,8 +336,7 @@ def read_published(folder: Path) -> tuple[list[Record], ReferenceTolerance, Audi
     table = AuditTable.load(folder)
     shared: dict[str, np.ndarray] = {}
     if (folder / LABELS).is_file():
-        with np.load(folder / LABELS, allow_pickle=False) as archive:
-            shared = {name: archive[name] for name in archive.files}
+        shared = read_arrays(folder / LABELS)
     records = [
         Record(record.content, {**shared, **record.arrays})
         for record in _load(folder)

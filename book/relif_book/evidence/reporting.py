@@ -69,12 +69,8 @@ def choose_reference_tolerance(
     curve = bias_curve(record.scores("validation"), tolerances)
     reached = np.flatnonzero(curve.violation_rate >= least)
     chosen = int(reached[0]) if len(reached) else len(ordered) - 1
-    candidates = [
-        {"alpha": alpha, "tolerance": delta, "bias": float(bias), "violation_rate": float(rate)}
-        for alpha, delta, bias, rate in zip(
-            ordered, tolerances, curve.bias, curve.violation_rate, strict=True
-        )
-    ]
+    names = ("alpha", "tolerance", "bias", "violation_rate")
+    rows = zip(ordered, tolerances, curve.bias.tolist(), curve.violation_rate.tolist(), strict=True)
     return ReferenceTolerance(
         tolerance=float(tolerances[chosen]),
         alpha=ordered[chosen],
@@ -84,23 +80,22 @@ def choose_reference_tolerance(
         record=record.key,
         method=record.method,
         seed=record.seed,
-        candidates=candidates,
+        candidates=[dict(zip(names, row, strict=True)) for row in rows],
     )
 
 
 def record_card(record: Record, tolerance: ReferenceTolerance | float, split: str = "test") -> Card:
     """Return a record's audit card at a reference tolerance, or at a number that the user answers for."""
-    chosen = tolerance if isinstance(tolerance, ReferenceTolerance) else None
-    delta = chosen.tolerance if chosen else float(tolerance)  # type: ignore[arg-type]
-    result = audit_record(record, delta, split)
-    source = (
-        f"conformal quantile of reference distances at α = {chosen.alpha:g} (theorem B.3)"
-        if chosen
-        else "given by the user"
-    )
+    delta, source, calibration = tolerance, "given by the user", None
+    if isinstance(tolerance, ReferenceTolerance):
+        delta, run = tolerance.tolerance, f"{tolerance.method} run with seed {tolerance.seed}"
+        source = f"conformal quantile of reference distances at α = {tolerance.alpha:g} (theorem B.3)"
+        calibration = f"{tolerance.pairs} disjoint validation pairs of the {run}"
+    result = audit_record(record, float(delta), split)  # type: ignore[arg-type]
     result = replace(result, context=replace(result.context, tolerance_source=source))
     found = record.result["utility"][split]
-    scores = {name: item["score"] for name, item in found["tasks"].items() if item["score"] is not None}
+    scores = {name: item["score"] for name, item in found["tasks"].items()}
+    reached = {"Worst": found["worst"], "Macro": found["macro"], **scores}
     settings = record.settings
     return audit_card(
         result,
@@ -108,13 +103,9 @@ def record_card(record: Record, tolerance: ReferenceTolerance | float, split: st
             f"{record.method}, seed {record.seed}, epoch {record.result['best_epoch']}, record"
             f" {record.key[:12]}"
         ),
-        calibration=(
-            f"{chosen.pairs} disjoint validation pairs of the {chosen.method} run with seed {chosen.seed}"
-            if chosen
-            else None
-        ),
+        calibration=calibration,
         induced=record.induced_tolerances(split),
-        utility={"Worst": found["worst"], "Macro": found["macro"], **scores},
+        utility={name: value for name, value in reached.items() if value is not None},
         controller=asdict(settings.controller) if settings.penalty else None,
     )
 

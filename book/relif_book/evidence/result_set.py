@@ -42,7 +42,8 @@ class ResultSet:
         runs: Each method's records, in the order of their seeds.
         table: The audit table that holds all of them.
         study: The plan's name of it, or "exploratory", or what made them.
-        planned_seeds: How many seeds the plan gives its methods, where it names the study.
+        planned_seeds: How many seeds the plan gives its first methods, where it names the study.
+        interim: Whether runs of the plan's study are still to come.
     """
 
     label: str
@@ -51,18 +52,28 @@ class ResultSet:
     table: AuditTable = field(repr=False)
     study: str = ""
     planned_seeds: int = 0
+    interim: bool = False
 
     def narrowed(self, methods: Sequence[str]) -> "ResultSet":
-        """Return the results of some methods, in the order given; those without a record are left out."""
-        return replace(self, runs={method: self.runs[method] for method in methods if method in self.runs})
+        """Return the results of some methods, in the order given; those without a record are left out.
+
+        Raises:
+            RecordError: None has a record.
+        """
+        kept = {method: self.runs[method] for method in methods if method in self.runs}
+        if not kept:
+            raise RecordError(f"{self.label}: no record of {listed(methods)}; there are {listed(self.runs)}")
+        return replace(self, runs=kept)
 
     def of_seeds(self, seeds: Sequence[int]) -> "ResultSet":
-        """Return the results over some seeds; a method with none of them is left out."""
+        """Return the results over some seeds, failed runs too; a method with none of them is left out."""
         kept = {
             method: tuple(record for record in own if record.seed in seeds)
             for method, own in self.runs.items()
         }
-        return replace(self, runs={method: own for method, own in kept.items() if own})
+        failed = [item for item in self.table.failed if item["seed"] in seeds]
+        table = replace(self.table, failed=failed)
+        return replace(self, runs={method: own for method, own in kept.items() if own}, table=table)
 
     def seeds(self, *methods: str) -> list[int]:
         """Return the seeds that some methods (none named: all) have in common."""
@@ -198,16 +209,11 @@ class ResultSet:
         return self.study in {name for name, _ in PLANNED.values()}
 
     @property
-    def interim(self) -> bool:
-        """Tell whether the plan gives these methods more seeds than they have."""
-        return self.seed_counts[0] < self.planned_seeds
-
-    @property
     def seeds_in_words(self) -> str:
-        """How many seeds a method has; of an interim look, of how many."""
+        """How many seeds a method has; of an interim look that gives none all of them, of how many."""
         fewest, most = self.seed_counts
         counted = f"{fewest}" if fewest == most else f"{fewest}–{most}"
-        if self.interim:
+        if self.interim and most < self.planned_seeds:
             return f"{counted} of {self.planned_seeds} seeds"
         return f"{counted} seed{'s' if most > 1 else ''}"
 
@@ -242,19 +248,19 @@ class ResultSet:
         return None
 
     @property
-    def deaths(self) -> int | None:
-        """How many test stays end in death; None where nothing published tells."""
+    def few_deaths(self) -> str:
+        """How few test stays end in death, for captions; empty where they are enough or nothing tells."""
         for task in self.label_counts or ():
-            if task["name"] == "mortality":
-                return int(task["splits"]["test"]["counts"][1])
-        return None
+            count = task["splits"]["test"]["counts"][1]
+            if task["name"] == "mortality" and (count is None or count < FEW):
+                return f"{'hidden' if count is None else count} deaths: too few to decide"
+        return ""
 
     @property
     def head(self) -> str:
         """How captions begin: whose runs, on what, how many, and what evidence they are."""
-        deaths = f", {self.deaths} deaths: too few to decide" if (self.deaths or FEW) < FEW else ""
         unit = kind_of_settings(self.records[0].settings).subjects
-        subjects = f"{self.table.subjects:,} {unit}{deaths}"
+        subjects = ", ".join(filter(None, [f"{self.table.subjects:,} {unit}", self.few_deaths]))
         parts = [self.label, self.data, subjects, self.seeds_in_words]
         return " · ".join(filter(None, [*parts, "" if self.study == self.label else self.standing]))
 

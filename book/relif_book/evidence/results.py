@@ -30,7 +30,7 @@ from relif_core.errors import RecordError, listed
 from relif_core.methods import title_of
 from relif_core.problems import kind_of_settings
 from relif_core.settings import as_json, method_settings
-from relif_core.studies.grid import SEVEN_METHODS, STUDIES
+from relif_core.studies.grid import SEVEN_METHODS, STUDIES, named_study
 
 if TYPE_CHECKING:
     from relif_book import Page
@@ -49,7 +49,9 @@ def published(page: "Page", folder: str) -> ResultSet:
     page.uses_data(found.dataset)
     if not looks:
         return found
-    found = replace(found, planned_seeds=len(looks[-1])).narrowed(STUDIES[name].methods)
+    study = STUDIES[name]
+    open_runs = {(run.method, run.seed) for run in named_study(name)} - _ended(found)
+    found = replace(found, planned_seeds=len(looks[-1]), interim=bool(open_runs)).narrowed(study.methods)
     seeds = look_of(found, name, looks)
     return found if seeds is None else found.of_seeds(seeds)
 
@@ -70,10 +72,15 @@ def planned(page: "Page", folder: str) -> ResultSet | None:
 
 def look_of(results: ResultSet, study: str, looks: Sequence[range]) -> range | None:
     """Return the seeds of the largest look for which the study's first block is whole; failed runs count."""
-    failed = {(item["method"], item["seed"]) for item in results.table.failed}
-    present = {(record.method, record.seed) for record in results.records} | failed
-    whole = [seeds for seeds in looks if {*itertools.product(STUDIES[study].blocks[0], seeds)} <= present]
+    ended = _ended(results)
+    whole = [seeds for seeds in looks if {*itertools.product(STUDIES[study].blocks[0], seeds)} <= ended]
     return whole[-1] if whole else None
+
+
+def _ended(results: ResultSet) -> set[tuple[str, int]]:
+    """Return method and seed of the runs that finished or failed."""
+    failed = {(item["method"], item["seed"]) for item in results.table.failed}
+    return {(record.method, record.seed) for record in results.records} | failed
 
 
 def and_the_others(values: Mapping[str, float], method: str = "relif") -> tuple[str, str]:

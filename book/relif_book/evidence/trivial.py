@@ -1,9 +1,10 @@
 """Rows that train nothing: a constant, the oracle, ERM shrunk to the winner's Bias, ERM temperature-scaled.
 
-A constant predicts the training base rate of a binary task and the most frequent training class of a binned
-one, so its audit scores are that rate and that frequency, and every AUROC and (κ + 1)/2 is 0.5. The oracle's
-binary scores are the labels, its top labels have probability 1. Both need only label counts. Shrinking, p ↦
-(1 − ε)p + εc, takes Bias to (1 − ε)·B(δ/(1 − ε)) and leaves every rank and argmax (theorem T2).
+A constant predicts the training base rates of a binary or multilabel task and the most frequent training
+class of a binned one, so its audit scores are the (largest) rate and that frequency, and every AUROC and
+(κ + 1)/2 is 0.5. The oracle's binary scores are the labels, its top labels have probability 1. Both need
+label counts, and are left out where one is hidden. Shrinking, p ↦ (1 − ε)p + εc, takes Bias to
+(1 − ε)·B(δ/(1 − ε)) and leaves every rank and argmax (theorem T2).
 """
 
 import itertools
@@ -66,10 +67,14 @@ def trivial_rows(results: ResultSet) -> list[TrivialRow]:
     rows = []
     counts = results.label_counts
     if counts is not None:
-        constant = [_constant_score(task["kind"], task["splits"]["train"]["counts"]) for task in counts]
-        rows.append(TrivialRow("Constant", CONSTANT_UTILITY, CONSTANT_UTILITY, _bias_of_points(constant)))
+        constant = [_constant_score(task["kind"], task["splits"]["train"]) for task in counts]
+        if np.isfinite(constant).all():
+            rows.append(TrivialRow("Constant", CONSTANT_UTILITY, CONSTANT_UTILITY, _bias_of_points(constant)))
+        binary = [task for task in counts if task["kind"] != "binned"]
         if all(
-            task["kind"] == "binned" or (task["kind"], task["level"]) == ("binary", "stay") for task in counts
+            (task["kind"], task["level"]) == ("binary", "stay")
+            and None not in task["splits"]["test"]["counts"]
+            for task in binary
         ):
             rows.append(TrivialRow("Oracle", 1.0, 1.0, _oracle_bias(counts)))
     rows += _dense_constants(results)
@@ -163,9 +168,12 @@ def _constants_of(results: ResultSet) -> dict[str, Any] | None:
     return known[0] if known else None
 
 
-def _constant_score(kind: str, counts: list[int | None]) -> float:
-    known = [count or 0 for count in counts]
-    return known[1] / sum(known) if kind == "binary" else max(known) / sum(known)
+def _constant_score(kind: str, part: Mapping[str, Any]) -> float:
+    """Return a constant's audit score from the training labels; NaN where a count is hidden or all are 0."""
+    counts, labels = part["counts"], part["labels"]
+    if None in counts or not labels:
+        return float("nan")
+    return float(counts[1] if kind == "binary" else max(counts)) / labels
 
 
 def _bias_of_points(scores: list[float]) -> Callable[[float], float]:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from numbers import Integral
 from typing import Any
 
 from relif_core.errors import InputError, listed
@@ -106,13 +107,11 @@ def mean_sd(values: Iterable[float], digits: int = 3) -> str:
 
 def format_cell(value: Cell, digits: int = 3) -> str:
     """Return a cell as text: floats at ``digits`` decimals, thousands separators, a dash if missing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return MISSING
     if isinstance(value, str | Seeds | Interval):
         return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:z.{digits}f}"
+    if value is None or math.isnan(value):
+        return MISSING
+    return f"{value:,}" if isinstance(value, Integral) else f"{value:z.{digits}f}"
 
 
 def signed(value: float, digits: int = 4) -> str:

@@ -94,6 +94,12 @@ def test_a_failing_cell_leaves_the_good_notebook_alone(project: Path, write_page
     assert (project / "_build" / "failed" / "tiny.ipynb").is_file()
 
 
+def test_a_page_whose_process_is_killed_is_named(project: Path, write_page: WritePage) -> None:
+    write_page("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(PageError, match="1 of 1 pages failed:\npage 'tiny': Kernel died; its process was"):
+        execute_pages(["tiny"], project / "_build" / "pages", root=project, report=lambda line: None)
+
+
 @pytest.mark.parametrize(
     ("cell", "message"),
     [

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from relif_book import Page
 from relif_book.chapters.dense_figures import draw_progress, draw_score_ranges
 from relif_book.evidence.dense_results import (
     FURTHER,
@@ -15,6 +16,7 @@ from relif_book.evidence.dense_results import (
     in_table_order,
     metric_range,
     protocol_rows,
+    published_if_any,
     relative_changes,
     score_rows,
     single_task_rows,
@@ -25,6 +27,7 @@ from relif_book.evidence.results import ResultSet, certified_pairs, comparison_r
 from relif_book.evidence.trivial import DENSE_METRICS
 from relif_book.figures.style import new_figure
 from relif_book.figures.tables import QUANTITIES
+from relif_book.project import ABSENT
 from relif_core.methods import title_of
 from relif_core.record import Record
 from relif_core.settings import as_json, dense_settings
@@ -199,3 +202,9 @@ def test_figures_name_every_method_once() -> None:
     _, panel = new_figure()
     draw_progress(panel, found)
     assert sorted(text.get_text() for text in panel.texts) == sorted(title_of(m) for m in SEVEN_METHODS)
+
+
+def test_a_page_awaits_runs_that_are_not_kept_yet() -> None:
+    page = Page("table_1_nyuv2")
+    assert published_if_any(page, "data/records/nosuch") is None
+    assert page._files == {"data/records/nosuch": ABSENT}

@@ -163,6 +163,23 @@ def test_table_1_and_7(monkeypatch: pytest.MonkeyPatch) -> None:
     assert texts["nyu-constant"] == texts["vr-constant"] == "no method in any task"
 
 
+def test_the_runs_on_a_gpu() -> None:
+    """What Table 1 and the page on status say of them in words."""
+    tolerance, runs = dense("nyuv2_gpu")
+    assert set(SEVEN_METHODS) - set(runs) == {"uncertainty", "cats_as_released"}
+    assert sum(map(len, runs.values())) == 6
+    bias = {m: np.mean([excesses(run.scores(), tolerance)[0] for run in own]) for m, own in runs.items()}
+    assert min(bias, key=lambda method: bias[method]) == "relif"
+
+
+def test_later_hours_move_runs_to_the_right_at_similar_bias() -> None:
+    """The words of the figure of label readings about PhysioNet 2012."""
+    path = ROOT / "data" / "records" / "label_leakage" / "physionet2012.json"
+    later = [item for item in json.loads(path.read_text())["contrasts"] if item["reading"] == "later_hours"]
+    assert min(min(item["worst"]) for item in later) > 0
+    assert max(abs(value) for item in later for value in item["bias"]) < 0.01
+
+
 def test_theorem_t5(monkeypatch: pytest.MonkeyPatch) -> None:
     """Maps scaled to nothing, without bound, and by the factors of the page's grid."""
     texts = glued("theorem_t5_scores_decoders_can_move", monkeypatch)

@@ -116,6 +116,17 @@ def test_too_few_subjects_are_not_mended_by_seeds() -> None:
     assert part_power(lower("a < b", paired([-0.01, 0.0, -0.005])))[1] == 8
 
 
+def test_the_power_of_a_part_is_of_its_own_number_of_subjects() -> None:
+    """With seven seeds the subjects' degrees count: 12 subjects show less than 4,000."""
+    seeds = [-0.004, -0.006, -0.005, -0.0055, -0.0045, -0.005, -0.005]
+    few, many = (lower("a < b", paired(seeds, subject_error=0.002, subjects=n)) for n in (12, 4000))
+    for part, subjects in ((few, 12), (many, 4000)):
+        spread = part.difference.spread  # type: ignore[union-attr]
+        expected = power("lower", -0.005, spread, 7, 0.002, subjects=subjects)
+        assert part_power(part)[0] == pytest.approx(expected)
+    assert part_power(few)[0] < part_power(many)[0] - 0.01
+
+
 def test_equal_seeds_give_the_t_tests_of_the_library() -> None:
     first, second = [0.1, 0.3, 0.25, 0.2], [0.2, 0.31, 0.4]
     assert unpaired(first, second).below(0) == pytest.approx(

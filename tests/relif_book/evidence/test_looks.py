@@ -1,6 +1,7 @@
 """The plan's studies are read at their looks: never before the first, over the seeds of the look alone."""
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,10 +9,13 @@ import pytest
 
 from relif_book import Page
 from relif_book.evidence import results
+from relif_book.evidence.dense_results import two_tolerances
+from relif_book.evidence.publishing import publish
 from relif_book.evidence.result_set import PLANNED
 from relif_book.evidence.results import look_of
 from relif_core.errors import RecordError
-from relif_core.studies.grid import POWER, STUDIES
+from relif_core.record import Record
+from relif_core.studies.grid import POWER, STUDIES, Study
 
 NAME, LOOKS = PLANNED["physionet2012_power"]
 
@@ -56,6 +60,37 @@ def test_what_has_not_come_to_its_first_look_is_not_read(monkeypatch: pytest.Mon
     found = results.published(page, "data/records/physionet2012_methods")
     assert found.standing == "power, interim"
     assert list(found.runs)[:2] == ["erm", "relif"]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "failed", "standing", "words"),
+    [
+        ((), (), "power", "1–2 seeds"),
+        ((("relif", 0),), (), "power, interim", "2 seeds"),
+        ((("relif", 0),), (("relif", 0),), "power", "2 seeds"),
+        ((("erm", 1),), (), "power, interim", "1 of 2 seeds"),
+    ],
+)
+def test_a_study_is_interim_until_every_block_has_its_seeds(
+    small_runs: list[Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lacking: tuple[tuple[str, int], ...],
+    failed: tuple[tuple[str, int], ...],
+    standing: str,
+    words: str,
+) -> None:
+    """ERM with two seeds, then ReLiF with one: the further block never has as many as the first."""
+    asked = Study((("erm",), ("relif",)), (range(2), range(1)), {"training": {}}, interim=(range(1),))
+    monkeypatch.setitem(results.STUDIES, "power", asked)
+    monkeypatch.setitem(PLANNED, "physionet2012_power", ("power", asked.looks))
+    kept = [r for r in small_runs if (r.method, r.seed) not in {*lacking, ("relif", 1)}]
+    lost = [{"method": method, "seed": seed, "error": "NaN"} for method, seed in failed]
+    publish(kept, tmp_path / "physionet2012_power", failed=lost, exploratory=True)
+    page: Any = SimpleNamespace(record=Path, uses_data=lambda _: None)
+    found = results.published(page, str(tmp_path / "physionet2012_power"))
+    assert (found.standing, found.seeds_in_words) == (standing, words)
+    assert two_tolerances(found)[1].standing == standing
 
 
 def test_a_data_set_without_records_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Studies published small: packed without loss, logits of some seeds, histograms, and what is refused."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,14 @@ from relif_book.build.records import runs_of
 from relif_book.evidence.audit_table import AuditTable, audit_record, audit_table
 from relif_book.evidence.packing import RUNS, load_packed, save_packed
 from relif_book.evidence.publishing import BINS, LEAST, merged, publish, read_published, read_single_task
+from relif_book.evidence.result_set import result_set
 from relif_book.evidence.utility_errors import (
     bootstrap_counts,
     utility_replicates,
     weighted_auroc,
     weighted_kappa,
 )
-from relif_core.errors import RecordError
+from relif_core.errors import InputError, RecordError
 from relif_core.record import VIEWS, Record, run_key
 from relif_core.settings import (
     REVISION,
@@ -123,6 +125,69 @@ def test_packing_loses_nothing(records: list[Record], tmp_path: Path) -> None:
         load_packed(tmp_path)
 
 
+@pytest.mark.parametrize("name", [RUNS, "audits.npz", "labels.npz"])
+def test_damaged_files_of_a_published_folder_are_named(published: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(published, tmp_path / "copy")
+    whole = (folder / name).read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:middle], whole[: middle - 40] + bytes(80) + whole[middle + 40 :]):
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(RecordError, match=rf"{name} cannot be read .*publish the records again"):
+            read_published(folder)
+
+
+def test_a_table_and_numbers_of_two_publications_are_refused(
+    records: list[Record], published: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(published, tmp_path / "copy")
+    publish(records[:2], tmp_path / "earlier", "study")
+    shutil.copy(tmp_path / "earlier" / "audits.npz", folder)
+    with pytest.raises(RecordError, match="lists 4 runs, the numbers beside it are of 2"):
+        read_published(folder)
+
+
+def test_a_publication_that_was_killed_is_completed(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(records[:2], tmp_path, "study")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditTable, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(records, tmp_path, "study")
+    with pytest.raises(RecordError, match="audit table lacks records"):
+        result_set("", *read_published(tmp_path))
+    with pytest.raises(RecordError, match="holds 2 runs without audits; publish them again too"):
+        publish(records[:2], tmp_path, "study")
+    assert publish(records, tmp_path, "study").keys == [record.key for record in records]
+    assert len(result_set("", *read_published(tmp_path)).records) == 4
+
+
+def test_a_run_counts_as_failed_until_it_is_finished(records: list[Record], tmp_path: Path) -> None:
+    lost, other = ({"method": "relif", "seed": seed, "error": "NaN"} for seed in (1, 8))
+    assert publish(records[:3], tmp_path, "study", failed=[lost]).failed == [lost]
+    assert publish(records[:3], tmp_path, "study", failed=[other]).failed == [lost, other]
+    assert publish(records, tmp_path, "study").failed == [other]
+    assert AuditTable.load(tmp_path).failed == [other]
+
+
+@pytest.mark.parametrize(("first", "then"), [("study", "aggregates"), ("all", "study")])
+def test_a_folder_keeps_no_personal_arrays_of_another_layout(
+    records: list[Record], tmp_path: Path, first: Any, then: Any
+) -> None:
+    publish(records, tmp_path, first)
+    with pytest.raises(RecordError, match=f"which --keep {then} would leave there"):
+        publish(records, tmp_path, then)
+
+
+def test_logits_are_kept_of_methods_that_exist(records: list[Record], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no method is called 'gradnrom'"):
+        publish(records, tmp_path, "study", logit_methods=["erm", "gradnrom"])
+
+
 def test_a_study_keeps_logits_of_some_seeds_and_histograms_else(
     records: list[Record], published: Path
 ) -> None:
@@ -217,6 +282,15 @@ REFUSED: dict[str, tuple[Callable[[list[Record]], list[Record]], str]] = {
         lambda r: [with_made(r[0], all_sources=["other", r[0].content["made"]["source"]]), *r[1:]],
         "2 states of relif_core",
     ),
+    "data": (
+        lambda r: [
+            *r[:3],
+            replace(
+                r[3], content={**r[3].content, "dataset": {**r[3].content["dataset"], "fingerprint": "x"}}
+            ),
+        ],
+        "are of the data ",
+    ),
     "devices": (
         lambda r: [*r[:3], replace(r[3], content={**r[3].content, "key": "made on a GPU"})],
         "made on cpu, cuda",
@@ -230,7 +304,7 @@ def test_what_would_mislead_is_refused(records: list[Record], tmp_path: Path, na
     with pytest.raises(RecordError, match=message):
         publish(change(records), tmp_path)
     assert not list(tmp_path.iterdir())
-    if name != "devices":
+    if name not in ("data", "devices"):
         assert publish(change(records), tmp_path, exploratory=True).exploratory
         assert read_published(tmp_path)[2].exploratory
 

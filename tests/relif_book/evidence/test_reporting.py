@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from relif_book.evidence.audit_table import audit_record, audit_table
+from relif_book.evidence.packing import load_packed, save_packed
 from relif_book.evidence.publishing import publish, read_published, read_reference, write_reference
 from relif_book.evidence.reporting import choose_reference_tolerance, record_card
 from relif_book.evidence.result_set import result_set
@@ -150,6 +152,15 @@ def test_the_card_of_a_record(records: list[Record]) -> None:
     assert record_card(records[0], 0.2)["controller"] is None
 
 
+def test_the_card_of_a_run_whose_worst_is_undefined_leaves_it_out(records: list[Record]) -> None:
+    content = deepcopy(records[0].content)
+    utility = content["result"]["utility"]["test"]
+    utility |= {"worst": None, "macro": None}
+    utility["tasks"]["mortality"]["score"] = None
+    card = record_card(Record(content, records[0].arrays), 0.1)
+    assert list(card["utility"]) == [task for task in utility["tasks"] if task != "mortality"]
+
+
 def test_a_study_that_grows_has_the_table_of_one_published_at_once(
     records: list[Record], tmp_path: Path
 ) -> None:
@@ -170,6 +181,9 @@ def test_a_study_that_grows_has_the_table_of_one_published_at_once(
 
 
 def test_a_study_without_influences_cannot_grow(records: list[Record], tmp_path: Path) -> None:
-    publish(records[:1], tmp_path, "test", exploratory=True)
+    publish(records[:1], tmp_path, "study", exploratory=True)
+    (kept,) = load_packed(tmp_path)
+    without = {name: array for name, array in kept.arrays.items() if not name.startswith("influence")}
+    save_packed([Record(kept.content, without)], tmp_path)
     with pytest.raises(RecordError, match="keeps no influences"):
         publish(records, tmp_path, "study", exploratory=True)

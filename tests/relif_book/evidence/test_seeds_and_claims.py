@@ -175,6 +175,47 @@ def test_one_seed_shows_no_spread(uneven: ResultSet) -> None:
     assert math.isnan(noise(uneven.narrowed(("erm", "pcgrad")).shared)["seeds"])
 
 
+def with_failed(results: ResultSet, *runs: tuple[str, int]) -> ResultSet:
+    """The results beside runs that failed."""
+    failed = [{"method": method, "seed": seed, "error": "NaN"} for method, seed in runs]
+    return replace(results, table=replace(results.table, failed=failed))
+
+
+def test_a_failed_run_has_the_worst_finite_value_of_the_study(uneven: ResultSet) -> None:
+    """ERM and PCGrad have no λ, and a run without a score has no Worst: neither is anybody's worst."""
+    content = uneven.runs["pcgrad"][0].content
+    result = {**content["result"], "utility": {"test": {"worst": None, "macro": None, "tasks": {}}}}
+    blank = Record({**content, "result": result}, uneven.runs["pcgrad"][0].arrays)
+    found = with_failed(result_set("", [blank, *uneven.narrowed(("erm", "relif")).records]), ("relif", 9))
+    assert measured.seed_values(found, "relif", "weight_end")[9] == pytest.approx(0.1 * math.exp(0.2))
+    assert measured.seed_values(found, "relif", "worst")[9] == 0.5
+    assert measured.seed_values(found, "relif", "bias")[9] == uneven.wide["bias"].max()
+
+
+def test_failed_runs_of_other_seeds_are_left_out_with_these_seeds(uneven: ResultSet) -> None:
+    found = with_failed(uneven, ("erm", 7), ("relif", 7), ("relif", 1)).of_seeds([0, 1])
+    assert [(item["method"], item["seed"]) for item in found.table.failed] == [("relif", 1)]
+    assert set(measured.seed_values(found, "erm", "bias")) == {0, 1}
+
+
+def test_results_without_any_of_the_methods_are_refused(uneven: ResultSet) -> None:
+    with pytest.raises(RecordError, match="uneven: no record of gradnorm, cats; there are erm, relif"):
+        uneven.narrowed(("gradnorm", "cats"))
+
+
+@pytest.mark.parametrize(
+    ("deaths", "words"),
+    [(0, ", 0 deaths: too few to decide"), (None, ", hidden deaths: too"), (49, ", 49 deaths"), (50, "")],
+)
+def test_few_deaths_are_named_none_among_them(
+    uneven: ResultSet, monkeypatch: pytest.MonkeyPatch, deaths: int | None, words: str
+) -> None:
+    counts = {"name": "mortality", "splits": {"test": {"counts": [100, deaths]}}}
+    monkeypatch.setattr(ResultSet, "label_counts", [counts])
+    assert f"60 test subjects{words}" in uneven.head
+    assert bool(words) == ("deaths" in uneven.head)
+
+
 def test_pairs_without_records_are_left_out(uneven: ResultSet) -> None:
     assert len(comparison_rows(uneven, [("erm", "relif"), ("erm", "gradnorm"), ("erm", "erm")])) == 1
     (row,) = comparison_rows(uneven, [("erm", "gradnorm")])

@@ -41,6 +41,35 @@ def test_the_constant_has_the_training_rates_as_its_scores(kept: ResultSet) -> N
     assert (constant.title, constant.worst, constant.macro) == ("Constant", 0.5, 0.5)
 
 
+def _with_counts(kept: ResultSet, **counts: list[int | None]) -> ResultSet:
+    """The results where some tasks, multilabel ones, have other label counts in training and test."""
+    found = deepcopy(kept.label_counts) or []
+    for task in found:
+        if task["name"] in counts:
+            task["kind"] = "multilabel" if len(counts[task["name"]]) > 2 else task["kind"]
+            for part in task["splits"].values():
+                part["counts"] = counts[task["name"]]
+    other = replace(kept)
+    other.__dict__["label_counts"] = found
+    return other
+
+
+def test_a_hidden_count_is_not_guessed(kept: ResultSet) -> None:
+    """The open demos hide small counts: neither a rate nor the most frequent class is known without them."""
+    for counts in ({"mortality": [None, None]}, {"mortality": [3000, None]}):
+        rows = trivial_rows(_with_counts(kept, **counts))
+        assert not {"Constant", "Oracle"} & {row.title for row in rows}
+    assert "Constant" not in [row.title for row in trivial_rows(_with_counts(kept, los=[900, 60, None, 70]))]
+
+
+def test_a_constant_for_several_labels_scores_the_largest_prevalence(kept: ResultSet) -> None:
+    constant = trivial_rows(_with_counts(kept, los=[200, 1000, 800]))[0]
+    scores = [440 / 3200, 1000 / 3151, 862 / 3043, 901 / 3080]
+    expected = audit({f"{place}": np.full(3, value) for place, value in enumerate(scores)}, 0.1)
+    assert constant.bias is not None
+    assert constant.bias(0.1) == pytest.approx(expected.bias)
+
+
 def test_the_oracle_is_an_audit_of_the_labels(kept: ResultSet) -> None:
     """568 of 4,000 test stays die; every top label has probability 1."""
     deaths = np.zeros(4000)

@@ -37,6 +37,8 @@ def test_mean_and_sample_standard_deviation() -> None:
         (float("nan"), "–"),
         ("a", "a"),
         (np.float64(0.5), "0.500"),
+        (np.float32("nan"), "–"),
+        (np.int64(12345), "12,345"),
     ],
 )
 def test_cells(value: object, text: str) -> None:
