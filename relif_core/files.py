@@ -24,6 +24,10 @@ UNWRITABLE = {
         "it would be larger than a file may be here (ulimit -f, or the file system); raise that limit"
     ),
     errno.EISDIR: "it is a folder; name a file",
+    errno.ENOTDIR: "a file stands where a folder is needed; name another place",
+    errno.EEXIST: "a file or a broken link stands where a folder is needed; name another place",
+    errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
+    errno.ELOOP: "its symbolic links lead in a circle; name another place",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.EACCES: "writing there is not permitted; choose another place or mend its permissions",
     errno.EPERM: "writing there is not permitted; choose another place or mend its permissions",
@@ -60,7 +64,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         StorageError: The place cannot be written: no space, read-only, not permitted.
     """
     path = Path(path)
-    with _named_faults(path):
+    with named_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
         raw = _Noting(temporary := _temporary(path), "xb")
@@ -69,15 +73,15 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             with io.BufferedWriter(raw) as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 yield stream
-                with _named_faults(path):
+                with named_faults(path):
                     stream.flush()
                     os.fsync(stream.fileno())
         except Exception as error:
             if raw.fault is None:
                 raise
-            with _named_faults(path):
+            with named_faults(path):
                 raise raw.fault from error
-        with _named_faults(path):
+        with named_faults(path):
             os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -87,11 +91,23 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder of ``path``; it replaces ``path`` only if the block succeeds."""
-    path = Path(path)
+    """Yield a temporary sibling folder of ``path``; it replaces ``path`` only if the block succeeds.
+
+    Of a symbolic link the folder that it leads to is replaced, and the link stays.
+
+    Args:
+        path: The folder to write or replace.
+
+    Raises:
+        StorageError: It is a file, or the place cannot be written.
+    """
+    path = _real(path) if Path(path).is_symlink() else Path(path)
+    with named_faults(path):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "")
     with scratch_folder(path) as folder:
         yield folder
-        with _named_faults(path):
+        with named_faults(path):
             if path.exists():
                 retired = _temporary(path)
                 os.replace(path, retired)
@@ -105,7 +121,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def scratch_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling folder of ``path`` that goes with the block, and what dead writers left."""
     path = Path(path)
-    with _named_faults(path):
+    with named_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
         os.mkdir(folder := _temporary(path))
@@ -128,7 +144,7 @@ def reserve(path: Path, size: int) -> None:
     Raises:
         StorageError: There is no room, or the place cannot be written.
     """
-    with _named_faults(path), open(path, "ab") as stream:
+    with named_faults(path), open(path, "ab") as stream:
         os.posix_fallocate(stream.fileno(), 0, size)
 
 
@@ -156,7 +172,8 @@ def _temporary(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _named_faults(path: Path) -> Iterator[None]:
+def named_faults(path: Path) -> Iterator[None]:
+    """Turn an error of ``UNWRITABLE`` in writing ``path`` into a ``StorageError`` that says what mends it."""
     try:
         yield
     except OSError as error:
@@ -176,7 +193,7 @@ def inside(folder: Path, name: str) -> Path:
         DataError: The name or a symbolic link leaves the folder.
     """
     path = Path(folder) / name
-    if not path.resolve().is_relative_to(Path(folder).resolve()):
+    if not _real(path).is_relative_to(os.path.realpath(folder)):
         raise DataError(f"{folder}: {name!r} leads out of the folder; refused")
     return path
 
@@ -191,8 +208,12 @@ def refuse_inside(target: Path, folder: Path) -> None:
     Raises:
         InputError: ``target`` is ``folder`` or lies in it.
     """
-    if Path(target).resolve().is_relative_to(Path(folder).resolve()):
+    if _real(target).is_relative_to(os.path.realpath(folder)):
         raise InputError(f"{target} lies inside the data folder {folder}; choose another target")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # ``resolve`` crashes where links lead in a circle
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -210,10 +231,11 @@ def write_file(path: Path, content: bytes | str) -> None:
 
     Args:
         path: The file.
-        content: All of it; text goes in UTF-8.
+        content: All of it; text goes in UTF-8. A byte of a path that is no UTF-8, which Python keeps as half
+            a surrogate pair, is written as its escape, which JSON reads back.
     """
     with atomic_file(path) as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def is_held(path: Path) -> bool:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from relif_core.balancers import make_balancer
 from relif_core.controller import controller_of
 from relif_core.errors import DataError, DivergenceError, InputError, RecordError, RunBusy, RunPaused
-from relif_core.files import LOCK, atomic_file, write_file, write_json
+from relif_core.files import LOCK, atomic_file, named_faults, write_file, write_json
 from relif_core.models import TaskLosses
 from relif_core.penalties import make_penalty
 from relif_core.problems.base import Evaluation, Problem
@@ -536,8 +536,10 @@ def _memory_named(settings: RunSettings) -> Iterator[None]:
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Hold a run's folder for this process; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w", encoding="utf-8") as lock:
+    with named_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 - closed by the next line
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -17,6 +17,7 @@ from relif_core.files import (
     atomic_file,
     atomic_folder,
     inside,
+    read_json,
     read_text,
     refuse_inside,
     sweep,
@@ -122,6 +123,52 @@ def test_what_dead_writers_left_is_swept_and_what_is_written_stays(tmp_path: Pat
         fcntl.flock(lock, fcntl.LOCK_EX)
         sweep(tmp_path / "a")
     assert sorted(tmp_path.iterdir()) == sorted([living, young, other])
+
+
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "set").mkdir(parents=True)
+    (tmp_path / "disk" / "set" / "old").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "set")
+    (tmp_path / "ahead").symlink_to(tmp_path / "disk" / "none yet")
+    for name in ("link", "ahead"):
+        with atomic_folder(tmp_path / name) as folder:
+            (folder / "new").touch()
+        assert (tmp_path / name).is_symlink()
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["new"]
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["none yet", "set"]
+
+
+def test_a_file_is_no_folder_to_replace_and_no_folder_to_write_in(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+
+    def replace() -> None:
+        with atomic_folder(tmp_path / "file"):
+            raise AssertionError("the block ran")
+
+    for write in (
+        replace,
+        lambda: write_json(tmp_path / "file" / "a.json", 1),
+        lambda: write_json(tmp_path / "file" / "b" / "a.json", 1),
+        lambda: write_json(tmp_path / ("a" * 250), 1),
+    ):
+        with pytest.raises(StorageError, match=r"cannot be written: (a file|its name is too long)"):
+            write()
+    assert (tmp_path / "file").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_bytes_of_a_path_that_are_no_text_are_written_and_read_back(tmp_path: Path) -> None:
+    content = {"command": os.fsdecode(b"relif run --target bad\xff"), "title": "λ"}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    assert "λ" in (tmp_path / "a.json").read_text()
+
+
+def test_links_in_a_circle_are_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    refuse_inside(tmp_path / "a", tmp_path / "folder")
+    assert inside(tmp_path, "a") == tmp_path / "a"
 
 
 def test_names_that_lead_out_are_refused(tmp_path: Path) -> None:
