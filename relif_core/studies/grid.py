@@ -21,14 +21,9 @@ from relif_core.files import refuse_inside
 from relif_core.methods import STATIC_WEIGHTS, STEP_SIZES, TARGET_STEP_SIZE, TARGETS, method_of
 from relif_core.problems import CLINICAL
 from relif_core.record import Record, run_key
-from relif_core.settings import (
-    ControllerSettings,
-    RunSettings,
-    as_json,
-    method_settings,
-)
-from relif_core.studies import processes
-from relif_core.studies.jobs import Engine, Job, Outcome, Schedule, Watch, WorkerContext, in_process
+from relif_core.settings import ControllerSettings, RunSettings, as_json, method_settings
+from relif_core.studies import processes, ray_engine
+from relif_core.studies.jobs import Engine, Job, Schedule, Watch, WorkerContext, in_process
 from relif_core.tensors.folder import read_manifest
 
 #: Seeds that one study may have, and the largest that every generator takes.
@@ -97,12 +92,7 @@ class StudySummary:
 
 #: The rows of the paper's clinical tables.
 SEVEN_METHODS = ("erm", "uncertainty", "gradnorm", "pcgrad", "fairgrad", "cats_as_released", "relif")
-AS_RELEASED = (
-    "uncertainty_as_released",
-    "gradnorm_as_released",
-    "pcgrad_as_released",
-    "fairgrad_as_released",
-)
+AS_RELEASED = tuple(f"{name}_as_released" for name in ("uncertainty", "gradnorm", "pcgrad", "fairgrad"))
 #: Static weights from small to large; ``relif_static`` is the one at the default λ₀.
 STATIC = tuple(
     f"relif_static_{weight:g}" if weight in STATIC_WEIGHTS else "relif_static"
@@ -377,8 +367,8 @@ def run_study(
         elif ending.state in ("failed", "no_storage"):
             summary.failed[job.name] = ending.message
     for job in jobs:
-        if job not in records and Record.finished(job.folder):
-            records[job] = Record.load(job.folder)
+        if job not in records and (record := _found(job, summary)):
+            records[job] = record
             summary.made += 1
         elif job not in records and job.name not in {*summary.busy, *summary.failed}:
             summary.paused.append(job.name)
@@ -388,11 +378,15 @@ def run_study(
 
 
 def _found(job: Job, summary: StudySummary) -> Record | None:
-    """Return a job's finished record; one that cannot be read is named and set aside, to be made again."""
+    """Return a job's finished record; one that cannot be read is named and set aside, to be made again.
+
+    That of another run is none: it stays, and the run refuses its folder.
+    """
     if not Record.finished(job.folder):
         return None
     try:
-        return Record.load(job.folder)
+        record = Record.load(job.folder)
+        return record if job.folder.name.endswith(record.key[:12]) else None
     except RecordError as error:
         summary.damaged[job.name] = str(error)
         os.replace(job.folder / "record.json", job.folder / "record.json.damaged")
@@ -426,11 +420,6 @@ def _shared(settings: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
     return flat
 
 
-def _ray(schedule: Schedule, context: WorkerContext, workers: int, watch: Watch) -> Iterable[Outcome]:
-    """Work off the jobs on a Ray cluster, at most ``workers`` at a time."""
-    from relif_core.studies.ray_engine import work_off
-
-    return work_off(schedule, context, workers, watch)
-
-
-ENGINES: Mapping[str, Engine] = {"in_process": in_process, "processes": processes.work_off, "ray": _ray}
+ENGINES: Mapping[str, Engine] = {
+    "in_process": in_process, "processes": processes.work_off, "ray": ray_engine.work_off,
+}  # fmt: skip
