@@ -138,7 +138,8 @@ def _outputs(
         found[f"{prefix}calibrated/{split}/{task}"] = scores
         found[f"{prefix}logit/{split}/{task}"] = logits.logits.astype(np.float16)
         if not prefix:
-            found[f"label/{split}/{task}"] = logits.labels.astype(np.uint8)
+            held = np.uint8 if logits.labels.max() < 256 else np.int16
+            found[f"label/{split}/{task}"] = logits.labels.astype(held)
             if len(logits.logits) != len(logits.rows):
                 found[f"rows/{split}/{task}"] = logits.rows.astype(np.int32)
     return found
