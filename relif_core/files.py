@@ -61,10 +61,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         path: The file to write or replace.
 
     Raises:
-        StorageError: The place cannot be written: no space, read-only, not permitted.
+        StorageError: The place cannot be written: no space, read-only, not permitted, a pipe or a device.
     """
     path = Path(path)
     with named_faults(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise StorageError(f"{path} cannot be written: it is a pipe or a device; name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
         raw = _Noting(temporary := _temporary(path), "xb")

@@ -157,6 +157,16 @@ def test_a_file_is_no_folder_to_replace_and_no_folder_to_write_in(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(StorageError, match="it is a pipe or a device; name a file"):
+            write_file(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
 def test_bytes_of_a_path_that_are_no_text_are_written_and_read_back(tmp_path: Path) -> None:
     content = {"command": os.fsdecode(b"relif run --target bad\xff"), "title": "λ"}
     write_json(tmp_path / "a.json", content)
