@@ -103,10 +103,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: It is a file, or the place cannot be written.
     """
-    path = _real(path) if Path(path).is_symlink() else Path(path)
-    with named_faults(path):
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "")
+    path = Path(os.path.realpath(path) if Path(path).is_symlink() else path)
+    if path.exists() and not path.is_dir():
+        raise StorageError(f"{path} cannot be written: it is a file; name a folder")
     with scratch_folder(path) as folder:
         yield folder
         with named_faults(path):
@@ -154,19 +153,16 @@ def sweep(path: Path) -> None:
     """Remove what killed writers of ``path`` left: the ``.partial`` neighbours that nobody holds."""
     for item in os.scandir(path.parent):
         if item.name.startswith(f".{path.name}.") and item.name.endswith(".partial"):
-            with contextlib.suppress(OSError), _opened(item.path) as lock:
-                if time.time() - os.fstat(lock).st_mtime > YOUNG:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(item.path) if item.is_dir(follow_symlinks=False) else os.unlink(item.path)
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+            with contextlib.suppress(OSError):
+                lock = os.open(item.path, os.O_RDONLY | os.O_NOFOLLOW)
+                try:
+                    if time.time() - os.fstat(lock).st_mtime > YOUNG:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        shutil.rmtree(item.path) if item.is_dir(follow_symlinks=False) else os.unlink(
+                            item.path
+                        )
+                finally:
+                    os.close(lock)
 
 
 def _temporary(path: Path) -> Path:
@@ -195,7 +191,8 @@ def inside(folder: Path, name: str) -> Path:
         DataError: The name or a symbolic link leaves the folder.
     """
     path = Path(folder) / name
-    if not _real(path).is_relative_to(os.path.realpath(folder)):
+    # Not ``resolve``, which crashes where links lead in a circle.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise DataError(f"{folder}: {name!r} leads out of the folder; refused")
     return path
 
@@ -210,12 +207,8 @@ def refuse_inside(target: Path, folder: Path) -> None:
     Raises:
         InputError: ``target`` is ``folder`` or lies in it.
     """
-    if _real(target).is_relative_to(os.path.realpath(folder)):
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder)):
         raise InputError(f"{target} lies inside the data folder {folder}; choose another target")
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # ``resolve`` crashes where links lead in a circle
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -46,8 +46,7 @@ def command(arguments: list[str] | None = None) -> str | None:
 
 def processor_name() -> str:
     """Return the model name of the CPU."""
-    name = _cpuinfo().get("model name", "")
-    return name or platform.processor() or platform.machine()
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
 def processor_instructions() -> str:

@@ -42,9 +42,7 @@ def balancer_class(name: str) -> type[Balancer]:
     try:
         found = sha256_of(Path(place))[:12]
     except OSError as error:
-        raise InputError(
-            f"balancer {key!r}: {place} cannot be read ({error.strerror}); put it back"
-        ) from error
+        raise InputError(f"{place} cannot be read ({error.strerror}); put it back") from error
     if digest and found != digest:
         raise InputError(
             f"{place} is another version ({found}) of balancer {key!r} than the settings name ({digest})"

@@ -129,11 +129,9 @@ class ClinicalProblem(Problem):
             inside = np.zeros(len(mask) + 1, dtype=np.int8)
             inside[starts[stays]] += 1
             inside[starts[stays] + self._lengths[stays]] -= 1
-            chosen = mask & (np.cumsum(inside[:-1], dtype=np.int8) > 0)
+            found = label[mask & (np.cumsum(inside[:-1], dtype=np.int8) > 0)]
         else:
-            chosen = np.zeros(len(mask), dtype=bool)
-            chosen[stays] = mask[stays]
-        found = label[chosen]
+            found = label[stays][mask[stays]]
         if not len(found):
             return 0
         if task.kind == "multilabel":
@@ -186,10 +184,8 @@ class ClinicalProblem(Problem):
         utility, scores, samples, kept = {}, {}, {}, {}
         for task in tasks:
             name, label, rows = task.name, found[f"label/{task.name}"], found[f"rows/{task.name}"]
-            held, in_order = (
-                found[f"held/{name}"][back],
-                np.argsort(np.repeat(by_length, rows), kind="stable"),
-            )
+            held = found[f"held/{name}"][back]
+            in_order = np.argsort(np.repeat(by_length, rows), kind="stable")
             logits = found[f"logit/{name}"][in_order]
             scores[name], samples[name] = found[f"score/{name}"][back][held], stays[held]
             kept[name] = LabelledLogits(task.kind, logits, label[in_order], rows[back][held])

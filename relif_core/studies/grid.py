@@ -9,6 +9,7 @@ import math
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,13 +100,8 @@ STATIC = tuple(
     for weight in sorted((*STATIC_WEIGHTS, ControllerSettings.initial))
 )
 COMPONENTS = (
-    "relif",
-    "erm",
-    "relif_no_alignment",
-    "relif_single_prototype",
-    *STATIC,
-    "relif_proportional_integral",
-)
+    "relif", "erm", "relif_no_alignment", "relif_single_prototype", *STATIC, "relif_proportional_integral",
+)  # fmt: skip
 STEP_SIZE_SWEEP = ("relif", *(f"relif_step_size_{step:g}" for step in STEP_SIZES))
 #: By rising target; the member at the default target is the step size sweep's.
 TARGET_SWEEP = tuple(
@@ -123,42 +119,28 @@ MANY_SEEDS: dict[str, Any] = {
 }
 #: The six rows of the primary contrasts, and the rows that follow them.
 POWER = (
-    "erm",
-    "relif",
-    "relif_step_size_0.05_target_0.09",
-    "relif_static_1",
-    "relif_no_alignment",
+    "erm", "relif", "relif_step_size_0.05_target_0.09", "relif_static_1", "relif_no_alignment",
     "audit_penalty",
-)
+)  # fmt: skip
 POWER_FURTHER = (
-    "gradnorm",
-    *(method for method in STATIC if method not in POWER),
-    "relif_step_size_0.05",
-    "cats_as_released",
-    "relif_single_prototype",
-)
+    "gradnorm", *(method for method in STATIC if method not in POWER), "relif_step_size_0.05",
+    "cats_as_released", "relif_single_prototype",
+)  # fmt: skip
 
 #: Named studies. Runs that studies share are made once, if the studies keep their records in one folder.
 STUDIES: Mapping[str, Study] = {
     "table3": Study(
-        (SEVEN_METHODS,),
-        (range(200, 207),),
-        TABLE_5,
-        folders=("physionet2012_table3",),
-        interim=(range(200, 203),),
+        (SEVEN_METHODS,), (range(200, 207),), TABLE_5, ("physionet2012_table3",), (range(200, 203),)
     ),
     "power": Study(
         (POWER, POWER_FURTHER, ("fairgrad",)),
         (range(100, 130), range(100, 115), range(100, 110)),
         MANY_SEEDS,
-        folders=("physionet2012_power",),
-        interim=(range(100, 115),),
+        ("physionet2012_power",),
+        (range(100, 115),),
     ),
     "b3": Study(
-        (_together(STEP_SIZE_SWEEP, TARGET_SWEEP),),
-        (range(300, 307),),
-        MANY_SEEDS,
-        folders=("physionet2012_b3",),
+        (_together(STEP_SIZE_SWEEP, TARGET_SWEEP),), (range(300, 307),), MANY_SEEDS, ("physionet2012_b3",)
     ),
     "erm_relif": Study((("erm", "relif"),), (range(3),)),
     "methods": Study((SEVEN_METHODS + AS_RELEASED,), folders=("physionet2012_methods", "eicu_demo_methods")),
@@ -231,7 +213,7 @@ def read_seeds(text: str) -> list[int]:
             twice, or there is none; a number alone is above ``FEW_SEEDS``.
     """
     usage = "write a number of seeds (7: 0 to 6), or seeds and ranges such as 100-129 or 100,103,110-112"
-    parts, spans = [part.strip() for part in text.split(",")], []
+    parts, seeds = [part.strip() for part in text.split(",")], list[int]()
     for part in parts:
         ends = re.fullmatch(r"([0-9]{1,99})(?:\s*-\s*([0-9]{1,99}))?", part)
         if ends is None:
@@ -239,27 +221,24 @@ def read_seeds(text: str) -> list[int]:
                 f"--seeds: {part[:40]!r} is no seed and no range of seeds, which are whole numbers >= 0;"
                 f" {usage}"
             )
-        spans.append((int(ends[1]), int(ends[2] or ends[1])))
-    if len(parts) == 1 and "-" not in parts[0]:
-        number = spans[0][0]
-        if number > FEW_SEEDS:
-            raise InputError(
-                f"--seeds {text}: write {number}-{number} for this seed alone, 0-{number - 1} for so many"
-            )
-        spans = [(0, number - 1)]
-    for low, high in spans:
+        low, high = int(ends[1]), int(ends[2] or ends[1])
+        if len(parts) == 1 and not ends[2]:
+            if low > FEW_SEEDS:
+                raise InputError(
+                    f"--seeds {text}: write {low}-{low} for this seed alone, 0-{low - 1} for so many"
+                )
+            low, high = 0, low - 1
         if low > high:
             raise InputError(
                 f"--seeds {text}: {'there is none' if high < 0 else f'{low}-{high} runs backwards'}; {usage}"
             )
         if high > LARGEST_SEED:
             raise InputError(f"--seeds {text}: {high} is above the largest seed, {LARGEST_SEED}")
-    if sum(high - low + 1 for low, high in spans) > MOST_SEEDS:
-        raise InputError(f"--seeds {text}: more than {MOST_SEEDS:,} seeds; {usage}")
-    seeds = [seed for low, high in spans for seed in range(low, high + 1)]
-    if len(set(seeds)) < len(seeds):
-        twice = next(seed for place, seed in enumerate(seeds) if seed in seeds[:place])
-        raise InputError(f"--seeds {text}: seed {twice} is listed twice")
+        if len(seeds) + high - low >= MOST_SEEDS:
+            raise InputError(f"--seeds {text}: more than {MOST_SEEDS:,} seeds; {usage}")
+        seeds += range(low, high + 1)
+    if twice := [seed for seed, times in Counter(seeds).items() if times > 1]:
+        raise InputError(f"--seeds {text}: seed {twice[0]} is listed twice")
     return seeds
 
 

@@ -414,11 +414,8 @@ class TrainingLoop:
         gram = _gram(matrix)
         if self.balancer.gradient_scope == "all":
             # Heads of different tasks share no parameter, so they add to the diagonal only.
-            gram += torch.diag(
-                torch.stack(
-                    [sum((part.square().sum() for part in head), gram.new_zeros(())) for head in heads]
-                )
-            )
+            norms = [sum((part.square().sum() for part in head), gram.new_zeros(())) for head in heads]
+            gram += torch.diag(torch.stack(norms))
         weights = self._weigh(passed.losses, gram)
         combined = (weights.to(matrix.dtype) @ matrix).split([parameter.numel() for parameter in shared])
         for parameter, gradient in zip(shared, combined, strict=True):

@@ -77,11 +77,8 @@ def record_of(loop: "TrainingLoop", key: str, began: float, resumed: bool) -> Re
         arrays |= {f"raw/{split}/{task}": values for task, values in loop.raw_scores(split).items()}
         embeddings = {task: evaluation.embeddings_of(task) for task in pools}
         # A run of one task has no pair of tasks, and nothing to audit.
-        induced = (
-            induced_tolerances(embeddings, pools, settings.audit.prototypes)
-            if len(problem.task_names) > 1
-            else {}
-        )
+        several = len(problem.task_names) > 1
+        induced = induced_tolerances(embeddings, pools, settings.audit.prototypes) if several else {}
         tolerances[split] = [{"tasks": list(pair), "tolerance": value} for pair, value in induced.items()]
     validation = evaluations["validation"]
     arrays["calibration/distances"] = np.sort(
