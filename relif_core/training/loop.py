@@ -429,8 +429,11 @@ class TrainingLoop:
             penalty.backward()
 
     def _evaluate(self, split: str) -> Evaluation:
-        with self._precision():
-            return self.problem.evaluate(self.model, split)
+        try:
+            with self._precision():
+                return self.problem.evaluate(self.model, split)
+        except DivergenceError as error:
+            raise self._divergence(str(error)) from error
 
     def _precision(self) -> torch.autocast:
         """Return the autocast region in which this run trains and evaluates."""

@@ -133,7 +133,8 @@ def _outputs(
         if not len(scores):
             continue
         found[f"{prefix}calibrated/{split}/{task}"] = scores
-        found[f"{prefix}logit/{split}/{task}"] = logits.logits.astype(np.float16)
+        # float16 ends there, and of an infinite logit a score would be NaN.
+        found[f"{prefix}logit/{split}/{task}"] = np.clip(logits.logits, -65504, 65504).astype(np.float16)
         if not prefix:
             held = np.uint8 if logits.labels.max() < 256 else np.int16
             found[f"label/{split}/{task}"] = logits.labels.astype(held)

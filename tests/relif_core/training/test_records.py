@@ -138,6 +138,14 @@ def test_a_stamp_stands_in_for_git(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         provenance.sources.cache_clear()
 
 
+def test_logits_beyond_half_precision_keep_their_scores() -> None:
+    logits, one = np.array([[70_000.0, 3.0], [-1e6, 2.0]]), np.ones(2, dtype=np.int32)
+    whole = LabelledLogits("binned", logits, one - 1, one)
+    evaluation = SimpleNamespace(logits={"los": whole})
+    kept = _outputs("", "test", evaluation, {"los": 1.0})["logit/test/los"]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(LabelledLogits("binned", kept, one - 1, one).scores(), whole.scores())
+
+
 def test_labels_beyond_a_byte_are_kept_as_they_are() -> None:
     labels = np.array([0, 255, 300], dtype=np.int16)
     for own in (labels[:2], labels):
