@@ -262,7 +262,7 @@ def _title(node: ast.ClassDef) -> str:
         for item in node.body
         if isinstance(item, ast.Assign | ast.AnnAssign)
         and isinstance(item.value, ast.Constant)
-        and list(map(ast.unparse, getattr(item, "targets", None) or [item.target])) == ["title"]
+        and "title" in map(ast.unparse, item.targets if isinstance(item, ast.Assign) else [item.target])
     ]
     return str(found[0]) if found else node.name
 

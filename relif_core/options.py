@@ -147,7 +147,7 @@ def _as(kind: Any, value: Any, least: int | None) -> Any:
         return Path(value)
     if kind is str and isinstance(value, str):
         return value
-    if kind is Any or (dataclasses.is_dataclass(kind) and isinstance(value, kind)):
+    if kind is Any or (dataclasses.is_dataclass(value) and type(value) is kind):
         return value
     if typing.get_origin(kind) is not Literal and typing.get_args(kind) and text is None:
         return list(value)  # A collection; its members are the function's to judge.
@@ -162,4 +162,4 @@ def _in_words(kind: Any, least: int | None) -> str:
     if typing.get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, typing.get_args(kind)))}"
     words = {float: "a number", Path: "the path of a file", type(None): "none", str: "text"}
-    return words.get(kind) or (kind.__name__ if dataclasses.is_dataclass(kind) else "a list")
+    return words.get(kind, str(kind.__name__) if hasattr(kind, "__dataclass_fields__") else "a list")
