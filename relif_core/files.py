@@ -27,6 +27,10 @@ UNWRITABLE = {
     errno.ENOTDIR: "a file stands where a folder is needed; name another place",
     errno.EEXIST: "a file or a broken link stands where a folder is needed; name another place",
     errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
+    **dict.fromkeys(
+        (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP),
+        "its file system lacks what is needed, such as locks (flock); choose another place",
+    ),
     errno.ELOOP: "its symbolic links lead in a circle; name another place",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.EACCES: "writing there is not permitted; choose another place or mend its permissions",
@@ -57,9 +61,6 @@ class _Noting(io.FileIO):
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary neighbour of ``path`` for writing bytes; it becomes ``path`` if the block succeeds.
 
-    Args:
-        path: The file to write or replace.
-
     Raises:
         StorageError: The place cannot be written: no space, read-only, not permitted, a pipe or a device.
     """
@@ -73,7 +74,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     try:
         try:
             with io.BufferedWriter(raw) as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
+                with named_faults(path):
+                    fcntl.flock(stream, fcntl.LOCK_EX)
                 yield stream
                 with named_faults(path):
                     stream.flush()
@@ -96,9 +98,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling folder of ``path``; it replaces ``path`` only if the block succeeds.
 
     Of a symbolic link the folder that it leads to is replaced, and the link stays.
-
-    Args:
-        path: The folder to write or replace.
 
     Raises:
         StorageError: It is a file, or the place cannot be written.
@@ -128,7 +127,8 @@ def scratch_folder(path: Path) -> Iterator[Path]:
         os.mkdir(folder := _temporary(path))
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with named_faults(path):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -244,7 +244,7 @@ def is_held(path: Path) -> bool:
     with open(path, encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
     return False
 

@@ -54,11 +54,7 @@ class Balancer(nn.Module):
         self._require(values.shape == shape, f"{what} shape {tuple(values.shape)}, expected {shape}")
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the optimiser groups of learned task parameters; empty where nothing is learned.
-
-        Args:
-            weight_decay: The weight decay of the model.
-        """
+        """Return the optimiser groups of learned task parameters (none here), given the model's decay."""
         return []
 
     @torch.no_grad()

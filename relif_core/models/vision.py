@@ -260,10 +260,7 @@ class DenseModel(MultiTaskModel):
                 raise InputError(f"no task is called {task!r}; known are {', '.join(TASKS)}")
             pair = torch.tensor([low, high])
             if not (pair.isfinite().all() and pair[0] < pair[1]):
-                raise InputError(
-                    f"task {task!r}: quantiles ({low}, {high}) are not finite and ascending in float32;"
-                    " the scores that they come from have no spread"
-                )
+                raise InputError(f"task {task!r}: quantiles ({low}, {high}) are not finite and ascending")
             self.score_low[TASKS.index(task)] = low
             self.score_high[TASKS.index(task)] = high
 

@@ -158,9 +158,10 @@ def run(
             record = record_of(loop, key, began, resumed)
         weights = {name: value.contiguous() for name, value in loop.model.state_dict().items()}
         write_file(folder / WEIGHTS, save(weights))
+        # Not after the record: killed in between, the run would count as failed and as made.
+        (folder / FAILED).unlink(missing_ok=True)
         record.save(folder)
-        for name in (CHECKPOINT, FAILED):
-            (folder / name).unlink(missing_ok=True)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
         return record
 
 
@@ -541,8 +542,9 @@ def _held(folder: Path) -> Iterator[None]:
         lock = open(folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 - closed by the next line
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            with named_faults(folder):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise RunBusy(
                 f"{folder} is being written by another process; wait for it or choose another folder"
             ) from error

@@ -1,5 +1,6 @@
 """A file is whole or absent, readable by whom the umask lets, and a place that cannot be written is named."""
 
+import errno
 import fcntl
 import os
 import re
@@ -17,6 +18,7 @@ from relif_core.files import (
     atomic_file,
     atomic_folder,
     inside,
+    is_held,
     read_json,
     read_text,
     refuse_inside,
@@ -111,6 +113,26 @@ def test_every_reason_against_writing_is_named(
     ):
         write_json(tmp_path / "a.json", {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_locks_is_named_and_held_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "no")
+
+    (tmp_path / "lock").touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match=r"a\.json cannot be written: its file system lacks"):
+        write_json(tmp_path / "a.json", {})
+    with (
+        pytest.raises(StorageError, match="b cannot be written: its file system lacks"),
+        atomic_folder(tmp_path / "b"),
+    ):
+        pass
+    with pytest.raises(OSError, match="no"):
+        is_held(tmp_path / "lock")
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_what_dead_writers_left_is_swept_and_what_is_written_stays(tmp_path: Path) -> None:
