@@ -24,7 +24,7 @@ from relif_core.problems import CLINICAL
 from relif_core.record import Record, run_key
 from relif_core.settings import ControllerSettings, RunSettings, as_json, method_settings
 from relif_core.studies import processes, ray_engine
-from relif_core.studies.jobs import Engine, Job, Schedule, Watch, WorkerContext, in_process
+from relif_core.studies.jobs import Ending, Engine, Job, Schedule, Watch, WorkerContext, in_process
 from relif_core.tensors.folder import read_manifest
 
 #: Seeds that one study may have, and the largest that every generator takes.
@@ -340,16 +340,17 @@ def run_study(
     context = WorkerContext(data, device, threads, deadline, address, place, checkpoint_seconds)
     missing = [job for job in jobs if job not in records]
     schedule = Schedule(missing, deadline, records.values(), epoch_seconds)
-    for job, ending in ENGINES[engine](schedule, context, workers, watch or (lambda name, report: None)):
-        if ending.state == "busy":
+    endings = dict(ENGINES[engine](schedule, context, workers, watch or (lambda name, report: None)))
+    for job in missing:
+        ending = endings.get(job, Ending("paused"))
+        if record := _found(job, summary):
+            records[job] = record
+            summary.made += 1
+        elif ending.state == "busy":
             summary.busy.append(job.name)
         elif ending.state in ("failed", "no_storage"):
             summary.failed[job.name] = ending.message
-    for job in jobs:
-        if job not in records and (record := _found(job, summary)):
-            records[job] = record
-            summary.made += 1
-        elif job not in records and job.name not in {*summary.busy, *summary.failed}:
+        else:
             summary.paused.append(job.name)
     summary.records = [records[job] for job in jobs if job in records]
     summary.seconds = time.time() - began

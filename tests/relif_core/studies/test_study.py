@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from relif_core.errors import InputError
 from relif_core.files import UNWRITABLE
+from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
 from relif_core.settings import RunSettings, changed
 from relif_core.studies.grid import (
@@ -30,7 +31,9 @@ from relif_core.studies.grid import (
     refuse_other_study,
     run_study,
 )
-from relif_core.studies.jobs import ATTEMPTS
+from relif_core.studies.jobs import ATTEMPTS, Ending, Outcome, Schedule
+from relif_core.tensors.clinical import ClinicalTensors
+from relif_core.training.loop import run
 from tests.relif_core.studies.conftest import digests, small_grid
 
 Small = Callable[..., RunSettings]
@@ -202,6 +205,26 @@ def test_a_target_that_cannot_be_written_ends_the_study_at_its_first_run(
     assert list(summary.failed) == ["erm seed 0"]
     assert f"cannot be written: {UNWRITABLE[number]}" in summary.failed["erm seed 0"]
     assert len(summary.paused) == 3
+
+
+def test_every_run_is_told_once_whatever_runs_share_its_name(
+    icu_folder: Path, tmp_path: Path, small: Small
+) -> None:
+    """Two runs of a method and seed: one fails, the other has not begun; and a busy one ends meanwhile."""
+    wild = small("erm", training={"learning_rate": 1e30, "gradient_clip": 1e30})
+    runs = [wild, small("erm"), small("erm", seed=1)]
+
+    def engine(schedule: Schedule, *_: object) -> Iterator[Outcome]:
+        jobs = list(schedule.waiting)
+        run(jobs[2].settings, ClinicalProblem(ClinicalTensors.open(icu_folder)), jobs[2].folder)
+        yield jobs[0], Ending("failed", "diverged")
+        yield jobs[2], Ending("busy")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("relif_core.studies.grid.ENGINES", {"in_process": engine})
+        summary = run_study(runs, icu_folder, tmp_path)
+    assert (summary.failed, summary.paused) == ({"erm seed 0": "diverged"}, ["erm seed 0"])
+    assert (summary.busy, [record.seed for record in summary.records]) == ([], [1])
 
 
 def test_what_a_killed_writer_left_is_removed(icu_folder: Path, tmp_path: Path) -> None:
