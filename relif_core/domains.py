@@ -43,7 +43,10 @@ def holds(name: str, value: Any) -> bool:
         name: Of a setting or an option.
         value: Its value.
     """
-    return name in DOMAINS and DOMAINS[name][1](value)
+    try:
+        return name in DOMAINS and bool(DOMAINS[name][1](value))
+    except (TypeError, ValueError):
+        return False  # It is no number.
 
 
 def check_domains(owner: str, **values: Any) -> None:
@@ -60,4 +63,4 @@ def check_domains(owner: str, **values: Any) -> None:
     """
     for name, value in values.items():
         if value is not None and name in DOMAINS and not holds(name, value):
-            raise InputError(f"{owner}.{name} must {DOMAINS[name][0]}, got {value}")
+            raise InputError(f"{owner}.{name} must {DOMAINS[name][0]}, got {value!r}")

@@ -24,6 +24,14 @@ UNWRITABLE = {
         "it would be larger than a file may be here (ulimit -f, or the file system); raise that limit"
     ),
     errno.EISDIR: "it is a folder; name a file",
+    errno.ENOTDIR: "a file stands where a folder is needed; name another place",
+    errno.EEXIST: "a file or a broken link stands where a folder is needed; name another place",
+    errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
+    **dict.fromkeys(
+        (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP),
+        "its file system lacks what is needed, such as locks (flock); choose another place",
+    ),
+    errno.ELOOP: "its symbolic links lead in a circle; name another place",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.EACCES: "writing there is not permitted; choose another place or mend its permissions",
     errno.EPERM: "writing there is not permitted; choose another place or mend its permissions",
@@ -53,31 +61,31 @@ class _Noting(io.FileIO):
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary neighbour of ``path`` for writing bytes; it becomes ``path`` if the block succeeds.
 
-    Args:
-        path: The file to write or replace.
-
     Raises:
-        StorageError: The place cannot be written: no space, read-only, not permitted.
+        StorageError: The place cannot be written: no space, read-only, not permitted, a pipe or a device.
     """
     path = Path(path)
-    with _named_faults(path):
+    with named_faults(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise StorageError(f"{path} cannot be written: it is a pipe or a device; name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
         raw = _Noting(temporary := _temporary(path), "xb")
     try:
         try:
             with io.BufferedWriter(raw) as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
+                with named_faults(path):
+                    fcntl.flock(stream, fcntl.LOCK_EX)
                 yield stream
-                with _named_faults(path):
+                with named_faults(path):
                     stream.flush()
                     os.fsync(stream.fileno())
         except Exception as error:
             if raw.fault is None:
                 raise
-            with _named_faults(path):
+            with named_faults(path):
                 raise raw.fault from error
-        with _named_faults(path):
+        with named_faults(path):
             os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -89,12 +97,17 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling folder of ``path``; it replaces ``path`` only if the block succeeds.
 
-    Where ``path`` is a symbolic link, what it points at is meant.
+    Of a symbolic link the folder that it leads to is replaced, and the link stays.
+
+    Raises:
+        StorageError: It is a file, or the place cannot be written.
     """
-    path = Path(path).resolve()
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_dir():
+        raise StorageError(f"{path} cannot be written: it is a file; name a folder")
     with scratch_folder(path) as folder:
         yield folder
-        with _named_faults(path):
+        with named_faults(path):
             if path.exists():
                 retired = _temporary(path)
                 os.replace(path, retired)
@@ -108,13 +121,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def scratch_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling folder of ``path`` that goes with the block, and what dead writers left."""
     path = Path(path)
-    with _named_faults(path):
+    with named_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
         os.mkdir(folder := _temporary(path))
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with named_faults(path):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -131,7 +145,7 @@ def reserve(path: Path, size: int) -> None:
     Raises:
         StorageError: There is no room, or the place cannot be written.
     """
-    with _named_faults(path), open(path, "ab") as stream:
+    with named_faults(path), open(path, "ab") as stream:
         os.posix_fallocate(stream.fileno(), 0, size)
 
 
@@ -139,19 +153,16 @@ def sweep(path: Path) -> None:
     """Remove what killed writers of ``path`` left: the ``.partial`` neighbours that nobody holds."""
     for item in os.scandir(path.parent):
         if item.name.startswith(f".{path.name}.") and item.name.endswith(".partial"):
-            with contextlib.suppress(OSError), _opened(item.path) as lock:
-                if time.time() - os.fstat(lock).st_mtime > YOUNG:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(item.path) if item.is_dir(follow_symlinks=False) else os.unlink(item.path)
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+            with contextlib.suppress(OSError):
+                lock = os.open(item.path, os.O_RDONLY | os.O_NOFOLLOW)
+                try:
+                    if time.time() - os.fstat(lock).st_mtime > YOUNG:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        shutil.rmtree(item.path) if item.is_dir(follow_symlinks=False) else os.unlink(
+                            item.path
+                        )
+                finally:
+                    os.close(lock)
 
 
 def _temporary(path: Path) -> Path:
@@ -159,7 +170,8 @@ def _temporary(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _named_faults(path: Path) -> Iterator[None]:
+def named_faults(path: Path) -> Iterator[None]:
+    """Turn an error of ``UNWRITABLE`` in writing ``path`` into a ``StorageError`` that says what mends it."""
     try:
         yield
     except OSError as error:
@@ -179,7 +191,8 @@ def inside(folder: Path, name: str) -> Path:
         DataError: The name or a symbolic link leaves the folder.
     """
     path = Path(folder) / name
-    if not path.resolve().is_relative_to(Path(folder).resolve()):
+    # Not ``resolve``, which crashes where links lead in a circle.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise DataError(f"{folder}: {name!r} leads out of the folder; refused")
     return path
 
@@ -194,7 +207,7 @@ def refuse_inside(target: Path, folder: Path) -> None:
     Raises:
         InputError: ``target`` is ``folder`` or lies in it.
     """
-    if Path(target).resolve().is_relative_to(Path(folder).resolve()):
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder)):
         raise InputError(f"{target} lies inside the data folder {folder}; choose another target")
 
 
@@ -213,10 +226,11 @@ def write_file(path: Path, content: bytes | str) -> None:
 
     Args:
         path: The file.
-        content: All of it; text goes in UTF-8.
+        content: All of it; text goes in UTF-8. A byte of a path that is no UTF-8, which Python keeps as half
+            a surrogate pair, is written as its escape, which JSON reads back.
     """
     with atomic_file(path) as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def is_held(path: Path) -> bool:
@@ -230,7 +244,7 @@ def is_held(path: Path) -> bool:
     with open(path, encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
     return False
 

@@ -121,11 +121,7 @@ _PENALTIES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ),
     # A step size at which λ does move within a study's length, at the released target and at one below it.
     ("relif_step_size_0.05", "ReLiF, η = 0.05", _steered(step_size=0.05)),
-    (
-        "relif_step_size_0.05_target_0.09",
-        "ReLiF, η = 0.05, ρ* = 0.09",
-        _steered(step_size=0.05, target=0.09),
-    ),
+    ("relif_step_size_0.05_target_0.09", "ReLiF, η = 0.05, ρ* = 0.09", _steered(step_size=0.05, target=0.09)),
     ("audit_penalty", "ERM + audit penalty", AUDIT_PENALTY),
     ("similar_pairs_penalty", "ERM + similar pairs", SIMILAR_PAIRS),
 )
@@ -234,8 +230,9 @@ def add_balancer(reference: str) -> Method:
     """
     place, _, name = reference.rpartition(":")
     path = Path(place).absolute()
-    if not path.is_file():
-        raise InputError(f"{reference}: no such file; name a balancer as path/to/file.py:Class")
+    if not path.is_file() or path.suffix != ".py":
+        fault = "is no .py file" if path.is_file() else "no such file"
+        raise InputError(f"{reference}: {fault}; name a balancer as path/to/file.py:Class")
     if ";" in str(path):
         raise InputError(
             f"{path}: a balancer's path holds ';', which separates two of them; rename the folder"
@@ -263,9 +260,9 @@ def _title(node: ast.ClassDef) -> str:
     found = [
         item.value.value
         for item in node.body
-        if isinstance(item, ast.Assign)
+        if isinstance(item, ast.Assign | ast.AnnAssign)
         and isinstance(item.value, ast.Constant)
-        and [ast.unparse(target) for target in item.targets] == ["title"]
+        and "title" in map(ast.unparse, item.targets if isinstance(item, ast.Assign) else [item.target])
     ]
     return str(found[0]) if found else node.name
 

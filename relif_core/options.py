@@ -3,6 +3,7 @@
 The one reader of a data source's options (``-o``), settings (``--set``) and a page's parameters (``-p``).
 """
 
+import dataclasses
 import inspect
 import math
 import types
@@ -139,14 +140,16 @@ def _as(kind: Any, value: Any, least: int | None) -> Any:
         if least is None or number >= least:
             return number
     if kind is float and not isinstance(value, bool) and math.isfinite(float(value)):
-        return float(value)
+        return float(value) + 0.0  # -0.0 is 0.0
     if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
         return value
     if kind is Path and isinstance(value, str | Path) and Path(value).is_file():
         return Path(value)
     if kind is str and isinstance(value, str):
         return value
-    if kind is Any or (typing.get_origin(kind) is not Literal and typing.get_args(kind) and text is None):
+    if kind is Any or (dataclasses.is_dataclass(value) and type(value) is kind):
+        return value
+    if typing.get_origin(kind) is not Literal and typing.get_args(kind) and text is None:
         return list(value)  # A collection; its members are the function's to judge.
     raise ValueError(value)
 
@@ -159,4 +162,4 @@ def _in_words(kind: Any, least: int | None) -> str:
     if typing.get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, typing.get_args(kind)))}"
     words = {float: "a number", Path: "the path of a file", type(None): "none", str: "text"}
-    return words.get(kind, "a list")
+    return words.get(kind, str(kind.__name__) if hasattr(kind, "__dataclass_fields__") else "a list")

@@ -46,7 +46,7 @@ class AuditPenalty(nn.Module):
 
         Args:
             embeddings: [B, D], as the surrogate takes them.
-            scores: Task name -> [B] audit scores in [0, 1]; 0 (or NaN) where a sample carries no label.
+            scores: Task name -> [B] audit scores in [0, 1]; one of 1e-6 or less, or NaN, counts as no label.
         """
         table, usable = _table(scores)
         first, second = torch.triu_indices(len(table), len(table), 1, device=table.device).unbind()
@@ -96,7 +96,7 @@ class SimilarPairsPenalty(nn.Module):
 
         Args:
             features: [B, F], what the external distance compares.
-            scores: Task name -> [B] audit scores in [0, 1]; 0 (or NaN) where a sample carries no label.
+            scores: Task name -> [B] audit scores in [0, 1]; one of 1e-6 or less, or NaN, counts as no label.
         """
         table, usable = _table(scores)
         scaled = features.float() / features.shape[1] ** 0.5

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def sources() -> dict[str, Any]:
 def command(arguments: list[str] | None = None) -> str | None:
     """Return program and arguments, absolute paths reduced to their names; None in a Ray worker.
 
-    >>> command(["/home/me/bin/relif", "run", "/data/icu", "--target=/tmp/out", "--seed", "3"])
+    >>> command(["/home/me/bin/relif", "run", "/data/icu", "--target=/tmp/a=b/out", "--seed", "3"])
     'relif run icu --target=out --seed 3'
     """
     given = sys.argv if arguments is None else arguments
@@ -45,8 +46,7 @@ def command(arguments: list[str] | None = None) -> str | None:
 
 def processor_name() -> str:
     """Return the model name of the CPU."""
-    name = _cpuinfo().get("model name", "")
-    return name or platform.processor() or platform.machine()
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
 def processor_instructions() -> str:
@@ -72,8 +72,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _without_path(item: str) -> str:
-    name, equals, value = item.rpartition("=")
-    return name + equals + (Path(value).name if value.startswith(("/", "~")) else value)
+    return re.sub(r"(^|=)[/~].*", lambda found: found[1] + Path(found[0]).name, item, flags=re.DOTALL)
 
 
 def _from_git() -> tuple[str, bool] | None:

@@ -218,6 +218,8 @@ class Record:
             ) from error
         except DataError as error:
             raise RecordError(str(error)) from error
+        except OSError as error:
+            raise RecordError(f"{folder} cannot be read ({error.strerror}); name a run's folder") from error
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         if found != FORMAT:
             raise RecordError(f"{folder} has format {found!r}, this version reads {FORMAT!r}; {mend}")
@@ -235,7 +237,7 @@ class Record:
                 arrays = {name: archive[name] for name in archive.files}
         except FileNotFoundError as error:
             raise RecordError(f"{packed_file} is missing; {mend}") from error
-        except (ValueError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise RecordError(f"{packed_file} cannot be read ({error}); {mend}") from error
         return cls(content, arrays)
 

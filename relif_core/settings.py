@@ -8,7 +8,6 @@ is not at its default, so that earlier keys stand.
 
 import dataclasses
 import functools
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -36,34 +35,21 @@ def _hints(kind: type) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
 
 
-def _fits(value: Any, expected: Any) -> bool:
-    origin = typing.get_origin(expected)
-    if origin is Literal:
-        return value in typing.get_args(expected)
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, option) for option in typing.get_args(expected))
-    if expected is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if expected is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, expected)
-
-
 class Checked:
     """Settings that refuse, when they are made, values of a wrong type or outside their range.
+
+    Equal settings are written alike and have one key: 1 for a float becomes 1.0, -0.0 becomes 0.0.
 
     Raises:
         InputError: Naming the setting, its value and what it must be.
     """
 
     def __post_init__(self) -> None:
-        """Check every field's type, then its domain."""
-        owner, values = type(self).__name__, {}
-        for name, expected in _hints(type(self)).items():  # type: ignore[arg-type]
-            values[name] = value = getattr(self, name)
-            if not _fits(value, expected):
-                raise InputError(f"{owner}.{name} = {value!r} does not fit {expected}")
-        check_domains(owner, **values)
+        """Check every field's domain, and make its value one of its type."""
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
+            owner, value = type(self).__name__, getattr(self, name)
+            check_domains(owner, **{name: value})
+            object.__setattr__(self, name, typed_value(f"{owner}.{name}", hint, value))
 
 
 @dataclass(frozen=True)
@@ -238,7 +224,7 @@ def method_settings(method: str, **changes: Any) -> RunSettings:
     # What makes a method of dense prediction is part of the model, which ``changes`` bring.
     parts = (changes, entry.changes) if entry.dense else (entry.changes, changes)
     settings = changed(changed(base, parts[0]), parts[1])
-    made_of = {
+    made_of = {"balancer": entry.balancer, "penalty": entry.penalty} | {
         part: {name: value for name, value in own.items() if name not in entry.of_data}
         for part, own in entry.changes.items()
     }
@@ -253,8 +239,11 @@ def dense_changes(**changes: Any) -> dict[str, Any]:
     >>> method_settings("relif", **dense_changes(model={"encoder": "resnet18"})).training.batch_size
     8
     """
-    model = changed(DENSE_DEFAULTS["model"], changes.get("model", {}))
-    training = {**DENSE_DEFAULTS["training"], **changes.get("training", {})}
+    model, training = changes.get("model", {}), changes.get("training", {})
+    if isinstance(model, Mapping):
+        model = changed(DENSE_DEFAULTS["model"], model)
+    if isinstance(training, Mapping):
+        training = {**DENSE_DEFAULTS["training"], **training}
     return {**changes, "model": model, "training": training}
 
 

@@ -1,7 +1,7 @@
 """Task balancers: how the losses of several tasks become one update.
 
-Which there are stands in :mod:`relif_core.methods`; a class's ``source`` and ``version`` describe it, and
-:func:`make_balancer` makes one. The interface is :class:`~relif_core.balancers.base.Balancer`.
+Which there are stands in :mod:`relif_core.methods`; :func:`make_balancer` makes one. The interface is
+:class:`~relif_core.balancers.base.Balancer`.
 """
 
 import functools
@@ -27,7 +27,8 @@ def balancer_class(name: str) -> type[Balancer]:
             of its file.
 
     Raises:
-        InputError: There is no such balancer, its file has changed since, or it is no ``Balancer``.
+        InputError: There is no such balancer, its file has changed since or cannot be imported, or it is no
+            ``Balancer``.
     """
     key, at, digest = name.partition("@")
     if key not in METHODS or not METHODS[key].source:
@@ -38,7 +39,10 @@ def balancer_class(name: str) -> type[Balancer]:
     place, _, title = METHODS[key].source.rpartition(":")
     if not place.endswith(".py"):
         return getattr(importlib.import_module(f"relif_core.balancers.{place}"), title)
-    found = sha256_of(Path(place))[:12]
+    try:
+        found = sha256_of(Path(place))[:12]
+    except OSError as error:
+        raise InputError(f"{place} cannot be read ({error.strerror}); put it back") from error
     if digest and found != digest:
         raise InputError(
             f"{place} is another version ({found}) of balancer {key!r} than the settings name ({digest})"
@@ -53,7 +57,10 @@ def _load(place: str, title: str, digest: str) -> type[Balancer]:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{place} cannot be imported ({type(error).__name__}: {error}); mend it") from error
     kind = getattr(module, title)
     if not (isinstance(kind, type) and issubclass(kind, Balancer)):
         raise InputError(f"{place}: {title} is no relif_core.balancers.Balancer; make it a subclass")

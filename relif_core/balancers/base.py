@@ -54,11 +54,7 @@ class Balancer(nn.Module):
         self._require(values.shape == shape, f"{what} shape {tuple(values.shape)}, expected {shape}")
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the optimiser groups of learned task parameters; empty where nothing is learned.
-
-        Args:
-            weight_decay: The weight decay of the model.
-        """
+        """Return the optimiser groups of learned task parameters (none here), given the model's decay."""
         return []
 
     @torch.no_grad()
@@ -78,18 +74,21 @@ class Balancer(nn.Module):
             [T] weights without graph, in the dtype and on the device of the losses.
 
         Raises:
-            InputError: A shape is wrong or the Gram matrix is missing.
+            InputError: A shape is wrong, that of the weights included, or the Gram matrix is missing.
         """
         self._require_shape("losses have", losses, self.tasks)
         losses = losses.detach()
         present = torch.ones_like(losses, dtype=torch.bool) if present is None else present
         self._require_shape("present has", present, self.tasks)
         if not self.needs_gradients:
-            return self._weights_from_losses(losses, present).to(losses).where(present, 0.0)
-        if gram is None:
+            weights = self._weights_from_losses(losses, present)
+        elif gram is None:
             raise InputError(f"{type(self).__name__}: needs the Gram matrix of the task gradients")
-        self._require_shape("the Gram matrix has", gram, self.tasks, self.tasks)
-        return self._weights_from_gram(losses, gram.detach(), present).to(losses).where(present, 0.0)
+        else:
+            self._require_shape("the Gram matrix has", gram, self.tasks, self.tasks)
+            weights = self._weights_from_gram(losses, gram.detach(), present)
+        self._require_shape("the weights have", weights, self.tasks)
+        return weights.to(losses).where(present, 0.0)
 
     def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:
         raise NotImplementedError

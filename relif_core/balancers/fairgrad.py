@@ -122,14 +122,10 @@ def _newton(matrix: Array, pull: Array, power: float, start: Array, limit: float
         largest = np.abs(step).max()
         if largest < 1e-14:
             break
-        y = y * _relative_move(step, largest)
+        # Damped, so that y stays positive.
+        y = y * (1 + step / (1 + largest) if largest > 0.25 else 1 + step)
         if y.max() > limit:
             return None
         if largest < 1e-12:
             break
     return y
-
-
-def _relative_move(step: Array, largest: float) -> Array:
-    """Return the factors of a Newton step given relative to y, damped to stay inside y > 0."""
-    return 1 + step / (1 + largest) if largest > 0.25 else 1 + step

@@ -187,9 +187,12 @@ def run(
         record = train(settings, problem, target, progress=lambda report: display.show(name, report))
         display.show(name, None)
     found = record.result["utility"]["test"]
+    worst, macro = (
+        "undefined" if found[name] is None else f"{found[name]:.4f}" for name in ("worst", "macro")
+    )
     typer.echo(
         f"{target}: epoch {record.result['best_epoch']} of {record.result['epochs']}; "
-        f"test Worst {found['worst']:.4f}, Macro {found['macro']:.4f}"
+        f"test Worst {worst}, Macro {macro}"
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from relif_core.errors import DataError
 from relif_core.models import MultiTaskModel
 from relif_core.settings import ModelSettings
 from relif_core.tensors.clinical import Task
@@ -34,6 +35,9 @@ class ClinicalModel(MultiTaskModel):
     The embedding is the top layer's last valid hidden state, before the dropout that guards the heads:
     dropout noise would otherwise enter the distances that the surrogate compares. Hourly tasks read every
     hour's state, a task with a horizon the state at that hour.
+
+    Raises:
+        DataError: PyTorch allows no module of a task's name.
     """
 
     #: Its passes read the stays' lengths on the host.
@@ -46,17 +50,18 @@ class ClinicalModel(MultiTaskModel):
         between = settings.dropout if settings.layers > 1 else 0.0
         self.encoder = nn.LSTM(inputs, settings.hidden, settings.layers, batch_first=True, dropout=between)
         self.dropout = Dropout(settings.dropout)
-        self.heads = nn.ModuleDict(
-            {
-                task.name: nn.Sequential(
-                    nn.Linear(settings.hidden, settings.head_width),
-                    nn.ReLU(),
-                    Dropout(settings.dropout),
-                    nn.Linear(settings.head_width, task.classes),
-                )
-                for task in self.tasks
-            }
-        )
+        self.heads = nn.ModuleDict()
+        for task in self.tasks:
+            head = nn.Sequential(
+                nn.Linear(settings.hidden, settings.head_width),
+                nn.ReLU(),
+                Dropout(settings.dropout),
+                nn.Linear(settings.head_width, task.classes),
+            )
+            try:
+                self.heads[task.name] = head
+            except KeyError as error:  # PyTorch keeps modules beside its own attributes
+                raise DataError(f"no head can be called {task.name!r} ({error}); rename the task") from error
 
     def forward(self, batch: Mapping[str, Tensor]) -> ClinicalOutputs:
         """Run the LSTM once and every head on the states that its task reads."""

@@ -253,12 +253,13 @@ class DenseModel(MultiTaskModel):
             quantiles: (q10, q90) by task.
 
         Raises:
-            InputError: An unknown task, or quantiles that are not finite and ascending.
+            InputError: An unknown task, or quantiles that are not finite and ascending in float32.
         """
         for task, (low, high) in quantiles.items():
             if task not in TASKS:
                 raise InputError(f"no task is called {task!r}; known are {', '.join(TASKS)}")
-            if not (torch.tensor([low, high]).isfinite().all() and low < high):
+            pair = torch.tensor([low, high])
+            if not (pair.isfinite().all() and pair[0] < pair[1]):
                 raise InputError(f"task {task!r}: quantiles ({low}, {high}) are not finite and ascending")
             self.score_low[TASKS.index(task)] = low
             self.score_high[TASKS.index(task)] = high
@@ -340,6 +341,8 @@ def load_encoder_weights(encoder: Encoder, weights: Path | str | None) -> str:
                 f"{origin} does not hold {encoder.name}: {name} has shape {list(value.shape)}, "
                 f"expected {list(wanted[name].shape)}"
             )
+        if not value.isfinite().all():
+            raise DataError(f"{origin}: {name} holds NaN or infinity; fetch it again")
     encoder.backbone.load_state_dict(state, strict=False)
     first_version = metadata.get("stride", "").startswith("v1:")
     if first_version:

@@ -156,12 +156,14 @@ def check_folder(data: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _described(folder: Path | str) -> Iterator[None]:
-    """Name the folder where its manifest says of itself what its arrays, or the format, do not bear out."""
+    """Name the folder where its manifest does not describe its arrays, or where they do not fit in memory."""
     try:
         yield
     except ReliFError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+    except MemoryError as error:
+        raise InputError(f"{folder}: memory is too small for its arrays ({error}); free some") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DataError(
             f"{folder}: {MANIFEST} does not describe its arrays ({type(error).__name__}: {str(error)[:200]});"
             " make the tensors again"
@@ -177,13 +179,16 @@ def changes_for(data: Path, changes: Mapping[str, Any], weights: Path | str | No
         weights: A file of encoder weights, named in the settings by its checksum.
 
     Raises:
-        InputError: Weights are given and the problem reads none.
+        InputError: Weights are given and the problem reads none, or the changes name others.
     """
     kind = kind_of(data)
     if weights is not None:
         if not kind.weights:
             raise InputError(f"--weights is for dense models, and {data} is {kind.name}")
-        changes = {**changes, "model": {"weights": _load(kind.weights)(weights), **changes.get("model", {})}}
+        own, model = _load(kind.weights)(weights), changes.get("model", {})
+        if (other := model.get("weights", own)) != own:
+            raise InputError(f"--weights {weights} and --set model.weights={other} differ; give one of them")
+        changes = {**changes, "model": {**model, "weights": own}}
     return kind.defaults(**changes)
 
 

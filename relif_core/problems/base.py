@@ -110,11 +110,17 @@ class Problem(abc.ABC):
             batch_size: Of training.
 
         Raises:
-            DataError: An empty split, fewer than two training batches, or labels that do not serve.
+            DataError: An empty split, validation of one subject, fewer than two training batches, or labels
+                that do not serve.
         """
         for split in SPLITS:
             self.rows(split)
         self._check_labels()
+        if len(np.unique(self.subjects(self.rows("validation")))) < 2:
+            raise DataError(
+                f"{self.tensors.folder}: validation {self.samples} of one subject make no calibration pair;"
+                " give two subjects or more"
+            )
         if (count := len(self.rows("train"))) < batch_size + 2:
             raise DataError(
                 f"{self.tensors.folder}: {count} training {self.samples} make fewer than two batches of"

@@ -90,18 +90,17 @@ class ClinicalProblem(Problem):
             horizon = max(task.horizon_hours or 0 for task in self.tensors.tasks)
             if maximum_hours < horizon:
                 raise DataError(
-                    f"maximum_hours = {maximum_hours} is below a task's horizon of {horizon} hours"
+                    f"{self.tensors.folder}: maximum_hours = {maximum_hours} is below a task's horizon of"
+                    f" {horizon} hours; raise training.maximum_hours"
                 )
             self._lengths = np.minimum(self._lengths, maximum_hours)
         self._device_lengths = torch.from_numpy(self._lengths).to(self.device)
 
     def _check_labels(self) -> None:
-        """Refuse training labels of fewer than two classes, and validation labels that can rank no epoch."""
+        """Refuse training labels of one class, validation that ranks no epoch, and a split with no pair."""
         tasks, folder = self.tensors.tasks, self.tensors.folder
-        train, validation = (
-            [self._classes(task, self.rows(split)) for task in tasks] for split in SPLITS[:2]
-        )
-        for task, classes in zip(tasks, train, strict=True):
+        found = {split: [self._classes(task, self.rows(split)) for task in tasks] for split in SPLITS}
+        for task, classes in zip(tasks, found["train"], strict=True):
             if not classes:
                 raise DataError(f"{folder}: no training stay has a label of task {task.name!r}")
             if classes < 2:
@@ -109,7 +108,13 @@ class ClinicalProblem(Problem):
                     f"{folder}: the training labels of task {task.name!r} are all of one class; leave the"
                     " task out or take more stays"
                 )
-        if max(validation) < 2:
+        for split in SPLITS[1:]:
+            if (labelled := sum(map(bool, found[split]))) < min(2, len(tasks)):
+                raise DataError(
+                    f"{folder}: {labelled} of {len(tasks)} tasks have {split} labels, too few for an audit;"
+                    f" take more {split} stays"
+                )
+        if max(found["validation"]) < 2:
             raise DataError(
                 f"{folder}: every task has validation labels of one class only, so that no epoch can be"
                 " selected; take more validation stays"
@@ -124,11 +129,9 @@ class ClinicalProblem(Problem):
             inside = np.zeros(len(mask) + 1, dtype=np.int8)
             inside[starts[stays]] += 1
             inside[starts[stays] + self._lengths[stays]] -= 1
-            chosen = mask & (np.cumsum(inside[:-1], dtype=np.int8) > 0)
+            found = label[mask & (np.cumsum(inside[:-1], dtype=np.int8) > 0)]
         else:
-            chosen = np.zeros(len(mask), dtype=bool)
-            chosen[stays] = mask[stays]
-        found = label[chosen]
+            found = label[stays][mask[stays]]
         if not len(found):
             return 0
         if task.kind == "multilabel":
@@ -181,10 +184,8 @@ class ClinicalProblem(Problem):
         utility, scores, samples, kept = {}, {}, {}, {}
         for task in tasks:
             name, label, rows = task.name, found[f"label/{task.name}"], found[f"rows/{task.name}"]
-            held, in_order = (
-                found[f"held/{name}"][back],
-                np.argsort(np.repeat(by_length, rows), kind="stable"),
-            )
+            held = found[f"held/{name}"][back]
+            in_order = np.argsort(np.repeat(by_length, rows), kind="stable")
             logits = found[f"logit/{name}"][in_order]
             scores[name], samples[name] = found[f"score/{name}"][back][held], stays[held]
             kept[name] = LabelledLogits(task.kind, logits, label[in_order], rows[back][held])

@@ -75,12 +75,7 @@ class DepthMeter:
         truth = torch.where(valid, depth, 1).double()
         error = torch.where(valid, predicted.double() - truth, 0.0)
         self.sums += torch.stack(
-            [
-                valid.sum().double(),
-                error.square().sum(),
-                error.abs().sum(),
-                (error.abs() / truth).sum(),
-            ]
+            [valid.sum().double(), error.square().sum(), error.abs().sum(), (error.abs() / truth).sum()]
         )
 
     def utility(self) -> TaskUtility:

@@ -21,7 +21,7 @@ class TaskUtility:
     Attributes:
         score: In [0, 1], enters Worst and Macro; None where undefined.
         metrics: Raw numbers to print, in their own units, undefined ones left out.
-        missing: Why the score is undefined.
+        missing: Why the score is undefined, or what it leaves out.
     """
 
     score: float | None

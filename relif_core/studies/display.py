@@ -34,7 +34,9 @@ class StudyDisplay:
 
         self._live = None
         if self._stream.isatty():
-            self._live = Live(self._table(), console=Console(file=self._stream), refresh_per_second=2)
+            # The names of tasks are text, whatever brackets they hold.
+            console = Console(file=self._stream, markup=False, emoji=False)
+            self._live = Live(self._table(), console=console, refresh_per_second=2)
             self._live.start()
         return self
 

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +22,9 @@ from relif_core.files import refuse_inside
 from relif_core.methods import STATIC_WEIGHTS, STEP_SIZES, TARGET_STEP_SIZE, TARGETS, method_of
 from relif_core.problems import CLINICAL
 from relif_core.record import Record, run_key
-from relif_core.settings import (
-    ControllerSettings,
-    RunSettings,
-    as_json,
-    method_settings,
-)
-from relif_core.studies import processes
-from relif_core.studies.jobs import Engine, Job, Outcome, Schedule, Watch, WorkerContext, in_process
+from relif_core.settings import ControllerSettings, RunSettings, as_json, method_settings
+from relif_core.studies import processes, ray_engine
+from relif_core.studies.jobs import Ending, Engine, Job, Schedule, Watch, WorkerContext, in_process
 from relif_core.tensors.folder import read_manifest
 
 #: Seeds that one study may have, and the largest that every generator takes.
@@ -97,25 +93,15 @@ class StudySummary:
 
 #: The rows of the paper's clinical tables.
 SEVEN_METHODS = ("erm", "uncertainty", "gradnorm", "pcgrad", "fairgrad", "cats_as_released", "relif")
-AS_RELEASED = (
-    "uncertainty_as_released",
-    "gradnorm_as_released",
-    "pcgrad_as_released",
-    "fairgrad_as_released",
-)
+AS_RELEASED = tuple(f"{name}_as_released" for name in ("uncertainty", "gradnorm", "pcgrad", "fairgrad"))
 #: Static weights from small to large; ``relif_static`` is the one at the default λ₀.
 STATIC = tuple(
     f"relif_static_{weight:g}" if weight in STATIC_WEIGHTS else "relif_static"
     for weight in sorted((*STATIC_WEIGHTS, ControllerSettings.initial))
 )
 COMPONENTS = (
-    "relif",
-    "erm",
-    "relif_no_alignment",
-    "relif_single_prototype",
-    *STATIC,
-    "relif_proportional_integral",
-)
+    "relif", "erm", "relif_no_alignment", "relif_single_prototype", *STATIC, "relif_proportional_integral",
+)  # fmt: skip
 STEP_SIZE_SWEEP = ("relif", *(f"relif_step_size_{step:g}" for step in STEP_SIZES))
 #: By rising target; the member at the default target is the step size sweep's.
 TARGET_SWEEP = tuple(
@@ -133,42 +119,28 @@ MANY_SEEDS: dict[str, Any] = {
 }
 #: The six rows of the primary contrasts, and the rows that follow them.
 POWER = (
-    "erm",
-    "relif",
-    "relif_step_size_0.05_target_0.09",
-    "relif_static_1",
-    "relif_no_alignment",
+    "erm", "relif", "relif_step_size_0.05_target_0.09", "relif_static_1", "relif_no_alignment",
     "audit_penalty",
-)
+)  # fmt: skip
 POWER_FURTHER = (
-    "gradnorm",
-    *(method for method in STATIC if method not in POWER),
-    "relif_step_size_0.05",
-    "cats_as_released",
-    "relif_single_prototype",
-)
+    "gradnorm", *(method for method in STATIC if method not in POWER), "relif_step_size_0.05",
+    "cats_as_released", "relif_single_prototype",
+)  # fmt: skip
 
 #: Named studies. Runs that studies share are made once, if the studies keep their records in one folder.
 STUDIES: Mapping[str, Study] = {
     "table3": Study(
-        (SEVEN_METHODS,),
-        (range(200, 207),),
-        TABLE_5,
-        folders=("physionet2012_table3",),
-        interim=(range(200, 203),),
+        (SEVEN_METHODS,), (range(200, 207),), TABLE_5, ("physionet2012_table3",), (range(200, 203),)
     ),
     "power": Study(
         (POWER, POWER_FURTHER, ("fairgrad",)),
         (range(100, 130), range(100, 115), range(100, 110)),
         MANY_SEEDS,
-        folders=("physionet2012_power",),
-        interim=(range(100, 115),),
+        ("physionet2012_power",),
+        (range(100, 115),),
     ),
     "b3": Study(
-        (_together(STEP_SIZE_SWEEP, TARGET_SWEEP),),
-        (range(300, 307),),
-        MANY_SEEDS,
-        folders=("physionet2012_b3",),
+        (_together(STEP_SIZE_SWEEP, TARGET_SWEEP),), (range(300, 307),), MANY_SEEDS, ("physionet2012_b3",)
     ),
     "erm_relif": Study((("erm", "relif"),), (range(3),)),
     "methods": Study((SEVEN_METHODS + AS_RELEASED,), folders=("physionet2012_methods", "eicu_demo_methods")),
@@ -241,7 +213,7 @@ def read_seeds(text: str) -> list[int]:
             twice, or there is none; a number alone is above ``FEW_SEEDS``.
     """
     usage = "write a number of seeds (7: 0 to 6), or seeds and ranges such as 100-129 or 100,103,110-112"
-    parts, spans = [part.strip() for part in text.split(",")], []
+    parts, seeds = [part.strip() for part in text.split(",")], list[int]()
     for part in parts:
         ends = re.fullmatch(r"([0-9]{1,99})(?:\s*-\s*([0-9]{1,99}))?", part)
         if ends is None:
@@ -249,27 +221,24 @@ def read_seeds(text: str) -> list[int]:
                 f"--seeds: {part[:40]!r} is no seed and no range of seeds, which are whole numbers >= 0;"
                 f" {usage}"
             )
-        spans.append((int(ends[1]), int(ends[2] or ends[1])))
-    if len(parts) == 1 and "-" not in parts[0]:
-        number = spans[0][0]
-        if number > FEW_SEEDS:
-            raise InputError(
-                f"--seeds {text}: write {number}-{number} for this seed alone, 0-{number - 1} for so many"
-            )
-        spans = [(0, number - 1)]
-    for low, high in spans:
+        low, high = int(ends[1]), int(ends[2] or ends[1])
+        if len(parts) == 1 and not ends[2]:
+            if low > FEW_SEEDS:
+                raise InputError(
+                    f"--seeds {text}: write {low}-{low} for this seed alone, 0-{low - 1} for so many"
+                )
+            low, high = 0, low - 1
         if low > high:
             raise InputError(
                 f"--seeds {text}: {'there is none' if high < 0 else f'{low}-{high} runs backwards'}; {usage}"
             )
         if high > LARGEST_SEED:
             raise InputError(f"--seeds {text}: {high} is above the largest seed, {LARGEST_SEED}")
-    if sum(high - low + 1 for low, high in spans) > MOST_SEEDS:
-        raise InputError(f"--seeds {text}: more than {MOST_SEEDS:,} seeds; {usage}")
-    seeds = [seed for low, high in spans for seed in range(low, high + 1)]
-    if len(set(seeds)) < len(seeds):
-        twice = next(seed for place, seed in enumerate(seeds) if seed in seeds[:place])
-        raise InputError(f"--seeds {text}: seed {twice} is listed twice")
+        if len(seeds) + high - low >= MOST_SEEDS:
+            raise InputError(f"--seeds {text}: more than {MOST_SEEDS:,} seeds; {usage}")
+        seeds += range(low, high + 1)
+    if twice := [seed for seed, times in Counter(seeds).items() if times > 1]:
+        raise InputError(f"--seeds {text}: seed {twice[0]} is listed twice")
     return seeds
 
 
@@ -371,16 +340,17 @@ def run_study(
     context = WorkerContext(data, device, threads, deadline, address, place, checkpoint_seconds)
     missing = [job for job in jobs if job not in records]
     schedule = Schedule(missing, deadline, records.values(), epoch_seconds)
-    for job, ending in ENGINES[engine](schedule, context, workers, watch or (lambda name, report: None)):
-        if ending.state == "busy":
+    endings = dict(ENGINES[engine](schedule, context, workers, watch or (lambda name, report: None)))
+    for job in missing:
+        ending = endings.get(job, Ending("paused"))
+        if record := _found(job, summary):
+            records[job] = record
+            summary.made += 1
+        elif ending.state == "busy":
             summary.busy.append(job.name)
         elif ending.state in ("failed", "no_storage"):
             summary.failed[job.name] = ending.message
-    for job in jobs:
-        if job not in records and Record.finished(job.folder):
-            records[job] = Record.load(job.folder)
-            summary.made += 1
-        elif job not in records and job.name not in {*summary.busy, *summary.failed}:
+        else:
             summary.paused.append(job.name)
     summary.records = [records[job] for job in jobs if job in records]
     summary.seconds = time.time() - began
@@ -388,11 +358,15 @@ def run_study(
 
 
 def _found(job: Job, summary: StudySummary) -> Record | None:
-    """Return a job's finished record; one that cannot be read is named and set aside, to be made again."""
+    """Return a job's finished record; one that cannot be read is named and set aside, to be made again.
+
+    That of another run is none: it stays, and the run refuses its folder.
+    """
     if not Record.finished(job.folder):
         return None
     try:
-        return Record.load(job.folder)
+        record = Record.load(job.folder)
+        return record if job.folder.name.endswith(record.key[:12]) else None
     except RecordError as error:
         summary.damaged[job.name] = str(error)
         os.replace(job.folder / "record.json", job.folder / "record.json.damaged")
@@ -426,11 +400,6 @@ def _shared(settings: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
     return flat
 
 
-def _ray(schedule: Schedule, context: WorkerContext, workers: int, watch: Watch) -> Iterable[Outcome]:
-    """Work off the jobs on a Ray cluster, at most ``workers`` at a time."""
-    from relif_core.studies.ray_engine import work_off
-
-    return work_off(schedule, context, workers, watch)
-
-
-ENGINES: Mapping[str, Engine] = {"in_process": in_process, "processes": processes.work_off, "ray": _ray}
+ENGINES: Mapping[str, Engine] = {
+    "in_process": in_process, "processes": processes.work_off, "ray": ray_engine.work_off,
+}  # fmt: skip

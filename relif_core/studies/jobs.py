@@ -48,7 +48,7 @@ class WorkerContext:
     Attributes:
         address: Of a Ray cluster, for the engine "ray" alone.
         weights: File of encoder weights, for dense problems alone.
-        checkpoint_seconds: None leaves ``training.CHECKPOINT_SECONDS`` as it is.
+        checkpoint_seconds: None leaves ``training.loop.CHECKPOINT_SECONDS`` as it is.
     """
 
     data: Path
@@ -82,16 +82,11 @@ class Schedule:
     training lasts ``epoch_seconds``; where that is 0, the very first run has no measure. A run that has a
     checkpoint is continued while there is time. A dense run waits for the ERM run of its seed, which
     calibrates its scores; where nothing in it reads them, only until that run has begun, and nothing of less
-    value goes before it then. Once ``STOP`` is
-    set, or the target cannot be written, nothing is begun.
+    value goes before it then. Once ``STOP`` is set, or the target cannot be written, nothing is begun.
     """
 
     def __init__(
-        self,
-        jobs: Sequence[Job],
-        deadline: float,
-        finished: Iterable[Record],
-        epoch_seconds: float = 0.0,
+        self, jobs: Sequence[Job], deadline: float, finished: Iterable[Record], epoch_seconds: float = 0.0
     ) -> None:
         self.waiting = list(jobs)
         #: Whether the last look found a job that waits for another to begin, and only for that.

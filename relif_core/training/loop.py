@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from relif_core.balancers import make_balancer
 from relif_core.controller import controller_of
 from relif_core.errors import DataError, DivergenceError, InputError, RecordError, RunBusy, RunPaused
-from relif_core.files import LOCK, atomic_file, write_file, write_json
+from relif_core.files import LOCK, atomic_file, named_faults, write_file, write_json
 from relif_core.models import TaskLosses
 from relif_core.penalties import make_penalty
 from relif_core.problems.base import Evaluation, Problem
@@ -158,9 +158,10 @@ def run(
             record = record_of(loop, key, began, resumed)
         weights = {name: value.contiguous() for name, value in loop.model.state_dict().items()}
         write_file(folder / WEIGHTS, save(weights))
+        # Not after the record: killed in between, the run would count as failed and as made.
+        (folder / FAILED).unlink(missing_ok=True)
         record.save(folder)
-        for name in (CHECKPOINT, FAILED):
-            (folder / name).unlink(missing_ok=True)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
         return record
 
 
@@ -414,11 +415,8 @@ class TrainingLoop:
         gram = _gram(matrix)
         if self.balancer.gradient_scope == "all":
             # Heads of different tasks share no parameter, so they add to the diagonal only.
-            gram += torch.diag(
-                torch.stack(
-                    [sum((part.square().sum() for part in head), gram.new_zeros(())) for head in heads]
-                )
-            )
+            norms = [sum((part.square().sum() for part in head), gram.new_zeros(())) for head in heads]
+            gram += torch.diag(torch.stack(norms))
         weights = self._weigh(passed.losses, gram)
         combined = (weights.to(matrix.dtype) @ matrix).split([parameter.numel() for parameter in shared])
         for parameter, gradient in zip(shared, combined, strict=True):
@@ -432,8 +430,11 @@ class TrainingLoop:
             penalty.backward()
 
     def _evaluate(self, split: str) -> Evaluation:
-        with self._precision():
-            return self.problem.evaluate(self.model, split)
+        try:
+            with self._precision():
+                return self.problem.evaluate(self.model, split)
+        except DivergenceError as error:
+            raise self._divergence(str(error)) from error
 
     def _precision(self) -> torch.autocast:
         """Return the autocast region in which this run trains and evaluates."""
@@ -536,11 +537,14 @@ def _memory_named(settings: RunSettings) -> Iterator[None]:
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Hold a run's folder for this process; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w", encoding="utf-8") as lock:
+    with named_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 - closed by the next line
+    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            with named_faults(folder):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise RunBusy(
                 f"{folder} is being written by another process; wait for it or choose another folder"
             ) from error

@@ -77,11 +77,8 @@ def record_of(loop: "TrainingLoop", key: str, began: float, resumed: bool) -> Re
         arrays |= {f"raw/{split}/{task}": values for task, values in loop.raw_scores(split).items()}
         embeddings = {task: evaluation.embeddings_of(task) for task in pools}
         # A run of one task has no pair of tasks, and nothing to audit.
-        induced = (
-            induced_tolerances(embeddings, pools, settings.audit.prototypes)
-            if len(problem.task_names) > 1
-            else {}
-        )
+        several = len(problem.task_names) > 1
+        induced = induced_tolerances(embeddings, pools, settings.audit.prototypes) if several else {}
         tolerances[split] = [{"tasks": list(pair), "tolerance": value} for pair, value in induced.items()]
     validation = evaluations["validation"]
     arrays["calibration/distances"] = np.sort(
@@ -136,9 +133,11 @@ def _outputs(
         if not len(scores):
             continue
         found[f"{prefix}calibrated/{split}/{task}"] = scores
-        found[f"{prefix}logit/{split}/{task}"] = logits.logits.astype(np.float16)
+        # float16 ends there, and of an infinite logit a score would be NaN.
+        found[f"{prefix}logit/{split}/{task}"] = np.clip(logits.logits, -65504, 65504).astype(np.float16)
         if not prefix:
-            found[f"label/{split}/{task}"] = logits.labels.astype(np.uint8)
+            held = np.uint8 if logits.labels.max() < 256 else np.int16
+            found[f"label/{split}/{task}"] = logits.labels.astype(held)
             if len(logits.logits) != len(logits.rows):
                 found[f"rows/{split}/{task}"] = logits.rows.astype(np.int32)
     return found

@@ -1,5 +1,6 @@
 """A file is whole or absent, readable by whom the umask lets, and a place that cannot be written is named."""
 
+import errno
 import fcntl
 import os
 import re
@@ -17,6 +18,8 @@ from relif_core.files import (
     atomic_file,
     atomic_folder,
     inside,
+    is_held,
+    read_json,
     read_text,
     refuse_inside,
     sweep,
@@ -112,6 +115,26 @@ def test_every_reason_against_writing_is_named(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_system_without_locks_is_named_and_held_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "no")
+
+    (tmp_path / "lock").touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match=r"a\.json cannot be written: its file system lacks"):
+        write_json(tmp_path / "a.json", {})
+    with (
+        pytest.raises(StorageError, match="b cannot be written: its file system lacks"),
+        atomic_folder(tmp_path / "b"),
+    ):
+        pass
+    with pytest.raises(OSError, match="no"):
+        is_held(tmp_path / "lock")
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 def test_what_dead_writers_left_is_swept_and_what_is_written_stays(tmp_path: Path) -> None:
     dead, living, young, other = (tmp_path / f".{name}.partial" for name in ("a.1", "a.2", "a.3", "b.4"))
     for path in (dead, living, young, other):
@@ -122,6 +145,62 @@ def test_what_dead_writers_left_is_swept_and_what_is_written_stays(tmp_path: Pat
         fcntl.flock(lock, fcntl.LOCK_EX)
         sweep(tmp_path / "a")
     assert sorted(tmp_path.iterdir()) == sorted([living, young, other])
+
+
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "set").mkdir(parents=True)
+    (tmp_path / "disk" / "set" / "old").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "set")
+    (tmp_path / "ahead").symlink_to(tmp_path / "disk" / "none yet")
+    for name in ("link", "ahead"):
+        with atomic_folder(tmp_path / name) as folder:
+            (folder / "new").touch()
+        assert (tmp_path / name).is_symlink()
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["new"]
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["none yet", "set"]
+
+
+def test_a_file_is_no_folder_to_replace_and_no_folder_to_write_in(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+
+    def replace() -> None:
+        with atomic_folder(tmp_path / "file"):
+            raise AssertionError("the block ran")
+
+    for write in (
+        replace,
+        lambda: write_json(tmp_path / "file" / "a.json", 1),
+        lambda: write_json(tmp_path / "file" / "b" / "a.json", 1),
+        lambda: write_json(tmp_path / ("a" * 250), 1),
+    ):
+        with pytest.raises(StorageError, match=r"cannot be written: (a|it is a) file|its name is too long"):
+            write()
+    assert (tmp_path / "file").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(StorageError, match="it is a pipe or a device; name a file"):
+            write_file(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_bytes_of_a_path_that_are_no_text_are_written_and_read_back(tmp_path: Path) -> None:
+    content = {"command": os.fsdecode(b"relif run --target bad\xff"), "title": "λ"}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    assert "λ" in (tmp_path / "a.json").read_text()
+
+
+def test_links_in_a_circle_are_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    refuse_inside(tmp_path / "a", tmp_path / "folder")
+    assert inside(tmp_path, "a") == tmp_path / "a"
 
 
 def test_names_that_lead_out_are_refused(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ def test_a_balancer_that_is_gone_is_named_by_every_command() -> None:
     [
         (OWN, "own.py", "no such file; name a balancer as"),
         (OWN, "other.py:LossShare", "no such file"),
+        (OWN, "own.txt:LossShare", r"is no \.py file; name a balancer as path/to/file\.py:Class"),
         (OWN, "own.py:Nobody", "has no class 'Nobody'; it has LossShare"),
         ("class (", "own.py:LossShare", "is no Python file"),
         (OWN.replace("LossShare", "Upgrad"), "own.py:Upgrad", "a method is already called 'upgrad'"),
@@ -149,10 +150,25 @@ def test_a_balancer_that_is_gone_is_named_by_every_command() -> None:
 )
 def test_what_is_no_balancer_is_named(own: Path, content: str, reference: str, message: str) -> None:
     own.write_text(content, encoding="utf-8")
+    own.with_suffix(".txt").write_text(content, encoding="utf-8")
     (own.parent / "a;b").mkdir()
     (own.parent / "a;b" / own.name).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         add_balancer(f"{own.parent}/{reference}")
+
+
+def test_a_file_that_cannot_be_imported_or_is_gone_is_named(own: Path) -> None:
+    own.write_text("import nosuch\n" + OWN, encoding="utf-8")
+    add_balancer(f"{own}:LossShare")
+    for message in (r"own\.py cannot be imported \(ModuleNotFoundError: .*nosuch", r"own\.py cannot be read"):
+        with pytest.raises(InputError, match=message):
+            make_balancer(method_settings("loss_share").balancer, tasks=2)
+        own.unlink(missing_ok=True)
+
+
+def test_a_title_may_be_annotated(own: Path) -> None:
+    own.write_text(OWN.replace("title =", "title: str ="), encoding="utf-8")
+    assert add_balancer(f"{own}:LossShare").title == "Loss share"
 
 
 def test_a_class_of_another_kind_is_named(own: Path) -> None:

@@ -1,5 +1,6 @@
 """Settings: defaults as released, unknown names and wrong types refused, JSON there and back."""
 
+import numpy as np
 import pytest
 
 from relif_core.domains import DOMAINS
@@ -7,9 +8,11 @@ from relif_core.errors import InputError
 from relif_core.methods import METHODS
 from relif_core.record import run_key
 from relif_core.settings import (
+    DenseModelSettings,
     RunSettings,
     TrainingSettings,
     as_json,
+    dense_settings,
     method_settings,
     settings_from,
 )
@@ -46,6 +49,21 @@ def test_json_round_trip(method: str) -> None:
     assert settings.penalty == ("relif" in method or method.endswith("penalty"))
 
 
+def test_equal_settings_have_one_key_however_they_are_written() -> None:
+    plain = method_settings("relif", seed=3, training={"weight_decay": 0.0, "gradient_clip": 1.0})
+    for zero, one, seed in ((-0.0, 1, 3.0), (0, np.float32(1), np.int64(3))):
+        other = method_settings("relif", seed=seed, training={"weight_decay": zero, "gradient_clip": one})
+        assert other == plain
+        assert as_json(other) == as_json(plain)
+        assert run_key(other, "a", "cpu") == run_key(plain, "a", "cpu")
+
+
+def test_dense_settings_take_fields_and_mappings_of_fields() -> None:
+    training, model = TrainingSettings(epochs=2, batch_size=4), DenseModelSettings(encoder="resnet18")
+    found = dense_settings("erm", training=training, model=model)
+    assert (found.training, found.model) == (training, model)
+
+
 def test_everything_that_matters_is_in_the_key() -> None:
     base = method_settings("relif")
     assert run_key(base, "a", "cpu") == run_key(method_settings("relif"), "a", "cpu")
@@ -70,6 +88,12 @@ def test_everything_that_matters_is_in_the_key() -> None:
         ("erm+static", {}, "only '\\+relif'"),
         ("relif_static_1", {"controller": {"initial": 0.2}}, "made of the settings .*leave these"),
         ("relif_no_alignment", {"surrogate": {"align": True}}, "made of the settings"),
+        ("erm", {"balancer": "gradnorm"}, "'erm' is made of the settings .*leave these"),
+        ("relif", {"penalty": False}, "'relif' is made of the settings"),
+        ("relif", {"seed": "3"}, "got '3'"),
+        ("relif", {"training": {"epochs": 1.5}}, "epochs=1.5 does not fit; give a whole number"),
+        ("relif", {"training": 3}, "give TrainingSettings"),
+        ("relif", {"model": {"hidden": True}}, "does not fit"),
         ("audit_penalty", {"surrogate": {"kind": "similar_pairs", "slope": 1.0}}, "made of the settings"),
     ],
 )

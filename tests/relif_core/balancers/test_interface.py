@@ -208,3 +208,17 @@ def test_tasks_must_be_at_least_one() -> None:
 def test_matrix_that_is_not_finite_is_refused() -> None:
     with pytest.raises(InputError, match="not finite"):
         make_balancer("pcgrad", 2)(torch.ones(2), torch.full((2, 2), torch.nan))
+
+
+def test_weights_of_another_shape_are_refused_and_not_spread() -> None:
+    class Column(Balancer):
+        def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:
+            return losses[:, None]
+
+    class Scalar(Balancer):
+        def _weights_from_losses(self, losses: Tensor, present: Tensor) -> Tensor:
+            return losses.mean()
+
+    for kind, shape in ((Column, r"\(2, 1\)"), (Scalar, r"\(\)")):
+        with pytest.raises(InputError, match=rf"{kind.__name__}: the weights have shape {shape}, expected"):
+            kind(2)(torch.ones(2))

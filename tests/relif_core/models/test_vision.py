@@ -73,6 +73,11 @@ def test_shapes_and_units(model, passed) -> None:
     assert model.task_names == TASKS
 
 
+def test_quantiles_that_are_one_number_in_float32_are_no_scale() -> None:
+    with pytest.raises(InputError, match="not finite and ascending"):
+        DenseModel("resnet18").calibrate({"depth": (0.5, 0.5 + 1e-9)})
+
+
 def test_losses_by_hand(model, passed) -> None:
     batch, outputs = passed
     losses = model.losses(outputs, batch).values
@@ -270,6 +275,11 @@ def test_wrong_weights_are_named(tmp_path) -> None:
     torch.save({**state, "conv1.weight": torch.zeros(1)}, tmp_path / "shape.pth")
     with pytest.raises(DataError, match=r"conv1\.weight has shape"):
         load_encoder_weights(encoder, tmp_path / "shape.pth")
+    before = {name: value.clone() for name, value in state.items()}
+    torch.save({**state, "bn1.running_var": torch.full((64,), torch.inf)}, tmp_path / "inf.pth")
+    with pytest.raises(DataError, match=r"inf\.pth: bn1\.running_var holds NaN or infinity; fetch it again"):
+        load_encoder_weights(encoder, tmp_path / "inf.pth")
+    assert all(torch.equal(value, before[name]) for name, value in encoder.backbone.state_dict().items())
 
 
 def test_download_without_internet_says_what_to_do(monkeypatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from relif_core.errors import DataError, InputError
+from relif_core.files import sha256_of
 from relif_core.problems import KINDS, changes_for, check_folder, kind_of, kind_of_settings, open_problem
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.problems.dense import DenseProblem
@@ -55,6 +56,28 @@ def test_what_no_kind_reads_is_named(folders: dict[str, Path], tmp_path: Path) -
             changes_for(tmp_path, {})
     with pytest.raises(InputError, match=r"--weights is for dense models, and .* is clinical"):
         changes_for(folders["clinical"], {}, tmp_path / "manifest.json")
+
+
+def test_weights_given_twice_must_be_the_same(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(b"weights")
+    own = sha256_of(tmp_path / "w")
+    for stated in ({}, {"weights": own}):
+        changes = changes_for(folders["dense"], {"model": stated}, tmp_path / "w")
+        assert method_settings("erm", **changes).model.weights == own
+    for other in (None, "download"):
+        with pytest.raises(InputError, match=rf"w and --set model\.weights={other} differ; give one of them"):
+            changes_for(folders["dense"], {"model": {"weights": other}}, tmp_path / "w")
+
+
+def test_too_little_memory_is_no_fault_of_the_folder(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(ClinicalProblem, "__init__", fail)
+    with pytest.raises(InputError, match=r"memory is too small for its arrays \(Unable to allocate 9 GiB\)"):
+        open_problem(folders["clinical"], "cpu", method_settings("erm"))
 
 
 def test_dense_runs_wait_for_the_erm_run_of_their_seed() -> None:

@@ -1,6 +1,7 @@
 """What a person sees of a study: a table on a terminal, elsewhere one line per ended run."""
 
 import io
+from dataclasses import replace
 
 from relif_core.studies.display import StudyDisplay
 from relif_core.training.loop import EpochReport
@@ -29,6 +30,14 @@ def test_one_line_per_ended_run_where_there_is_no_terminal() -> None:
     first, second = stream.getvalue().splitlines()
     assert first.startswith("erm seed 0: ended after epoch 3 of 3, Worst 0.6000 (best at 1), ")
     assert second.startswith("relif seed 0: ended before its first epoch")
+
+
+def test_names_in_the_table_are_no_markup() -> None:
+    stream = Terminal()
+    with StudyDisplay(1, stream) as display:
+        display.show("erm seed 0", replace(report(1), losses={"[/b]": 0.5, ":x:": 0.25}))
+    assert "[/b]" in stream.getvalue()
+    assert ":x:" in stream.getvalue()
 
 
 def test_a_table_on_a_terminal() -> None:

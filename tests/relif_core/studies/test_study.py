@@ -1,16 +1,18 @@
 """A study is the set of its records: however it was worked off, stopped or killed."""
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relif_core.errors import InputError
+from relif_core.files import UNWRITABLE
+from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
 from relif_core.settings import RunSettings, changed
 from relif_core.studies.grid import (
@@ -27,7 +31,9 @@ from relif_core.studies.grid import (
     refuse_other_study,
     run_study,
 )
-from relif_core.studies.jobs import ATTEMPTS
+from relif_core.studies.jobs import ATTEMPTS, Ending, Outcome, Schedule
+from relif_core.tensors.clinical import ClinicalTensors
+from relif_core.training.loop import run
 from tests.relif_core.studies.conftest import digests, small_grid
 
 Small = Callable[..., RunSettings]
@@ -176,6 +182,51 @@ def test_a_damaged_record_is_named_and_made_again(
     assert digests(tmp_path) == reference
 
 
+def test_the_record_of_another_run_is_not_taken_for_this_ones(icu_folder: Path, tmp_path: Path) -> None:
+    """A folder copied under another run's name: that run is refused, not told to be found."""
+    run_study(small_grid()[:2], icu_folder, tmp_path)
+    erm, relif = sorted(tmp_path.iterdir())
+    shutil.rmtree(relif)
+    shutil.copytree(erm, relif)
+    summary = run_study(small_grid()[:2], icu_folder, tmp_path)
+    assert (summary.found, summary.made, [record.method for record in summary.records]) == (1, 0, ["erm"])
+    assert "holds the record of another run" in summary.failed["relif seed 0"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_target_that_cannot_be_written_ends_the_study_at_its_first_run(
+    icu_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(number, "no", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    summary = run_study(small_grid(), icu_folder, tmp_path / "runs")
+    assert list(summary.failed) == ["erm seed 0"]
+    assert f"cannot be written: {UNWRITABLE[number]}" in summary.failed["erm seed 0"]
+    assert len(summary.paused) == 3
+
+
+def test_every_run_is_told_once_whatever_runs_share_its_name(
+    icu_folder: Path, tmp_path: Path, small: Small
+) -> None:
+    """Two runs of a method and seed: one fails, the other has not begun; and a busy one ends meanwhile."""
+    wild = small("erm", training={"learning_rate": 1e30, "gradient_clip": 1e30})
+    runs = [wild, small("erm"), small("erm", seed=1)]
+
+    def engine(schedule: Schedule, *_: object) -> Iterator[Outcome]:
+        jobs = list(schedule.waiting)
+        run(jobs[2].settings, ClinicalProblem(ClinicalTensors.open(icu_folder)), jobs[2].folder)
+        yield jobs[0], Ending("failed", "diverged")
+        yield jobs[2], Ending("busy")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("relif_core.studies.grid.ENGINES", {"in_process": engine})
+        summary = run_study(runs, icu_folder, tmp_path)
+    assert (summary.failed, summary.paused) == ({"erm seed 0": "diverged"}, ["erm seed 0"])
+    assert (summary.busy, [record.seed for record in summary.records]) == ([], [1])
+
+
 def test_what_a_killed_writer_left_is_removed(icu_folder: Path, tmp_path: Path) -> None:
     run_study(small_grid()[:1], icu_folder, tmp_path / "a")
     folder = next((tmp_path / "a").iterdir()).name
@@ -317,3 +368,6 @@ def test_records_name_their_damage(icu_folder: Path, tmp_path: Path, small: Smal
     (folder / "record.json").unlink()
     with pytest.raises(RecordError, match="has not finished"):
         Record.load(folder)
+    (folder / "file").touch()
+    with pytest.raises(RecordError, match=r"file cannot be read .*name a run's folder"):
+        Record.load(folder / "file")

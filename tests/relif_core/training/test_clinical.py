@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relif_core.errors import DataError
-from relif_core.models.clinical import FALLEN, _runs, audit_score, dropout
+from relif_core.models.clinical import FALLEN, ClinicalModel, _runs, audit_score, dropout
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.settings import ModelSettings
 from relif_core.tensors.clinical import ClinicalTensors, Task
@@ -91,6 +91,12 @@ def test_evaluation_equals_one_stay_at_a_time(icu: ClinicalProblem) -> None:
                 np.testing.assert_allclose(found.scores[task][inside], score.detach().numpy(), atol=1e-5)
             else:
                 assert score.item() == 0
+
+
+@pytest.mark.parametrize("name", ["type", "los.24", ""])
+def test_a_name_that_no_module_can_have_is_named(name: str) -> None:
+    with pytest.raises(DataError, match=rf"no head can be called '{name}' .*; rename the task"):
+        ClinicalModel(3, [Task(name, "", "binary", "stay")], ModelSettings(hidden=4))
 
 
 def test_the_released_hours_can_be_cut(icu_folder: Path, icu: ClinicalProblem) -> None:

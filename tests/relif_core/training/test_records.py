@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from relif_core import provenance
 from relif_core.audit import bias_curve
+from relif_core.calibration import LabelledLogits
 from relif_core.errors import InputError
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
 from relif_core.settings import REVISION, RunSettings, as_json, settings_from
 from relif_core.training.epochs import TOLERANCES, EpochAudits
 from relif_core.training.loop import TrainingLoop, run
+from relif_core.training.outcome import _outputs
 
 Small = Callable[..., RunSettings]
 
@@ -111,6 +113,8 @@ def test_made_names_code_and_machine_but_no_place(record: Record, tmp_path: Path
     assert "/" not in made["command"].split()[0]
     arguments = ["/usr/bin/relif", "study", "--data", "/home/a/icu", "--set", "x=/home/a/w.pt", "--seed=3"]
     assert provenance.command(arguments) == "relif study --data icu --set x=w.pt --seed=3"
+    odd = ["relif", "run", "--target=/home/a/x=y", "/home/a=b/icu", "~/a=b", "--set", "training.epochs=3"]
+    assert provenance.command(odd) == "relif run --target=x=y icu a=b --set training.epochs=3"
     assert provenance.command(["/x/default_worker.py", "--node-ip-address=1.2.3.4"]) is None
 
 
@@ -132,6 +136,24 @@ def test_a_stamp_stands_in_for_git(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert states() == ("abc", modified)
     finally:
         provenance.sources.cache_clear()
+
+
+def test_logits_beyond_half_precision_keep_their_scores() -> None:
+    logits, one = np.array([[70_000.0, 3.0], [-1e6, 2.0]]), np.ones(2, dtype=np.int32)
+    whole = LabelledLogits("binned", logits, one - 1, one)
+    evaluation = SimpleNamespace(logits={"los": whole})
+    kept = _outputs("", "test", evaluation, {"los": 1.0})["logit/test/los"]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(LabelledLogits("binned", kept, one - 1, one).scores(), whole.scores())
+
+
+def test_labels_beyond_a_byte_are_kept_as_they_are() -> None:
+    labels = np.array([0, 255, 300], dtype=np.int16)
+    for own in (labels[:2], labels):
+        kept = LabelledLogits("binned", np.zeros((len(own), 301)), own, np.ones(len(own), dtype=np.int32))
+        evaluation = SimpleNamespace(logits={"los": kept})
+        found = _outputs("", "test", evaluation, {"los": 1.0})["label/test/los"]  # type: ignore[arg-type]
+        assert found.tolist() == own.tolist()
+        assert found.dtype == (np.uint8 if len(own) == 2 else np.int16)
 
 
 def test_curves_that_come_late_keep_their_epoch() -> None:

@@ -1,5 +1,7 @@
 """One run: repeatable, resumable, selected on validation, and exact in what it hands to the optimiser."""
 
+import errno
+import fcntl
 import json
 import math
 import threading
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from relif_core.errors import DivergenceError, RecordError, RunPaused
+from relif_core.errors import DivergenceError, RecordError, RunPaused, StorageError
 from relif_core.methods import balancer_keys
 from relif_core.problems.clinical import ClinicalProblem
 from relif_core.record import Record
@@ -200,6 +202,35 @@ def test_divergence_is_an_error(icu: ClinicalProblem, small: Small, tmp_path: Pa
     assert "not finite" in noted["error"]
 
 
+def test_a_made_run_counts_as_failed_at_no_moment(
+    icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It diverged once, was started again, and is killed as soon as its record stands."""
+    save = Record.save
+
+    def killed(record: Record, folder: Path) -> Path:
+        save(record, folder)
+        raise KeyboardInterrupt
+
+    (tmp_path / "failed.json").write_text("{}")
+    monkeypatch.setattr(Record, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(small("erm"), icu, tmp_path)
+    assert Record.finished(tmp_path)
+    assert not (tmp_path / "failed.json").exists()
+
+
+def test_a_place_without_locks_is_not_another_process(
+    icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match="its file system lacks what is needed, such as locks"):
+        run(small("erm"), icu, tmp_path)
+
+
 def test_divergence_that_evaluation_sees_counts_against_the_method(
     icu: ClinicalProblem, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +243,10 @@ def test_divergence_that_evaluation_sees_counts_against_the_method(
         return whole
 
     monkeypatch.setattr(TrainingLoop, "train_epoch", spoiled)
-    with pytest.raises(DivergenceError, match="diverged"):
+    message = (
+        "erm, seed 0, epoch 1: .*predictions hold NaN or infinity; the model has diverged; lower the learning"
+    )
+    with pytest.raises(DivergenceError, match=message):
         run(small("erm"), icu, tmp_path)
     assert "diverged" in json.loads((tmp_path / "failed.json").read_text())["error"]
 

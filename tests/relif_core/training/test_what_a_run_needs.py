@@ -34,6 +34,19 @@ def of_stays(problem: ClinicalProblem, name: str, split: str, value: int) -> np.
     return array
 
 
+def rows_of(problem: ClinicalProblem, task: str, split: int) -> np.ndarray:
+    """Return where the labels of a task, of stays or of hours, belong to a split."""
+    arrays = problem.tensors.arrays
+    inside = arrays["split"] == split
+    hourly = len(arrays[f"masks/{task}"]) != len(inside)
+    return np.repeat(inside, np.diff(arrays["offsets"])) if hourly else inside
+
+
+def without(problem: ClinicalProblem, task: str, split: int) -> np.ndarray:
+    """Return the mask of a task with no label in a split."""
+    return np.where(rows_of(problem, task, split), 0, problem.tensors.arrays[f"masks/{task}"])
+
+
 def refusal(problem: ClinicalProblem, settings: RunSettings, folder: Path) -> str:
     with pytest.raises(DataError) as error:
         run(settings, problem, folder)
@@ -77,25 +90,32 @@ def test_what_data_cannot_carry_is_named_before_the_first_step(
     assert "fewer than two batches" in refusal(icu, large, tmp_path / "c")
 
 
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_split_without_two_labelled_tasks_or_two_subjects_is_named_before_the_first_step(
+    icu: ClinicalProblem, small: Small, tmp_path: Path, split: int
+) -> None:
+    """Training would end in a refusal by the audit, which has no pair of tasks or of subjects."""
+    name = ("train", "validation", "test")[split]
+    masks = {f"masks__{task.name}": without(icu, task.name, split) for task in icu.tensors.tasks[1:]}
+    text = refusal(with_arrays(icu, **masks), small(), tmp_path / "a")
+    assert f"before epoch 1: {icu.tensors.folder}: 1 of 4 tasks have {name} labels, too few" in text
+    alone = with_arrays(icu, subjects=of_stays(icu, "subjects", name, 7))
+    if split == 1:
+        assert "validation stays of one subject" in refusal(alone, small(), tmp_path / "b")
+    else:
+        alone.check(32)
+
+
 def test_validation_of_one_class_is_named_with_method_and_seed(
     icu: ClinicalProblem, small: Small, tmp_path: Path
 ) -> None:
-    masks = {
-        f"masks__{task.name}": np.zeros_like(icu.tensors.arrays[f"masks/{task.name}"])
-        for task in icu.tensors.tasks
-        if task.name != "mortality"
+    tasks = [task.name for task in icu.tensors.tasks]
+    masks = {f"masks__{name}": without(icu, name, 1) for name in tasks if name not in ("mortality", "los")}
+    labels = {
+        f"labels__{name}": np.where(rows_of(icu, name, 1), 1, icu.tensors.arrays[f"labels/{name}"])
+        for name in ("mortality", "los")
     }
-    for name, mask in masks.items():
-        task = name.removeprefix("masks__")
-        mask[:] = icu.tensors.arrays[f"masks/{task}"]
-        rows = (
-            np.repeat(icu.tensors.arrays["split"] == 1, np.diff(icu.tensors.arrays["offsets"]))
-            if len(mask) != len(icu.tensors.arrays["split"])
-            else icu.tensors.arrays["split"] == 1
-        )
-        mask[rows] = 0
-    deaths = of_stays(icu, "labels/mortality", "validation", 1)
-    text = refusal(with_arrays(icu, labels__mortality=deaths, **masks), small("erm", seed=4), tmp_path)
+    text = refusal(with_arrays(icu, **labels, **masks), small("erm", seed=4), tmp_path)
     assert text.startswith("erm, seed 4, before epoch 1: ")
     assert "every task has validation labels of one class only" in text
 
