@@ -210,10 +210,10 @@ def write_file(path: Path, content: bytes | str) -> None:
 
     Args:
         path: The file.
-        content: All of it; text goes in UTF-8.
+        content: All of it; text goes in UTF-8, and as an escape what that has not (names of some files).
     """
     with atomic_file(path) as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def is_held(path: Path) -> bool:
