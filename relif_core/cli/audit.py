@@ -6,10 +6,9 @@ The verbs end with status 0 for done or passed, 1 for failed (``check``), 3 for 
 import contextlib
 import json
 import math
-import signal
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,21 +31,6 @@ class _VerbOrFile(TyperGroup):
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["file", *args]
         return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the verb; status 141, as of other commands, where the reader of its output left."""
-        with _reader_may_leave():
-            return super().invoke(ctx)
-        raise typer.Exit(128 + signal.SIGPIPE)
-
-
-@contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.close()  # or the interpreter would flush it at its end, and fail
 
 
 audit_app = typer.Typer(
@@ -114,7 +98,7 @@ def file(
     from relif_core.audit.card import interval_text
     from relif_core.cli.score_tables import read_score_table
 
-    _apart([scores, versus], [], card)
+    apart([scores, versus], [], card)
 
     def audited(path: Path) -> "AuditResult":
         table = read_score_table(path, task or (), subject, group, weight)
@@ -132,15 +116,15 @@ def file(
         )
 
     result = audited(scores)
-    found = None if versus is None else compare(result, audited(versus), level)
-    for path in card or []:
-        audit_card(result, model=scores.name, level=level).save(path)
     content, lines = result.as_dict(), _result_lines(result, level)
-    if found is not None and versus is not None:
+    if versus is not None:
+        found = compare(result, audited(versus), level)
         content = {"result": content, "difference": vars(found)}
         how = f"paired by {'subject' if subject else 'row, in file order'}" if found.paired else "not paired"
         ends = interval_text(found.interval, "+.4f")
         lines.append(f"Bias minus {versus.name}: {found.difference:+.4f} ({ends}; {how})")
+    for path in card or []:
+        audit_card(result, model=scores.name, level=level).save(path)
     _tell(as_json, content, lines)
 
 
@@ -177,7 +161,7 @@ def calibrate(
     from relif_core.cli.score_tables import no_column, read_table
 
     refuse_weights(weight)
-    _apart([reference], [output])
+    apart([reference], [output])
     rules: dict[str, Any] = dict.fromkeys(task or [], "identity")
     for text in score or []:
         name, equals, rule = text.partition("=")
@@ -266,7 +250,7 @@ def run(
     ):
         if idle:
             raise InputError(f"{option} is about the file of {place}; name it, or leave {option} out")
-    _apart([outputs, ruler, meta, merged], [output, histogram, sums], card)
+    apart([outputs, ruler, meta, merged], [output, histogram, sums], card)
     facts = _facts(meta)
     measure = Ruler.load(ruler)
     table = read_table(outputs)
@@ -350,7 +334,7 @@ def curve(
     from relif_core.audit import Audit
     from relif_core.audit.card import curve_svg
 
-    _apart([audit_file], [output])
+    apart([audit_file], [output])
     found = Audit.load(audit_file)
     line = found.curve().lists()
     if output is not None:
@@ -383,8 +367,11 @@ def check(
         use=use,  # type: ignore[arg-type]
         worst_group=worst_group,
     )
-    with _reader_may_leave():
+    try:
         _tell(as_json, {"verdict": state, "parts": lines}, [*lines, f"verdict: {state}"])
+    except BrokenPipeError:  # A reader that left changes no verdict.
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.close()  # or the interpreter would flush it at its end, and fail
     raise typer.Exit({"pass": 0, "fail": 1, "undecided": 3}[state])
 
 
@@ -422,7 +409,7 @@ def merge(
         raise InputError("name either --ruler or --tolerance")
     if by_site and sums:
         raise InputError("name either --sums or --by-site")
-    _apart([*histograms, *(sums or []), ruler], [output])
+    apart([*histograms, *(sums or []), ruler], [output])
     for paths in (histograms, sums or []):
         places = [path.resolve() for path in paths]
         if twice := next((path for path in paths if places.count(path.resolve()) > 1), None):
@@ -475,7 +462,7 @@ def _facts(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        facts = tomllib.loads(read_text(path))
+        facts = tomllib.loads(read_text(path).removeprefix("\ufeff"))  # as some editors begin a file
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is no TOML: {error}") from error
     known = {"name": str, "dataset": str, "split": str, "utility": dict, "controller": dict}
@@ -489,24 +476,27 @@ def _facts(path: Path | None) -> dict[str, Any]:
 
 
 def _embeddings(path: Path, table: "polars.DataFrame", patterns: Sequence[str]) -> Any:
-    """Return the columns [n, D] that any of the patterns names; each has to name one."""
+    """Return the columns [n, D] that any of the names or patterns names; each has to name one."""
     import fnmatch
 
     import numpy as np
 
     from relif_core.cli.score_tables import no_column
 
+    wanted: set[str] = set()
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in table.columns):
+        found = [pattern] if pattern in table.columns else fnmatch.filter(table.columns, pattern)
+        if not found:
             raise no_column(path, pattern, table)
-    names = [name for name in table.columns if any(fnmatch.fnmatchcase(name, one) for one in patterns)]
+        wanted.update(found)
+    names = [name for name in table.columns if name in wanted]
     for name in names:
         if not table.get_column(name).dtype.is_numeric() or table.get_column(name).null_count():
             raise InputError(f"{path}: embedding column {name!r} holds cells that are no numbers")
     return np.ascontiguousarray(table.select(names).to_numpy(), dtype=np.float64)
 
 
-def _apart(
+def apart(
     inputs: Iterable[Path | None], outputs: Iterable[Path | None], cards: Sequence[Path] | None = None
 ) -> None:
     """Refuse a folder as an output, a file that is read or written as something else too, and other cards."""
