@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from relif_core.cli import say
 from relif_core.errors import InputError
 from relif_core.options import read_pairs, typed_options
 from relif_data import REGISTRY, prepare
@@ -41,6 +42,8 @@ def data(
     from relif_core.problems import check_folder
     from relif_data.summary import closing_lines
 
+    if (source == "list" and place != "-") or (source in ("list", "check") and (target or option)):
+        raise InputError(f"{source} takes {'one' if source == 'check' else 'no'} folder and no options")
     if source == "list":
         for name, entry in REGISTRY.items():
             typer.echo(f"{name:16} {entry.title} ({entry.access})")
@@ -56,16 +59,12 @@ def data(
         from relif_data.nyuv2_travel import write_travel_form
 
         typed = typed_options(source, write_travel_form, read_pairs(option or []))
-        made = write_travel_form(Path(place), target, progress=_say, **typed)
+        made = write_travel_form(Path(place), target, progress=say, **typed)
         typer.echo(f"{made} is ready; make tensors of it with: relif data nyuv2 {made} TENSORS")
     else:
         made = prepare(
-            source, None if place == "-" else place, target, progress=_say, **read_pairs(option or [])
+            source, None if place == "-" else place, target, progress=say, **read_pairs(option or [])
         )
         typer.echo(f"{made} is ready")
         for line in closing_lines(made):
             typer.echo(line)
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
