@@ -75,7 +75,8 @@ def _device(value: str) -> bool:
 
 
 def _of_checkout(value: str) -> bool:
-    return bool(value) and os.path.isdir(os.path.join(project_root(), value))
+    path = Path(os.path.normpath(project_root() / value))
+    return bool(value) and path.is_relative_to(project_root()) and os.path.isdir(path)
 
 
 def _is_word(value: str) -> bool:
