@@ -87,6 +87,10 @@ def publish(
         raise InputError(f"--keep {keep!r}: choose all, test, study or aggregates")
     if keep != "study" and (logit_methods or logit_seeds != 5):
         raise InputError("--logit-seeds and --logit-methods need --keep study; add it, or leave them out")
+    if target.resolve().is_relative_to(runs.resolve()):
+        raise InputError(
+            f"{target} lies inside {runs}, whose runs would be there twice; choose another folder"
+        )
     records = load_records(runs)
     if not records:
         raise InputError(f"{runs} holds no finished run; name the folder of a study's records")
@@ -142,8 +146,7 @@ def check() -> None:
 @pages_app.command()
 def update(
     pages: Annotated[
-        list[str] | None,
-        typer.Argument(help="Pages; all if none is given.", autocompletion=_pages),
+        list[str] | None, typer.Argument(help="Pages; all if none is given.", autocompletion=_pages)
     ] = None,
     workers: Workers = 2,
     again: Again = False,

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from relif_core.settings import RunSettings
 
 app = typer.Typer(
-    help="Fixed-tolerance auditing and controlled Lipschitz regularisation for multi-task learning.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,

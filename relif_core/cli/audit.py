@@ -220,8 +220,7 @@ def run(
         int | None, typer.Option(help="Bins of the histogram, a power of two.", show_default="4096")
     ] = None,
     hide: Annotated[
-        int | None,
-        typer.Option(help="Hide histogram cells of fewer samples; with --weight at least 3."),
+        int | None, typer.Option(help="Hide histogram cells of fewer samples; with --weight at least 3.")
     ] = None,
     merged: Annotated[
         Path | None, typer.Option(help="Histogram of all sites, made by `merge -o`: needed for --sums.")
@@ -251,6 +250,8 @@ def run(
         if idle:
             raise InputError(f"{option} is about the file of {place}; name it, or leave {option} out")
     apart([outputs, ruler, meta, merged], [output, histogram, sums], card)
+    if keep_influences and subject is None:
+        typer.echo(f"{outputs}: no --subject: `compare` will pair the rows, in file order", err=True)
     facts = _facts(meta)
     measure = Ruler.load(ruler)
     table = read_table(outputs)
@@ -402,6 +403,7 @@ def merge(
 
     from relif_core.audit import HistogramSketch, InfluenceSums, Ruler
     from relif_core.audit.card import interval_text
+    from relif_core.audit.plain import picked
     from relif_core.audit.result import KINDS
     from relif_core.audit.uncertainty import checked_level
 
@@ -436,12 +438,8 @@ def merge(
     checked_level(level)
     if output is not None:
         write_file(output, merged.to_json() + "\n")
-    content: dict[str, Any] = {
-        "sites": len(histograms),
-        "samples": found.samples,
-        "hidden": found.hidden,
-        "tolerance": held,
-    }
+    content: dict[str, Any] = {"sites": len(histograms), **picked(found, "samples", "hidden")}
+    content["tolerance"] = held
     lines = [f"{len(histograms)} sites, {sum(found.samples.values()):,} scores, δ = {held:.4f}"]
     for kind, title in zip(KINDS, ("Bias          ", "Violation rate"), strict=True):
         value, (least, most) = getattr(found, kind), getattr(found, f"{kind}_range")
@@ -540,13 +538,11 @@ def _audit_lines(result: "AuditResult", level: float) -> list[str]:
 
     width = max(len(" – ".join(row.tasks)) for row in result.per_pair)
     ends, rate_ends = result.bias_interval(level), result.violation_rate_interval(level)
+    units = f"{result.clusters:,} independent {result.clustered_by}s"
     lines = [
         f"Bias           {result.bias:.4f} ({interval_text(ends)})",
         f"Violation rate {result.violation_rate:.4f} ({interval_text(rate_ends)})",
-        (
-            f"{100 * level:g}% intervals from {result.clusters:,} independent {result.clustered_by}s;"
-            f" {result.protocol} protocol"
-        ),
+        f"{100 * level:g}% intervals from {units}; {result.protocol} protocol",
     ]
     for row in result.per_pair:
         pair, found = " – ".join(row.tasks).ljust(width), f"violation rate {row.violation_rate:.4f}"

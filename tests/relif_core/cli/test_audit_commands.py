@@ -394,6 +394,23 @@ def test_a_file_name_in_another_encoding_is_a_name(folder: Path, shell: Shell, t
     assert all("m\\udce9decin" in path.read_text() for path in written)
 
 
+def test_rows_that_stand_for_subjects_are_told_where_audits_will_be_paired(
+    folder: Path, shell: Shell
+) -> None:
+    run = [
+        "audit",
+        "run",
+        folder / "erm.parquet",
+        "--ruler",
+        folder / "ruler.json",
+        "-o",
+        folder / "own.json",
+    ]
+    told = "no --subject: `compare` will pair the rows, in file order"
+    assert told in shell(*run, "--keep-influences")
+    assert told not in shell(*run, "--keep-influences", "--subject", "patient") + shell(*run)
+
+
 def test_what_the_terminal_cannot_show_is_escaped(folder: Path) -> None:
     command = [sys.executable, "-m", "relif_core.cli", "audit", "run", "erm.parquet", "--ruler", "ruler.json"]
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}

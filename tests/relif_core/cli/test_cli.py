@@ -71,6 +71,8 @@ def test_the_road_from_a_study_to_a_card(shell: Shell, icu_folder: Path, tmp_pat
         (["--logit-seeds", 2], "need --keep study"),
     ):
         assert message in shell(*publish, *words, code=2)
+    for inside in (tmp_path / "runs", tmp_path / "runs" / "published"):
+        assert "would be there twice" in shell("publish", tmp_path / "runs", inside, code=2)
     (tmp_path / "empty").mkdir()
     assert "empty holds no finished run" in shell("publish", tmp_path / "empty", tmp_path / "kept", code=2)
     assert not (tmp_path / "kept").exists()
