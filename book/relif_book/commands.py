@@ -173,6 +173,6 @@ def execute(
     """Execute one page with parameters of your own; what it prints is shown as it goes."""
     from relif_book.build.execute import execute_page
 
-    given = read_pairs(parameter or [])
-    execute_page(page, output.absolute(), root=project_root(), parameters=given, echo=sys.stderr)
+    given, root = read_pairs(parameter or []), project_root()
+    execute_page(page, output.absolute(), root=root, parameters=given, echo=sys.stderr)
     typer.echo(output)

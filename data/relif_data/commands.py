@@ -1,5 +1,6 @@
 """The command ``relif data``: tensors of raw tables, checks of tensor folders, the list of sources."""
 
+import inspect
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,10 @@ def data(
     from relif_core.problems import check_folder
     from relif_data.summary import closing_lines
 
-    if (source == "list" and place != "-") or (source in ("list", "check") and (target or option)):
+    options = read_pairs(option or [])
+    for name in options.keys() & inspect.signature(prepare).parameters.keys():
+        raise InputError(f"{source}: unknown option {name}; leave it out")
+    if (source == "list" and place != "-") or (source in ("list", "check") and (target or options)):
         raise InputError(f"{source} takes {'one' if source == 'check' else 'no'} folder and no options")
     if source == "list":
         for name, entry in REGISTRY.items():
@@ -58,13 +62,11 @@ def data(
     elif source == "nyuv2_travel":
         from relif_data.nyuv2_travel import write_travel_form
 
-        typed = typed_options(source, write_travel_form, read_pairs(option or []))
+        typed = typed_options(source, write_travel_form, options)
         made = write_travel_form(Path(place), target, progress=say, **typed)
         typer.echo(f"{made} is ready; make tensors of it with: relif data nyuv2 {made} TENSORS")
     else:
-        made = prepare(
-            source, None if place == "-" else place, target, progress=say, **read_pairs(option or [])
-        )
+        made = prepare(source, None if place == "-" else place, target, progress=say, **options)
         typer.echo(f"{made} is ready")
         for line in closing_lines(made):
             typer.echo(line)

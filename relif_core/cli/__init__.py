@@ -20,7 +20,8 @@ import typer
 
 from relif_core import __version__
 from relif_core.cli.audit import audit_app
-from relif_core.errors import InputError, ReliFError, RunPaused
+from relif_core.errors import InputError, ReliFError, RunPaused, listed
+from relif_core.files import UNWRITABLE
 
 if TYPE_CHECKING:
     from relif_core.settings import RunSettings
@@ -44,10 +45,7 @@ EXTRAS = {
 }  # fmt: skip
 
 #: What the system says of a path that cannot be used, whoever comes upon it.
-PATH_FAULTS = (
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
-)
+PATH_FAULTS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, *UNWRITABLE)
 
 Data = Annotated[Path, typer.Option(help="Tensor folder made by `relif data`.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
@@ -59,9 +57,7 @@ Change = Annotated[
 ]
 OwnBalancer = Annotated[
     list[str] | None,
-    typer.Option(
-        help="A balancer of your own, path/to/file.py:Class; its method is the class's name (repeatable)."
-    ),
+    typer.Option(help="A balancer's path/to/file.py:Class; its method is the class's name (repeatable)."),
 ]
 Weights = Annotated[
     Path | None,
@@ -147,10 +143,7 @@ def run(
     method: Annotated[
         str | None,
         typer.Option(
-            help=(
-                "A balancer, relif or one of its ablations, or <balancer>+relif; relif, or the --balancer, if"
-                " not given."
-            ),
+            help="A balancer, relif, an ablation or <balancer>+relif; else the --balancer, or relif.",
             autocompletion=_methods,
         ),
     ] = None,
@@ -263,18 +256,9 @@ def study(
     with _stoppable():
         with StudyDisplay(len(runs), sys.stderr) as display:
             summary = run_study(
-                runs,
-                data,
-                target,
-                workers=workers,
-                device=where,
-                threads=threads,
-                minutes=minutes,
-                weights=weights,
-                watch=display.show,
-                engine=engine,
-                address=address,
-            )
+                runs, data, target, workers=workers, device=where, threads=threads, minutes=minutes,
+                weights=weights, watch=display.show, engine=engine, address=address,
+            )  # fmt: skip
         for job, problem in summary.damaged.items():
             say(f"damaged, made again: {job}: {problem}")
         for job in summary.busy:
@@ -294,16 +278,18 @@ def study(
 
 def _changes(pairs: list[str] | None) -> dict[str, Any]:
     """Read ``--set`` pairs; what has an option of its own, or makes a method what it is, is refused."""
-    from relif_core.settings import read_changes
+    from relif_core.settings import RunSettings, read_changes
 
-    changes = read_changes(pairs or [])
-    argument = "the method's own argument"
-    givers = {"seed": "--seed, and --seeds of a study,", "method": argument, "balancer": argument}
-    for name, giver in {**givers, "penalty": argument}.items():
-        if name in changes:
-            raise InputError(f"--set {name}: {giver} gives it")
+    changes, known = read_changes(pairs or []), RunSettings.__dataclass_fields__
+    own = "the method's own argument"
+    givers = {"seed": "--seed, and --seeds of a study,", "method": own, "balancer": own, "penalty": own}
+    for name in changes:
+        if name in givers:
+            raise InputError(f"--set {name}: {givers[name]} gives it")
+        if name not in known:
+            raise InputError(f"--set {name}: there is no such setting; there are {listed(sorted(known))}")
     if changes.get("model", {}).get("task") is not None:
-        raise InputError(f"--set model.task: {argument}, such as single_depth, gives it")
+        raise InputError(f"--set model.task: {own}, such as single_depth, gives it")
     return changes
 
 

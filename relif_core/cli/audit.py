@@ -257,16 +257,10 @@ def run(
     table = read_table(outputs)
     scores = measure.scores(table)
     found = Audit(
-        scores,
-        measure,
-        subject=range(len(table)) if subject is None else subject,
-        group=group,
-        weight=weight,
-        name=facts.get("name", outputs.stem),
-        dataset=facts.get("dataset"),
-        split=facts.get("split"),
-        level=level,
-    )
+        scores, measure, subject=range(len(table)) if subject is None else subject, group=group,
+        weight=weight, name=facts.get("name", outputs.stem), dataset=facts.get("dataset"),
+        split=facts.get("split"), level=level,
+    )  # fmt: skip
     if embedding:
         found.induce(dict.fromkeys(scores, _embeddings(outputs, table, embedding)))
     texts = {}

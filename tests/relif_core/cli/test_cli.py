@@ -27,6 +27,9 @@ def test_data_are_made_checked_and_listed(shell: Shell, tmp_path: Path) -> None:
     assert "no data source is called 'mimic4'" in shell("data", "mimic4", "-", tmp_path / "x", code=2)
     assert "name the folder to make" in shell("data", "synthetic_icu", code=2)
     assert "write name=value" in shell("data", "synthetic_icu", "-", tmp_path / "x", "-o", "stays", code=2)
+    for name in ("name", "source_path", "target", "progress", "options"):
+        words = ["data", "synthetic_icu", "-", tmp_path / "x", "-o", f"{name}=1"]
+        assert f"unknown option {name}" in shell(*words, code=2)
     # What would be left unread is refused.
     for words in (["list", "x"], ["list", "-o", "a=1"]):
         assert "list takes no folder and no options" in shell("data", *words, code=2)
@@ -120,6 +123,9 @@ def test_run_leaves_a_record_and_names_mistakes(shell: Shell, icu_folder: Path, 
         "run", "--data", icu_folder, "--target", tmp_path / "x", "--method", "adam", code=2
     )
     assert "no manifest.json" in shell("run", "--data", tmp_path / "run", "--target", tmp_path / "x", code=2)
+    for name in ("name", "seeds", "block", "methods", "changes"):
+        words = ["study", "erm", "--data", icu_folder, "--target", tmp_path / "x", "--set", f"{name}=1"]
+        assert f"--set {name}: there is no such setting" in shell(*words, code=2)
     study = ["study", "erm", "--data", icu_folder, "--target", tmp_path / "x", "--address", "head:6379"]
     for engine in ([], ["--engine", "processes"]):
         assert "add --engine ray" in shell(*study, *engine, code=2)
