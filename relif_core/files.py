@@ -24,6 +24,7 @@ UNWRITABLE = {
         "it would be larger than a file may be here (ulimit -f, or the file system); raise that limit"
     ),
     errno.EISDIR: "it is a folder; name a file",
+    errno.EEXIST: "a file stands where its folder would be; choose another place",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.EACCES: "writing there is not permitted; choose another place or mend its permissions",
     errno.EPERM: "writing there is not permitted; choose another place or mend its permissions",

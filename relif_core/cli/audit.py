@@ -157,6 +157,7 @@ def calibrate(
     """Fit the score map and the tolerance on a reference model, and write both as a ruler."""
     from relif_core.audit import ScoreMap
     from relif_core.audit import calibrate as make_ruler
+    from relif_core.audit.pools import checked_scores
     from relif_core.audit.tolerance import refuse_weights
     from relif_core.cli.score_tables import no_column, read_table
 
@@ -167,25 +168,27 @@ def calibrate(
         name, equals, rule = text.partition("=")
         if not equals or not name or name in rules:
             raise InputError(f"--score {text!r}: write TASK=RULE, each task once")
-        kind, *arguments = rule.split(":")
+        kind, *arguments = rule.split(":", 1 if rule.startswith("max_") else -1)  # Names may hold colons.
         rules[name] = (kind, *arguments)
     if len(rules) < 2:
         raise InputError("a ruler is for at least two tasks; name them with --score or --task")
     table = read_table(reference)
     if subject is not None and subject not in table.columns:
         raise no_column(reference, subject, table)
+    embeddings, score_map = _embeddings(reference, table, embedding), ScoreMap(**rules).fit(table)
+    checked_scores(score_map.scores(table))  # The reference has every task of the ruler, in [0, 1].
     ruler = make_ruler(
-        _embeddings(reference, table, embedding),
-        ScoreMap(**rules).fit(table),
+        embeddings,
+        score_map,
         subject=None if subject is None else table.get_column(subject),
         alpha=alpha,
         matchings=matchings,
         seed=seed,
         reference=reference.name,
     )
-    write_file(output, ruler.to_json() + "\n")
-    told = f"{output}: δ = {ruler.tolerance:.4f}, {ruler.describe()}"
-    _tell(as_json, json.loads(ruler.to_json()), [told])
+    text = ruler.to_json()
+    write_file(output, text + "\n")
+    _tell(as_json, json.loads(text), [f"{output}: δ = {ruler.tolerance:.4f}, {ruler.describe()}"])
 
 
 @audit_app.command()

@@ -112,6 +112,20 @@ def test_every_reason_against_writing_is_named(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(StorageError, match="a file stands where its folder would be"):
+        write_json(tmp_path / "a" / "b.json", {})
+    with pytest.raises(StorageError, match="a file stands where"), atomic_folder(tmp_path / "a" / "b"):
+        pass
+    assert (tmp_path / "a").read_text() == "mine"
+
+
+def test_a_character_that_utf_8_has_not_is_written_as_its_escape(tmp_path: Path) -> None:
+    write_file(tmp_path / "a.txt", os.fsdecode(b"caf\xe9 \xc3\xa9"))
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "caf\\udce9 é"
+
+
 def test_what_dead_writers_left_is_swept_and_what_is_written_stays(tmp_path: Path) -> None:
     dead, living, young, other = (tmp_path / f".{name}.partial" for name in ("a.1", "a.2", "a.3", "b.4"))
     for path in (dead, living, young, other):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -382,6 +383,21 @@ def test_an_embedding_column_is_the_one_of_its_name_before_it_is_a_pattern(
         shell("audit", "calibrate", tmp_path / f"{table}.csv", *words, "-o", tmp_path / "r.json")
         found.append(Ruler.load(tmp_path / "r.json").spread)
     assert found[0] == found[2] != found[1]
+
+
+def test_a_ruler_is_for_tasks_that_its_reference_has(shell: Shell, tmp_path: Path) -> None:
+    table, ruler = tmp_path / "t.csv", tmp_path / "r.json"
+    outputs(1).rename({"los_short": "los:0", "los_long": "los:1"}).write_csv(table)
+    words = ["audit", "calibrate", table, "--embedding", "z*", "--score", "mortality=sigmoid", "-o", ruler]
+    for task, message in (
+        (["--score", "mortalty=sigmoid"], "task 'mortalty': outputs have no 'mortalty'"),
+        (["--score", "los=max_softmax"], "task 'los': outputs have no 'los'"),
+        (["--task", "depth"], "task 'depth': .* scores lie outside"),
+    ):
+        assert re.search(message, shell(*words, *task, code=2))
+        assert not ruler.exists()
+    shell(*words, "--score", "los=max_softmax:los:*")
+    assert Ruler.load(ruler).score_map.rules["los"]["columns"] == "los:*"
 
 
 def test_a_file_name_in_another_encoding_is_a_name(folder: Path, shell: Shell, tmp_path: Path) -> None:
