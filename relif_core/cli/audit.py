@@ -178,14 +178,9 @@ def calibrate(
     embeddings, score_map = _embeddings(reference, table, embedding), ScoreMap(**rules).fit(table)
     checked_scores(score_map.scores(table))  # The reference has every task of the ruler, in [0, 1].
     ruler = make_ruler(
-        embeddings,
-        score_map,
-        subject=None if subject is None else table.get_column(subject),
-        alpha=alpha,
-        matchings=matchings,
-        seed=seed,
-        reference=reference.name,
-    )
+        embeddings, score_map, subject=None if subject is None else table.get_column(subject),
+        alpha=alpha, matchings=matchings, seed=seed, reference=reference.name,
+    )  # fmt: skip
     text = ruler.to_json()
     write_file(output, text + "\n")
     _tell(as_json, json.loads(text), [f"{output}: δ = {ruler.tolerance:.4f}, {ruler.describe()}"])

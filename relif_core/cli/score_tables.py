@@ -46,9 +46,9 @@ def read_score_table(
 ) -> ScoreTable:
     """Read a table of audit scores.
 
-    Wide: one row is one sample, one column one task; an empty cell, NA or nan means that the sample is not in
-    that task's pool. Long: columns ``task`` and ``score`` instead, one row per score. The notes say what was
-    taken and what was left.
+    Wide: one row is one sample, one column one task; an empty cell, NA, NULL or nan means that the sample is
+    not in that task's pool. Long: columns ``task`` and ``score`` instead, one row per score. The notes say
+    what was taken and what was left.
 
     Args:
         path: The file; ``-`` reads CSV from standard input.
