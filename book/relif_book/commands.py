@@ -1,5 +1,6 @@
 """The commands ``relif card``, ``publish``, ``book`` and ``pages``: what becomes of finished runs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -172,7 +173,10 @@ def execute(
 ) -> None:
     """Execute one page with parameters of your own; what it prints is shown as it goes."""
     from relif_book.build.execute import execute_page
+    from relif_book.parameters import PATHS
 
     given, root = read_pairs(parameter or []), project_root()
+    for name in PATHS & given.keys():  # The kernel's own folder is not the caller's.
+        given[name] = ",".join(os.path.abspath(path) if path else "" for path in given[name].split(","))
     execute_page(page, output.absolute(), root=root, parameters=given, echo=sys.stderr)
     typer.echo(output)

@@ -128,6 +128,8 @@ PARAMETERS: Mapping[str, Domain] = {
     "weights": _text("be a file that exists", os.path.isfile),
     "runs": _text("be a folder, or a name for a new one", lambda value: not os.path.isfile(value)),
 }  # fmt: skip
+#: Parameters that are paths of the caller's, not of the checkout.
+PATHS = {"data", "weights", "runs"}
 
 
 def declared_parameters(page: str, root: Path | None = None) -> dict[str, Any]:

@@ -105,15 +105,9 @@ def file(
         for note in table.notes:
             typer.echo(f"{path}: {note}", err=True)
         return audit_scores(
-            table.scores,
-            tolerance,
-            subjects=table.subjects,
-            groups=table.groups,
-            weights=table.weights,
-            protocol=protocol,
-            pair_seed=pair_seed,
-            context={"tolerance_source": tolerance_source},
-        )
+            table.scores, tolerance, subjects=table.subjects, groups=table.groups, weights=table.weights,
+            protocol=protocol, pair_seed=pair_seed, context={"tolerance_source": tolerance_source},
+        )  # fmt: skip
 
     result = audited(scores)
     content, lines = result.as_dict(), _result_lines(result, level)
