@@ -124,8 +124,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in PATH_FAULTS:
             _crash()
-        place = str(error.filename or "the output")[:500]
-        say(f"relif: {place}: {error.strerror}; name another path")
+        say(f"relif: {str(error.filename or 'the output')[:500]}: {error.strerror}; name another path")
         sys.exit(2)
     except Exception:
         _crash()
@@ -248,10 +247,8 @@ def study(
     stated = stated or "precision" in changes.get("training", {})
     runs = [_fit_precision(settings, where, stated) for settings in runs]
     refuse_other_study(runs, data, target)
-    numbers = sorted({settings.seed for settings in runs})
-    span = (
-        f"seed {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} seeds, {numbers[0]} to {numbers[-1]}"
-    )
+    each = sorted({settings.seed for settings in runs})
+    span = f"seed {each[0]}" if len(each) == 1 else f"{len(each)} seeds, {each[0]} to {each[-1]}"
     say(f"{name}: {len(runs)} runs, {len({settings.method for settings in runs})} methods, {span}")
     with _stoppable():
         with StudyDisplay(len(runs), sys.stderr) as display:

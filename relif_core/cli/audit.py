@@ -299,10 +299,8 @@ def compare(
              "certificate": None if order is None else vars(order)}
         )  # fmt: skip
         ends, kind = interval_text(own.interval, "+.4f"), "paired" if own.paired else "not paired"
-        lines.append(
-            f"{one.a} minus {one.b}: Bias {own.difference:+.4f} ({ends}; {kind}), adjusted p"
-            f" {one.adjusted_p_value:.3g}"
-        )
+        bias = f"{one.a} minus {one.b}: Bias {own.difference:+.4f} ({ends}; {kind})"
+        lines.append(f"{bias}, adjusted p {one.adjusted_p_value:.3g}")
         if order is not None:
             word = "certified" if order.certified else "not certified (which does not mean that it flips)"
             lines.append(

@@ -145,10 +145,16 @@ def _numbers(path: Path | str, column: "polars.Series") -> "polars.Series":
     if column.null_count() == len(column):
         raise InputError(f"{path}: column {column.name!r} is empty; leave it out, or name others with --task")
     if not column.dtype.is_numeric():
-        # An Enum's own words are its categories, which may be people.
+        kind, wrong = (
+            column.dtype.base_type(),
+            [],
+        )  # An Enum's own words are its categories, who may be people.
+        if str(kind) == "String":
+            wrong = (column.cast(float, strict=False).is_null() & column.is_not_null()).arg_true().to_list()
+        where = f" (cells that are no numbers: {len(wrong)}, first in row {wrong[0] + 1})" if wrong else ""
         raise InputError(
-            f"{path}: column {column.name!r} is {column.dtype.base_type()}, not a score; name the score"
-            " columns with --task, and ids with --subject or --group"
+            f"{path}: column {column.name!r} is {kind}, not a score{where}; name the score columns with"
+            " --task, and ids with --subject or --group"
         )
     if column.dtype.is_decimal():
         column = column.cast(float)

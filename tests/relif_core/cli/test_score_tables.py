@@ -127,6 +127,13 @@ def test_ids_with_leading_zeros_stay_text(tmp_path: Path) -> None:
         ("s.csv", "a,b\n", {}, "s.csv has no rows"),
         ("s.csv", "", {}, "s.csv"),
         ("s.csv", "a,b\n0.1,high\n", {}, "column 'b' is String, not a score"),
+        (
+            "s.csv",
+            "a,b\n.1,.2\n,.2\n.1,.2\n.1,O.5\n",
+            {},
+            "not a score (cells that are no numbers: 1, first in row 4)",
+        ),
+        ("s.csv", "id,a\n007,.2\n", {}, "column 'id' is String, not a score; name the score columns"),
         ("s.csv", "a,b\n0.1,0.2\n", {"subject": "id"}, "has no column 'id'; it has a, b"),
         (
             "s.csv",
