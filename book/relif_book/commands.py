@@ -98,7 +98,7 @@ def publish(
     named = [name for name in logit_methods.split(",") if name]
     for name in {*named} - {record.method for record in records}:
         method_of(name)
-    failed = [read_json(path) for path in sorted(runs.glob("*/failed.json"))]
+    failed = [read_json(path) for path in sorted(runs.rglob("failed.json"))]
     table = publish_records(
         records,
         target,

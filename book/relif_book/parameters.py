@@ -75,8 +75,8 @@ def _device(value: str) -> bool:
 
 
 def _of_checkout(value: str) -> bool:
-    path = Path(os.path.normpath(project_root() / value))
-    return bool(value) and path.is_relative_to(project_root()) and os.path.isdir(path)
+    root, path = project_root(), Path(os.path.normpath(project_root() / value))
+    return bool(value) and os.path.isdir(path) and root in (*path.parents, path, *path.resolve().parents)
 
 
 def _is_word(value: str) -> bool:

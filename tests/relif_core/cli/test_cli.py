@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,6 +54,13 @@ def test_the_road_from_a_study_to_a_card(shell: Shell, icu_folder: Path, tmp_pat
     assert sorted(path.name for path in (tmp_path / "published").iterdir()) == [
         "audits.json", "audits.npz", "erm-seed0", "reference.json", "relif-seed0",
     ]  # fmt: skip
+    # Records are found at any depth, and so are the runs that count as failed.
+    shutil.copytree(tmp_path / "runs", tmp_path / "all" / "one")
+    note = {"method": "relif", "seed": 9, "error": "NaN"}
+    (tmp_path / "all" / "one" / "relif-seed9").mkdir()
+    (tmp_path / "all" / "one" / "relif-seed9" / "failed.json").write_text(json.dumps(note))
+    shell("publish", tmp_path / "all", tmp_path / "deep", "--exploratory")
+    assert json.loads((tmp_path / "deep" / "audits.json").read_text())["failed"] == [note]
     card = tmp_path / "card.json"
     shell(
         "card",
