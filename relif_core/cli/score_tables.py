@@ -145,13 +145,9 @@ def _numbers(path: Path | str, column: "polars.Series") -> "polars.Series":
     if column.null_count() == len(column):
         raise InputError(f"{path}: column {column.name!r} is empty; leave it out, or name others with --task")
     if not column.dtype.is_numeric():
-        kind, wrong = (
-            column.dtype.base_type(),
-            [],
-        )  # An Enum's own words are its categories, who may be people.
-        if str(kind) == "String":
-            wrong = (column.cast(float, strict=False).is_null() & column.is_not_null()).arg_true().to_list()
-        where = f" (cells that are no numbers: {len(wrong)}, first in row {wrong[0] + 1})" if wrong else ""
+        kind, where = str(column.dtype.base_type()), ""  # An Enum in full tells its categories: people's ids.
+        if kind == "String" and (wrong := _no_numbers(column)):
+            where = f" (cells that are no numbers: {len(wrong)}, first in row {wrong[0] + 1})"
         raise InputError(
             f"{path}: column {column.name!r} is {kind}, not a score{where}; name the score columns with"
             " --task, and ids with --subject or --group"
@@ -159,6 +155,10 @@ def _numbers(path: Path | str, column: "polars.Series") -> "polars.Series":
     if column.dtype.is_decimal():
         column = column.cast(float)
     return column.fill_nan(None) if column.dtype.is_float() else column
+
+
+def _no_numbers(column: "polars.Series") -> list[int]:
+    return (column.is_not_null() & column.cast(float, strict=False).is_null()).arg_true().to_list()
 
 
 def _labels(path: Path | str, column: "polars.Series", where: str) -> np.ndarray:
