@@ -393,6 +393,10 @@ def test_a_ruler_is_for_tasks_that_its_reference_has(shell: Shell, tmp_path: Pat
         (["--score", "mortalty=sigmoid"], "task 'mortalty': outputs have no 'mortalty'"),
         (["--score", "los=max_softmax"], "task 'los': outputs have no 'los'"),
         (["--task", "depth"], "task 'depth': .* scores lie outside"),
+        (
+            ["--score", "depth=quantile:.1:.9", "--seed", 2**63],
+            r"seed must be .* 2\^63 is too large",
+        ),  # no file holds it
     ):
         assert re.search(message, shell(*words, *task, code=2))
         assert not ruler.exists()
