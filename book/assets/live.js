@@ -609,7 +609,7 @@
 
   /* ---- the audit in the page ---- */
 
-  const MISSING = new Set(["", "na", "nan", "null", "none"]);
+  const MISSING = new Set(["", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"]);
   const refuse = (text) => {
     throw new Error(text);
   };

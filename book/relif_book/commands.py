@@ -1,6 +1,6 @@
 """The commands ``relif card``, ``publish``, ``book`` and ``pages``: what becomes of finished runs."""
 
-import functools
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from relif_book.project import page_names, project_root
+from relif_core.cli import say
 from relif_core.errors import InputError
 from relif_core.files import read_json
 from relif_core.options import read_pairs
 
 pages_app = typer.Typer(no_args_is_help=True, help="Execute pages and find stale ones.")
-
-_say = functools.partial(typer.echo, err=True)
 
 Workers = Annotated[int, typer.Option(help="Pages executed at a time.", min=1)]
 Again = Annotated[bool, typer.Option("--again", help="Execute fresh pages too.")]
@@ -45,13 +44,12 @@ def card(
     """Write the audit card of a run."""
     from relif_book.evidence.publishing import read_reference
     from relif_book.evidence.reporting import record_card
-    from relif_core.audit.card import checked_card_path
+    from relif_core.cli.audit import apart
     from relif_core.record import Record
 
     if (tolerance is None) == (reference is None):
         raise InputError("name either --tolerance or --reference")
-    for path in output:
-        checked_card_path(path)
+    apart([record / "record.json", reference and reference / "reference.json"], [], output)
     held = tolerance if reference is None else read_reference(reference)
     content = record_card(Record.load(record), held, split)  # type: ignore[arg-type]
     for path in output:
@@ -87,9 +85,18 @@ def publish(
 
     if keep not in ("all", "test", "study", "aggregates"):
         raise InputError(f"--keep {keep!r}: choose all, test, study or aggregates")
+    if keep != "study" and (logit_methods or logit_seeds != 5):
+        raise InputError("--logit-seeds and --logit-methods need --keep study; add it, or leave them out")
+    if target.resolve().is_relative_to(runs.resolve()):
+        raise InputError(
+            f"{target} lies inside {runs}, whose runs would be there twice; choose another folder"
+        )
+    records = load_records(runs)
     failed = [read_json(path) for path in sorted(runs.rglob("failed.json"))]
+    if not records and not failed:
+        raise InputError(f"{runs} holds no finished run; name the folder of a study's records")
     table = publish_records(
-        load_records(runs),
+        records,
         target,
         keep,  # type: ignore[arg-type]
         logit_seeds=logit_seeds,
@@ -114,7 +121,7 @@ def book(
 
     if stored and again:
         raise InputError("--stored executes nothing that is fresh, --again everything; choose one")
-    typer.echo(build_book(project_root(), workers=workers, again=again, stored=stored, report=_say))
+    typer.echo(build_book(project_root(), workers=workers, again=again, stored=stored, report=say))
     if pdf:
         typer.echo(print_book(project_root()))
 
@@ -149,7 +156,7 @@ def update(
     names = pages or page_names(root)
     for name in names:
         settle_source(root / "notebooks" / f"{name}.md")
-    execute_pages(names, root / "notebooks", root=root, workers=workers, again=again, report=_say)
+    execute_pages(names, root / "notebooks", root=root, workers=workers, again=again, report=say)
 
 
 @pages_app.command()
@@ -162,7 +169,10 @@ def execute(
 ) -> None:
     """Execute one page with parameters of your own; what it prints is shown as it goes."""
     from relif_book.build.execute import execute_page
+    from relif_book.parameters import PATHS
 
-    given = read_pairs(parameter or [])
-    execute_page(page, output.absolute(), root=project_root(), parameters=given, echo=sys.stderr)
+    given, root = read_pairs(parameter or []), project_root()
+    for name in PATHS & given.keys():  # The kernel's own folder is not the caller's.
+        given[name] = ",".join(os.path.abspath(path) if path else "" for path in given[name].split(","))
+    execute_page(page, output.absolute(), root=root, parameters=given, echo=sys.stderr)
     typer.echo(output)

@@ -75,7 +75,8 @@ def _device(value: str) -> bool:
 
 
 def _of_checkout(value: str) -> bool:
-    return bool(value) and os.path.isdir(os.path.join(project_root(), value))
+    root, path = project_root(), Path(os.path.normpath(project_root() / value))
+    return bool(value) and os.path.isdir(path) and root in (*path.parents, path, *path.resolve().parents)
 
 
 def _is_word(value: str) -> bool:
@@ -127,6 +128,8 @@ PARAMETERS: Mapping[str, Domain] = {
     "weights": _text("be a file that exists", os.path.isfile),
     "runs": _text("be a folder, or a name for a new one", lambda value: not os.path.isfile(value)),
 }  # fmt: skip
+#: Parameters that are paths of the caller's, not of the checkout.
+PATHS = {"data", "weights", "runs"}
 
 
 def declared_parameters(page: str, root: Path | None = None) -> dict[str, Any]:

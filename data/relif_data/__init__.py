@@ -40,10 +40,12 @@ def prepare(
         **options: Of the source's own ``prepare``; text is read by its signature (``relif_core.options``).
 
     Raises:
-        InputError: An unknown name, a missing source path or an option that does not fit.
+        InputError: An unknown name, a missing or needless source path, or an option that does not fit.
         DataError: Faults in the data.
     """
     entry = source(name)
+    if source_path is not None and entry.synthetic:
+        raise InputError(f"{name} is simulated and reads no {source_path}; give - (in Python None) instead")
     if source_path is None and not entry.synthetic:
         raise InputError(f"{name}: name the folder that holds the data (get them from {entry.official_page})")
     path = None if source_path is None else Path(source_path)

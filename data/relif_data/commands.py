@@ -1,10 +1,12 @@
 """The command ``relif data``: tensors of raw tables, checks of tensor folders, the list of sources."""
 
+import inspect
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from relif_core.cli import say
 from relif_core.errors import InputError
 from relif_core.options import read_pairs, typed_options
 from relif_data import REGISTRY, prepare
@@ -41,6 +43,11 @@ def data(
     from relif_core.problems import check_folder
     from relif_data.summary import closing_lines
 
+    options = read_pairs(option or [])
+    for name in options.keys() & inspect.signature(prepare).parameters.keys():
+        raise InputError(f"{source}: unknown option {name}; leave it out")
+    if (source == "list" and place != "-") or (source in ("list", "check") and (target or options)):
+        raise InputError(f"{source} takes {'one' if source == 'check' else 'no'} folder and no options")
     if source == "list":
         for name, entry in REGISTRY.items():
             typer.echo(f"{name:16} {entry.title} ({entry.access})")
@@ -55,17 +62,11 @@ def data(
     elif source == "nyuv2_travel":
         from relif_data.nyuv2_travel import write_travel_form
 
-        typed = typed_options(source, write_travel_form, read_pairs(option or []))
-        made = write_travel_form(Path(place), target, progress=_say, **typed)
+        typed = typed_options(source, write_travel_form, options)
+        made = write_travel_form(Path(place), target, progress=say, **typed)
         typer.echo(f"{made} is ready; make tensors of it with: relif data nyuv2 {made} TENSORS")
     else:
-        made = prepare(
-            source, None if place == "-" else place, target, progress=_say, **read_pairs(option or [])
-        )
+        made = prepare(source, None if place == "-" else place, target, progress=say, **options)
         typer.echo(f"{made} is ready")
         for line in closing_lines(made):
             typer.echo(line)
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)

@@ -366,9 +366,9 @@ def checked_numbers(values: Any, name: str, dimensions: int) -> np.ndarray:
 
 
 def checked_integer(value: Any, name: str, least: int) -> int:
-    """Return an integer of at least ``least``, or refuse (``InputError``) anything else."""
-    if not is_number(value, numbers.Integral) or value < least:
-        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
+    """Return an integer from ``least`` on that files hold, or refuse (``InputError``) anything else."""
+    if not is_number(value, numbers.Integral) or not least <= value < 2**63:
+        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}; 2^63 is too large")
     return int(value)
 
 

@@ -5,6 +5,7 @@ Every subcommand imports what it needs when it is called, so that each starts as
 
 import contextlib
 import errno
+import io
 import os
 import re
 import signal
@@ -19,13 +20,13 @@ import typer
 
 from relif_core import __version__
 from relif_core.cli.audit import audit_app
-from relif_core.errors import InputError, ReliFError, RunPaused
+from relif_core.errors import InputError, ReliFError, RunPaused, listed
+from relif_core.files import UNWRITABLE
 
 if TYPE_CHECKING:
     from relif_core.settings import RunSettings
 
 app = typer.Typer(
-    help="Fixed-tolerance auditing and controlled Lipschitz regularisation for multi-task learning.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -38,15 +39,13 @@ EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "sklearn", "safetensors", "scipy"), "train"),
     **dict.fromkeys(("pyarrow", "h5py", "PIL"), "data"),
     **dict.fromkeys(
-        ("jupytext", "matplotlib", "nbclient", "nbformat", "pandas", "papermill", "seaborn"), "book"
+        ("IPython", "bs4", "docutils", "jupytext", "matplotlib", "nbclient", "nbformat", "pandas",
+         "papermill", "playwright", "seaborn", "sphinx", "traitlets", "yaml"), "book",
     ),
-}
+}  # fmt: skip
 
 #: What the system says of a path that cannot be used, whoever comes upon it.
-PATH_FAULTS = (
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
-)
+PATH_FAULTS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, *UNWRITABLE)
 
 Data = Annotated[Path, typer.Option(help="Tensor folder made by `relif data`.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
@@ -58,9 +57,7 @@ Change = Annotated[
 ]
 OwnBalancer = Annotated[
     list[str] | None,
-    typer.Option(
-        help="A balancer of your own, path/to/file.py:Class; its method is the class's name (repeatable)."
-    ),
+    typer.Option(help="A balancer's path/to/file.py:Class; its method is the class's name (repeatable)."),
 ]
 Weights = Annotated[
     Path | None,
@@ -98,35 +95,36 @@ def _options(
 def main() -> None:
     """Run the command line: exit status 2 for bad input, 70 for what failed or crashed, 130 when interrupted.
 
-    1 only ever means that a ``check`` found what it looks for: an audit above its limits, a stale page. Other
-    packages add commands by an entry point of ``relif.commands``: a function that takes the application.
+    1 only ever means that a ``check`` found what it looks for: an audit above its limits, a stale page; 141
+    that the reader of the output left. Other packages add commands by an entry point of ``relif.commands``: a
+    function that takes the application.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names and signs that its encoding has not
     try:
         for entry in entry_points(group="relif.commands"):
             entry.load()(app)
         app()
     except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
         if ending.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             sys.stdout.flush()
             os._exit(ending.code)  # Taking torch down would last longer than a stop may.
         raise
     except ReliFError as error:
-        print(f"relif: {error}", file=sys.stderr)
+        say(f"relif: {error}")
         sys.exit(error.status)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             _crash()
-        print(
-            f"relif: this needs {error.name}; install it with pip install 'relif-core[{extra}]'",
-            file=sys.stderr,
-        )
+        say(f"relif: this needs {error.name}; install it with pip install 'relif-core[{extra}]'")
         sys.exit(2)
     except OSError as error:
         if error.errno not in PATH_FAULTS:
             _crash()
-        place = str(error.filename or "the output")[:500]
-        print(f"relif: {place}: {error.strerror}; name another path", file=sys.stderr)
+        say(f"relif: {str(error.filename or 'the output')[:500]}: {error.strerror}; name another path")
         sys.exit(2)
     except Exception:
         _crash()
@@ -144,10 +142,7 @@ def run(
     method: Annotated[
         str | None,
         typer.Option(
-            help=(
-                "A balancer, relif or one of its ablations, or <balancer>+relif; relif, or the --balancer, if"
-                " not given."
-            ),
+            help="A balancer, relif, an ablation or <balancer>+relif; else the --balancer, or relif.",
             autocompletion=_methods,
         ),
     ] = None,
@@ -171,15 +166,17 @@ def run(
 
     where = _device(device)
     own = [add_balancer(reference).key for reference in balancer or []]
-    method = method or (own[-1] if own else "relif")
+    if method is None:
+        method = own[-1] if own else "relif"
     refuse_inside(target, data)
     present = {path.name for path in target.iterdir()} if target.is_dir() else set()
     if (target.exists() and not target.is_dir()) or (
         present and not present & {LOCK, "record.json", CHECKPOINT}
     ):
         raise InputError(f"{target} holds something else; name a new folder for the record")
-    settings = method_settings(method, seed=seed, **changes_for(data, _changes(change), weights))
-    settings = _fit_precision(settings, where, _sets_precision(change))
+    changes = _changes(change)
+    settings = method_settings(method, seed=seed, **changes_for(data, changes, weights))
+    settings = _fit_precision(settings, where, "precision" in changes.get("training", {}))
     torch.set_num_threads(threads)
     problem = open_problem(data, where, settings, weights)
     name = f"{method} seed {seed}"
@@ -243,38 +240,31 @@ def study(
     where = _device(device)
     for reference in balancer or []:
         add_balancer(reference)
+    if address is not None and engine != "ray":
+        raise InputError("--address is of a Ray cluster; add --engine ray, or leave it out")
     listed = None if seeds is None else read_seeds(seeds)
-    runs = named_study(name, listed, block, **changes_for(data, _changes(change), weights))
+    changes = _changes(change)
+    runs = named_study(name, listed, block, **changes_for(data, changes, weights))
     # A study of the plan states its precision; a named one keeps the CPU's of its earlier records.
-    own = name in STUDIES and (where == "cpu" or bool(STUDIES[name].changes))
-    runs = [_fit_precision(settings, where, own or _sets_precision(change)) for settings in runs]
+    stated = name in STUDIES and (where == "cpu" or bool(STUDIES[name].changes))
+    stated = stated or "precision" in changes.get("training", {})
+    runs = [_fit_precision(settings, where, stated) for settings in runs]
     refuse_other_study(runs, data, target)
-    numbers = sorted({settings.seed for settings in runs})
-    span = (
-        f"seed {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} seeds, {numbers[0]} to {numbers[-1]}"
-    )
-    _say(f"{name}: {len(runs)} runs, {len({settings.method for settings in runs})} methods, {span}")
+    each = sorted({settings.seed for settings in runs})
+    span = f"seed {each[0]}" if len(each) == 1 else f"{len(each)} seeds, {each[0]} to {each[-1]}"
+    say(f"{name}: {len(runs)} runs, {len({settings.method for settings in runs})} methods, {span}")
     with _stoppable():
         with StudyDisplay(len(runs), sys.stderr) as display:
             summary = run_study(
-                runs,
-                data,
-                target,
-                workers=workers,
-                device=where,
-                threads=threads,
-                minutes=minutes,
-                weights=weights,
-                watch=display.show,
-                engine=engine,
-                address=address,
-            )
+                runs, data, target, workers=workers, device=where, threads=threads, minutes=minutes,
+                weights=weights, watch=display.show, engine=engine, address=address,
+            )  # fmt: skip
         for job, problem in summary.damaged.items():
-            _say(f"damaged, made again: {job}: {problem}")
+            say(f"damaged, made again: {job}: {problem}")
         for job in summary.busy:
-            _say(f"busy: {job}: another process is making it")
+            say(f"busy: {job}: another process is making it")
         for job, problem in summary.failed.items():
-            _say(f"failed: {job}: {problem}")
+            say(f"failed: {job}: {problem}")
         for line in cost_lines(summary.records):
             typer.echo(line)
         typer.echo(
@@ -288,18 +278,18 @@ def study(
 
 def _changes(pairs: list[str] | None) -> dict[str, Any]:
     """Read ``--set`` pairs; what has an option of its own, or makes a method what it is, is refused."""
-    from relif_core.settings import read_changes
+    from relif_core.settings import RunSettings, read_changes
 
-    changes = read_changes(pairs or [])
-    argument = "the method's own argument"
-    for name, mend in (
-        ("seed", "--seed, and --seeds of a study,"),
-        *((name, argument) for name in ("method", "balancer", "penalty")),
-    ):
-        if name in changes:
-            raise InputError(f"--set {name}: {mend} gives it")
+    changes, known = read_changes(pairs or []), RunSettings.__dataclass_fields__
+    own = "the method's own argument"
+    givers = {"seed": "--seed, and --seeds of a study,", "method": own, "balancer": own, "penalty": own}
+    for name in changes:
+        if name in givers:
+            raise InputError(f"--set {name}: {givers[name]} gives it")
+        if name not in known:
+            raise InputError(f"--set {name}: there is no such setting; there are {listed(sorted(known))}")
     if changes.get("model", {}).get("task") is not None:
-        raise InputError(f"--set model.task: {argument}, such as single_depth, gives it")
+        raise InputError(f"--set model.task: {own}, such as single_depth, gives it")
     return changes
 
 
@@ -316,11 +306,12 @@ def _stoppable() -> Iterator[None]:
         if not request.signal:
             raise
     if request.signal:
-        _say("stopped; the same command goes on")
+        say("stopped; the same command goes on")
         raise typer.Exit(128 + request.signal)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Tell something beside the output."""
     typer.echo(line, err=True)
 
 
@@ -337,17 +328,13 @@ def _device(name: str) -> str:
     return name
 
 
-def _sets_precision(changes: list[str] | None) -> bool:
-    return any(item.startswith("training.precision=") for item in changes or [])
-
-
 def _fit_precision(settings: "RunSettings", device: str, stated: bool) -> "RunSettings":
     """Return settings in the device's own precision, bfloat16 where it has that; what is stated stands."""
     from relif_core.provenance import has_bfloat16
     from relif_core.settings import changed
 
     able = device.startswith("cuda") or has_bfloat16()
-    if not stated and able:
+    if able and not stated:
         return changed(settings, {"training": {"precision": "bfloat16"}})
     if settings.training.precision == "bfloat16" and not able:
         raise InputError("training.precision is bfloat16, which this processor has not; --set it to float32")

@@ -6,10 +6,9 @@ The verbs end with status 0 for done or passed, 1 for failed (``check``), 3 for 
 import contextlib
 import json
 import math
-import signal
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,21 +31,6 @@ class _VerbOrFile(TyperGroup):
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["file", *args]
         return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the verb; status 141, as of other commands, where the reader of its output left."""
-        with _reader_may_leave():
-            return super().invoke(ctx)
-        raise typer.Exit(128 + signal.SIGPIPE)
-
-
-@contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.close()  # or the interpreter would flush it at its end, and fail
 
 
 audit_app = typer.Typer(
@@ -114,33 +98,27 @@ def file(
     from relif_core.audit.card import interval_text
     from relif_core.cli.score_tables import read_score_table
 
-    _apart([scores, versus], [], card)
+    apart([scores, versus], [], card)
 
     def audited(path: Path) -> "AuditResult":
         table = read_score_table(path, task or (), subject, group, weight)
         for note in table.notes:
             typer.echo(f"{path}: {note}", err=True)
         return audit_scores(
-            table.scores,
-            tolerance,
-            subjects=table.subjects,
-            groups=table.groups,
-            weights=table.weights,
-            protocol=protocol,
-            pair_seed=pair_seed,
-            context={"tolerance_source": tolerance_source},
-        )
+            table.scores, tolerance, subjects=table.subjects, groups=table.groups, weights=table.weights,
+            protocol=protocol, pair_seed=pair_seed, context={"tolerance_source": tolerance_source},
+        )  # fmt: skip
 
     result = audited(scores)
-    found = None if versus is None else compare(result, audited(versus), level)
-    for path in card or []:
-        audit_card(result, model=scores.name, level=level).save(path)
     content, lines = result.as_dict(), _result_lines(result, level)
-    if found is not None and versus is not None:
+    if versus is not None:
+        found = compare(result, audited(versus), level)
         content = {"result": content, "difference": vars(found)}
         how = f"paired by {'subject' if subject else 'row, in file order'}" if found.paired else "not paired"
         ends = interval_text(found.interval, "+.4f")
         lines.append(f"Bias minus {versus.name}: {found.difference:+.4f} ({ends}; {how})")
+    for path in card or []:
+        audit_card(result, model=scores.name, level=level).save(path)
     _tell(as_json, content, lines)
 
 
@@ -173,35 +151,33 @@ def calibrate(
     """Fit the score map and the tolerance on a reference model, and write both as a ruler."""
     from relif_core.audit import ScoreMap
     from relif_core.audit import calibrate as make_ruler
+    from relif_core.audit.pools import checked_scores
     from relif_core.audit.tolerance import refuse_weights
     from relif_core.cli.score_tables import no_column, read_table
 
     refuse_weights(weight)
-    _apart([reference], [output])
+    apart([reference], [output])
     rules: dict[str, Any] = dict.fromkeys(task or [], "identity")
     for text in score or []:
         name, equals, rule = text.partition("=")
         if not equals or not name or name in rules:
             raise InputError(f"--score {text!r}: write TASK=RULE, each task once")
-        kind, *arguments = rule.split(":")
+        kind, *arguments = rule.split(":", 1 if rule.startswith("max_") else -1)  # Names may hold colons.
         rules[name] = (kind, *arguments)
     if len(rules) < 2:
         raise InputError("a ruler is for at least two tasks; name them with --score or --task")
     table = read_table(reference)
     if subject is not None and subject not in table.columns:
         raise no_column(reference, subject, table)
+    embeddings, score_map = _embeddings(reference, table, embedding), ScoreMap(**rules).fit(table)
+    checked_scores(score_map.scores(table))  # The reference has every task of the ruler, in [0, 1].
     ruler = make_ruler(
-        _embeddings(reference, table, embedding),
-        ScoreMap(**rules).fit(table),
-        subject=None if subject is None else table.get_column(subject),
-        alpha=alpha,
-        matchings=matchings,
-        seed=seed,
-        reference=reference.name,
-    )
-    write_file(output, ruler.to_json() + "\n")
-    told = f"{output}: δ = {ruler.tolerance:.4f}, {ruler.describe()}"
-    _tell(as_json, json.loads(ruler.to_json()), [told])
+        embeddings, score_map, subject=None if subject is None else table.get_column(subject),
+        alpha=alpha, matchings=matchings, seed=seed, reference=reference.name,
+    )  # fmt: skip
+    text = ruler.to_json()
+    write_file(output, text + "\n")
+    _tell(as_json, json.loads(text), [f"{output}: δ = {ruler.tolerance:.4f}, {ruler.describe()}"])
 
 
 @audit_app.command()
@@ -236,8 +212,7 @@ def run(
         int | None, typer.Option(help="Bins of the histogram, a power of two.", show_default="4096")
     ] = None,
     hide: Annotated[
-        int | None,
-        typer.Option(help="Hide histogram cells of fewer samples; with --weight at least 3."),
+        int | None, typer.Option(help="Hide histogram cells of fewer samples; with --weight at least 3.")
     ] = None,
     merged: Annotated[
         Path | None, typer.Option(help="Histogram of all sites, made by `merge -o`: needed for --sums.")
@@ -266,22 +241,18 @@ def run(
     ):
         if idle:
             raise InputError(f"{option} is about the file of {place}; name it, or leave {option} out")
-    _apart([outputs, ruler, meta, merged], [output, histogram, sums], card)
+    apart([outputs, ruler, meta, merged], [output, histogram, sums], card)
+    if keep_influences and subject is None:
+        typer.echo(f"{outputs}: no --subject: `compare` will pair the rows, in file order", err=True)
     facts = _facts(meta)
     measure = Ruler.load(ruler)
     table = read_table(outputs)
     scores = measure.scores(table)
     found = Audit(
-        scores,
-        measure,
-        subject=range(len(table)) if subject is None else subject,
-        group=group,
-        weight=weight,
-        name=facts.get("name", outputs.stem),
-        dataset=facts.get("dataset"),
-        split=facts.get("split"),
-        level=level,
-    )
+        scores, measure, subject=range(len(table)) if subject is None else subject, group=group,
+        weight=weight, name=facts.get("name", outputs.stem), dataset=facts.get("dataset"),
+        split=facts.get("split"), level=level,
+    )  # fmt: skip
     if embedding:
         found.induce(dict.fromkeys(scores, _embeddings(outputs, table, embedding)))
     texts = {}
@@ -328,10 +299,8 @@ def compare(
              "certificate": None if order is None else vars(order)}
         )  # fmt: skip
         ends, kind = interval_text(own.interval, "+.4f"), "paired" if own.paired else "not paired"
-        lines.append(
-            f"{one.a} minus {one.b}: Bias {own.difference:+.4f} ({ends}; {kind}), adjusted p"
-            f" {one.adjusted_p_value:.3g}"
-        )
+        bias = f"{one.a} minus {one.b}: Bias {own.difference:+.4f} ({ends}; {kind})"
+        lines.append(f"{bias}, adjusted p {one.adjusted_p_value:.3g}")
         if order is not None:
             word = "certified" if order.certified else "not certified (which does not mean that it flips)"
             lines.append(
@@ -350,7 +319,7 @@ def curve(
     from relif_core.audit import Audit
     from relif_core.audit.card import curve_svg
 
-    _apart([audit_file], [output])
+    apart([audit_file], [output])
     found = Audit.load(audit_file)
     line = found.curve().lists()
     if output is not None:
@@ -383,8 +352,11 @@ def check(
         use=use,  # type: ignore[arg-type]
         worst_group=worst_group,
     )
-    with _reader_may_leave():
+    try:
         _tell(as_json, {"verdict": state, "parts": lines}, [*lines, f"verdict: {state}"])
+    except BrokenPipeError:  # A reader that left changes no verdict.
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.close()  # or the interpreter would flush it at its end, and fail
     raise typer.Exit({"pass": 0, "fail": 1, "undecided": 3}[state])
 
 
@@ -415,6 +387,7 @@ def merge(
 
     from relif_core.audit import HistogramSketch, InfluenceSums, Ruler
     from relif_core.audit.card import interval_text
+    from relif_core.audit.plain import picked
     from relif_core.audit.result import KINDS
     from relif_core.audit.uncertainty import checked_level
 
@@ -422,7 +395,7 @@ def merge(
         raise InputError("name either --ruler or --tolerance")
     if by_site and sums:
         raise InputError("name either --sums or --by-site")
-    _apart([*histograms, *(sums or []), ruler], [output])
+    apart([*histograms, *(sums or []), ruler], [output])
     for paths in (histograms, sums or []):
         places = [path.resolve() for path in paths]
         if twice := next((path for path in paths if places.count(path.resolve()) > 1), None):
@@ -449,12 +422,8 @@ def merge(
     checked_level(level)
     if output is not None:
         write_file(output, merged.to_json() + "\n")
-    content: dict[str, Any] = {
-        "sites": len(histograms),
-        "samples": found.samples,
-        "hidden": found.hidden,
-        "tolerance": held,
-    }
+    content: dict[str, Any] = {"sites": len(histograms), **picked(found, "samples", "hidden")}
+    content["tolerance"] = held
     lines = [f"{len(histograms)} sites, {sum(found.samples.values()):,} scores, δ = {held:.4f}"]
     for kind, title in zip(KINDS, ("Bias          ", "Violation rate"), strict=True):
         value, (least, most) = getattr(found, kind), getattr(found, f"{kind}_range")
@@ -475,7 +444,7 @@ def _facts(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        facts = tomllib.loads(read_text(path))
+        facts = tomllib.loads(read_text(path).removeprefix("\ufeff"))  # as some editors begin a file
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is no TOML: {error}") from error
     known = {"name": str, "dataset": str, "split": str, "utility": dict, "controller": dict}
@@ -489,24 +458,27 @@ def _facts(path: Path | None) -> dict[str, Any]:
 
 
 def _embeddings(path: Path, table: "polars.DataFrame", patterns: Sequence[str]) -> Any:
-    """Return the columns [n, D] that any of the patterns names; each has to name one."""
+    """Return the columns [n, D] that any of the names or patterns names; each has to name one."""
     import fnmatch
 
     import numpy as np
 
     from relif_core.cli.score_tables import no_column
 
+    wanted: set[str] = set()
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in table.columns):
+        found = [pattern] if pattern in table.columns else fnmatch.filter(table.columns, pattern)
+        if not found:
             raise no_column(path, pattern, table)
-    names = [name for name in table.columns if any(fnmatch.fnmatchcase(name, one) for one in patterns)]
+        wanted.update(found)
+    names = [name for name in table.columns if name in wanted]
     for name in names:
         if not table.get_column(name).dtype.is_numeric() or table.get_column(name).null_count():
             raise InputError(f"{path}: embedding column {name!r} holds cells that are no numbers")
     return np.ascontiguousarray(table.select(names).to_numpy(), dtype=np.float64)
 
 
-def _apart(
+def apart(
     inputs: Iterable[Path | None], outputs: Iterable[Path | None], cards: Sequence[Path] | None = None
 ) -> None:
     """Refuse a folder as an output, a file that is read or written as something else too, and other cards."""
@@ -550,13 +522,11 @@ def _audit_lines(result: "AuditResult", level: float) -> list[str]:
 
     width = max(len(" – ".join(row.tasks)) for row in result.per_pair)
     ends, rate_ends = result.bias_interval(level), result.violation_rate_interval(level)
+    units = f"{result.clusters:,} independent {result.clustered_by}s"
     lines = [
         f"Bias           {result.bias:.4f} ({interval_text(ends)})",
         f"Violation rate {result.violation_rate:.4f} ({interval_text(rate_ends)})",
-        (
-            f"{100 * level:g}% intervals from {result.clusters:,} independent {result.clustered_by}s;"
-            f" {result.protocol} protocol"
-        ),
+        f"{100 * level:g}% intervals from {units}; {result.protocol} protocol",
     ]
     for row in result.per_pair:
         pair, found = " – ".join(row.tasks).ljust(width), f"violation rate {row.violation_rate:.4f}"

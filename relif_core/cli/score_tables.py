@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 Scores = dict[str, np.ndarray]
 BOM = b"\xef\xbb\xbf"
 #: Cells that hold no value.
-MISSING = ("", "NA", "N/A", "nan", "NaN", "null", "None")
-SEPARATORS = {".tsv": "\t", ".csv": ","}
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "null", "NULL", "Null", "None", "none")
 KINDS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 #: Names that writers give to a column of row numbers.
 INDEX_NAMES = ("", "index", "Unnamed: 0", "__index_level_0__", "rownames")
@@ -47,9 +46,9 @@ def read_score_table(
 ) -> ScoreTable:
     """Read a table of audit scores.
 
-    Wide: one row is one sample, one column one task; an empty cell, NA or nan means that the sample is not in
-    that task's pool. Long: columns ``task`` and ``score`` instead, one row per score. The notes say what was
-    taken and what was left.
+    Wide: one row is one sample, one column one task; an empty cell, NA, NULL or nan means that the sample is
+    not in that task's pool. Long: columns ``task`` and ``score`` instead, one row per score. The notes say
+    what was taken and what was left.
 
     Args:
         path: The file; ``-`` reads CSV from standard input.
@@ -143,14 +142,23 @@ def _long(
 
 
 def _numbers(path: Path | str, column: "polars.Series") -> "polars.Series":
+    if column.null_count() == len(column):
+        raise InputError(f"{path}: column {column.name!r} is empty; leave it out, or name others with --task")
     if not column.dtype.is_numeric():
+        kind, where = str(column.dtype.base_type()), ""  # An Enum in full tells its categories: people's ids.
+        if kind == "String" and (wrong := _no_numbers(column)):
+            where = f" (cells that are no numbers: {len(wrong)}, first in row {wrong[0] + 1})"
         raise InputError(
-            f"{path}: column {column.name!r} is {column.dtype}, not a score; name the score columns with"
+            f"{path}: column {column.name!r} is {kind}, not a score{where}; name the score columns with"
             " --task, and ids with --subject or --group"
         )
     if column.dtype.is_decimal():
         column = column.cast(float)
     return column.fill_nan(None) if column.dtype.is_float() else column
+
+
+def _no_numbers(column: "polars.Series") -> list[int]:
+    return (column.is_not_null() & column.cast(float, strict=False).is_null()).arg_true().to_list()
 
 
 def _labels(path: Path | str, column: "polars.Series", where: str) -> np.ndarray:
@@ -222,22 +230,30 @@ def _delimited(path: Path, content: bytes, kind: str) -> "polars.DataFrame":
 
     content = content.removeprefix(BOM).lstrip(b"\r\n")
     header = content.split(b"\n", 1)[0].decode().rstrip("\r")
-    separator = max((SEPARATORS[kind], ",", ";", "\t"), key=re.sub('"[^"]*"', "", header).count)
+    separator = max("\t,;" if kind == ".tsv" else ",;\t", key=re.sub('"[^"]*"', "", header).count)
     names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
     table = polars.read_csv(io.BytesIO(content), separator=separator, infer_schema=False)
     refuse_cells_as_names(path, table.columns)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path} has two columns {twice!r}; rename one")
-    last = content.rstrip(b"\r\n").rsplit(b"\n", 1)[-1].decode()
-    if last.strip() and '"' not in last and last.count(separator) < len(names) - 1:
-        raise InputError(
-            f"{path}: its last row has {last.count(separator) + 1} of {len(names)} cells; is the file whole?"
-        )
+    _refuse_short_rows(path, content, separator, len(names))
     table.columns = [name.strip() for name in table.columns]
     cells = polars.all().str.strip_chars()
     table = table.select(polars.when(cells.is_in(MISSING)).then(None).otherwise(cells).name.keep())
     return table.select([_typed(column) for column in table])
+
+
+def _refuse_short_rows(path: Path, content: bytes, separator: str, cells: int) -> None:
+    """Refuse rows with fewer cells than the header: those that they lack would read as empty."""
+    text = np.frombuffer(content, dtype=np.uint8)
+    quotes, *both = (np.flatnonzero(text == ord(mark)) for mark in ('"', "\n", separator))
+    ends, marks = (places[np.searchsorted(quotes, places) % 2 == 0] for places in both)  # not in quotes
+    ends = np.append(ends, len(text))
+    found = np.diff(np.searchsorted(marks, ends), prepend=0) + 1
+    for row in np.flatnonzero(found < cells).tolist():
+        if content[ends[row - 1] : ends[row]].strip():
+            raise InputError(f"{path}: row {row} has {found[row]} of {cells} cells; is the file whole?")
 
 
 def _typed(column: "polars.Series") -> "polars.Series":

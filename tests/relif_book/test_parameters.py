@@ -118,6 +118,8 @@ def test_every_number_of_a_page_has_three_other_values_inside_its_domain(page: s
         ("table_3_trade_off", {"seeds": True}, "seeds is True; it must be a whole number from 1"),
         ("algorithm_1_audit", {"tolerance": "0.5"}, "tolerance is '0.5'; it must be a number from 0 to 1"),
         ("algorithm_1_audit", {"tolerance": float("nan")}, "tolerance is nan"),
+        ("table_1_nyuv2", {"published_records": "/etc"}, "it must be a folder of the checkout$"),
+        ("table_1_nyuv2", {"published_records": "data/../.."}, "it must be a folder of the checkout$"),
         ("claims", {"studies": "../records"}, "it must be a folder below data/records"),
         ("exact_audit", {"seed": 10**5000}, "seed is out of range"),
     ],

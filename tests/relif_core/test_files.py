@@ -135,6 +135,20 @@ def test_a_file_system_without_locks_is_named_and_held_by_nobody(
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(StorageError, match="stands where a folder is needed"):
+        write_json(tmp_path / "a" / "b.json", {})
+    with pytest.raises(StorageError, match="stands where"), atomic_folder(tmp_path / "a" / "b"):
+        pass
+    assert (tmp_path / "a").read_text() == "mine"
+
+
+def test_a_character_that_utf_8_has_not_is_written_as_its_escape(tmp_path: Path) -> None:
+    write_file(tmp_path / "a.txt", os.fsdecode(b"caf\xe9 \xc3\xa9"))
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "caf\\udce9 é"
+
+
 def test_what_dead_writers_left_is_swept_and_what_is_written_stays(tmp_path: Path) -> None:
     dead, living, young, other = (tmp_path / f".{name}.partial" for name in ("a.1", "a.2", "a.3", "b.4"))
     for path in (dead, living, young, other):

@@ -23,7 +23,7 @@ from relif_book.build.notebook import (
 )
 from relif_book.build.staleness import executed_as_committed, reasons_stale
 from relif_book.parameters import check_parameters, declared_parameters
-from relif_core.errors import ReliFError, listed
+from relif_core.errors import InputError, ReliFError, listed
 from relif_core.options import typed_value
 from relif_core.studies.processes import end_with_parent
 
@@ -56,7 +56,8 @@ def execute_page(
         echo: Receives what the page prints while it runs.
 
     Raises:
-        InputError: A parameter that the page does not declare, or a source that breaks the rules of its form.
+        InputError: A parameter that the page does not declare, a source that breaks the rules of its form, or
+            a target that is something else.
         PageError: A cell failed or did not run, or an output holds a warning or a local path. The attempt is
             kept under ``_build/failed``.
     """
@@ -71,6 +72,9 @@ def execute_page(
         for key, value in (parameters or {}).items()
     }
     check_parameters(name, typed, declared)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; name a file for the executed notebook")
+    before = read_notebook(target) if target.is_file() else None
     if threads is not None:
         os.environ.update(dict.fromkeys(_ONE_THREAD, str(threads)))
     try:
@@ -112,7 +116,7 @@ def execute_page(
     tidy(notebook)
     if not parameters:
         notebook.metadata["relif"]["seal"] = seal_of(notebook)
-    if not (target.is_file() and same_results(notebook, read_notebook(target))):
+    if before is None or not same_results(notebook, before):
         write_notebook(notebook, target)
     failed.unlink()
     return notebook

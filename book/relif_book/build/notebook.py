@@ -76,9 +76,9 @@ def read_notebook(path: Path) -> NotebookNode:
     try:
         return nbformat.read(path, as_version=4)
     except (ValueError, AttributeError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise InputError(
-            f"{path.name} is no readable notebook ({error}); delete it and run `make pages`"
-        ) from None
+        kind = type(error).__name__  # Its own words quote the file, which may be a table of people.
+        mend = "name another file, or delete it and run `make pages`"
+        raise InputError(f"{path.name} is no readable notebook ({kind}); {mend}") from None
 
 
 def write_notebook(notebook: NotebookNode, path: Path) -> None:

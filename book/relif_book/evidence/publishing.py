@@ -127,7 +127,7 @@ def publish(
             tolerance; or ``target`` holds what another ``keep`` left there.
     """
     target = Path(target)
-    for method in logit_methods:
+    for method in {*logit_methods} - {record.method for record in records}:
         method_of(method)
     _refuse_other_layout(target, keep)
     known = AuditTable.load(target) if keep == "study" and (target / AUDITS).is_file() else None

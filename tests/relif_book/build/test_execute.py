@@ -55,6 +55,19 @@ def test_an_executed_page_is_clean_and_comes_out_the_same_twice(project: Path, w
     assert not list((project / "_build" / "failed").iterdir())
 
 
+def test_an_output_that_is_something_else_is_refused_before_the_page_runs(
+    project: Path, write_page: WritePage, tmp_path: Path
+) -> None:
+    write_page("open('ran', 'w').close()")
+    (tmp_path / "notes.md").write_text("mine")
+    for target, message in ((tmp_path, "is a folder"), (tmp_path / "notes.md", "is no readable notebook")):
+        with pytest.raises(InputError, match=message) as refused:
+            execute_page("tiny", target, root=project)
+        assert "mine" not in str(refused.value)
+    assert not (project / "notebooks" / "ran").exists()
+    assert (tmp_path / "notes.md").read_text() == "mine"
+
+
 def test_what_a_cell_prints_is_one_output_however_long_it_takes(project: Path, write_page: WritePage) -> None:
     write_page(
         "import time\nfor word in 'abc':\n    print(word, flush=True)\n    time.sleep(0.5)\ndisplay(1)"

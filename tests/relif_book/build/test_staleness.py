@@ -130,3 +130,17 @@ def test_the_command_executes_a_page_with_parameters(
     ):
         assert message in shell("pages", "execute", "tiny", "x.ipynb", "-p", parameter, code=2)
     assert not Path("x.ipynb").exists()
+
+
+def test_paths_given_to_a_page_are_those_of_the_caller(
+    project: Path, write_page: WritePage, shell: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_page("print(page.parameters['data'], page.parameters['runs'], sep='\\n')")
+    source.write_text(source.read_text().replace("seed = 0\n", 'seed = 0\ndata = ""\nruns = ""\n'))
+    monkeypatch.setenv("RELIF_PROJECT", str(project))
+    monkeypatch.chdir(project / "data")
+    (project / "data" / "mine").mkdir()
+    shell("pages", "execute", "tiny", "x.ipynb", "-p", "data=mine", "-p", "runs=new")
+    cells = nbformat.read(project / "data" / "x.ipynb", as_version=4).cells
+    printed = [output.get("text") for cell in cells for output in cell.get("outputs", [])]
+    assert f"{project}/data/mine\n{project}/data/new\n" in printed

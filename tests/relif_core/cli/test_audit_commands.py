@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -355,6 +356,93 @@ def test_a_task_called_self_is_calibrated(shell: Shell, tmp_path: Path) -> None:
     assert "δ =" in shell("audit", "calibrate", tmp_path / "t.csv", *words)
     found = shell("audit", "run", tmp_path / "t.csv", "--ruler", tmp_path / "r.json", "--json")
     assert json.loads(found)["tasks"] == ["self", "b"]
+
+
+def test_an_embedding_column_is_the_one_of_its_name_before_it_is_a_pattern(
+    shell: Shell, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(3)
+    names = ["z1", "z2", "z[1]", "z[2]"]
+    frame = pl.DataFrame(
+        {name: generator.random(40) - 0.3 for name in names} | {"a": [0.5] * 40, "b": [0.1] * 40}
+    )
+    frame.write_csv(tmp_path / "t.csv")
+    frame.drop("z1", "z2").rename({"z[1]": "z1", "z[2]": "z2"}).write_csv(tmp_path / "renamed.csv")
+    found = []
+    for table, embedding in (("t", "z[1]"), ("t", "z1"), ("renamed", "z1")):
+        words = [
+            "--embedding",
+            embedding,
+            "--embedding",
+            embedding.replace("1", "2"),
+            "--task",
+            "a",
+            "--task",
+            "b",
+        ]
+        shell("audit", "calibrate", tmp_path / f"{table}.csv", *words, "-o", tmp_path / "r.json")
+        found.append(Ruler.load(tmp_path / "r.json").spread)
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_ruler_is_for_tasks_that_its_reference_has(shell: Shell, tmp_path: Path) -> None:
+    table, ruler = tmp_path / "t.csv", tmp_path / "r.json"
+    outputs(1).rename({"los_short": "los:0", "los_long": "los:1"}).write_csv(table)
+    words = ["audit", "calibrate", table, "--embedding", "z*", "--score", "mortality=sigmoid", "-o", ruler]
+    for task, message in (
+        (["--score", "mortalty=sigmoid"], "task 'mortalty': outputs have no 'mortalty'"),
+        (["--score", "los=max_softmax"], "task 'los': outputs have no 'los'"),
+        (["--task", "depth"], "task 'depth': .* scores lie outside"),
+        (
+            ["--score", "depth=quantile:.1:.9", "--seed", 2**63],
+            r"seed must be .* 2\^63 is too large",
+        ),  # no file holds it
+    ):
+        assert re.search(message, shell(*words, *task, code=2))
+        assert not ruler.exists()
+    shell(*words, "--score", "los=max_softmax:los:*")
+    assert Ruler.load(ruler).score_map.rules["los"]["columns"] == "los:*"
+
+
+def test_a_file_name_in_another_encoding_is_a_name(folder: Path, shell: Shell, tmp_path: Path) -> None:
+    table = tmp_path / os.fsdecode(b"m\xe9decin.csv")
+    table.write_bytes((folder / "relif.csv").read_bytes())
+    written = [tmp_path / name for name in ("a.json", "card.json", "card.md", "card.html")]
+    words = ["-o", written[0], *(word for path in written[1:] for word in ("--card", path))]
+    assert "m\\udce9decin: Bias" in shell("audit", "run", table, "--ruler", folder / "ruler.json", *words)
+    assert Audit.load(written[0]).name == json.loads(written[1].read_text())["model"] == table.stem
+    assert all("m\\udce9decin" in path.read_text() for path in written)
+
+
+def test_rows_that_stand_for_subjects_are_told_where_audits_will_be_paired(
+    folder: Path, shell: Shell
+) -> None:
+    run = [
+        "audit",
+        "run",
+        folder / "erm.parquet",
+        "--ruler",
+        folder / "ruler.json",
+        "-o",
+        folder / "own.json",
+    ]
+    told = "no --subject: `compare` will pair the rows, in file order"
+    assert told in shell(*run, "--keep-influences")
+    assert told not in shell(*run, "--keep-influences", "--subject", "patient") + shell(*run)
+
+
+def test_what_the_terminal_cannot_show_is_escaped(folder: Path) -> None:
+    command = [sys.executable, "-m", "relif_core.cli", "audit", "run", "erm.parquet", "--ruler", "ruler.json"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"at \\u03b4 = " in done.stdout
+
+
+def test_facts_may_begin_with_a_byte_order_mark(folder: Path, shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "meta.toml").write_bytes("\ufeffname = 'net'\r\n".encode())
+    run = ["audit", "run", folder / "erm.parquet", "--ruler", folder / "ruler.json"]
+    assert shell(*run, "--meta", tmp_path / "meta.toml").startswith("net: Bias")
 
 
 def test_nothing_is_written_where_something_is_refused(folder: Path, shell: Shell, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """The command line, as a user meets it: results, exit status, messages without tracebacks."""
 
+import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from relif_core.cli import EXTRAS
 
 Shell = Callable[..., str]
 SMALL = ["--set", "model.hidden=8", "--set", "model.head_width=8", "--set", "training.epochs=2"]
@@ -24,6 +28,15 @@ def test_data_are_made_checked_and_listed(shell: Shell, tmp_path: Path) -> None:
     assert "no data source is called 'mimic4'" in shell("data", "mimic4", "-", tmp_path / "x", code=2)
     assert "name the folder to make" in shell("data", "synthetic_icu", code=2)
     assert "write name=value" in shell("data", "synthetic_icu", "-", tmp_path / "x", "-o", "stays", code=2)
+    for name in ("name", "source_path", "target", "progress", "options"):
+        words = ["data", "synthetic_icu", "-", tmp_path / "x", "-o", f"{name}=1"]
+        assert f"unknown option {name}" in shell(*words, code=2)
+    # What would be left unread is refused.
+    for words in (["list", "x"], ["list", "-o", "a=1"]):
+        assert "list takes no folder and no options" in shell("data", *words, code=2)
+    assert "check takes one folder and no options" in shell("data", "check", tensors, tmp_path / "x", code=2)
+    assert "is simulated and reads no" in shell("data", "synthetic_icu", tensors, tmp_path / "x", code=2)
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_road_from_a_study_to_a_card(shell: Shell, icu_folder: Path, tmp_path: Path) -> None:
@@ -41,6 +54,13 @@ def test_the_road_from_a_study_to_a_card(shell: Shell, icu_folder: Path, tmp_pat
     assert sorted(path.name for path in (tmp_path / "published").iterdir()) == [
         "audits.json", "audits.npz", "erm-seed0", "reference.json", "relif-seed0",
     ]  # fmt: skip
+    # Records are found at any depth, and so are the runs that count as failed.
+    shutil.copytree(tmp_path / "runs", tmp_path / "all" / "one")
+    note = {"method": "relif", "seed": 9, "error": "NaN"}
+    (tmp_path / "all" / "one" / "relif-seed9").mkdir()
+    (tmp_path / "all" / "one" / "relif-seed9" / "failed.json").write_text(json.dumps(note))
+    shell("publish", tmp_path / "all", tmp_path / "deep", "--exploratory")
+    assert json.loads((tmp_path / "deep" / "audits.json").read_text())["failed"] == [note]
     card = tmp_path / "card.json"
     shell(
         "card",
@@ -50,6 +70,23 @@ def test_the_road_from_a_study_to_a_card(shell: Shell, icu_folder: Path, tmp_pat
         "--output",
         card,
     )
+    record = tmp_path / "published" / "relif-seed0"
+    for output in (record / "record.json", tmp_path / "published" / "reference.json"):
+        words = ["--reference", tmp_path / "published", "--output", output]
+        assert "would be overwritten" in shell("card", record, *words, code=2)
+    publish = ["publish", tmp_path / "runs", tmp_path / "kept", "--exploratory"]
+    for words, message in (
+        (["--keep", "study", "--logit-methods", "relief"], "no method is called 'relief'"),
+        (["--keep", "study", "--logit-seeds", -1], "--logit-seeds"),
+        (["--logit-methods", "relif"], "need --keep study"),
+        (["--logit-seeds", 2], "need --keep study"),
+    ):
+        assert message in shell(*publish, *words, code=2)
+    for inside in (tmp_path / "runs", tmp_path / "runs" / "published"):
+        assert "would be there twice" in shell("publish", tmp_path / "runs", inside, code=2)
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no finished run" in shell("publish", tmp_path / "empty", tmp_path / "kept", code=2)
+    assert not (tmp_path / "kept").exists()
     content = json.loads(card.read_text())
     reference = json.loads((tmp_path / "published" / "reference.json").read_text())
     assert content["tolerance"]["values"][0]["tolerance"] == reference["tolerance"]
@@ -79,6 +116,7 @@ def test_run_leaves_a_record_and_names_mistakes(shell: Shell, icu_folder: Path, 
     for option, value, message in (
         ("--target", tmp_path / "mine", "holds something else; name a new folder"),
         ("--target", tmp_path / "mine" / "model.safetensors", "holds something else"),
+        ("--method", "", "no method is called ''"),
         ("--device", "meta", "none that trains"),
         ("--device", "", "none that trains"),
         ("--device", "cuda:99", "no such CUDA device"),
@@ -93,6 +131,12 @@ def test_run_leaves_a_record_and_names_mistakes(shell: Shell, icu_folder: Path, 
         "run", "--data", icu_folder, "--target", tmp_path / "x", "--method", "adam", code=2
     )
     assert "no manifest.json" in shell("run", "--data", tmp_path / "run", "--target", tmp_path / "x", code=2)
+    for name in ("name", "seeds", "block", "methods", "changes"):
+        words = ["study", "erm", "--data", icu_folder, "--target", tmp_path / "x", "--set", f"{name}=1"]
+        assert f"--set {name}: there is no such setting" in shell(*words, code=2)
+    study = ["study", "erm", "--data", icu_folder, "--target", tmp_path / "x", "--address", "head:6379"]
+    for engine in ([], ["--engine", "processes"]):
+        assert "add --engine ray" in shell(*study, *engine, code=2)
 
 
 def test_scores_of_any_model_are_audited(shell: Shell, tmp_path: Path) -> None:
@@ -209,3 +253,25 @@ def test_a_full_disk_behind_the_output_is_named() -> None:
         )  # fmt: skip
     assert done.returncode == 2
     assert "relif: the output: No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["data", "list"], ["-h"], ["run", "-h"]])
+def test_a_reader_that_leaves_is_no_verdict(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "relif_core.cli", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_every_library_that_a_bare_installation_lacks_names_its_extra() -> None:
+    root = Path(__file__).resolve().parents[3]
+    places = [path for name in ("relif_core", "data", "book") for path in (root / name).rglob("*.py")]
+    nodes = [node for path in places for node in ast.walk(ast.parse(path.read_text()))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    own = {"relif_core", "relif_data", "relif_book", "numpy", "polars", "rich", "typer"}
+    # Those that say themselves what they need, or that nothing imports unless it is there.
+    own |= {"numba", "ray", "torchmetrics"}
+    assert {name.partition(".")[0] for name in names} <= own | sys.stdlib_module_names | set(EXTRAS)

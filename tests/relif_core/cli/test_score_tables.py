@@ -127,6 +127,13 @@ def test_ids_with_leading_zeros_stay_text(tmp_path: Path) -> None:
         ("s.csv", "a,b\n", {}, "s.csv has no rows"),
         ("s.csv", "", {}, "s.csv"),
         ("s.csv", "a,b\n0.1,high\n", {}, "column 'b' is String, not a score"),
+        (
+            "s.csv",
+            "a,b\n.1,.2\n,.2\n.1,.2\n.1,O.5\n",
+            {},
+            "not a score (cells that are no numbers: 1, first in row 4)",
+        ),
+        ("s.csv", "id,a\n007,.2\n", {}, "column 'id' is String, not a score; name the score columns"),
         ("s.csv", "a,b\n0.1,0.2\n", {"subject": "id"}, "has no column 'id'; it has a, b"),
         (
             "s.csv",
@@ -151,8 +158,17 @@ def test_ids_with_leading_zeros_stay_text(tmp_path: Path) -> None:
             "s.csv",
             "id,a,b\n7,0.5,0.25\n8,0.12",
             {},
-            "s.csv: its last row has 2 of 3 cells; is the file whole?",
+            "s.csv: row 2 has 2 of 3 cells; is the file whole?",
         ),
+        (
+            "s.csv",
+            "id,a,b\n7,.5,.5\n8,.1\n\n9,.5,.5\n",
+            {},
+            "s.csv: row 2 has 2 of 3 cells; is the file whole?",
+        ),
+        ("s.csv", '"id","a","b"\n"x, y",.5\n"z",.5,.5\n', {}, "s.csv: row 1 has 2 of 3 cells"),
+        ("s.csv", "id,a,b\nNULL,.5,.5\nNULL,.1,.5\n", {"subject": "id"}, "column 'id' is empty in 2 rows"),
+        ("s.csv", "a,b,c\n.5,.5,\n.1,.5,\n", {}, "column 'c' is empty; leave it out"),
         ("s.jsonl", "{", {}, "s.jsonl cannot be read as a table"),
         ("s.csv", b"a,b\xff\n0.1,0.2\n", {}, "s.csv cannot be read as a table"),
     ],
@@ -225,4 +241,20 @@ def test_a_header_over_two_lines_is_refused_and_not_repeated(tmp_path: Path, hea
     path.write_text(head + "0.25,0.5\np2,0.75,0.5\n")
     with pytest.raises(InputError, match=r"names in its first line are numbers or run on") as refused:
         read_table(path)
+    assert "Zoe" not in str(refused.value)
+
+
+def test_cells_and_lines_in_quotes_leave_a_row_whole(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_bytes(b'"id","a","b"\r\n"x, y",.5,.25\r\n\r\n"two\r\nlines",.125,\r\n  \r\n')
+    table = read_score_table(path, subject="id")
+    assert table.scores["a"].tolist() == [0.5, 0.125]
+    assert table.scores["b"].tolist() == [0.25]
+
+
+def test_the_names_of_categories_are_not_repeated(tmp_path: Path) -> None:
+    people = pl.Series(["Zoe-7391", "p2"], dtype=pl.Enum(["Zoe-7391", "p2"]))
+    pl.DataFrame({"id": people, "a": [0.5, 0.25], "b": [0.5, 1]}).write_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(InputError, match="column 'id' is Enum, not a score") as refused:
+        read_score_table(tmp_path / "scores.parquet")
     assert "Zoe" not in str(refused.value)
