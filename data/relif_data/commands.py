@@ -58,7 +58,8 @@ def data(
             f"{place}: {manifest['title']}, {rows['shape'][0]} samples, whole; {manifest['fingerprint'][:12]}"
         )
     elif target is None:
-        raise InputError(f"name the folder to make: relif data {source} {place} TARGET")
+        simulated = source in REGISTRY and REGISTRY[source].synthetic
+        raise InputError(f"name the folder to make: relif data {source} {'-' if simulated else place} TARGET")
     elif source == "nyuv2_travel":
         from relif_data.nyuv2_travel import write_travel_form
 

@@ -26,7 +26,7 @@ def test_data_are_made_checked_and_listed(shell: Shell, tmp_path: Path) -> None:
         "data", "synthetic_icu", "-", tmp_path / "x", "-o", "stay=1", code=2
     )
     assert "no data source is called 'mimic4'" in shell("data", "mimic4", "-", tmp_path / "x", code=2)
-    assert "name the folder to make" in shell("data", "synthetic_icu", code=2)
+    assert "relif data synthetic_icu - TARGET" in shell("data", "synthetic_icu", "made", code=2)
     assert "write name=value" in shell("data", "synthetic_icu", "-", tmp_path / "x", "-o", "stays", code=2)
     for name in ("name", "source_path", "target", "progress", "options"):
         words = ["data", "synthetic_icu", "-", tmp_path / "x", "-o", f"{name}=1"]
