@@ -1,12 +1,15 @@
 """A pytest plugin beside nbval: pictures are compared as seen, live cells by structure and range.
 
-nbval compares no pictures, and of a cell tagged ``nbval-ignore-output`` nothing.
+nbval compares no pictures, and of a cell tagged ``nbval-ignore-output`` nothing. Its kernels that start
+together would take each other's port, so they get sockets of their own.
 """
 
 import base64
 import io
+import itertools
 import math
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -29,6 +32,18 @@ _COORDINATE = re.compile(r"-?\d+(?:\.\d+)?")
 _NAMES = re.compile(r"(?<=[#\"])[pm][0-9a-f]{10}|#[0-9a-f]{6}\b")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.])")
 _UNDEFINED = re.compile(r"\b(?:nan|inf)\b", re.IGNORECASE)
+
+
+def pytest_configure(config: Any) -> None:
+    """Give every kernel of nbval a place of its own for its sockets; the folder goes with the process."""
+    from jupyter_client.manager import KernelManager
+    from nbval import kernel
+
+    folder, numbers = tempfile.TemporaryDirectory(prefix="relif-nbval-"), itertools.count()
+    config.add_cleanup(folder.cleanup)
+    kernel.KernelManager = lambda **options: KernelManager(
+        transport="ipc", connection_file=f"{folder.name}/{next(numbers)}.json", **options
+    )
 
 
 def pytest_itemcollected(item: Any) -> None:

@@ -31,6 +31,11 @@ LIVE = """:tags: [nbval-ignore-output]
 print("took", 0.5, "s")"""
 
 
+SOCKETS = """import json
+from ipykernel.connect import get_connection_info
+print(json.loads(get_connection_info())["transport"])"""
+
+
 def picture(size: tuple[int, int], colour: str = "white") -> str:
     stream = io.BytesIO()
     Image.new("RGB", size, colour).save(stream, "png")
@@ -56,6 +61,16 @@ def compared(page: Path) -> subprocess.CompletedProcess[str]:
         [*command, "-p", "relif_book.build.compare", page.name],
         cwd=page.parent, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def test_kernels_take_no_ports(project: Path, write_page: Callable[..., Path]) -> None:
+    """Kernels that start together take each other's port; the page itself runs without one as well."""
+    write_page(SOCKETS)
+    target = project / "notebooks" / "tiny.ipynb"
+    execute_page("tiny", target, root=project)
+    assert "ipc" in target.read_text(encoding="utf-8")
+    done = compared(target)
+    assert done.returncode == 0, done.stdout
 
 
 def test_nbval_fails_at_a_planted_picture_other_data_and_a_live_cell_gone_wrong(page: Path) -> None:
