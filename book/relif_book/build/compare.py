@@ -36,12 +36,12 @@ _UNDEFINED = re.compile(r"\b(?:nan|inf)\b", re.IGNORECASE)
 
 def pytest_configure(config: Any) -> None:
     """Give every kernel of nbval a place of its own for its sockets; the folder goes with the process."""
-    from jupyter_client.manager import KernelManager
     from nbval import kernel
 
     folder, numbers = tempfile.TemporaryDirectory(prefix="relif-nbval-"), itertools.count()
     config.add_cleanup(folder.cleanup)
-    kernel.KernelManager = lambda **options: KernelManager(
+    make = kernel.KernelManager
+    kernel.KernelManager = lambda **options: make(
         transport="ipc", connection_file=f"{folder.name}/{next(numbers)}.json", **options
     )
 

@@ -273,5 +273,5 @@ def test_every_library_that_a_bare_installation_lacks_names_its_extra() -> None:
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     own = {"relif_core", "relif_data", "relif_book", "numpy", "polars", "rich", "typer"}
     # Those that say themselves what they need, or that nothing imports unless it is there.
-    own |= {"numba", "ray", "torchmetrics"}
+    own |= {"numba", "ray", "torchmetrics", "nbval"}
     assert {name.partition(".")[0] for name in names} <= own | sys.stdlib_module_names | set(EXTRAS)
